@@ -1,0 +1,50 @@
+"""minidask: a small scheduler and workers behind joblib, on this machine or on a room of them.
+
+    import joblib, minidask
+
+    client = minidask.Client()
+    with joblib.parallel_backend("minidask"):
+        search.fit(X, y)
+
+Importing this package registers the joblib backend and loads nothing else until it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from minidask import errors
+from minidask._register import register_when_joblib_is_imported
+from minidask._version import __version__
+
+if TYPE_CHECKING:
+    from minidask.client.client import Client, get_client
+    from minidask.client.future import Future
+    from minidask.local import LocalCluster
+
+__all__ = ["Client", "Future", "LocalCluster", "__version__", "errors", "get_client"]
+
+_HOMES = {
+    "Client": "minidask.client.client",
+    "Future": "minidask.client.future",
+    "LocalCluster": "minidask.local",
+    "get_client": "minidask.client.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: the daemons and slots need none of them."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'minidask' has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+register_when_joblib_is_imported()

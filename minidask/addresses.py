@@ -1,0 +1,77 @@
+"""Where a scheduler listens: `host:port`, `tcp://host:port`, `unix:///path`, with IPv6 in brackets. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_PORT = 8786
+MAX_UNIX_PATH = 107  # bytes; the kernel's limit
+
+_FORMS = "use host, host:port, tcp://host:port, tcp://[ipv6]:port or unix:///path"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address; `str()` gives its canonical form. `host` and `port` are TCP's, `path` a Unix socket's."""
+
+    scheme: Literal["tcp", "unix"]
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str, default_port: int = DEFAULT_PORT, *, port_zero: bool = False) -> Address:
+        """Read an address.
+
+        Args:
+            default_port: the port where the text names none.
+            port_zero: whether port 0, "let the kernel choose", makes sense here.
+
+        Raises:
+            ValueError: the text is no address, and why.
+        """
+        scheme, separator, rest = text.strip().partition("://")
+        if not separator:
+            scheme, rest = "tcp", scheme
+        if scheme == "unix":
+            return cls("unix", path=_unix_path(text, rest))
+        if scheme != "tcp":
+            raise ValueError(f"address {text!r} has an unknown scheme {scheme!r}: {_FORMS}")
+        host, port = _split_host(text, rest)
+        if not host or any(character.isspace() or character == "/" for character in host):
+            raise ValueError(f"address {text!r} has no valid host: {_FORMS}")
+        return cls("tcp", host=host, port=_port(text, port, default_port, 0 if port_zero else 1))
+
+    def __str__(self) -> str:
+        if self.scheme == "unix":
+            return f"unix://{self.path}"
+        return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+def _unix_path(text: str, path: str) -> str:
+    if not path.startswith("/") or path == "/" or "\0" in path:
+        raise ValueError(f"address {text!r} needs an absolute path to a socket: {_FORMS}")
+    if len(path.encode()) > MAX_UNIX_PATH:
+        raise ValueError(f"address {text!r} has a path of over {MAX_UNIX_PATH} bytes, the kernel's limit: use a shorter one")
+    return path
+
+
+def _split_host(text: str, rest: str) -> tuple[str, str | None]:
+    if rest.startswith("["):
+        host, bracket, tail = rest[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise ValueError(f"address {text!r} has a bracket in the wrong place: {_FORMS}")
+        return host, tail[1:] if tail else None
+    if rest.count(":") > 1:
+        raise ValueError(f"address {text!r} has an IPv6 host without brackets: {_FORMS}")
+    host, colon, port = rest.partition(":")
+    return host, port if colon else None
+
+
+def _port(text: str, port: str | None, default: int, lowest: int) -> int:
+    if port is None:
+        return default
+    if not (port.isascii() and port.isdigit()) or not lowest <= int(port) <= 65535:
+        raise ValueError(f"address {text!r} has port {port!r}, which is no number from {lowest} to 65535: {_FORMS}")
+    return int(port)

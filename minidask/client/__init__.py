@@ -1,0 +1,1 @@
+"""The client: turns calls into frames, and frames into futures."""

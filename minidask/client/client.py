@@ -1,0 +1,477 @@
+"""`minidask.Client`: the way into a cluster, from any thread of the user's process."""
+
+from __future__ import annotations
+
+import atexit
+import concurrent.futures
+import contextlib
+import html
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from minidask.access import secret_for
+from minidask.addresses import Address
+from minidask.client.connection import Connection
+from minidask.client.core import Lost, PendingTable, outcome_of
+from minidask.client.executor import ClientExecutor
+from minidask.client.future import Future
+from minidask.client.group import TaskGroup
+from minidask.client.session import Session
+from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost
+from minidask.payload import Interner, Scattered, blob_id, dumps, dumps_naming
+from minidask.wire.messages import (
+    Answer,
+    Ask,
+    Cancel,
+    Goodbye,
+    Message,
+    Payload,
+    PutBlob,
+    ReleaseBlobs,
+    Shutdown,
+    Submit,
+    TaskDone,
+    TaskLost,
+    TaskOutput,
+    TaskRaised,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from minidask.local import LocalCluster
+
+_live_clients: list[Client] = []
+
+
+class Client:
+    """A connection to a cluster; without an address, to a cluster of its own on this machine.
+
+    Args:
+        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None starts one.
+        n_workers: workers of the cluster that is started; None for as many as there are usable cores.
+        processes: whether those are processes, or threads of this process.
+        memory_limit: bytes each of those may use, as a number or "4GiB"; "auto" guards the machine's memory only; None: no limit.
+        name: what the scheduler calls this client.
+        timeout: seconds to connect in, and to wait for answers about the cluster.
+        access_file: the file with the shared secret; None for the usual places.
+        forward_output: whether to show here what tasks print.
+
+    Raises:
+        SchedulerLost: nobody answers at the address.
+        AuthenticationError: the secrets differ, or there is none.
+        VersionMismatch: the scheduler speaks another protocol version.
+        ValueError: the address or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        address: str | LocalCluster | None = None,
+        *,
+        n_workers: int | None = None,
+        processes: bool = True,
+        memory_limit: str | int | None = "auto",
+        name: str | None = None,
+        timeout: float = 10.0,
+        access_file: str | Path | None = None,
+        forward_output: bool = True,
+    ) -> None:
+        self.cluster: LocalCluster | None = None
+        self._owns_cluster = address is None
+        if address is None:
+            from minidask.local import LocalCluster as Cluster  # noqa: PLC0415 - only whoever needs it loads it
+
+            address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
+        elif n_workers is not None:
+            raise ValueError("n_workers is for a cluster that Client starts itself; this one connects to an address")
+        if not isinstance(address, str):
+            self.cluster = address
+            address = address.scheduler_address
+        self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
+        self.timeout = timeout
+        self._pending: PendingTable[Future] = PendingTable()
+        self._table_lock = threading.Lock()
+        self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        self._workers: list[tuple[str, str, int]] = []
+        self._changed = threading.Condition()
+        self._knows_workers = False
+        self._scattered: dict[bytes, int] = {}
+        self._groups = 0
+        self._requests = 0
+        self._why_closed = ""
+        self._pid = os.getpid()
+        self._session = Session(self._put_blob, self._release_blob)
+        self._scatterer = Interner(self._put_blob, functions=False)
+        try:
+            self._connection = self._connect(address, access_file, forward_output)
+        except BaseException:
+            if self._owns_cluster and self.cluster is not None:
+                self.cluster.close()
+            raise
+        self._reader = threading.Thread(target=self._read, name="minidask-reader", daemon=True)
+        self._reader.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
+        _live_clients.append(self)
+
+    def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
+        parsed = Address.parse(address)
+        info = {"name": self.name, "host": socket.gethostname(), "pid": self._pid, "forward_output": forward_output}
+        return Connection(parsed, secret_for(parsed, access_file), info, self.timeout)
+
+    # --- work ---
+
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        priority: int = 0,
+        timeout: float | None = None,
+        **kwargs: Any,
+    ) -> Future:
+        """Run `fn(*args, **kwargs)` on the cluster.
+
+        Args:
+            priority: higher ones of this client start first.
+            timeout: seconds that the call may run, waiting not counted; it is stopped then, and `TaskTimeout` raised.
+
+        Raises:
+            SerializationError: the function or an argument cannot be pickled.
+            SchedulerLost: there is no connection any more.
+        """
+        if not callable(fn):
+            raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
+        if timeout is not None and not timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+        return self._submit((fn, args, kwargs), name=_name_of(fn), priority=priority, timeout=timeout)
+
+    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
+        """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each."""
+        group = self.group()
+        try:
+            return [group.submit(fn, args, name=_name_of(fn), priority=priority) for args in zip(*iterables, strict=False)]
+        finally:
+            group.close()
+
+    def gather(self, futures: Iterable[Future], errors: Literal["raise", "skip", "return"] = "raise") -> list[Any]:
+        """Wait for all and return their results in order.
+
+        Args:
+            errors: what to do with failed tasks: raise the first one's exception, leave them out, or return exceptions in their places.
+        """
+        if errors not in ("raise", "skip", "return"):
+            raise ValueError(f'errors must be "raise", "skip" or "return", got {errors!r}')
+        results = []
+        for future in futures:
+            try:
+                results.append(future.result())
+            except (Exception, concurrent.futures.CancelledError) as error:
+                if errors == "raise":
+                    raise
+                if errors == "return":
+                    results.append(error)
+        return results
+
+    def scatter(self, data: Any) -> Any:
+        """Send data ahead, once; the handle that this returns stands for it in the arguments of tasks, at any depth.
+
+        A list or tuple is scattered item by item, into a list of handles; a dict by value. Arrays arrive read-only.
+        """
+        if isinstance(data, list | tuple):
+            return [self.scatter(item) for item in data]
+        if isinstance(data, dict):
+            return {key: self.scatter(item) for key, item in data.items()}
+        return self.scatter_one(data)
+
+    def scatter_one(self, data: Any) -> Scattered:
+        """As `scatter`, for one object as a whole, be it a list or a dict."""
+        payload = dumps(data, f"the scattered {type(data).__name__}")
+        blob = blob_id(payload)
+        with self._table_lock:
+            self._scattered[blob] = self._scattered.get(blob, 0) + 1
+        self._put_blob(blob, payload)
+        return Scattered(blob, type(data).__name__, self._unscatter)
+
+    def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
+        """Give up on these tasks; with `force`, those that run are stopped too."""
+        futures = [futures] if isinstance(futures, Future) else list(futures)
+        numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
+        for future in futures:
+            future.cancel_here()
+        with self._table_lock:
+            for number in numbers:
+                self._pending.take(number)
+        if numbers:
+            self._send_if_connected([Cancel(numbers, force)])
+
+    def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
+        """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`."""
+        futures = {
+            address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address, _, _ in self._workers
+        }
+        return {address: future.result() for address, future in futures.items()}
+
+    def get_executor(self) -> concurrent.futures.Executor:
+        """A standard executor whose calls run on this cluster."""
+        return ClientExecutor(self)
+
+    # --- the cluster ---
+
+    def nthreads(self) -> dict[str, int]:
+        """`{worker address: slots}`: how many tasks each worker machine runs at once."""
+        return {address: slots for address, _, slots in self._workers}
+
+    def slots(self) -> int:
+        """How many tasks the whole cluster runs at once."""
+        return sum(slots for _, _, slots in self._workers)
+
+    def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
+        """Wait until the cluster runs at least `n` tasks at once; `timeout` in seconds, None: the client's own.
+
+        Raises:
+            NoWorkersError: it does not, by then.
+        """
+        timeout = self.timeout if timeout is None else timeout
+        with self._changed:
+            self._changed.wait_for(lambda: self.slots() >= n or self._why_closed, timeout)
+        self._check()
+        if self.slots() < n:
+            raise NoWorkersError(
+                f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, and {n} were asked for:"
+                f" start some with `minidask-worker {self.address}`, and see their log if they do not join"
+            )
+
+    def scheduler_info(self) -> dict[str, Any]:
+        """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run."""
+        answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        with self._table_lock:
+            self._requests += 1
+            request = self._requests
+            self._answers[request] = answer
+        try:
+            self._send([Ask(request)])
+            info = answer.get(timeout=self.timeout)
+        except queue.Empty:
+            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds") from None
+        finally:
+            self._answers.pop(request, None)
+        if info is None:
+            raise SchedulerLost(self._why_closed)
+        return info
+
+    @property
+    def address(self) -> str:
+        """The scheduler's address."""
+        return str(self._connection.address)
+
+    def group(self, limit: int = 0) -> TaskGroup:
+        """Open a group for the tasks of one call, of which `limit` run at once (0: no limit)."""
+        return TaskGroup(self, limit)
+
+    # --- the end ---
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client is of no more use."""
+        return bool(self._why_closed) or self._pid != os.getpid()
+
+    def close(self) -> None:
+        """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
+        if self._pid != os.getpid():
+            return  # a forked child leaves its parent's cluster alone
+        with contextlib.suppress(ValueError):
+            _live_clients.remove(self)
+        self._why_closed = self._why_closed or "the client was closed"
+        self._connection.close()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(self.timeout)
+        if self._owns_cluster and self.cluster is not None:
+            self.cluster.close()
+
+    def shutdown(self) -> None:
+        """End the whole cluster, scheduler and all workers, whoever started it; then close."""
+        self._send_if_connected([Shutdown()])
+        if not self._owns_cluster:
+            with self._changed:
+                self._changed.wait_for(lambda: self._why_closed, self.timeout)
+        self.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return f"<minidask.Client closed: {self._why_closed or 'this is a forked process'}>"
+        return f"<minidask.Client {self.address} {len(self._workers)} machines, {self.slots()} workers>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
+            for address, name, slots in self._workers
+        )
+        state = html.escape(repr(self).strip("<>"))
+        return f"<b>{state}</b><table><tr><th>worker</th><th>address</th><th>tasks at once</th></tr>{rows}</table>"
+
+    # --- sending ---
+
+    def _submit(
+        self,
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+        *,
+        name: str,
+        priority: int = 0,
+        timeout: float | None = None,
+        group: int = 0,
+        pin: str | None = None,
+        interner: Interner | None = None,
+        on_done: Callable[[Future], None] | None = None,
+    ) -> Future:
+        self._check()
+        payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
+        with self._table_lock:
+            session = self._session.blob()
+            number = self._pending.next_number()
+            future = Future(number, name, self._cancelled, self._reader)
+            if on_done is not None:
+                future.add_done_callback(on_done)  # type: ignore[arg-type]
+            self._pending.add(number, future)
+        try:
+            self._send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], payload)])
+        except MinidaskError:
+            with self._table_lock:
+                self._pending.take(number)
+            raise
+        return future
+
+    def _next_group(self) -> int:
+        with self._table_lock:
+            self._groups += 1
+            return self._groups
+
+    def _put_blob(self, blob: bytes, payload: Payload) -> None:
+        self._send([PutBlob(blob, payload)])
+
+    def _release_blob(self, blob: bytes) -> None:
+        self._send_if_connected([ReleaseBlobs([blob])])
+
+    def _unscatter(self, blob: bytes) -> None:
+        """A handle is gone; the blob goes with the last one."""
+        with self._table_lock:
+            self._scattered[blob] -= 1
+            last = not self._scattered[blob]
+            if last:
+                del self._scattered[blob]
+        if last:
+            self._release_blob(blob)
+
+    def _cancelled(self, future: Future) -> None:
+        with self._table_lock:
+            self._pending.take(future.number)
+        self._send_if_connected([Cancel([future.number], False)])
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        self._check()
+        self._connection.send(messages)
+
+    def _send_if_connected(self, messages: Sequence[Message]) -> None:
+        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
+        if not self.closed:
+            with contextlib.suppress(SchedulerLost):
+                self._connection.send(messages)
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise MinidaskError(
+                f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
+            )
+        if self._why_closed:
+            raise SchedulerLost(f"this Client is of no more use: {self._why_closed}")
+
+    # --- receiving, in the reader thread ---
+
+    def _read(self) -> None:
+        why = self._connection.read_forever(self._handle)
+        self._why_closed = self._why_closed or f"the connection to the scheduler at {self.address} is gone: {why}"
+        self._connection.close()
+        with self._table_lock:
+            lost = self._pending.take_all()
+        for future in lost:
+            future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self._why_closed}")))
+        for answer in list(self._answers.values()):
+            answer.put(None)
+        with self._changed:
+            self._changed.notify_all()
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case TaskDone() | TaskRaised() | TaskLost():
+                with self._table_lock:
+                    future = self._pending.take(message.task)
+                if future is not None:
+                    future.settle(outcome_of(message))
+            case TaskOutput(worker, stream, text):
+                _show(worker, stream, text)
+            case Workers(workers):
+                with self._changed:
+                    self._workers = [(address, name, slots) for address, name, slots in workers]
+                    self._knows_workers = True
+                    self._changed.notify_all()
+            case Answer(request, info):
+                answer = self._answers.get(request)
+                if answer is not None:
+                    answer.put(info)
+            case Goodbye(reason):
+                self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
+
+
+def get_client() -> Client:
+    """The client made last in this process that is still open.
+
+    Raises:
+        MinidaskError: there is none.
+    """
+    for client in reversed(_live_clients):
+        if not client.closed:
+            return client
+    raise MinidaskError("there is no Client in this process: make one with minidask.Client()")
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
+def _show(worker: str, stream: str, text: str) -> None:
+    """Print what a task printed, each line marked with its worker."""
+    out = sys.stdout if stream == "stdout" else sys.stderr
+    if out is not None:
+        with contextlib.suppress(OSError, ValueError):  # the user's screen is gone or closed: there is nobody to tell
+            out.write("".join(f"[{worker}] {line}" for line in text.splitlines(keepends=True)))
+            out.flush()
+
+
+def _close_all() -> None:
+    for client in list(_live_clients):
+        client.close()
+
+
+def _after_fork_in_child() -> None:
+    for client in _live_clients:
+        client._connection.abandon()
+        client._table_lock = threading.Lock()
+        client._changed = threading.Condition()
+    _live_clients.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,140 @@
+"""The client's socket: whoever has something to send writes it, and one thread reads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from minidask._version import __version__
+from minidask.addresses import Address
+from minidask.errors import ProtocolError, SchedulerLost
+from minidask.sockets import keep_alive, no_scheduler
+from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, NotAFrame
+from minidask.wire.handshake import NONCE_BYTES, Initiator
+from minidask.wire.messages import Message, decode, encode
+
+MAX_IOVEC = 512
+
+
+class Connection:
+    """An authenticated connection to a scheduler.
+
+    Args:
+        address: where it listens.
+        secret: the shared secret.
+        info: what the scheduler is told of this client.
+        timeout: seconds to connect and shake hands in.
+
+    Raises:
+        SchedulerLost: nobody answers there.
+        AuthenticationError, VersionMismatch, ProtocolError: somebody does, but not as it should.
+    """
+
+    def __init__(self, address: Address, secret: bytes, info: dict[str, Any], timeout: float) -> None:
+        self.address = address
+        self._sending = threading.Lock()
+        self._decoder = FrameDecoder()
+        self._early: list[Message] = []  # what came in one piece with the end of the handshake
+        self._sock = _connect(address, timeout)
+        try:
+            self._shake_hands(secret, info)
+        except TimeoutError as error:
+            self._sock.close()
+            raise SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds") from error
+        except OSError as error:
+            self._sock.close()
+            raise no_scheduler(address, error) from error
+        except BaseException:
+            self._sock.close()
+            raise
+        self._sock.settimeout(None)
+
+    def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
+        handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
+        self._write(handshake.start())
+        while handshake.peer_info is None:
+            count = self._sock.recv_into(self._decoder.get_buffer())
+            if not count:
+                raise SchedulerLost(f"what listens at {self.address} closed the connection during the handshake")
+            try:
+                for frame in self._decoder.received(count):
+                    if handshake.peer_info is None:
+                        self._write(handshake.receive(frame))
+                        if handshake.peer_info is not None:
+                            self._decoder.limits = AUTHENTICATED
+                    else:
+                        self._early.append(decode(frame))
+            except NotAFrame as error:
+                raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Write these, in one go.
+
+        Raises:
+            SchedulerLost: the connection is gone.
+            ProtocolError: a message is over the wire's limits; nothing was sent.
+        """
+        pieces: list[Buffer] = []
+        for message in messages:
+            pieces += encode(message)
+        try:
+            with self._sending:
+                self._write(pieces)
+        except OSError as error:
+            raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
+
+    def _write(self, pieces: list[Buffer]) -> None:
+        views = [memoryview(piece) for piece in pieces]
+        while views:
+            sent = self._sock.sendmsg(views[:MAX_IOVEC])
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = views[0][sent:]
+
+    def read_forever(self, on_message: Callable[[Message], None]) -> str:
+        """Hand every message that comes to `on_message`, until the connection ends; returns why it did."""
+        try:
+            for message in self._early:
+                on_message(message)
+            while True:
+                count = self._sock.recv_into(self._decoder.get_buffer())
+                if not count:
+                    return "the scheduler closed the connection, or died"
+                for frame in self._decoder.received(count):
+                    on_message(decode(frame))
+        except (OSError, ProtocolError) as error:
+            return str(error)
+
+    def close(self) -> None:
+        """End the connection; the reading thread returns."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection without ending it."""
+        self._sock.close()
+        self._sending = threading.Lock()
+
+
+def _connect(address: Address, timeout: float) -> socket.socket:
+    try:
+        if address.scheme == "unix":
+            sock = socket.socket(socket.AF_UNIX)
+            sock.settimeout(timeout)
+            try:
+                sock.connect(address.path)
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            sock = socket.create_connection((address.host, address.port), timeout)
+    except OSError as error:
+        raise no_scheduler(address, error) from error
+    keep_alive(sock)
+    return sock

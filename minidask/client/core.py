@@ -1,0 +1,85 @@
+"""What a client waits for: a pure table of pending tasks, without sockets or threads of its own.
+
+Outcomes come back as the scheduler's messages; `outcome_of` says what each means, still pickled.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+from minidask.errors import KilledWorker, MinidaskError, NoWorkersError, SchedulerLost, SerializationError, TaskTimeout
+from minidask.wire.messages import Payload, TaskDone, TaskLost, TaskRaised
+
+FutureT = TypeVar("FutureT")
+
+_LOSSES: dict[str, type[MinidaskError]] = {
+    "timeout": TaskTimeout,
+    "killed": KilledWorker,
+    "no-workers": NoWorkersError,
+    "serialization": SerializationError,
+    "worker-left": SchedulerLost,
+}
+
+
+class Returned(NamedTuple):
+    """The task returned; the value is in `payload`."""
+
+    payload: Payload
+    duration: float
+    worker: str
+
+
+class Raised(NamedTuple):
+    """The task raised; the exception is in `payload`, or only in the `traceback` text if that is empty."""
+
+    payload: Payload
+    traceback: str
+    worker: str
+
+
+class Lost(NamedTuple):
+    """The task has no outcome of its own."""
+
+    error: MinidaskError
+
+
+Outcome = Returned | Raised | Lost
+
+
+def outcome_of(message: TaskDone | TaskRaised | TaskLost) -> Outcome:
+    """What the scheduler's message says of a task."""
+    match message:
+        case TaskDone(_, duration, worker, payload):
+            return Returned(payload, duration, worker)
+        case TaskRaised(_, _, worker, traceback, payload):
+            return Raised(payload, traceback, worker)
+        case TaskLost(_, reason, text):
+            return Lost(_LOSSES.get(reason, MinidaskError)(text))
+
+
+class PendingTable(Generic[FutureT]):
+    """Which future waits for which task number. A number is never used twice."""
+
+    def __init__(self) -> None:
+        self._futures: dict[int, FutureT] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._futures)
+
+    def next_number(self) -> int:
+        """A fresh number."""
+        self._next += 1
+        return self._next
+
+    def add(self, number: int, future: FutureT) -> None:
+        self._futures[number] = future
+
+    def take(self, number: int) -> FutureT | None:
+        """The future that waited for this task and now does no more; None for one that was cancelled."""
+        return self._futures.pop(number, None)
+
+    def take_all(self) -> list[FutureT]:
+        """All that still waited: the connection is gone."""
+        futures, self._futures = list(self._futures.values()), {}
+        return futures

@@ -1,0 +1,44 @@
+"""A standard `concurrent.futures.Executor` on top of a client."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minidask.client.future import Future
+
+if TYPE_CHECKING:
+    from minidask.client.client import Client
+
+
+class ClientExecutor(concurrent.futures.Executor):
+    """What `Client.get_executor()` returns. Shutting it down leaves client and cluster as they are."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._pending: set[Future] = set()
+        self._shut = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
+        """As the standard one: every argument is the function's."""
+        with self._lock:
+            if self._shut:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
+            future = self._client._submit((fn, args, kwargs), name=name)
+            self._pending.add(future)
+        future.add_done_callback(self._pending.discard)  # type: ignore[arg-type]
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """As the standard one."""
+        with self._lock:
+            self._shut = True
+            pending = list(self._pending)
+        if cancel_futures:
+            self._client.cancel(pending)
+        if wait:
+            concurrent.futures.wait(pending)

@@ -1,0 +1,153 @@
+"""`minidask.Future`: a standard `concurrent.futures.Future` whose outcome is unpickled by whoever asks for it.
+
+The thread that reads the socket so never runs a user's code: no import, however slow, can stop it, and
+a result that nobody looks at is never unpickled.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from minidask.client.core import Lost, Outcome, Raised, Returned
+from minidask.errors import SerializationError, TaskError
+from minidask.payload import loads
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that a task raised: the traceback, as text, from the worker."""
+
+    def __init__(self, text: str, worker: str) -> None:
+        super().__init__(text, worker)
+        self.text = text
+        self.worker = worker
+
+    def __str__(self) -> str:
+        return f'\n"""on worker {self.worker}:\n{self.text}"""'
+
+
+class _Undecoded(Exception):  # noqa: N818 - a placeholder that nobody ever sees raised
+    """Stands in a future for an outcome that is still pickled."""
+
+    def __init__(self, outcome: Returned | Raised) -> None:
+        self.outcome = outcome
+
+
+class Future(concurrent.futures.Future[Any]):
+    """The outcome-to-be of a task; made by `Client.submit`, never by users.
+
+    Attributes:
+        name: the task's name.
+        duration: seconds that the call took in its slot; None until it has returned.
+        worker: name of the worker that ran it; None until then.
+    """
+
+    def __init__(self, number: int, name: str, cancel: Callable[[Future], None], reader: threading.Thread | None) -> None:
+        super().__init__()
+        self.number = number
+        self.name = name
+        self.duration: float | None = None
+        self.worker: str | None = None
+        self._tell_cancelled = cancel
+        self._reader = reader
+        self._decoding = threading.Lock()
+        self._settling = threading.RLock()
+
+    def cancel(self) -> bool:
+        """Give up on the task: it is not started any more, or its outcome is dropped.
+
+        `Client.cancel(futures, force=True)` also stops a task that runs. Returns False if the task is done already.
+        """
+        if self.cancel_here():
+            self._tell_cancelled(self)
+        return self.cancelled()
+
+    def cancel_here(self) -> bool:
+        """Cancel without telling the scheduler; returns whether this call did it."""
+        with self._settling:
+            if self.cancelled() or not super().cancel():
+                return False
+            self.set_running_or_notify_cancel()
+            return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As the standard one: wait, and return or raise the task's outcome.
+
+        Raises:
+            TimeoutError: it is not there within `timeout` seconds.
+            SerializationError: the result cannot be unpickled here.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del self, error  # no cycle through the traceback
+        return self._result  # type: ignore[attr-defined]
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As the standard one: wait, and return what the task raised, or None."""
+        if threading.current_thread() is self._reader and not self.done():
+            raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
+        error = super().exception(timeout)
+        if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):  # type: ignore[attr-defined]
+            with self._decoding:
+                self._decode()
+            error = super().exception()
+        return error
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take the outcome that the scheduler sent; called by the client, once."""
+        with self._settling:
+            if self.cancelled():
+                return
+            self.set_running_or_notify_cancel()
+        match outcome:
+            case Returned(_, duration, worker):
+                self.duration, self.worker = duration, worker
+                self.set_result(_Undecoded(outcome))
+            case Raised(_, _, worker):
+                self.worker = worker
+                self.set_exception(_Undecoded(outcome))
+            case Lost(error):
+                self.set_exception(error)
+
+    def _decode(self) -> None:
+        state: Any = self
+        for pickled in (state._exception, state._result):
+            if isinstance(pickled, _Undecoded):
+                state._result, state._exception = _unpickle(pickled.outcome, self.name)
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled() else "done" if self.done() else "pending"
+        return f"<minidask.Future {self.name} {state}>"
+
+    def __reduce__(self) -> Any:
+        raise SerializationError("a Future cannot be sent to a task: send its result(), or submit from where it is")
+
+
+def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException | None]:
+    """The `(result, exception)` that a pickled outcome holds."""
+    if isinstance(outcome, Returned):
+        try:
+            return loads(outcome.payload, f"the result of task {name!r}"), None
+        except SerializationError as error:
+            return None, error
+    error = _exception(outcome, name)
+    error.__cause__ = RemoteTraceback(outcome.traceback, outcome.worker)
+    return None, error
+
+
+def _exception(outcome: Raised, name: str) -> BaseException:
+    last_line = outcome.traceback.rstrip().rpartition("\n")[2]
+    if not outcome.payload:
+        return TaskError(f"task {name!r} raised an exception that cannot be pickled: {last_line}")
+    try:
+        error = loads(outcome.payload, "the exception")
+    except SerializationError as problem:
+        return TaskError(f"task {name!r} raised an exception that cannot be unpickled ({problem}): {last_line}")
+    if isinstance(error, BaseException):
+        return error
+    return TaskError(f"task {name!r} raised {last_line}")

@@ -1,0 +1,49 @@
+"""A group of tasks that belong to one call, `Client.map` or `joblib.Parallel`: shared functions and a common limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from minidask.client.future import Future
+from minidask.payload import Interner
+from minidask.wire.messages import CloseGroup, OpenGroup, ReleaseBlobs
+
+if TYPE_CHECKING:
+    from minidask.client.client import Client
+
+
+class TaskGroup:
+    """Submits the tasks of one call; functions that they share are pickled and sent once.
+
+    Args:
+        client: whose tasks they are.
+        limit: how many may run at once, 0 for as many as there are slots.
+    """
+
+    def __init__(self, client: Client, limit: int = 0) -> None:
+        self.client = client
+        self.number = client._next_group()
+        self.interner = Interner(client._put_blob)
+        self._open = True
+        client._send([OpenGroup(self.number, limit)])
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        priority: int = 0,
+        on_done: Callable[[Future], None] | None = None,
+    ) -> Future:
+        """As `Client.submit`, within the group; `on_done` is called with the future once it is done."""
+        return self.client._submit(
+            (function, args, {}), name=name, priority=priority, group=self.number, interner=self.interner, on_done=on_done
+        )
+
+    def close(self) -> None:
+        """No more tasks will come; those submitted go on."""
+        if self._open:
+            self._open = False
+            self.client._send_if_connected([CloseGroup(self.number), ReleaseBlobs(self.interner.blobs())])

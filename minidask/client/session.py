@@ -1,0 +1,43 @@
+"""What importing and logging in a task need to know of the calling process, sent ahead as a blob."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from minidask.payload import blob_id, dumps
+from minidask.wire.messages import Payload
+
+
+class Session:
+    """Keeps the scheduler's copy of this process's description up to date.
+
+    Args:
+        put: called with the blob's name and payload when there is a new one.
+        release: called with the name of the one before.
+    """
+
+    def __init__(self, put: Callable[[bytes, Payload], None], release: Callable[[bytes], None]) -> None:
+        self._put = put
+        self._release = release
+        self._path: list[str] = []
+        self._log_level = -1
+        self._blob = b""
+
+    def blob(self) -> bytes:
+        """The name of the blob that describes this process as it is now; cheap while nothing has changed."""
+        if self._path != sys.path or self._log_level != logging.root.level:
+            self._path, self._log_level = list(sys.path), logging.root.level
+            description = {
+                "python": list(sys.version_info[:2]),
+                "path": [os.path.abspath(path) for path in self._path],
+                "log_level": self._log_level,
+            }
+            payload = dumps(description, "the session")
+            before, self._blob = self._blob, blob_id(payload)
+            self._put(self._blob, payload)
+            if before and before != self._blob:
+                self._release(before)
+        return self._blob

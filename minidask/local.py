@@ -1,0 +1,245 @@
+"""`LocalCluster`: scheduler and workers on this machine, ended with the process that made them."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from minidask.errors import MinidaskError
+from minidask.resources import cpu_count, memory_total, parse_bytes
+
+if TYPE_CHECKING:
+    from minidask.local_node import LocalNode
+
+START_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+FOLDER_PREFIX = "minidask-"
+
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({sep!r}); from minidask.local_node import main; main(sys.argv[1:])"
+_live_clusters: list[LocalCluster] = []
+
+
+class LocalCluster:
+    """A cluster on this machine.
+
+    Args:
+        n_workers: how many tasks run at once; None for the number of usable cores.
+        processes: whether workers are processes, or threads of this process.
+        memory_limit: bytes that each worker process may use, as a number or "4GiB"; "auto" guards only the machine's
+            memory as a whole; None and 0 mean no limit.
+
+    Attributes:
+        scheduler_address: what to give to `Client`, in this process or another one of the same user.
+
+    Raises:
+        ValueError: an argument makes no sense.
+        MinidaskError: the cluster did not start, and why.
+    """
+
+    def __init__(
+        self, n_workers: int | None = None, *, processes: bool = True, memory_limit: str | int | None = "auto"
+    ) -> None:
+        if sys.platform == "win32":
+            raise MinidaskError("minidask does not support Windows; it runs in WSL")
+        self.n_workers = _worker_count(n_workers)
+        slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)  # type: ignore[arg-type]
+        self._folder = _make_folder()
+        self.scheduler_address = f"unix://{self._folder}/scheduler"
+        self._pid = os.getpid()
+        self._node: _NodeProcess | _NodeThread
+        config = {
+            "slots": self.n_workers,
+            "address": self.scheduler_address,
+            "access_file": str(self._folder / "access"),
+            "memory_limit": slot_limit,
+            "machine_memory": memory_total(),
+        }
+        try:
+            self._node = _NodeProcess(config) if processes else _NodeThread(config)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        _live_clusters.append(self)
+
+    def scale(self, n: int) -> None:
+        """Have `n` workers from now on; those that are too many end after the task that they run."""
+        self.n_workers = _worker_count(n)
+        self._node.scale(self.n_workers)
+
+    def close(self) -> None:
+        """End the cluster and everything that runs on it. May be called twice."""
+        if self._pid == os.getpid() and self in _live_clusters:
+            _live_clusters.remove(self)
+            self._node.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = f"{self.n_workers} workers" if self in _live_clusters else "closed"
+        return f"<minidask.LocalCluster {self.scheduler_address} {state}>"
+
+
+def _worker_count(n: int | None) -> int:
+    if n is None:
+        return cpu_count()
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"the number of workers must be a whole number above 0, got {n!r}")
+    return n
+
+
+def _make_folder() -> Path:
+    """A folder for this cluster's socket and secret, for this user alone; those of dead processes are swept out."""
+    parent = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    if len(os.fsencode(parent)) > 60 or not os.access(parent, os.W_OK):
+        parent = Path("/tmp")  # noqa: S108 - a Unix socket's path is limited to 107 bytes
+    for folder in parent.glob(f"{FOLDER_PREFIX}[0-9]*-*"):
+        pid = int(folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0])
+        with contextlib.suppress(OSError):
+            if folder.stat().st_uid == os.getuid() and not _is_alive(pid):
+                shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=parent))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+class _NodeProcess:
+    """The node in a process of its own, which ends when our end of the control channel does."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._control, theirs = socket.socketpair()
+        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", _BOOT.format(sep=os.pathsep), search_path, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                process_group=0,  # the terminal's Ctrl-C is for the user's own process
+            )
+        finally:
+            theirs.close()
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._command(config)
+            answer = self._control.makefile().readline()
+        except OSError:
+            answer = ""
+        if "ready" not in answer:
+            self.close()
+            reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
+            raise MinidaskError(f"the local cluster did not start: {reason}")
+
+    def _command(self, command: dict[str, Any]) -> None:
+        self._control.sendall(json.dumps(command).encode() + b"\n")
+
+    def scale(self, slots: int) -> None:
+        self._command({"scale": slots})
+
+    def close(self) -> None:
+        self._control.close()
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: let go, so that the node still ends with the parent."""
+        self._control.close()
+
+
+class _NodeThread:
+    """The node in a thread of this process, with threads for slots."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._started: Future[LocalNode] = Future()
+        self._end: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, args=(config,), name="minidask-node", daemon=True)
+        self._thread.start()
+        try:
+            self._node = self._started.result(START_SECONDS)
+        except OSError as error:
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
+
+    def _run(self, config: dict[str, Any]) -> None:
+        from minidask.program import run_loop  # noqa: PLC0415 - as in _serve
+
+        run_loop(self._serve(config))
+
+    async def _serve(self, config: dict[str, Any]) -> int:
+        # The user's process loads scheduler and worker only if they are to run inside it.
+        from minidask.addresses import Address  # noqa: PLC0415
+        from minidask.local_node import LocalNode  # noqa: PLC0415
+        from minidask.worker.memory import MemoryLimits  # noqa: PLC0415
+        from minidask.worker.slotpool import ThreadSlot  # noqa: PLC0415
+
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        node = LocalNode(config["slots"], ThreadSlot, MemoryLimits(None, config["machine_memory"]))
+        try:
+            await node.start(Address.parse(config["address"]), config["access_file"])
+            assert node.server is not None
+            self._started.set_result(node)
+            ends = [asyncio.create_task(self._end.wait()), asyncio.create_task(node.server.stopped.wait())]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+        except OSError as error:
+            self._started.set_exception(error)
+        finally:
+            await node.close()
+        return 0
+
+    def scale(self, slots: int) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._node.agent.resize, slots)
+
+    def close(self) -> None:
+        assert self._loop is not None and self._end is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(CLOSE_SECONDS)
+
+    def abandon(self) -> None:
+        """In a forked child: the thread does not exist there."""
+
+
+def _close_all() -> None:
+    for cluster in list(_live_clusters):
+        cluster.close()
+
+
+def _after_fork_in_child() -> None:
+    for cluster in _live_clusters:
+        cluster._node.abandon()
+    _live_clusters.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,156 @@
+"""Scheduler and worker in one event loop, for a cluster on one machine.
+
+The two are joined by a link inside the process, so a task crosses two process borders on its way out and
+two on its way back: client ─► node ─► slot ─► node ─► client. As a process, the node is started by
+`LocalCluster` with one end of a socketpair as its control channel: a line of JSON each way to begin
+with, then commands; its end means that the user's process is gone, and ends the node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+
+from minidask._version import __version__
+from minidask.access import load_or_create_secret
+from minidask.addresses import Address
+from minidask.program import run_loop
+from minidask.scheduler.core import SchedulerCore
+from minidask.scheduler.events import Event, Received
+from minidask.scheduler.server import SchedulerServer
+from minidask.wire.messages import Message
+from minidask.worker.agent import Agent
+from minidask.worker.memory import MemoryLimits
+from minidask.worker.slotpool import ProcessSlot, SlotFactory
+
+
+class LocalNode:
+    """A scheduler and one worker.
+
+    Args:
+        slots: how many calls run at once.
+        make_slot: processes or threads.
+        limits: how much memory slots may use.
+    """
+
+    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits) -> None:
+        self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
+        self.agent = Agent("local", slots, make_slot, limits)
+        self.server: SchedulerServer | None = None
+
+    async def start(self, address: Address, access_file: str) -> None:
+        """Listen there, with a fresh secret in `access_file`, and start the slots."""
+        self.server = SchedulerServer(self._core, load_or_create_secret(access_file))
+        await self.server.listen(address)
+        to_worker = _ToWorker(self.agent)
+        # A task reaches this worker without a round trip, so it need not hold any in advance.
+        info = {**self.agent.info, "prefetch": 0}
+        peer = self.server.attach(to_worker, "worker", f"local://{platform.node()}/{os.getpid()}", info)
+        self.agent.attach(_ToScheduler(self.server, peer))
+        self.agent.start()
+
+    async def close(self) -> None:
+        """Say goodbye to clients and end all slots."""
+        if self.server is not None:
+            await self.server.close("the cluster was closed")
+        await self.agent.close()
+
+
+class _ToWorker:
+    """The scheduler's link to the worker."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._messages: list[Message] = []
+
+    def send(self, message: Message) -> None:
+        self._messages.append(message)
+
+    def flush(self) -> None:
+        messages, self._messages = self._messages, []
+        self._agent.from_scheduler(messages)
+
+    def close(self) -> None:
+        self._messages.clear()
+
+
+class _ToScheduler:
+    """The worker's link to the scheduler."""
+
+    def __init__(self, server: SchedulerServer, peer: int) -> None:
+        self._server = server
+        self._peer = peer
+        self._events: list[Event] = []
+
+    def send(self, message: Message) -> None:
+        self._events.append(Received(self._peer, message))
+
+    def flush(self) -> None:
+        events, self._events = self._events, []
+        self._server.post(*events)
+
+    def close(self) -> None:
+        self._events.clear()
+
+
+# --- the node as a process ---
+
+
+async def _serve(control: socket.socket) -> int:
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    config = json.loads(await reader.readline())
+    limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
+    node = LocalNode(config["slots"], ProcessSlot, limits)
+    try:
+        await node.start(Address.parse(config["address"]), config["access_file"])
+        assert node.server is not None
+        writer.write(b'{"ready": true}\n')
+        ends = [asyncio.create_task(_obey(reader, node)), asyncio.create_task(node.server.stopped.wait())]
+        ends.append(asyncio.create_task(node.agent.gave_up.wait()))
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, node.server.stopped.set)
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+    except OSError as error:
+        writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
+        return 1
+    finally:
+        await node.close()
+        with contextlib.suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
+        _remove(config["access_file"], Address.parse(config["address"]).path)
+    return 0
+
+
+async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
+    """Carry out the user's process's commands, until it ends or is gone."""
+    with contextlib.suppress(ConnectionError):
+        while line := await reader.readline():
+            node.agent.resize(json.loads(line)["scale"])
+
+
+def _remove(*paths: str) -> None:
+    """Take away the node's files and their folder, if the user's process has not done so."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(paths[0]))
+
+
+def main(arguments: list[str]) -> None:
+    """The node process; the one argument is the control channel's file descriptor."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process, which ends this one if it ends
+    control = socket.socket(fileno=int(arguments[0]))
+    control.set_inheritable(False)
+    sys.exit(run_loop(_serve(control)))

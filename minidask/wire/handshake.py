@@ -1,0 +1,152 @@
+"""How two ends prove to each other, before anything else, that they hold the same secret.
+
+    initiator (client, worker)                         acceptor (scheduler)
+    hello      protocol, version, role, nonce    ──►
+                                                 ◄──   challenge  protocol, version, nonce, proof
+    proof      proof, info                       ──►
+                                                 ◄──   welcome    info
+
+A proof is an HMAC-SHA256 under the shared secret over everything said so far, so neither side can be
+replayed, and each side's proof is labelled with its part, so neither can be reflected. The secret
+itself never crosses the wire. Instead of any answer either side may say `refuse` and why.
+
+Both classes are pure: frames in, frames out; the nonce is an argument.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+import msgpack
+
+from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, VersionMismatch
+from minidask.wire.frames import Buffer, Frame, encode_frame
+
+PROTOCOL = 1
+ROLES = ("client", "worker")
+NONCE_BYTES = 32
+
+_REFUSALS: dict[str, type[MinidaskError]] = {
+    "version": VersionMismatch,
+    "authentication": AuthenticationError,
+    "protocol": ProtocolError,
+}
+
+
+def _pack(*fields: Any) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
+
+
+def _unpack(frame: Frame, kind: str, *types: type) -> list[Any]:
+    """Check that the frame is the message expected here, and return its fields; a refusal is raised."""
+    try:
+        fields = msgpack.unpackb(frame.header)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise ProtocolError("the peer answered the handshake with something that is no msgpack") from error
+    if not isinstance(fields, list) or not fields:
+        raise ProtocolError("the peer answered the handshake with an empty message")
+    if fields[0] == "refuse" and len(fields) == 3:
+        raise _REFUSALS.get(str(fields[1]), ProtocolError)(str(fields[2]))
+    if fields[0] == kind and len(fields) > 1 and isinstance(fields[1], int) and fields[1] != PROTOCOL:
+        ours, theirs = PROTOCOL, fields[1]
+        raise VersionMismatch(
+            f"the peer (minidask {fields[2] if len(fields) > 2 else '?'}) speaks protocol {theirs} and this side"
+            f" speaks {ours}: install the same minidask version on all machines"
+        )
+    if fields[0] != kind or tuple(map(type, fields[1:])) != types:
+        raise ProtocolError(f"the peer sent {fields[0]!r} where the handshake expects {kind!r}")
+    return fields[1:]
+
+
+def _proof(secret: bytes, label: str, *transcript: bytes) -> bytes:
+    mac = hmac.new(secret, label.encode(), "sha256")
+    for part in transcript:
+        mac.update(len(part).to_bytes(4, "little"))
+        mac.update(part)
+    return mac.digest()
+
+
+def refusal(error: MinidaskError) -> list[Buffer]:
+    """The frame that tells the peer why it is turned away."""
+    code = next((code for code, kind in _REFUSALS.items() if type(error) is kind), "protocol")
+    return encode_frame(_pack("refuse", code, str(error)[:1000]))
+
+
+class Initiator:
+    """The side that connects.
+
+    Args:
+        secret: the shared secret.
+        role: one of `ROLES`.
+        version: this minidask's version.
+        nonce: `NONCE_BYTES` fresh random bytes.
+        info: what the peer shall know of this side, as plain values.
+    """
+
+    def __init__(self, secret: bytes, *, role: str, version: str, nonce: bytes, info: dict[str, Any]) -> None:
+        self._secret = secret
+        self._hello = _pack("hello", PROTOCOL, version, role, nonce)
+        self._info = _pack("info", info)
+        self._challenged = False
+        self.peer_info: dict[str, Any] | None = None
+        """What the acceptor said of itself; set when the handshake is complete."""
+
+    def start(self) -> list[Buffer]:
+        """The pieces to write first."""
+        return encode_frame(self._hello)
+
+    def receive(self, frame: Frame) -> list[Buffer]:
+        """Take the peer's next frame; return the pieces to answer with.
+
+        Raises:
+            VersionMismatch, AuthenticationError, ProtocolError: the handshake failed, and why.
+        """
+        if self._challenged:
+            (self.peer_info,) = _unpack(frame, "welcome", dict)
+            return []
+        _, _, nonce, proof = _unpack(frame, "challenge", int, str, bytes, bytes)
+        expected = _proof(self._secret, "minidask acceptor", self._hello, nonce)
+        if not hmac.compare_digest(proof, expected):
+            raise AuthenticationError(
+                "the scheduler does not hold the same secret as this side: copy the access file from the"
+                " scheduler's machine, or name the right one (--access-file, access_file=, MINIDASK_ACCESS_FILE)"
+            )
+        self._challenged = True
+        answer = _proof(self._secret, "minidask initiator", self._hello, nonce, proof, self._info)
+        return encode_frame(_pack("proof", answer, self._info))
+
+
+class Acceptor:
+    """The side that listens; arguments as `Initiator`'s."""
+
+    def __init__(self, secret: bytes, *, version: str, nonce: bytes, info: dict[str, Any]) -> None:
+        self._secret = secret
+        self._version = version
+        self._nonce = nonce
+        self._info = info
+        self._hello: bytes | None = None
+        self._challenge_proof = b""
+        self.role = ""
+        self.peer_info: dict[str, Any] | None = None
+        """What the initiator said of itself; set when the handshake is complete."""
+
+    def receive(self, frame: Frame) -> list[Buffer]:
+        """As `Initiator.receive`."""
+        if self._hello is None:
+            _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes)
+            if role not in ROLES or len(nonce) != NONCE_BYTES:
+                raise ProtocolError(f"the peer's hello has role {role!r} and a nonce of {len(nonce)} bytes")
+            self.role = role
+            self._hello = frame.header
+            self._challenge_proof = _proof(self._secret, "minidask acceptor", self._hello, self._nonce)
+            return encode_frame(_pack("challenge", PROTOCOL, self._version, self._nonce, self._challenge_proof))
+        proof, info = _unpack(frame, "proof", bytes, bytes)
+        expected = _proof(
+            self._secret, "minidask initiator", self._hello, self._nonce, self._challenge_proof, info
+        )
+        if not hmac.compare_digest(proof, expected):
+            raise AuthenticationError("the connecting side does not hold the scheduler's secret")
+        (self.peer_info,) = _unpack(Frame(info, []), "info", dict)
+        return encode_frame(_pack("welcome", self._info))

@@ -1,0 +1,331 @@
+"""Every message that the programs exchange, grouped by direction.
+
+A message is a named tuple: immutable, and on the wire already what it is, a list with positions.
+Its header is msgpack `[code, field, ...]`; a message whose last field is `payload` carries that as the
+frame's raw buffers. Decoding checks the code and the type of every field, so a core never meets a
+message that its annotations do not describe.
+
+    client ──► scheduler ──► worker ──► slot      PutBlob, Submit, ... / Run, Stop, ...
+    client ◄── scheduler ◄── worker ◄── slot      TaskDone, ...        / Done, Failed, Died, ...
+
+A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes them on unread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import types
+import typing
+from typing import Any, NamedTuple, Union
+
+import msgpack
+
+from minidask.errors import ProtocolError
+from minidask.wire.frames import Buffer, Frame, encode_frame
+
+Payload = list[Buffer]
+
+# --- client to scheduler -------------------------------------------------------------------------
+
+
+class PutBlob(NamedTuple):
+    """Keep these bytes under this name, for tasks that need them, until the client releases it.
+
+    Also scheduler to worker and worker to slot: the same blob, sent once before the first task that needs it.
+    """
+
+    blob: bytes
+    payload: Payload
+
+
+class ReleaseBlobs(NamedTuple):
+    """The sender needs these blobs no more. Scheduler to worker and worker to slot: forget them."""
+
+    blobs: list[bytes]
+
+
+class OpenGroup(NamedTuple):
+    """Tasks of this group, of which at most `limit` may run at once (0: no limit), are about to come."""
+
+    group: int
+    limit: int
+
+
+class CloseGroup(NamedTuple):
+    """No more tasks of this group will come."""
+
+    group: int
+
+
+class Submit(NamedTuple):
+    """Run the call in `payload`. `task` is the client's own number for it, `group` 0 means none.
+
+    `timeout` is in seconds of running time; `pin` names the one worker (its address) that may run it.
+    """
+
+    task: int
+    name: str
+    priority: int
+    timeout: float | None
+    group: int
+    pin: str | None
+    blobs: list[bytes]
+    payload: Payload
+
+
+class Cancel(NamedTuple):
+    """The client wants no results of these tasks; `force` also stops those that run."""
+
+    tasks: list[int]
+    force: bool
+
+
+class Ask(NamedTuple):
+    """Tell me about the cluster; answered by `Answer` with the same `request` number."""
+
+    request: int
+
+
+class Shutdown(NamedTuple):
+    """End the scheduler and all its workers."""
+
+
+# --- scheduler to client -------------------------------------------------------------------------
+
+
+class Workers(NamedTuple):
+    """The workers there are now, as `[address, name, slots]` each; sent whenever that changes."""
+
+    workers: list[Any]
+
+
+class TaskDone(NamedTuple):
+    """The task returned what `payload` holds after `duration` seconds in a slot of `worker`."""
+
+    task: int
+    duration: float
+    worker: str
+    payload: Payload
+
+
+class TaskRaised(NamedTuple):
+    """The task raised. `traceback` is its text; `payload` the pickled exception, empty if it would not pickle."""
+
+    task: int
+    duration: float
+    worker: str
+    traceback: str
+    payload: Payload
+
+
+class TaskLost(NamedTuple):
+    """The task ended without an outcome of its own; `reason` is one of `REASONS`, `text` tells the story."""
+
+    task: int
+    reason: str
+    text: str
+
+
+class TaskOutput(NamedTuple):
+    """Text that a task of this client wrote to `stream` ("stdout" or "stderr")."""
+
+    worker: str
+    stream: str
+    text: str
+
+
+class Answer(NamedTuple):
+    """The answer to `Ask`: a dict of plain values."""
+
+    request: int
+    info: dict[str, Any]
+
+
+class Goodbye(NamedTuple):
+    """The sender closes the connection on purpose, and why."""
+
+    reason: str
+
+
+# --- scheduler to worker, worker to slot ---------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """Run this attempt of this task. `task` is the scheduler's number for it; `client` owns its output."""
+
+    task: int
+    attempt: int
+    client: int
+    name: str
+    timeout: float | None
+    blobs: list[bytes]
+    payload: Payload
+
+
+class Stop(NamedTuple):
+    """Forget this attempt if it waits, stop it if it runs; answered by `Stopped` unless it ends first."""
+
+    task: int
+    attempt: int
+
+
+# --- slot to worker, worker to scheduler ---------------------------------------------------------
+
+
+class SlotReady(NamedTuple):
+    """A slot's first message: it has started and waits for calls."""
+
+    pid: int
+
+
+class Done(NamedTuple):
+    """The attempt returned what `payload` holds after `duration` seconds."""
+
+    task: int
+    attempt: int
+    duration: float
+    payload: Payload
+
+
+class Failed(NamedTuple):
+    """The attempt raised; fields as in `TaskRaised`."""
+
+    task: int
+    attempt: int
+    duration: float
+    traceback: str
+    payload: Payload
+
+
+class Died(NamedTuple):
+    """The slot died while it ran this attempt; `how` names the exit code or signal, `hint` guesses the cause."""
+
+    task: int
+    attempt: int
+    how: str
+    hint: str
+
+
+class Stopped(NamedTuple):
+    """The attempt was stopped, or forgotten before it began; `reason` is one of `REASONS`."""
+
+    task: int
+    attempt: int
+    reason: str
+    text: str
+
+
+class Returned(NamedTuple):
+    """The worker has waited too long for a free slot: the attempt has not begun and may go elsewhere."""
+
+    task: int
+    attempt: int
+
+
+class Output(NamedTuple):
+    """What `slot` wrote to `stream` while it worked for `client`."""
+
+    client: int
+    slot: int
+    stream: str
+    text: str
+
+
+class Heartbeat(NamedTuple):
+    """The worker is alive; `memory` is the resident bytes of all its slots at the last look."""
+
+    memory: int
+
+
+class Resized(NamedTuple):
+    """The worker now has this many slots."""
+
+    slots: int
+
+
+REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left")
+
+Message = (
+    PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
+    | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
+    | Run | Stop
+    | SlotReady | Done | Failed | Died | Stopped | Returned | Output | Heartbeat | Resized
+)  # fmt: skip
+
+# The position in this list is the message's code on the wire: only ever append.
+CODES: tuple[type[Any], ...] = typing.get_args(Message)
+
+
+class _Layout(NamedTuple):
+    """What the codec needs to know of one message type."""
+
+    code: int
+    build: Any
+    has_payload: bool
+    signatures: frozenset[tuple[type, ...]]
+    lists: tuple[tuple[int, type], ...]
+
+
+def _accepted(annotation: Any) -> list[type]:
+    """The exact types that a decoded field of this annotation may have."""
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return [kind for part in typing.get_args(annotation) for kind in _accepted(part)]
+    return [typing.get_origin(annotation) or annotation]
+
+
+def _layout(code: int, kind: type[Any]) -> _Layout:
+    hints = typing.get_type_hints(kind)
+    has_payload = "payload" in hints
+    names = [name for name in kind._fields if name != "payload"]
+    signatures = itertools.product(*(_accepted(hints[name]) for name in names))
+    lists = tuple((index, element) for index, name in enumerate(names) if (element := _element(hints[name])))
+    return _Layout(code, kind._make, has_payload, frozenset(signatures), lists)
+
+
+def _element(annotation: Any) -> type | None:
+    """The type that every element of a decoded list must have, if its annotation names one."""
+    element = typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else Any
+    return None if element is Any else element
+
+
+_LAYOUTS = [_layout(code, kind) for code, kind in enumerate(CODES)]
+_BY_TYPE = {kind: layout for kind, layout in zip(CODES, _LAYOUTS, strict=True)}
+
+
+def encode(message: Message) -> list[Buffer]:
+    """Return the pieces to write for one message.
+
+    Raises:
+        ProtocolError: the message is over the wire's limits; nothing is to be sent.
+    """
+    layout = _BY_TYPE[type(message)]
+    if layout.has_payload:
+        return encode_frame(msgpack.packb((layout.code, *message[:-1])), message[-1])  # type: ignore[arg-type]
+    return encode_frame(msgpack.packb((layout.code, *message)))
+
+
+def decode(frame: Frame) -> Message:
+    """Return the message in a frame.
+
+    Raises:
+        ProtocolError: the frame holds no known message, or one with a missing, surplus or ill-typed field.
+    """
+    try:
+        fields = msgpack.unpackb(frame.header)
+    except (ValueError, msgpack.UnpackException, RecursionError) as error:
+        raise ProtocolError(f"a frame header is no msgpack: {error}") from error
+    if type(fields) is not list or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(CODES):
+        raise ProtocolError("a frame header begins with no known message code")
+    layout = _LAYOUTS[fields.pop(0)]
+    if tuple(map(type, fields)) not in layout.signatures:
+        found = ", ".join(type(field).__name__ for field in fields)
+        raise ProtocolError(f"{CODES[layout.code].__name__} with fields ({found}) is malformed")
+    for index, kind in layout.lists:
+        if any(type(element) is not kind for element in fields[index]):
+            raise ProtocolError(f"{CODES[layout.code].__name__} has a list of mixed or wrong elements")
+    if layout.has_payload:
+        fields.append(frame.buffers)
+    elif frame.buffers:
+        raise ProtocolError(f"{CODES[layout.code].__name__} carries no buffers, but {len(frame.buffers)} came with it")
+    message: Message = layout.build(fields)
+    return message

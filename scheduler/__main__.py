@@ -1,0 +1,94 @@
+"""`minidask-scheduler`: the command line of the scheduler program."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from minidask._version import __version__
+from minidask.access import default_access_file, load_or_create_secret
+from minidask.addresses import Address
+from minidask.errors import MinidaskError
+from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
+
+from .core import NO_WORKERS_SECONDS, SchedulerCore
+from .server import SchedulerServer
+
+PROGRAM = "minidask-scheduler"
+DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
+EPILOG = """\
+a cluster of several machines, in three steps:
+  1. here:                  minidask-scheduler --host 0.0.0.0
+  2. on each machine:       copy the access file over (scp), then minidask-worker THIS_HOST:8786
+  3. in your program:       client = minidask.Client("THIS_HOST:8786")
+
+Whoever holds the access file may run code on every worker: keep it to yourself. The connection is
+authenticated and not encrypted: use a network that you trust, or a tunnel.
+
+exit codes: 0 ended by a signal or a client, 1 could not start, 2 wrong usage
+"""
+
+log = logging.getLogger("minidask.scheduler")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on: a host name or IP, 0.0.0.0 for all networks, or unix:///path (default: %(default)s)",
+    )
+    parser.add_argument("--port", type=int, default=8786, help="0 lets the kernel choose (default: %(default)s)")
+    parser.add_argument(
+        "--no-workers-timeout",
+        type=float,
+        default=NO_WORKERS_SECONDS,
+        metavar="SECONDS",
+        help="how long tasks wait while there is no worker at all, before they fail (default: %(default)g)",
+    )
+    return parser.parse_args(arguments)
+
+
+async def _serve(address: Address, access_file: Path, no_workers_timeout: float) -> int:
+    secret = load_or_create_secret(access_file)
+    core = SchedulerCore({"version": __version__, "pid": os.getpid()}, no_workers_timeout)
+    server = SchedulerServer(core, secret)
+    try:
+        address = await server.listen(address)
+    except OSError as error:
+        reason = error.strerror or error
+        return fail(PROGRAM, f"cannot listen on {address}: {reason}. Choose another --port or --host, or end what listens there")
+    print(
+        f"{PROGRAM} {__version__} listens on {address}\n"
+        f"  access file  {access_file}\n"
+        f"  workers      minidask-worker {address}\n"
+        f'  clients      minidask.Client("{address}")',
+        flush=True,
+    )
+    stop_on_signals(server.stopped, log)
+    await server.stopped.wait()
+    await server.close("the scheduler was ended")
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    options = _parse(arguments)
+    start_logging(options.log_level)
+    access_file = Path(options.access_file) if options.access_file else default_access_file()
+    try:
+        if options.host.startswith("unix:"):
+            address = Address.parse(options.host)
+        else:
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
+        return run_loop(_serve(address, access_file, options.no_workers_timeout))
+    except (MinidaskError, ValueError) as error:
+        return fail(PROGRAM, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""The cluster in plain values, for people and dashboards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core import SchedulerCore
+
+
+def describe(core: SchedulerCore) -> dict[str, Any]:
+    """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts."""
+    workers = [
+        {**w.info, "address": w.address, "name": w.name, "slots": w.slots, "tasks": len(w.tasks), "memory": w.memory}
+        for w in core.workers.values()
+    ]
+    clients = []
+    for client in core.clients.values():
+        queued = core.ready.live(client)
+        clients.append({"name": client.name, "queued": queued, "running": len(client.tasks) - queued})
+    running = sum(len(worker.tasks) for worker in core.workers.values())
+    tasks = {"queued": len(core.ready), "running": running, "finished": core.finished}
+    return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}

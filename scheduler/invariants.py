@@ -1,0 +1,79 @@
+"""What must be true of the scheduler's state between any two events; tests check it after each."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .core import SchedulerCore
+from .tasks import Abandoned, Ready, Running, TaskRecord
+
+
+def check(core: SchedulerCore) -> None:
+    """Check the whole state.
+
+    Raises:
+        AssertionError: it is inconsistent, and where.
+    """
+    for task in core.tasks.values():
+        _check_task(core, task)
+    _check_workers(core)
+    _check_clients(core)
+    _check_groups(core)
+    _check_blobs(core)
+
+
+def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
+    state = task.state
+    if isinstance(state, Running | Abandoned):
+        assert core.workers.get(state.worker.peer) is state.worker, f"{task} is on a lost worker"
+        assert state.worker.tasks.get(task.id) is task, f"{task} is not in its worker's load"
+        assert state.attempt == task.attempt, f"{task} runs an attempt that is not its last"
+    else:
+        assert isinstance(state, Ready), f"{task} has ended but is still known"
+        assert task.payload, f"{task} waits without its payload"
+    if task.client.peer not in core.clients:
+        assert isinstance(state, Abandoned), f"{task} is kept for a client that left"
+    assert task.client.tasks.get(task.number) is task, f"{task} is unknown to its client"
+
+
+def _check_workers(core: SchedulerCore) -> None:
+    for worker in core.workers.values():
+        for task in worker.tasks.values():
+            assert core.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
+            assert isinstance(task.state, Running | Abandoned), f"{worker.name} holds {task}"
+            assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
+        in_idle, in_spare = worker.peer in core.pool.idle, worker.peer in core.pool.spare
+        assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
+        assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
+        assert worker.blobs <= core.blobs.records.keys(), f"{worker.name} keeps blobs that are gone"
+    for pool in (core.pool.idle, core.pool.spare):
+        assert pool.keys() <= core.workers.keys(), "a lost worker is still offered tasks"
+
+
+def _check_clients(core: SchedulerCore) -> None:
+    waiting = Counter(t.client.peer for t in core.tasks.values() if isinstance(t.state, Ready) and t.pin is None)
+    for client in core.clients.values():
+        assert core.ready.live(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
+        for task in client.tasks.values():
+            assert core.tasks.get(task.id) is task, f"client {client.name} still has {task}"
+    assert len(core.ready) == sum(waiting.values()), "the queue keeps tasks of a client that left"
+    assert core.ready.peers() <= core.clients.keys(), "the queue keeps a client that left"
+
+
+def _check_groups(core: SchedulerCore) -> None:
+    running: Counter[int] = Counter()
+    for task in core.tasks.values():
+        if task.group is not None and isinstance(task.state, Running | Abandoned):
+            running[id(task.group)] += 1
+    for group in {id(t.group): t.group for t in core.tasks.values() if t.group}.values():
+        assert group.running == running[id(group)], f"group {group.number} miscounts its running tasks"
+        assert not group.limit or group.running <= group.limit, f"group {group.number} is over its limit"
+
+
+def _check_blobs(core: SchedulerCore) -> None:
+    users = Counter(name for task in core.tasks.values() for name in task.blobs)
+    for name, record in core.blobs.records.items():
+        assert record.users == users[name], f"blob {name.hex()} miscounts its users"
+        assert record.users or record.holders, f"blob {name.hex()} is kept for nobody"
+        assert record.holders <= core.clients.keys(), f"blob {name.hex()} is kept for a client that left"
+    assert users.keys() <= core.blobs.records.keys(), "a task's blob is gone"

@@ -1,0 +1,59 @@
+"""Which ready task goes to which worker: a decision of its own, run once per batch of input.
+
+A free slot takes the next task. Where no slot is free, a worker across the network may hold a few
+*short* tasks in advance, so that its slots never idle for a round trip; long ones are never held, so
+that none waits behind another while a slot elsewhere is free.
+"""
+
+from __future__ import annotations
+
+from .ready import ReadyQueue
+from .tasks import TaskRecord, WorkerRecord
+
+SHORT_SECONDS = 0.005
+
+
+class WorkerPool:
+    """The workers that can take a task now: `idle` ones have a free slot, `spare` ones room to prefetch."""
+
+    def __init__(self) -> None:
+        self.idle: dict[int, WorkerRecord] = {}
+        self.spare: dict[int, WorkerRecord] = {}
+
+    def update(self, worker: WorkerRecord) -> None:
+        """Sort a worker in again after its load, slots or prefetch changed; the last updated is asked last."""
+        self.remove(worker)
+        if worker.free > 0:
+            self.idle[worker.peer] = worker
+        elif worker.slots and not worker.congested and worker.free > -worker.prefetch:
+            self.spare[worker.peer] = worker
+
+    def remove(self, worker: WorkerRecord) -> None:
+        self.idle.pop(worker.peer, None)
+        self.spare.pop(worker.peer, None)
+
+
+def next_assignment(ready: ReadyQueue, pool: WorkerPool) -> tuple[TaskRecord, WorkerRecord] | None:
+    """Choose the next task and its worker, or None if nothing can be placed now."""
+    if pool.idle:
+        task = ready.pop()
+        return None if task is None else (task, _pick(task, pool.idle))
+    if pool.spare:
+        task = ready.peek()
+        if task is not None and _is_short(task):
+            ready.pop()
+            return task, _pick(task, pool.spare)
+    return None
+
+
+def _is_short(task: TaskRecord) -> bool:
+    return task.group is not None and task.group.seconds is not None and task.group.seconds < SHORT_SECONDS
+
+
+def _pick(task: TaskRecord, workers: dict[int, WorkerRecord]) -> WorkerRecord:
+    """The worker that has waited longest; after a failed attempt, rather one that did not take part in it."""
+    candidates = iter(workers.values())
+    first = next(candidates)
+    if task.last_worker is None or first.address != task.last_worker:
+        return first
+    return next(candidates, first)

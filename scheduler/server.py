@@ -1,0 +1,188 @@
+"""The scheduler's shell: accepts connections, feeds the core, writes what it answers. It decides nothing.
+
+    bytes ─► MessageLink ─► Received ─► core.handle ─► core.place ─► MessageLink ─► bytes
+
+Events wait in an inbox until the one before is dealt with, so a link inside this process (a worker
+that shares it) may answer while its message is still being sent. Every link written to is flushed once,
+when the inbox is empty: one write for many messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from minidask._version import __version__
+from minidask.addresses import Address
+from minidask.errors import MinidaskError, ProtocolError
+from minidask.transport import Link, MessageLink
+from minidask.wire.handshake import NONCE_BYTES, Acceptor
+from minidask.wire.messages import Goodbye, Message
+
+from .core import Outbox, SchedulerCore
+from .events import Event, Joined, Left, Received, Tick
+
+TICK_SECONDS = 1.0
+
+log = logging.getLogger("minidask.scheduler")
+
+
+class SchedulerServer:
+    """Serves one `SchedulerCore` on any number of addresses.
+
+    Args:
+        core: the scheduler proper.
+        secret: what every peer must prove to hold.
+    """
+
+    def __init__(self, core: SchedulerCore, secret: bytes) -> None:
+        self.core = core
+        self.stopped = asyncio.Event()
+        """Set when a client has asked for the end of the cluster, or `close()` was called."""
+        self.address = ""
+        self._secret = secret
+        self._links: dict[int, Link] = {}
+        self._peers: dict[int, int] = {}  # id of a socket's link -> peer
+        self._strangers: set[MessageLink] = set()
+        self._servers: list[asyncio.Server] = []
+        self._inbox: collections.deque[Event] = collections.deque()
+        self._busy = False
+        self._next_peer = 0
+        self._ticker: asyncio.TimerHandle | None = None
+
+    # --- life ---
+
+    async def listen(self, address: Address) -> Address:
+        """Accept peers there; returns the address with the real port. Unix sockets are for this user alone.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        if address.scheme == "unix":
+            Path(address.path).unlink(missing_ok=True)
+            server = await loop.create_unix_server(self._accept, address.path)
+            os.chmod(address.path, 0o600)
+        else:
+            server = await loop.create_server(self._accept, address.host, address.port)
+            address = Address("tcp", host=address.host, port=server.sockets[0].getsockname()[1])
+        self._servers.append(server)
+        self.address = self.address or str(address)
+        self.core.info.setdefault("address", str(address))
+        if self._ticker is None:
+            self._tick()
+        return address
+
+    async def close(self, reason: str) -> None:
+        """Say goodbye to every peer and stop listening."""
+        self.stopped.set()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        for server in self._servers:
+            server.close()
+        for link in list(self._links.values()):
+            link.send(Goodbye(reason))
+            link.close()
+        for stranger in list(self._strangers):
+            stranger.abort()
+        await asyncio.sleep(0)
+
+    # --- events ---
+
+    def attach(self, link: Link, role: str, address: str, info: dict[str, Any]) -> int:
+        """Take in a peer that has proven itself; returns its number, under which `post` takes its messages."""
+        self._next_peer += 1
+        peer = self._next_peer
+        self._links[peer] = link
+        self.post(Joined(peer, role, address, info))
+        return peer
+
+    def post(self, *events: Event) -> None:
+        """Have the core handle these, after those that wait already."""
+        self._inbox.extend(events)
+        if self._busy:
+            return
+        self._busy = True
+        touched: set[int] = set()
+        try:
+            while self._inbox:
+                while self._inbox:
+                    self._handle(self._inbox.popleft(), touched)
+                self._write(self.core.place(time.monotonic()), touched)
+                if not self._inbox:
+                    self._flush(touched)
+        finally:
+            self._busy = False
+        if self.core.stopping:
+            self.stopped.set()
+
+    def _handle(self, event: Event, touched: set[int]) -> None:
+        try:
+            self._write(self.core.handle(event, time.monotonic()), touched)
+        except ProtocolError as error:
+            peer = event.peer if not isinstance(event, Tick) else 0
+            log.warning("closing the connection to peer %d, which broke the protocol: %s", peer, error)
+            self._write([(peer, Goodbye(f"protocol error: {error}"))], touched)
+
+    def _write(self, outbox: Outbox, touched: set[int]) -> None:
+        for peer, message in outbox:
+            link = self._links.get(peer)
+            if link is None:
+                continue
+            link.send(message)
+            if type(message) is Goodbye:
+                link.close()
+            touched.add(peer)
+
+    def _flush(self, touched: set[int]) -> None:
+        for peer in touched:
+            link = self._links.get(peer)
+            if link is not None:
+                link.flush()
+        touched.clear()
+
+    def _tick(self) -> None:
+        self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self.post(Tick())
+
+    # --- sockets ---
+
+    def _accept(self) -> MessageLink:
+        handshake = Acceptor(
+            self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info={"version": __version__}
+        )
+        link = MessageLink(handshake, self._opened, self._received, self._closed)
+        self._strangers.add(link)
+        return link
+
+    def _opened(self, link: MessageLink) -> None:
+        handshake = link.handshake
+        assert isinstance(handshake, Acceptor) and handshake.peer_info is not None
+        self._strangers.discard(link)
+        info = handshake.peer_info
+        address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"
+        peer = self.attach(link, handshake.role, address, info)
+        self._peers[id(link)] = peer
+        log.info("%s %s joined from %s", handshake.role, info.get("name", ""), address)
+
+    def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        peer = self._peers.get(id(link))
+        if peer is not None:
+            self.post(*(Received(peer, message) for message in messages))
+
+    def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
+        self._strangers.discard(link)
+        peer = self._peers.pop(id(link), None)
+        if peer is None:
+            if error is not None:
+                log.warning("turned away a connection from %s: %s", link.peer or "a local process", error)
+            return
+        del self._links[peer]
+        reason = str(error) if error else "it closed the connection"
+        log.info("peer %d has left: %s", peer, reason)
+        self.post(Left(peer, reason))

@@ -1,0 +1,153 @@
+"""What the scheduler knows: tasks and their states, groups, clients, workers, blobs.
+
+A task's life is the table `TRANSITIONS`; every change of state goes through `TaskRecord.move`, which
+refuses a step that the table does not have.
+
+                     assign                 done, raised, stopped, fail
+        ┌── Ready ───────────► Running ───────────────────────────────► Ended
+        │     ▲                   │ │                                     ▲
+        │     └───────────────────┘ │ abandon                    release  │
+        │       died, lost, returned└────────────► Abandoned ─────────────┤
+        └─────────────────────────────────────────────────────────────────┘
+          cancel, fail
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from minidask.wire.messages import Payload
+
+
+class Ready(NamedTuple):
+    """Waits in the queue for a worker."""
+
+
+class Running(NamedTuple):
+    """Was sent to a worker, which runs it or has it next; `since` is the scheduler's clock then, in seconds."""
+
+    worker: WorkerRecord
+    attempt: int
+    since: float
+
+
+class Abandoned(NamedTuple):
+    """Nobody wants the outcome any more, but the worker has not yet said that the attempt is over."""
+
+    worker: WorkerRecord
+    attempt: int
+
+
+class Ended(NamedTuple):
+    """Over, told to the client, and forgotten by the scheduler."""
+
+
+State = Ready | Running | Abandoned | Ended
+
+TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
+    (Ready, "assign"): (Running,),
+    (Ready, "cancel"): (Ended,),
+    (Ready, "fail"): (Ended,),
+    (Running, "done"): (Ended,),
+    (Running, "raised"): (Ended,),
+    (Running, "stopped"): (Ended,),
+    (Running, "died"): (Ready, Ended),
+    (Running, "lost"): (Ready, Ended),
+    (Running, "returned"): (Ready,),
+    (Running, "abandon"): (Abandoned,),
+    (Abandoned, "release"): (Ended,),
+}
+
+
+class IllegalTransition(Exception):
+    """A bug of the scheduler's: the task cannot take this step from where it is."""
+
+
+@dataclass(slots=True, eq=False)
+class ClientRecord:
+    """A connected client; `tasks` by the client's own numbers."""
+
+    peer: int
+    name: str
+    forward_output: bool = True
+    tasks: dict[int, TaskRecord] = field(default_factory=dict)
+    groups: dict[int, GroupRecord] = field(default_factory=dict)
+    blobs: set[bytes] = field(default_factory=set)
+
+
+@dataclass(slots=True, eq=False)
+class GroupRecord:
+    """The tasks of one `Parallel` or `map` call, of which `limit` may run at once (0: all).
+
+    `seconds` is the smoothed duration of its finished tasks; None until the first has finished.
+    """
+
+    number: int
+    limit: int
+    running: int = 0
+    parked: list[Any] = field(default_factory=list)
+    seconds: float | None = None
+
+    @property
+    def full(self) -> bool:
+        return 0 < self.limit <= self.running
+
+
+@dataclass(slots=True, eq=False)
+class WorkerRecord:
+    """A connected worker daemon. `prefetch` is how many short tasks it may hold beyond its slots.
+
+    It is `congested` from when it gave a task back until it has finished another.
+    """
+
+    peer: int
+    address: str
+    name: str
+    slots: int
+    prefetch: int
+    info: dict[str, Any]
+    seen: float
+    memory: int = 0
+    congested: bool = False
+    tasks: dict[int, TaskRecord] = field(default_factory=dict)
+    pinned: list[TaskRecord] = field(default_factory=list)
+    blobs: set[bytes] = field(default_factory=set)
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.tasks)
+
+
+@dataclass(slots=True, eq=False)
+class TaskRecord:
+    """One submitted call. `id` is the scheduler's number for it, `number` its client's; `order` its place in the queue."""
+
+    id: int
+    client: ClientRecord
+    number: int
+    name: str
+    priority: int
+    timeout: float | None
+    group: GroupRecord | None
+    pin: str | None
+    blobs: list[bytes]
+    payload: Payload
+    state: State = Ready()
+    attempt: int = 0
+    story: tuple[str, ...] = ()
+    deaths: int = 0
+    last_worker: str | None = None
+
+    def move(self, step: str, state: State) -> None:
+        """Take one step of the table.
+
+        Raises:
+            IllegalTransition: the table does not have it.
+        """
+        if type(state) not in TRANSITIONS.get((type(self.state), step), ()):
+            raise IllegalTransition(f"{self!r} cannot {step} to {type(state).__name__}; its story: {self.story}")
+        self.state = state
+
+    def __repr__(self) -> str:
+        return f"<task {self.id} {self.name!r} {type(self.state).__name__} attempt {self.attempt}>"

@@ -1,0 +1,114 @@
+"""`minidask-worker`: the command line of the worker program."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+
+from minidask._version import __version__
+from minidask.access import secret_for
+from minidask.addresses import Address
+from minidask.errors import MinidaskError
+from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
+from minidask.resources import cpu_count, format_bytes, memory_total, parse_bytes
+
+from .agent import Agent
+from .daemon import Daemon
+from .memory import MemoryLimits
+from .slotpool import ProcessSlot
+
+PROGRAM = "minidask-worker"
+DESCRIPTION = "Run tasks of the scheduler at ADDRESS on this machine, each in a process of its own."
+EPILOG = """\
+ADDRESS is host:port, tcp://host:port, unix:///path, or with IPv6 [host]:port; the port is 8786 if left out.
+
+One such program is enough for a machine, whatever its number of cores. The tasks' code is imported
+here: install the same packages, and the same Python version, as where the client runs.
+
+exit codes: 0 ended by a signal or a client, 1 could not start or lost the scheduler, 2 wrong usage
+"""
+
+log = logging.getLogger("minidask.worker")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
+    parser.add_argument("address", metavar="ADDRESS", type=_address, help="where the scheduler listens")
+    parser.add_argument(
+        "--nworkers", default="auto", type=_workers, metavar="N", help="tasks to run at once (default: the usable cores)"
+    )
+    parser.add_argument(
+        "--memory-limit",
+        default="auto",
+        type=_memory,
+        metavar="BYTES",
+        help="what each of them may use, as 4GiB or 500M; 0: no limit; auto: only the machine's memory as a whole"
+        " is guarded (default: auto)",
+    )
+    parser.add_argument("--name", default=socket.gethostname(), help="what logs and output call it (default: %(default)s)")
+    parser.add_argument(
+        "--death-timeout",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="end after so long without a scheduler (default: %(default)g)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _workers(text: str) -> int:
+    if text == "auto":
+        return cpu_count()
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number above 0")
+    return int(text)
+
+
+def _memory(text: str) -> int | None:
+    if text == "auto":
+        return None
+    try:
+        return parse_bytes(text) or None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+async def _work(options: argparse.Namespace) -> int:
+    secret = secret_for(options.address, options.access_file)
+    limits = MemoryLimits(options.memory_limit, memory_total())
+    agent = Agent(options.name, options.nworkers, ProcessSlot, limits)
+    daemon = Daemon(agent, options.address, secret, options.death_timeout)
+    limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
+    print(
+        f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
+        f"  scheduler    {options.address}\n"
+        f"  runs         {options.nworkers} tasks at once, memory: {limit}",
+        flush=True,
+    )
+    stop_on_signals(daemon.stopped, log)
+    await daemon.run()
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    options = _parse(arguments)
+    start_logging(options.log_level)
+    try:
+        return run_loop(_work(options))
+    except MinidaskError as error:
+        return fail(PROGRAM, error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

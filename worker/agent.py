@@ -1,0 +1,254 @@
+"""The worker daemon's shell: joins the link to the scheduler, the slots and the clock to `WorkerCore`.
+
+    scheduler ─► FromScheduler ┐                      ┌► ToScheduler, ToSlot
+    slots     ─► FromSlot,     ├► inbox ─► core.handle┤
+    clock     ─► Tick          ┘                      └► Spawn, Interrupt, Kill, Retire
+
+As in the scheduler's shell, events wait in an inbox until the one before is dealt with, and every link
+written to is flushed once, when the inbox is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psutil
+
+from minidask.resources import thread_limits
+from minidask.transport import Link
+from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, Resized
+
+from .core import (
+    Effect,
+    Event,
+    FromScheduler,
+    FromSlot,
+    GiveUp,
+    Interrupt,
+    Kill,
+    OverMemory,
+    Resize,
+    Retire,
+    SlotExited,
+    Spawn,
+    Tick,
+    ToScheduler,
+    ToSlot,
+    WorkerCore,
+)
+from .memory import MemoryLimits, over_limit
+from .output import LineSplitter, RateLimiter
+from .slotpool import PoolEvents, SlotFactory, SlotHandle
+
+HEARTBEAT_SECONDS = 5.0
+MEMORY_SECONDS = 0.5
+
+log = logging.getLogger("minidask.worker")
+
+
+class Agent:
+    """One machine's worker.
+
+    Args:
+        name: what people call it.
+        slots: how many calls it runs at once.
+        make_slot: `ProcessSlot` or `ThreadSlot`.
+        limits: how much memory slots may use.
+    """
+
+    def __init__(self, name: str, slots: int, make_slot: SlotFactory, limits: MemoryLimits) -> None:
+        self.name = name
+        self.gave_up = asyncio.Event()
+        self.reason = ""
+        self._size = slots
+        self._make_slot = make_slot
+        self._limits = limits
+        self._core = WorkerCore()
+        self._link: Link | None = None
+        self._slots: dict[int, SlotHandle] = {}
+        self._splitters: dict[tuple[int, str], LineSplitter] = {}
+        self._limiter = RateLimiter()
+        self._pool_events = PoolEvents(self._slot_said, self._slot_printed, self._slot_exited)
+        self._inbox: collections.deque[Event] = collections.deque()
+        self._busy = False
+        self._touched: set[SlotHandle | Link] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self._environment: Mapping[str, str] = {}
+        self._memory = 0
+        self._closing = False
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the scheduler is told when this worker joins."""
+        return {
+            "name": self.name,
+            "slots": self._size,
+            "prefetch": self._size,
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "python": platform.python_version(),
+        }
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Start the slots; to be called in the event loop."""
+        self._environment = thread_limits(max(self._size, 1), os.environ)
+        self.post(Resize(self._size))
+        loop = asyncio.get_running_loop()
+        self._chores = [loop.create_task(self._send_heartbeats()), loop.create_task(self._watch_memory())]
+
+    def attach(self, link: Link | None) -> None:
+        """From now on, talk to the scheduler over this link; None while there is none."""
+        self._link = link
+
+    def resize(self, slots: int) -> None:
+        """Have this many slots from now on."""
+        self._size = slots
+        self._environment = thread_limits(max(slots, 1), os.environ)
+        self.post(Resize(slots))
+        self._send(Resized(slots))
+
+    async def close(self, seconds: float = 3.0) -> None:
+        """End every slot, by force, and wait until all are gone."""
+        self._closing = True
+        for chore in self._chores:
+            chore.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        for slot in self._slots.values():
+            slot.kill()
+        end = time.monotonic() + seconds
+        while self._slots and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+
+    # --- events in, effects out ---
+
+    def post(self, *events: Event) -> None:
+        """Have the core handle these, after those that wait already."""
+        self._inbox.extend(events)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                while self._inbox:
+                    for effect in self._core.handle(self._inbox.popleft(), time.monotonic()):
+                        self._carry_out(effect)
+                if not self._inbox:
+                    self._flush()
+        finally:
+            self._busy = False
+        self._set_timer()
+
+    def from_scheduler(self, messages: list[Message]) -> None:
+        """The scheduler sent these."""
+        self.post(*(FromScheduler(message) for message in messages))
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case ToScheduler(message):
+                self._send(message)
+            case ToSlot(slot, message):
+                self._slots[slot].send(message)
+                self._touched.add(self._slots[slot])
+            case Spawn(slot):
+                if not self._closing:
+                    self._slots[slot] = self._make_slot(slot, self._pool_events, self._environment)
+            case Interrupt(slot):
+                self._slots[slot].interrupt()
+            case Kill(slot):
+                self._slots[slot].kill()
+            case Retire(slot):
+                self._slots[slot].retire()
+            case GiveUp(reason):
+                log.error("giving up: %s", reason)
+                self.reason = reason
+                self.gave_up.set()
+
+    def _send(self, message: Message) -> None:
+        if self._link is not None:
+            self._link.send(message)
+            self._touched.add(self._link)
+            if not self._busy:
+                self._flush()
+
+    def _flush(self) -> None:
+        touched, self._touched = self._touched, set()
+        for link in touched:
+            link.flush()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._core.next_deadline()
+        if deadline is not None and not self._closing:
+            delay = max(0.0, deadline - time.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.post, Tick())
+
+    # --- slots ---
+
+    def _slot_said(self, slot: int, message: Message) -> None:
+        if slot in self._slots:
+            if isinstance(message, Done | Failed):
+                self._forward_partial_lines(slot)
+            self.post(FromSlot(slot, message))
+
+    def _slot_printed(self, slot: int, stream: str, data: bytes) -> None:
+        splitter = self._splitters.setdefault((slot, stream), LineSplitter())
+        for text in splitter.feed(data):
+            self._forward(slot, stream, text)
+
+    def _forward_partial_lines(self, slot: int) -> None:
+        for stream in ("stdout", "stderr"):
+            splitter = self._splitters.get((slot, stream))
+            for text in splitter.flush() if splitter else ():
+                self._forward(slot, stream, text)
+
+    def _forward(self, slot: int, stream: str, text: str) -> None:
+        """Pass on what a slot printed to the client that it works for; else it belongs into this daemon's own log."""
+        text = self._limiter.admit(text, time.monotonic())
+        run = self._core.running(slot)
+        if text and run is not None:
+            self._send(Output(run.client, slot, stream, text))
+        elif text:
+            log.warning("slot %d, between calls, wrote: %s", slot, text.rstrip())
+
+    def _slot_exited(self, slot: int, how: str, hint: str) -> None:
+        self._forward_partial_lines(slot)
+        del self._slots[slot]
+        for stream in ("stdout", "stderr"):
+            self._splitters.pop((slot, stream), None)
+        if not self._closing:
+            self.post(SlotExited(slot, how, hint))
+
+    # --- chores ---
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._send(Heartbeat(self._memory))
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(MEMORY_SECONDS)
+            usage = {}
+            for number, slot in self._slots.items():
+                if slot.pid != os.getpid() and self._core.running(number) is not None:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        usage[number] = psutil.Process(slot.pid).memory_info().rss
+            self._memory = sum(usage.values())
+            victim = over_limit(usage, self._limits)
+            if victim is not None:
+                self.post(OverMemory(*victim))

@@ -1,0 +1,360 @@
+"""The worker daemon's decisions: which call goes to which slot, and when a slot is stopped or replaced.
+
+Pure, as the scheduler's core: `handle(event, now)` returns effects for the shell to carry out, and
+`next_deadline()` says when to send the next `Tick`. A slot's life:
+
+    Starting ─ready─► Idle ─run─► Busy ─reply─► Idle
+                                   │ stop, timeout         (interrupted first, killed GRACE_SECONDS later)
+                                   └──────► Ending ─reply─► Idle
+    any of them ─exit─► replaced by a fresh slot, and the attempt that died with it is told
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from minidask.wire.messages import (
+    Died,
+    Done,
+    Failed,
+    Message,
+    Payload,
+    PutBlob,
+    ReleaseBlobs,
+    Returned,
+    Run,
+    SlotReady,
+    Stop,
+    Stopped,
+)
+
+GRACE_SECONDS = 0.3
+RETURN_SECONDS = 0.05
+MAX_FAILED_STARTS = 3
+ORPHANED = "orphaned"  # the reason to end a call whose scheduler is gone: its end is told to nobody
+
+
+# --- a slot's states: each carries its data ---
+
+
+class Starting(NamedTuple):
+    """Its process has been asked for and has not yet said that it is ready."""
+
+
+class Idle(NamedTuple):
+    """Waits for a call."""
+
+
+class Busy(NamedTuple):
+    """Runs a call; `deadline` is when its time limit ends, None without one."""
+
+    run: Run
+    deadline: float | None
+
+
+class Ending(NamedTuple):
+    """Was interrupted, and is killed at `deadline` if it has not come back by then; `reason` is why."""
+
+    run: Run
+    reason: str
+    text: str
+    deadline: float
+
+
+SlotState = Starting | Idle | Busy | Ending
+
+
+@dataclass(slots=True, eq=False)
+class SlotRecord:
+    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it."""
+
+    number: int
+    state: SlotState = Starting()
+    blobs: set[bytes] = field(default_factory=set)
+    verdict: str = ""
+    killed: bool = False
+    retiring: bool = False
+
+
+# --- what can happen ---
+
+
+class FromScheduler(NamedTuple):
+    """The scheduler sent a message."""
+
+    message: Message
+
+
+class FromSlot(NamedTuple):
+    """A slot sent a message."""
+
+    slot: int
+    message: Message
+
+
+class SlotExited(NamedTuple):
+    """A slot's process is gone; `how` names its exit code or signal, `hint` guesses why."""
+
+    slot: int
+    how: str
+    hint: str
+
+
+class OverMemory(NamedTuple):
+    """A slot uses more memory than it may; `text` has the figures."""
+
+    slot: int
+    text: str
+
+
+class Resize(NamedTuple):
+    """There shall be this many slots."""
+
+    slots: int
+
+
+class SchedulerGone(NamedTuple):
+    """The connection is lost: what runs has nobody to report to."""
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+Event = FromScheduler | FromSlot | SlotExited | OverMemory | Resize | SchedulerGone | Tick
+
+
+# --- what is to be done about it ---
+
+
+class ToScheduler(NamedTuple):
+    message: Message
+
+
+class ToSlot(NamedTuple):
+    slot: int
+    message: Message
+
+
+class Spawn(NamedTuple):
+    slot: int
+
+
+class Interrupt(NamedTuple):
+    """Ask the call in this slot to end: it may clean up."""
+
+    slot: int
+
+
+class Kill(NamedTuple):
+    slot: int
+
+
+class Retire(NamedTuple):
+    """End an idle slot: it is one too many."""
+
+    slot: int
+
+
+class GiveUp(NamedTuple):
+    """This daemon cannot work; `reason` says why."""
+
+    reason: str
+
+
+Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | GiveUp
+
+
+class WorkerCore:
+    """All of the worker daemon's state; see the module's docstring."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, SlotRecord] = {}
+        self.queue: collections.deque[tuple[Run, float]] = collections.deque()
+        self.blobs: dict[bytes, Payload] = {}
+        self._next_slot = 0
+        self._failed_starts = 0
+        self._effects: list[Effect] = []
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """Take one event; return what the shell is to do, in order."""
+        match event:
+            case FromScheduler(message):
+                self._from_scheduler(message, now)
+            case FromSlot(slot, message):
+                self._from_slot(self.slots[slot], message)
+            case SlotExited(slot, how, hint):
+                self._slot_exited(self.slots.pop(slot), how, hint)
+            case OverMemory(slot, text):
+                if slot in self.slots:
+                    self._kill(self.slots[slot], text)
+            case Resize(slots):
+                self._resize(slots)
+            case SchedulerGone():
+                self._drop_everything(now)
+            case Tick():
+                self._tick(now)
+        self._fill_slots(now)
+        effects, self._effects = self._effects, []
+        return effects
+
+    def next_deadline(self) -> float | None:
+        """When a `Tick` is due at the latest, on the clock of `now`; None if nothing waits for time to pass."""
+        return min(self._deadlines(), default=None)
+
+    def running(self, slot: int) -> Run | None:
+        """The call that a slot works on."""
+        record = self.slots.get(slot)
+        return record.state.run if record and isinstance(record.state, Busy | Ending) else None
+
+    def _deadlines(self) -> Iterator[float]:
+        if self.queue and not self._starting():
+            yield self.queue[0][1] + RETURN_SECONDS
+        for slot in self.slots.values():
+            if isinstance(slot.state, Ending) and not slot.killed:
+                yield slot.state.deadline
+            elif isinstance(slot.state, Busy) and slot.state.deadline is not None:
+                yield slot.state.deadline
+
+    # --- the scheduler's wishes ---
+
+    def _from_scheduler(self, message: Message, now: float) -> None:
+        match message:
+            case Run():
+                self.queue.append((message, now))
+            case PutBlob(blob, payload):
+                self.blobs[blob] = payload
+            case ReleaseBlobs(blobs):
+                self._forget(blobs)
+            case Stop(task, attempt):
+                self._stop(task, attempt, now)
+
+    def _forget(self, blobs: list[bytes]) -> None:
+        for blob in blobs:
+            self.blobs.pop(blob, None)
+        for slot in self.slots.values():
+            known = slot.blobs.intersection(blobs)
+            if known:
+                slot.blobs -= known
+                self._effects.append(ToSlot(slot.number, ReleaseBlobs(sorted(known))))
+
+    def _stop(self, task: int, attempt: int, now: float) -> None:
+        for entry in self.queue:
+            if (entry[0].task, entry[0].attempt) == (task, attempt):
+                self.queue.remove(entry)
+                self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
+                return
+        for slot in self.slots.values():
+            state = slot.state
+            if isinstance(state, Busy) and (state.run.task, state.run.attempt) == (task, attempt):
+                self._interrupt(slot, state.run, "cancelled", "it was cancelled", now)
+
+    def _interrupt(self, slot: SlotRecord, run: Run, reason: str, text: str, now: float) -> None:
+        slot.state = Ending(run, reason, text, now + GRACE_SECONDS)
+        self._effects.append(Interrupt(slot.number))
+
+    def _drop_everything(self, now: float) -> None:
+        self.queue.clear()
+        self._forget(list(self.blobs))
+        for slot in self.slots.values():
+            if isinstance(slot.state, Busy):
+                self._interrupt(slot, slot.state.run, ORPHANED, "", now)
+            elif isinstance(slot.state, Ending):
+                slot.state = slot.state._replace(reason=ORPHANED)
+
+    # --- slots ---
+
+    def _fill_slots(self, now: float) -> None:
+        """Give waiting calls to idle slots."""
+        if not self.queue:
+            return
+        for slot in self.slots.values():
+            if type(slot.state) is Idle and not slot.retiring:
+                run, _ = self.queue.popleft()
+                self._send_call(slot, run, now)
+                if not self.queue:
+                    return
+
+    def _send_call(self, slot: SlotRecord, run: Run, now: float) -> None:
+        for blob in run.blobs:
+            if blob not in slot.blobs and blob in self.blobs:
+                slot.blobs.add(blob)
+                self._effects.append(ToSlot(slot.number, PutBlob(blob, self.blobs[blob])))
+        slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
+        self._effects.append(ToSlot(slot.number, run))
+
+    def _from_slot(self, slot: SlotRecord, message: Message) -> None:
+        state = slot.state
+        if type(message) is SlotReady:
+            self._failed_starts = 0
+            slot.state = Idle()
+        elif isinstance(message, Done | Failed) and isinstance(state, Busy | Ending):
+            if isinstance(state, Ending):
+                self._report_stopped(state)  # even if it got to its end first
+            else:
+                self._effects.append(ToScheduler(message))
+            slot.state = Idle()
+        if slot.retiring and type(slot.state) is Idle:
+            self._effects.append(Retire(slot.number))
+
+    def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
+        state = slot.state
+        match state:
+            case Busy(run):
+                self._effects.append(ToScheduler(Died(run.task, run.attempt, how, slot.verdict or hint)))
+            case Ending():
+                self._report_stopped(state)
+            case Starting():
+                self._failed_starts += 1
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            self._effects.append(GiveUp(f"slots die before they are ready: the last one with {how}; see its output above"))
+        elif not slot.retiring:
+            self._spawn()
+
+    def _report_stopped(self, state: Ending) -> None:
+        if state.reason != ORPHANED:
+            run = state.run
+            self._effects.append(ToScheduler(Stopped(run.task, run.attempt, state.reason, state.text)))
+
+    def _kill(self, slot: SlotRecord, verdict: str = "") -> None:
+        if not slot.killed:
+            slot.killed = True
+            slot.verdict = verdict
+            self._effects.append(Kill(slot.number))
+
+    def _spawn(self) -> None:
+        """Start a fresh slot under the lowest number that is free."""
+        number = next(n for n in range(len(self.slots) + 1) if n not in self.slots)
+        self.slots[number] = SlotRecord(number)
+        self._effects.append(Spawn(number))
+
+    def _resize(self, slots: int) -> None:
+        staying = [slot for slot in self.slots.values() if not slot.retiring]
+        for _ in range(slots - len(staying)):
+            self._spawn()
+        idle_first = sorted(staying, key=lambda slot: isinstance(slot.state, Busy | Ending))
+        for slot in idle_first[: max(0, len(staying) - slots)]:
+            slot.retiring = True
+            if type(slot.state) is Idle:
+                self._effects.append(Retire(slot.number))
+
+    # --- time ---
+
+    def _tick(self, now: float) -> None:
+        for slot in self.slots.values():
+            state = slot.state
+            if isinstance(state, Ending) and now >= state.deadline:
+                self._kill(slot)
+            elif isinstance(state, Busy) and state.deadline is not None and now >= state.deadline:
+                limit = f"it ran longer than its time limit of {state.run.timeout:g} seconds and was stopped"
+                self._interrupt(slot, state.run, "timeout", limit, now)
+        while self.queue and now >= self.queue[0][1] + RETURN_SECONDS and not self._starting():
+            run, _ = self.queue.popleft()
+            self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
+
+    def _starting(self) -> bool:
+        """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""
+        return any(type(slot.state) is Starting for slot in self.slots.values())

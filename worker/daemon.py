@@ -1,0 +1,118 @@
+"""The worker daemon's connection to a scheduler on the network: made, lost, and made again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from minidask._version import __version__
+from minidask.addresses import Address
+from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
+from minidask.transport import MessageLink, connect
+from minidask.wire.handshake import NONCE_BYTES, Initiator
+from minidask.wire.messages import Goodbye, Message, Shutdown
+
+from .agent import Agent
+from .core import SchedulerGone
+
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 3.0
+
+log = logging.getLogger("minidask.worker")
+
+
+class Daemon:
+    """Keeps an agent connected to its scheduler.
+
+    Args:
+        agent: the worker proper.
+        address: of the scheduler.
+        secret: what both must hold.
+        death_timeout: seconds to go on trying while no scheduler answers.
+    """
+
+    def __init__(self, agent: Agent, address: Address, secret: bytes, death_timeout: float) -> None:
+        self._agent = agent
+        self._address = address
+        self._secret = secret
+        self._death_timeout = death_timeout
+        self.stopped = asyncio.Event()
+        self._link: MessageLink | None = None
+        self._closed = asyncio.Event()
+        self._error: MinidaskError | OSError | None = None
+        self._was_open = False
+
+    async def run(self) -> None:
+        """Work for the scheduler until `stopped` is set.
+
+        Raises:
+            SchedulerLost: no scheduler answered for `death_timeout` seconds.
+            AuthenticationError, ProtocolError: it turned this worker away; trying again would not help.
+            MinidaskError: the slots cannot be started.
+        """
+        self._agent.start()
+        stop = asyncio.create_task(self.stopped.wait())
+        give_up = asyncio.create_task(self._agent.gave_up.wait())
+        work = asyncio.create_task(self._stay_connected())
+        try:
+            await asyncio.wait([stop, give_up, work], return_when=asyncio.FIRST_COMPLETED)
+            if give_up.done():
+                raise MinidaskError(self._agent.reason)
+            if work.done():
+                work.result()
+        finally:
+            for task in (stop, give_up, work):
+                task.cancel()
+            if self._link is not None:
+                self._link.close()
+            await self._agent.close()
+
+    async def _stay_connected(self) -> None:
+        last_contact, pause = time.monotonic(), FIRST_RETRY_SECONDS
+        while True:
+            await self._work_once()
+            if self._was_open:
+                last_contact, pause = time.monotonic(), FIRST_RETRY_SECONDS
+                log.warning("the connection to %s is gone: %s; trying again", self._address, self._error or "closed")
+            elif time.monotonic() - last_contact + pause > self._death_timeout:
+                raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LAST_RETRY_SECONDS)
+
+    async def _work_once(self) -> None:
+        """Connect, and work until the connection ends."""
+        nonce = os.urandom(NONCE_BYTES)
+        handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._agent.info)
+        self._closed.clear()
+        self._error, self._was_open = None, False
+        self._link = MessageLink(handshake, self._opened, self._received, self._lost)
+        try:
+            await connect(self._address, self._link)
+            await self._closed.wait()
+        except SchedulerLost as error:
+            self._error = error
+        if isinstance(self._error, AuthenticationError | ProtocolError):
+            raise self._error
+
+    def _opened(self, link: MessageLink) -> None:
+        self._was_open = True
+        log.info("joined the scheduler at %s", self._address)
+        self._agent.attach(link)
+
+    def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        for message in messages:
+            if isinstance(message, Shutdown):
+                log.info("ending: a client has shut the cluster down")
+                self.stopped.set()
+            elif isinstance(message, Goodbye):
+                log.warning("the scheduler said goodbye: %s", message.reason)
+        self._agent.from_scheduler(messages)
+
+    def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
+        self._error = error
+        self._closed.set()
+        if self._was_open:
+            self._agent.attach(None)
+            self._agent.post(SchedulerGone())

@@ -1,0 +1,35 @@
+"""Which slot uses too much memory, decided before the kernel's out-of-memory killer decides at random."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from minidask.resources import format_bytes
+
+HIGH_WATER = 0.95
+
+
+class MemoryLimits(NamedTuple):
+    """Bytes that one slot may use (None: no limit), and that all slots of the machine may use together."""
+
+    slot: int | None
+    machine: int
+
+
+def over_limit(usage: dict[int, int], limits: MemoryLimits) -> tuple[int, str] | None:
+    """The slot to stop, given each slot's resident bytes, and the figures that say why; None if all is well."""
+    if not usage:
+        return None
+    slot, most = max(usage.items(), key=lambda item: item[1])
+    if limits.slot is not None and most > limits.slot:
+        return slot, (
+            f"it used {format_bytes(most)} of memory, over the limit of {format_bytes(limits.slot)} for each worker:"
+            " raise memory_limit, run fewer workers, or use less memory in the task"
+        )
+    together = sum(usage.values())
+    if together > HIGH_WATER * limits.machine:
+        return slot, (
+            f"it used {format_bytes(most)} when all workers of the machine used {format_bytes(together)}"
+            f" of its {format_bytes(limits.machine)}: run fewer workers, or use less memory in the task"
+        )
+    return None

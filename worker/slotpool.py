@@ -1,0 +1,230 @@
+"""The slots as processes or threads: start, talk to, interrupt, kill, and notice the end of each.
+
+The pool decides nothing. It tells its owner, through `PoolEvents`, what slots say, print and how they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from minidask.errors import MinidaskError
+from minidask.transport import MessageLink
+from minidask.wire.messages import Message
+
+from .slot import Slot
+
+EXIT_SECONDS = 1.0
+READ_BYTES = 64 * 1024
+
+# `-c` with the path handed over, and not `-m`: the child sees exactly this process's import path, whatever its folder.
+_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({sep!r}); from minidask.worker.slot import main; main(sys.argv[1:])"
+
+
+class PoolEvents(NamedTuple):
+    """What the owner of a pool is told; every callback's first argument is the slot's number."""
+
+    message: Callable[[int, Message], None]
+    output: Callable[[int, str, bytes], None]
+    exited: Callable[[int, str, str], None]
+
+
+class SlotHandle(Protocol):
+    """One live slot, however it is made."""
+
+    pid: int
+
+    def send(self, message: Message) -> None: ...
+    def flush(self) -> None: ...
+    def interrupt(self) -> None: ...
+    def kill(self) -> None: ...
+    def retire(self) -> None: ...
+
+
+class SlotFactory(Protocol):
+    """Makes slots; `ProcessSlot` and `ThreadSlot` do."""
+
+    def __call__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> SlotHandle: ...
+
+
+class ProcessSlot:
+    """A slot in a process and process group of its own."""
+
+    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> None:
+        self._number = number
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
+        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        command = [sys.executable, "-c", _BOOT.format(sep=os.pathsep), search_path, str(theirs.fileno()), str(os.getpid())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=outputs["stdout"][1],
+            stderr=outputs["stderr"][1],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **environment},
+            process_group=0,  # the terminal's Ctrl-C is for the user's own process; and what the slot forks dies with it
+        )
+        theirs.close()
+        self.pid = self._process.pid
+        self._pipes: dict[str, int] = {}
+        for stream, (read_end, write_end) in outputs.items():
+            os.close(write_end)
+            os.set_blocking(read_end, False)
+            self._pipes[stream] = read_end
+            self._loop.add_reader(read_end, self._read_pipe, stream)
+        self._link = MessageLink(None, lambda link: None, self._received, self._closed)
+        self._connecting = self._loop.create_task(_adopt(self._link, ours))
+        self._link_open, self._alive = True, True
+        self._watch = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
+        if self._watch >= 0:
+            self._loop.add_reader(self._watch, self._process_ended)
+
+    # --- commands ---
+
+    def send(self, message: Message) -> None:
+        self._link.send(message)
+
+    def flush(self) -> None:
+        self._link.flush()
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        """Kill the slot and whatever it forked."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def retire(self) -> None:
+        self._link.close()
+
+    # --- what happens to it ---
+
+    def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        for stream in list(self._pipes):
+            self._read_pipe(stream)  # what a call printed comes before its result
+        for message in messages:
+            self._events.message(self._number, message)
+
+    def _read_pipe(self, stream: str) -> None:
+        pipe = self._pipes.get(stream)
+        while pipe is not None:
+            try:
+                data = os.read(pipe, READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_pipe(stream)
+                return
+            self._events.output(self._number, stream, data)
+            if len(data) < READ_BYTES:
+                return
+
+    def _close_pipe(self, stream: str) -> None:
+        pipe = self._pipes.pop(stream, None)
+        if pipe is not None:
+            self._loop.remove_reader(pipe)
+            os.close(pipe)
+
+    def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
+        self._link_open = False
+        if self._watch < 0:
+            self._process_ended()
+        else:
+            self._maybe_exited()
+
+    def _process_ended(self) -> None:
+        self._alive = False
+        if self._watch >= 0:
+            self._loop.remove_reader(self._watch)
+            os.close(self._watch)
+            self._watch = -1
+        self.kill()  # what it forked, which may still hold its socket
+        self._process.wait()
+        self._loop.call_later(EXIT_SECONDS, self._link.abort)
+        self._maybe_exited()
+
+    def _maybe_exited(self) -> None:
+        """Report the end once the process is gone and its last message has been read."""
+        if self._link_open or self._alive:
+            return
+        for stream in list(self._pipes):
+            self._read_pipe(stream)
+            self._close_pipe(stream)
+        self._events.exited(self._number, *explain_exit(self._process.returncode))
+
+
+async def _adopt(link: MessageLink, sock: socket.socket) -> None:
+    await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
+
+
+def explain_exit(returncode: int) -> tuple[str, str]:
+    """What a process's end looked like, and a guess at its cause."""
+    if returncode >= 0:
+        return f"exit code {returncode}", "the task, or a library it uses, called os._exit"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    guesses = {
+        "SIGKILL": "the kernel's out-of-memory killer, or somebody's kill -9",
+        "SIGSEGV": "a crash in compiled code",
+        "SIGBUS": "a crash in compiled code, or a memory-mapped file that shrank or had no room",
+        "SIGABRT": "compiled code gave up: see what it printed",
+        "SIGFPE": "an arithmetic error in compiled code",
+        "SIGILL": "compiled code for another kind of processor",
+        "SIGTERM": "somebody ended it",
+    }
+    return name, guesses.get(name, "the cause is unknown")
+
+
+class ThreadSlot:
+    """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
+
+    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> None:
+        self._number = number
+        self._events = events
+        self.pid = os.getpid()
+        ours, self._theirs = socket.socketpair()
+        self._link = MessageLink(None, lambda link: None, self._received, self._closed)
+        self._connecting = asyncio.get_running_loop().create_task(_adopt(self._link, ours))
+        threading.Thread(target=self._serve, name=f"minidask-slot-{number}", daemon=True).start()
+
+    def send(self, message: Message) -> None:
+        self._link.send(message)
+
+    def flush(self) -> None:
+        self._link.flush()
+
+    def interrupt(self) -> None:
+        """A thread cannot be interrupted; its call goes on, and its outcome is dropped."""
+
+    def kill(self) -> None:
+        """Leave the thread to itself: it ends after the call that it runs."""
+        self._link.abort()
+
+    def retire(self) -> None:
+        self._link.close()
+
+    def _serve(self) -> None:
+        with self._theirs, contextlib.suppress(ConnectionError):
+            Slot(self._theirs, alone=False).serve()
+
+    def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        for message in messages:
+            self._events.message(self._number, message)
+
+    def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
+        self._events.exited(self._number, "the end of its thread", "it was told to end")
