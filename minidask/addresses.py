@@ -53,7 +53,9 @@ def _unix_path(text: str, path: str) -> str:
     if not path.startswith("/") or path == "/" or "\0" in path:
         raise ValueError(f"address {text!r} needs an absolute path to a socket: {_FORMS}")
     if len(path.encode()) > MAX_UNIX_PATH:
-        raise ValueError(f"address {text!r} has a path of over {MAX_UNIX_PATH} bytes, the kernel's limit: use a shorter one")
+        raise ValueError(
+            f"address {text!r} has a path of over {MAX_UNIX_PATH} bytes, the kernel's limit: use a shorter one"
+        )
     return path
 
 

@@ -36,7 +36,7 @@ class SerializationError(MinidaskError):
 
 
 class TaskError(MinidaskError):
-    """The task ended in a way that cannot be raised again here as it was (`sys.exit`, an exception that does not pickle)."""
+    """The task ended in a way that cannot be raised again here as it was: `sys.exit`, or what does not pickle."""
 
 
 class TaskTimeout(MinidaskError, TimeoutError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.errors import MinidaskError
 from minidask.resources import cpu_count, memory_total, parse_bytes
+from minidask.spawn import python_command
 
 if TYPE_CHECKING:
     from minidask.local_node import LocalNode
@@ -28,7 +29,6 @@ START_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 FOLDER_PREFIX = "minidask-"
 
-_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({sep!r}); from minidask.local_node import main; main(sys.argv[1:])"
 _live_clusters: list[LocalCluster] = []
 
 
@@ -55,7 +55,7 @@ class LocalCluster:
         if sys.platform == "win32":
             raise MinidaskError("minidask does not support Windows; it runs in WSL")
         self.n_workers = _worker_count(n_workers)
-        slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)  # type: ignore[arg-type]
+        slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         self._folder = _make_folder()
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
@@ -89,7 +89,9 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -109,7 +111,7 @@ def _make_folder() -> Path:
     """A folder for this cluster's socket and secret, for this user alone; those of dead processes are swept out."""
     parent = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     if len(os.fsencode(parent)) > 60 or not os.access(parent, os.W_OK):
-        parent = Path("/tmp")  # noqa: S108 - a Unix socket's path is limited to 107 bytes
+        parent = Path("/tmp")
     for folder in parent.glob(f"{FOLDER_PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0])
         with contextlib.suppress(OSError):
@@ -133,10 +135,9 @@ class _NodeProcess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair()
-        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT.format(sep=os.pathsep), search_path, str(theirs.fileno())],
+                python_command("minidask.local_node", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -188,9 +188,7 @@ def loads(payload: Payload, what: str) -> Any:
         hint = ""
         if isinstance(error, ModuleNotFoundError):
             hint = f". Install {error.name!r} for {sys.executable} (Python {sys.version.split()[0]})"
-        raise SerializationError(
-            f"{what} cannot be unpickled here: {type(error).__name__}: {error}{hint}"
-        ) from error
+        raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}{hint}") from error
 
 
 class BlobTable:

@@ -24,7 +24,10 @@ _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def cpu_count(root: Path = Path("/")) -> int:
-    """The cores that this process may use, as `joblib.cpu_count()` has it: affinity, container quota, LOKY_MAX_CPU_COUNT."""
+    """The cores that this process may use, as `joblib.cpu_count()` counts them.
+
+    Affinity, container quotas and `LOKY_MAX_CPU_COUNT` are taken into account.
+    """
     counts = [os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
         counts.append(len(os.sched_getaffinity(0)))

@@ -142,7 +142,7 @@ class MessageLink(asyncio.BufferedProtocol):
         answer = self.handshake.receive(frame)
         if answer:
             self._transport.writelines(answer)
-        if self.handshake.peer_info is not None:
+        if self.handshake.done:
             if self._deadline is not None:
                 self._deadline.cancel()
             self._decoder.limits = AUTHENTICATED

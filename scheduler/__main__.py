@@ -39,7 +39,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on: a host name or IP, 0.0.0.0 for all networks, or unix:///path (default: %(default)s)",
+        help="where to listen: a host name or IP, 0.0.0.0 for all networks, or unix:///path (default: %(default)s)",
     )
     parser.add_argument("--port", type=int, default=8786, help="0 lets the kernel choose (default: %(default)s)")
     parser.add_argument(
@@ -60,7 +60,9 @@ async def _serve(address: Address, access_file: Path, no_workers_timeout: float)
         address = await server.listen(address)
     except OSError as error:
         reason = error.strerror or error
-        return fail(PROGRAM, f"cannot listen on {address}: {reason}. Choose another --port or --host, or end what listens there")
+        return fail(
+            PROGRAM, f"cannot listen on {address}: {reason}. Choose another --port or --host, or end what listens there"
+        )
     print(
         f"{PROGRAM} {__version__} listens on {address}\n"
         f"  access file  {access_file}\n"

@@ -165,7 +165,9 @@ class SchedulerCore:
                 self._try_again(task, worker, "lost", f"worker {worker.name} was lost: {reason}")
         for task in worker.pinned:
             if type(task.state) is Ready:
-                self._lose(task, "fail", "worker-left", f"worker {worker.name}, which had to run it, has left: {reason}")
+                self._lose(
+                    task, "fail", "worker-left", f"worker {worker.name}, which had to run it, has left: {reason}"
+                )
         self._tell_workers()
 
     def _lose_client(self, client: ClientRecord) -> None:
@@ -294,7 +296,9 @@ class SchedulerCore:
         self._out.append((worker.peer, run))
         self.pool.update(worker)
 
-    def _release(self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.Returned) -> TaskRecord | None:
+    def _release(
+        self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.Returned
+    ) -> TaskRecord | None:
         """Take the attempt that a message speaks of off its worker.
 
         None if there is nothing more to do: the message is stale, or nobody wants the outcome.
@@ -343,7 +347,9 @@ class SchedulerCore:
         task = self._release(worker, message)
         if task is not None:
             task.deaths += 1
-            self._try_again(task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})")
+            self._try_again(
+                task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})"
+            )
 
     def _returned(self, worker: WorkerRecord, message: m.Returned) -> None:
         task = self._release(worker, message)

@@ -121,7 +121,7 @@ class WorkerRecord:
 
 @dataclass(slots=True, eq=False)
 class TaskRecord:
-    """One submitted call. `id` is the scheduler's number for it, `number` its client's; `order` its place in the queue."""
+    """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's."""
 
     id: int
     client: ClientRecord

@@ -38,7 +38,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
     parser.add_argument("address", metavar="ADDRESS", type=_address, help="where the scheduler listens")
     parser.add_argument(
-        "--nworkers", default="auto", type=_workers, metavar="N", help="tasks to run at once (default: the usable cores)"
+        "--nworkers",
+        default="auto",
+        type=_workers,
+        metavar="N",
+        help="tasks to run at once (default: the usable cores)",
     )
     parser.add_argument(
         "--memory-limit",
@@ -48,7 +52,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="what each of them may use, as 4GiB or 500M; 0: no limit; auto: only the machine's memory as a whole"
         " is guarded (default: auto)",
     )
-    parser.add_argument("--name", default=socket.gethostname(), help="what logs and output call it (default: %(default)s)")
+    parser.add_argument(
+        "--name", default=socket.gethostname(), help="what logs and output call it (default: %(default)s)"
+    )
     parser.add_argument(
         "--death-timeout",
         type=float,

@@ -214,10 +214,9 @@ class WorkerCore:
         if self.queue and not self._starting():
             yield self.queue[0][1] + RETURN_SECONDS
         for slot in self.slots.values():
-            if isinstance(slot.state, Ending) and not slot.killed:
-                yield slot.state.deadline
-            elif isinstance(slot.state, Busy) and slot.state.deadline is not None:
-                yield slot.state.deadline
+            deadline = slot.state.deadline if isinstance(slot.state, Busy | Ending) else None
+            if deadline is not None and not slot.killed:
+                yield deadline
 
     # --- the scheduler's wishes ---
 
@@ -310,7 +309,9 @@ class WorkerCore:
             case Starting():
                 self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
-            self._effects.append(GiveUp(f"slots die before they are ready: the last one with {how}; see its output above"))
+            self._effects.append(
+                GiveUp(f"slots die before they are ready: the last one with {how}; see its output above")
+            )
         elif not slot.retiring:
             self._spawn()
 

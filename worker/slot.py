@@ -97,7 +97,7 @@ class Slot:
             if self._alone and len(sys.modules) != modules:
                 os._exit(0)  # an import may have been cut in two, and that cannot be mended here: start afresh
             return self._failed(run, error, began)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             self._in_call = False
             return self._failed(run, error, began)
 

@@ -11,12 +11,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.errors import MinidaskError
+from minidask.spawn import python_command
 from minidask.transport import MessageLink
 from minidask.wire.messages import Message
 
@@ -24,9 +24,6 @@ from .slot import Slot
 
 EXIT_SECONDS = 1.0
 READ_BYTES = 64 * 1024
-
-# `-c` with the path handed over, and not `-m`: the child sees exactly this process's import path, whatever its folder.
-_BOOT = "import sys; sys.path[:] = sys.argv.pop(1).split({sep!r}); from minidask.worker.slot import main; main(sys.argv[1:])"
 
 
 class PoolEvents(NamedTuple):
@@ -64,8 +61,7 @@ class ProcessSlot:
         self._loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
-        search_path = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        command = [sys.executable, "-c", _BOOT.format(sep=os.pathsep), search_path, str(theirs.fileno()), str(os.getpid())]
+        command = python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid()))
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -73,7 +69,7 @@ class ProcessSlot:
             stderr=outputs["stderr"][1],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **environment},
-            process_group=0,  # the terminal's Ctrl-C is for the user's own process; and what the slot forks dies with it
+            process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
         )
         theirs.close()
         self.pid = self._process.pid

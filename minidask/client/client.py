@@ -11,7 +11,6 @@ import queue
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -58,7 +57,8 @@ class Client:
         address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None starts one.
         n_workers: workers of the cluster that is started; None for as many as there are usable cores.
         processes: whether those are processes, or threads of this process.
-        memory_limit: bytes each of those may use, as a number or "4GiB"; "auto" guards the machine's memory only; None: no limit.
+        memory_limit: bytes each of those may use, as a number or "4GiB"; "auto" guards the machine's memory only;
+            None: no limit.
         name: what the scheduler calls this client.
         timeout: seconds to connect in, and to wait for answers about the cluster.
         access_file: the file with the shared secret; None for the usual places.
@@ -157,7 +157,9 @@ class Client:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each."""
         group = self.group()
         try:
-            return [group.submit(fn, args, name=_name_of(fn), priority=priority) for args in zip(*iterables, strict=False)]
+            return [
+                group.submit(fn, args, name=_name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
+            ]
         finally:
             group.close()
 
@@ -165,7 +167,8 @@ class Client:
         """Wait for all and return their results in order.
 
         Args:
-            errors: what to do with failed tasks: raise the first one's exception, leave them out, or return exceptions in their places.
+            errors: what to do with failed tasks: raise the first one's exception, leave them out, or return the
+                exceptions in their places.
         """
         if errors not in ("raise", "skip", "return"):
             raise ValueError(f'errors must be "raise", "skip" or "return", got {errors!r}')
@@ -245,7 +248,7 @@ class Client:
         self._check()
         if self.slots() < n:
             raise NoWorkersError(
-                f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, and {n} were asked for:"
+                f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, not {n}:"
                 f" start some with `minidask-worker {self.address}`, and see their log if they do not join"
             )
 
@@ -307,7 +310,9 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -56,18 +56,18 @@ class Connection:
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
         self._write(handshake.start())
-        while handshake.peer_info is None:
+        while not handshake.done:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
                 raise SchedulerLost(f"what listens at {self.address} closed the connection during the handshake")
             try:
                 for frame in self._decoder.received(count):
-                    if handshake.peer_info is None:
-                        self._write(handshake.receive(frame))
-                        if handshake.peer_info is not None:
-                            self._decoder.limits = AUTHENTICATED
-                    else:
+                    if handshake.done:
                         self._early.append(decode(frame))
+                        continue
+                    self._write(handshake.receive(frame))
+                    if handshake.done:
+                        self._decoder.limits = AUTHENTICATED
             except NotAFrame as error:
                 raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
 

@@ -30,7 +30,7 @@ class ClientExecutor(concurrent.futures.Executor):
             name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
             future = self._client._submit((fn, args, kwargs), name=name)
             self._pending.add(future)
-        future.add_done_callback(self._pending.discard)  # type: ignore[arg-type]
+        future.add_done_callback(self._pending.discard)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -28,7 +28,7 @@ class RemoteTraceback(Exception):
         return f'\n"""on worker {self.worker}:\n{self.text}"""'
 
 
-class _Undecoded(Exception):  # noqa: N818 - a placeholder that nobody ever sees raised
+class _Undecoded(Exception):
     """Stands in a future for an outcome that is still pickled."""
 
     def __init__(self, outcome: Returned | Raised) -> None:
@@ -44,7 +44,9 @@ class Future(concurrent.futures.Future[Any]):
         worker: name of the worker that ran it; None until then.
     """
 
-    def __init__(self, number: int, name: str, cancel: Callable[[Future], None], reader: threading.Thread | None) -> None:
+    def __init__(
+        self, number: int, name: str, cancel: Callable[[Future], None], reader: threading.Thread | None
+    ) -> None:
         super().__init__()
         self.number = number
         self.name = name
@@ -85,14 +87,14 @@ class Future(concurrent.futures.Future[Any]):
                 raise error
             finally:
                 del self, error  # no cycle through the traceback
-        return self._result  # type: ignore[attr-defined]
+        return self._result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As the standard one: wait, and return what the task raised, or None."""
         if threading.current_thread() is self._reader and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
         error = super().exception(timeout)
-        if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):  # type: ignore[attr-defined]
+        if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
             with self._decoding:
                 self._decode()
             error = super().exception()
@@ -135,9 +137,9 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
             return loads(outcome.payload, f"the result of task {name!r}"), None
         except SerializationError as error:
             return None, error
-    error = _exception(outcome, name)
-    error.__cause__ = RemoteTraceback(outcome.traceback, outcome.worker)
-    return None, error
+    raised = _exception(outcome, name)
+    raised.__cause__ = RemoteTraceback(outcome.traceback, outcome.worker)
+    return None, raised
 
 
 def _exception(outcome: Raised, name: str) -> BaseException:

@@ -39,7 +39,12 @@ class TaskGroup:
     ) -> Future:
         """As `Client.submit`, within the group; `on_done` is called with the future once it is done."""
         return self.client._submit(
-            (function, args, {}), name=name, priority=priority, group=self.number, interner=self.interner, on_done=on_done
+            (function, args, {}),
+            name=name,
+            priority=priority,
+            group=self.number,
+            interner=self.interner,
+            on_done=on_done,
         )
 
     def close(self) -> None:

@@ -93,6 +93,11 @@ class Initiator:
         self.peer_info: dict[str, Any] | None = None
         """What the acceptor said of itself; set when the handshake is complete."""
 
+    @property
+    def done(self) -> bool:
+        """Whether both sides have proven themselves."""
+        return self.peer_info is not None
+
     def start(self) -> list[Buffer]:
         """The pieces to write first."""
         return encode_frame(self._hello)
@@ -132,6 +137,11 @@ class Acceptor:
         self.peer_info: dict[str, Any] | None = None
         """What the initiator said of itself; set when the handshake is complete."""
 
+    @property
+    def done(self) -> bool:
+        """As `Initiator.done`."""
+        return self.peer_info is not None
+
     def receive(self, frame: Frame) -> list[Buffer]:
         """As `Initiator.receive`."""
         if self._hello is None:
@@ -143,9 +153,7 @@ class Acceptor:
             self._challenge_proof = _proof(self._secret, "minidask acceptor", self._hello, self._nonce)
             return encode_frame(_pack("challenge", PROTOCOL, self._version, self._nonce, self._challenge_proof))
         proof, info = _unpack(frame, "proof", bytes, bytes)
-        expected = _proof(
-            self._secret, "minidask initiator", self._hello, self._nonce, self._challenge_proof, info
-        )
+        expected = _proof(self._secret, "minidask initiator", self._hello, self._nonce, self._challenge_proof, info)
         if not hmac.compare_digest(proof, expected):
             raise AuthenticationError("the connecting side does not hold the scheduler's secret")
         (self.peer_info,) = _unpack(Frame(info, []), "info", dict)

@@ -289,7 +289,7 @@ def _element(annotation: Any) -> type | None:
 
 
 _LAYOUTS = [_layout(code, kind) for code, kind in enumerate(CODES)]
-_BY_TYPE = {kind: layout for kind, layout in zip(CODES, _LAYOUTS, strict=True)}
+_BY_TYPE = dict(zip(CODES, _LAYOUTS, strict=True))
 
 
 def encode(message: Message) -> list[Buffer]:
@@ -299,9 +299,10 @@ def encode(message: Message) -> list[Buffer]:
         ProtocolError: the message is over the wire's limits; nothing is to be sent.
     """
     layout = _BY_TYPE[type(message)]
+    fields: tuple[Any, ...] = message
     if layout.has_payload:
-        return encode_frame(msgpack.packb((layout.code, *message[:-1])), message[-1])  # type: ignore[arg-type]
-    return encode_frame(msgpack.packb((layout.code, *message)))
+        return encode_frame(msgpack.packb((layout.code, *fields[:-1])), fields[-1])
+    return encode_frame(msgpack.packb((layout.code, *fields)))
 
 
 def decode(frame: Frame) -> Message:
