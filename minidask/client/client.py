@@ -16,7 +16,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, PendingTable, outcome_of
@@ -124,7 +123,7 @@ class Client:
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
         parsed = Address.parse(address)
         info = {"name": self.name, "host": socket.gethostname(), "pid": self._pid, "forward_output": forward_output}
-        return Connection(parsed, secret_for(parsed, access_file), info, self.timeout)
+        return Connection(parsed, access_file, info, self.timeout)
 
     # --- work ---
 

@@ -7,9 +7,11 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
+from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.errors import ProtocolError, SchedulerLost
 from minidask.sockets import keep_alive, no_scheduler
@@ -25,7 +27,7 @@ class Connection:
 
     Args:
         address: where it listens.
-        secret: the shared secret.
+        access_file: the file with the shared secret; None for the usual places.
         info: what the scheduler is told of this client.
         timeout: seconds to connect and shake hands in.
 
@@ -34,14 +36,14 @@ class Connection:
         AuthenticationError, VersionMismatch, ProtocolError: somebody does, but not as it should.
     """
 
-    def __init__(self, address: Address, secret: bytes, info: dict[str, Any], timeout: float) -> None:
+    def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
         self._sending = threading.Lock()
         self._decoder = FrameDecoder()
         self._early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
         try:
-            self._shake_hands(secret, info)
+            self._shake_hands(secret_for(address, access_file), info)  # only now: where nobody listens, no secret helps
         except TimeoutError as error:
             self._sock.close()
             raise SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds") from error
