@@ -236,6 +236,8 @@ class SchedulerCore:
         missing = [blob for blob in message.blobs if blob not in client.blobs]
         if missing or not message.payload:
             raise ProtocolError(f"task {message.task} has no payload, or needs blobs that the client does not hold")
+        if group is not None and message.pin is not None:
+            raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
         if message.timeout is not None and not message.timeout > 0:
             raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
         self._next_task += 1

@@ -60,7 +60,8 @@ class CloseGroup(NamedTuple):
 class Submit(NamedTuple):
     """Run the call in `payload`. `task` is the client's own number for it, `group` 0 means none.
 
-    `timeout` is in seconds of running time; `pin` names the one worker (its address) that may run it.
+    `timeout` is in seconds of running time; `pin` names the one worker (its address) that may run it;
+    such a task belongs to no group.
     """
 
     task: int

@@ -1,0 +1,242 @@
+"""The scheduler's core under any order of events, with its invariants checked after each of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+
+from minidask.scheduler import invariants
+from minidask.scheduler.core import LOST_AFTER_SECONDS, MAX_DEATHS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
+from minidask.scheduler.events import Event, Joined, Left, Received, Tick
+from minidask.wire import messages as m
+
+OUTCOMES = (m.TaskDone, m.TaskRaised, m.TaskLost)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Clients and workers join, submit, finish, fail, die, cancel, go silent and vanish.
+
+    The machine keeps its own simple book of what was asked for and what came back.
+    """
+
+    workers = Bundle("workers")
+    clients = Bundle("clients")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = SchedulerCore()
+        self.now = 0.0
+        self.peers = 0
+        self.tasks = 0
+        self.wanted: dict[int, set[int]] = {}  # client -> task numbers without an outcome
+        self.limits: dict[int, dict[int, int]] = {}  # client -> group -> limit
+        self.holding: dict[int, dict[int, m.Run]] = {}  # worker -> task -> the attempt it was told to run
+        self.blobs: dict[int, set[bytes]] = {}  # worker -> blobs it was sent
+        self.stale: list[tuple[int, m.Run]] = []
+
+    # --- driving the core ---
+
+    def send(self, event: Event) -> None:
+        self.deliver(self.core.handle(event, self.now))
+        self.deliver(self.core.place(self.now))
+
+    def deliver(self, outbox: Outbox) -> None:
+        for peer, message in outbox:
+            if isinstance(message, OUTCOMES):
+                assert message.task in self.wanted[peer], f"{message} was told twice, or after it was cancelled"
+                self.wanted[peer].remove(message.task)
+            elif isinstance(message, m.Run):
+                assert set(message.blobs) <= self.blobs[peer], "a task came before its blobs"
+                assert message.task not in self.holding[peer], "a worker was given a task that it has"
+                self.holding[peer][message.task] = message
+            elif isinstance(message, m.PutBlob):
+                assert message.blob not in self.blobs[peer], "a blob was sent twice"
+                self.blobs[peer].add(message.blob)
+            elif isinstance(message, m.ReleaseBlobs):
+                held = [run for run in self.holding[peer].values() if run.task in self.core.tasks]
+                needed = {blob for run in held for blob in run.blobs}
+                assert not needed & set(message.blobs), "a blob was dropped that a task still needs"
+                self.blobs[peer] -= set(message.blobs)
+            elif isinstance(message, m.Goodbye):
+                self.forget_worker(peer)
+
+    def forget_worker(self, peer: int) -> None:
+        self.holding.pop(peer, None)
+        self.blobs.pop(peer, None)
+
+    def report(self, worker: int, message: Any) -> None:
+        if worker in self.holding:
+            self.send(Received(worker, message))
+
+    def take(self, worker: int, data: st.DataObject) -> m.Run | None:
+        """One of the attempts that a worker holds, which is over now."""
+        held = self.holding.get(worker)
+        if not held:
+            return None
+        run = held.pop(data.draw(st.sampled_from(sorted(held))))
+        self.stale.append((worker, run))
+        return run
+
+    # --- peers ---
+
+    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2))
+    def worker_joins(self, slots: int, prefetch: int) -> int:
+        self.peers += 1
+        self.holding[self.peers], self.blobs[self.peers] = {}, set()
+        info = {"name": f"w{self.peers}", "slots": slots, "prefetch": prefetch}
+        self.send(Joined(self.peers, "worker", f"tcp://w:{self.peers}", info))
+        return self.peers
+
+    @rule(target=clients)
+    def client_joins(self) -> int:
+        self.peers += 1
+        self.wanted[self.peers], self.limits[self.peers] = set(), {}
+        self.send(Joined(self.peers, "client", f"tcp://c:{self.peers}", {"name": f"c{self.peers}"}))
+        return self.peers
+
+    @rule(worker=workers)
+    def worker_vanishes(self, worker: int) -> None:
+        self.forget_worker(worker)
+        self.send(Left(worker, "gone"))
+
+    @rule(client=clients)
+    def client_vanishes(self, client: int) -> None:
+        self.wanted.pop(client, None)
+        self.send(Left(client, "gone"))
+
+    # --- clients ---
+
+    @rule(client=clients, limit=st.integers(0, 2))
+    def client_opens_group(self, client: int, limit: int) -> None:
+        if client in self.wanted:
+            group = len(self.limits[client]) + 1
+            self.limits[client][group] = limit
+            self.send(Received(client, m.OpenGroup(group, limit)))
+
+    @rule(
+        client=clients,
+        count=st.integers(1, 4),
+        priority=st.integers(-1, 1),
+        blob=st.sampled_from([b"", b"a" * 16, b"b" * 16]),
+        group=st.integers(0, 3),
+        pin=st.none() | workers,
+    )
+    def client_submits(self, client: int, count: int, priority: int, blob: bytes, group: int, pin: int | None) -> None:
+        if client not in self.wanted:
+            return
+        if blob:
+            self.send(Received(client, m.PutBlob(blob, [b"data"])))
+        group = group if group in self.limits[client] and pin is None else 0
+        pinned = f"tcp://w:{pin}" if pin is not None else None
+        for _ in range(count):
+            self.tasks += 1
+            self.wanted[client].add(self.tasks)
+            blobs = [blob] if blob else []
+            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [b"call"])
+            self.send(Received(client, submit))
+        if blob:
+            self.send(Received(client, m.ReleaseBlobs([blob])))
+
+    @rule(client=clients, force=st.booleans(), data=st.data())
+    def client_cancels(self, client: int, force: bool, data: st.DataObject) -> None:
+        if self.wanted.get(client):
+            number = data.draw(st.sampled_from(sorted(self.wanted[client])))
+            self.wanted[client].remove(number)
+            self.send(Received(client, m.Cancel([number], force)))
+
+    @rule(client=clients, group=st.integers(1, 3))
+    def client_closes_group(self, client: int, group: int) -> None:
+        if client in self.wanted and group in self.limits[client]:
+            self.send(Received(client, m.CloseGroup(group)))
+            self.send(Received(client, m.OpenGroup(group, 0)))  # the number may be used again
+
+    # --- workers ---
+
+    @rule(worker=workers, duration=st.sampled_from([0.001, 1.0]), data=st.data())
+    def worker_finishes(self, worker: int, duration: float, data: st.DataObject) -> None:
+        run = self.take(worker, data)
+        if run is not None:
+            self.report(worker, m.Done(run.task, run.attempt, duration, [b"result"]))
+
+    @rule(worker=workers, data=st.data())
+    def task_raises(self, worker: int, data: st.DataObject) -> None:
+        run = self.take(worker, data)
+        if run is not None:
+            self.report(worker, m.Failed(run.task, run.attempt, 0.1, "traceback", [b"error"]))
+
+    @rule(worker=workers, data=st.data())
+    def slot_dies(self, worker: int, data: st.DataObject) -> None:
+        run = self.take(worker, data)
+        if run is not None:
+            self.report(worker, m.Died(run.task, run.attempt, "SIGSEGV", "a crash"))
+
+    @rule(worker=workers, reason=st.sampled_from(["cancelled", "timeout"]), data=st.data())
+    def worker_stops_task(self, worker: int, reason: str, data: st.DataObject) -> None:
+        run = self.take(worker, data)
+        if run is not None:
+            self.report(worker, m.Stopped(run.task, run.attempt, reason, "stopped"))
+
+    @rule(worker=workers, data=st.data())
+    def worker_returns_task(self, worker: int, data: st.DataObject) -> None:
+        run = self.take(worker, data)
+        if run is not None:
+            self.report(worker, m.Returned(run.task, run.attempt))
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.stale)
+    def worker_repeats_itself(self, data: st.DataObject) -> None:
+        worker, run = data.draw(st.sampled_from(self.stale))
+        if run.task not in self.holding.get(worker, {}):
+            self.report(worker, m.Done(run.task, run.attempt, 0.1, [b"late"]))
+
+    @rule(worker=workers, slots=st.integers(0, 3))
+    def worker_is_resized(self, worker: int, slots: int) -> None:
+        self.report(worker, m.Resized(slots))
+
+    # --- time ---
+
+    @rule(seconds=st.sampled_from([1.0, LOST_AFTER_SECONDS + 1, NO_WORKERS_SECONDS + 1]), data=st.data())
+    def time_passes(self, seconds: float, data: st.DataObject) -> None:
+        self.now += seconds
+        for worker in list(self.holding):
+            if data.draw(st.booleans()):
+                self.report(worker, m.Heartbeat(0))
+        self.send(Tick())
+
+    # --- what must hold ---
+
+    @invariant()
+    def state_is_consistent(self) -> None:
+        invariants.check(self.core)
+
+    @invariant()
+    def every_wanted_task_is_known(self) -> None:
+        for client, numbers in self.wanted.items():
+            assert numbers <= self.core.clients[client].tasks.keys(), "a task was lost without a word"
+
+    @invariant()
+    def no_slot_idles_beside_work(self) -> None:
+        if self.core.pool.idle:
+            assert self.core.ready.peek() is None
+
+    @invariant()
+    def nobody_dies_too_often(self) -> None:
+        assert all(task.deaths < MAX_DEATHS for task in self.core.tasks.values())
+
+    def teardown(self) -> None:
+        """When every client has gone and every worker has reported, nothing is left."""
+        for client in list(self.wanted):
+            self.client_vanishes(client)
+        for worker in list(self.holding):
+            for run in list(self.holding[worker].values()):
+                self.report(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
+        assert not self.core.tasks
+        assert not self.core.blobs.records
+        assert not len(self.core.ready)
+
+
+SchedulerMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
+TestScheduler = SchedulerMachine.TestCase
