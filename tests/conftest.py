@@ -1,0 +1,168 @@
+"""Clusters for the tests, and a look at what they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+import minidask
+
+DEADLINE = 30.0
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Wait for a condition, and fail with its name if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} seconds in vain until {what}"
+        time.sleep(0.005)
+
+
+def our_processes() -> list[psutil.Process]:
+    """All processes of ours on this machine that this one has started, or that lost whoever started them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "ppid", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "minidask" in line and ("from minidask" in line or "minidask-" in line or "-m minidask" in line):
+            found.append(process)
+    mine = {p.pid for p in psutil.Process().children(recursive=True)}
+    return [p for p in found if p.pid in mine or p.info["ppid"] == 1]
+
+
+def leftovers() -> list[str]:
+    """Files of ours where the system keeps shared memory."""
+    return [str(path) for path in Path("/dev/shm").glob("minidask*")] if Path("/dev/shm").exists() else []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    yield
+    for client in list(minidask.client.client._live_clients):
+        client.close()
+    wait_until(lambda: not our_processes(), f"our processes had ended: {our_processes()}", 10)
+    assert not leftovers()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_state(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The tests' own state directory: not that of the person who runs them."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("state"))
+    os.environ.pop("MINIDASK_ACCESS_FILE", None)
+    os.environ.pop("MINIDASK_SCHEDULER", None)
+
+
+@pytest.fixture(scope="session")
+def shared_client(private_state: None) -> Iterator[minidask.Client]:
+    with minidask.Client(n_workers=2) as client:
+        yield client
+
+
+@pytest.fixture
+def client(shared_client: minidask.Client) -> minidask.Client:
+    """A client of a cluster of two worker processes, at rest."""
+    wait_until(lambda: at_rest(shared_client), "the cluster was at rest")
+    return shared_client
+
+
+def at_rest(client: minidask.Client) -> bool:
+    tasks = client.scheduler_info()["tasks"]
+    return not tasks["queued"] and not tasks["running"]
+
+
+@pytest.fixture
+def thread_client() -> Iterator[minidask.Client]:
+    with minidask.Client(n_workers=2, processes=False) as client:
+        yield client
+
+
+class Program:
+    """One of our daemons, or a script, as a process whose output is kept in a file."""
+
+    def __init__(self, command: list[str], log: Path, **environment: str) -> None:
+        self.log = log
+        self._file = log.open("w")
+        self.process = subprocess.Popen(
+            command,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> str:
+        """Wait until the program has printed `text`; returns all it printed."""
+        wait_until(lambda: text in self.text or self.process.poll() is not None, f"{text!r} was printed")
+        assert text in self.text, f"it ended without {text!r}: {self.text}"
+        return self.text
+
+    def exit_code(self, seconds: float = DEADLINE) -> int:
+        return self.process.wait(seconds)
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._file.close()
+
+
+class Programs:
+    """Starts programs; the fixture ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[Program] = []
+
+    def start(self, *command: str, **environment: str) -> Program:
+        program = Program(list(command), self._folder / f"{len(self._started)}.log", **environment)
+        self._started.append(program)
+        return program
+
+    def scheduler(self, *options: str) -> tuple[Program, str]:
+        """A scheduler on a port of the kernel's choice, and its address."""
+        program = self.start(sys.executable, "-m", "minidask.scheduler", "--port", "0", *options)
+        text = program.wait_for("minidask.Client(")
+        return program, text.split('minidask.Client("')[1].split('"')[0]
+
+    def worker(self, address: str, *options: str) -> Program:
+        """A worker that has joined."""
+        program = self.start(sys.executable, "-m", "minidask.worker", address, *options)
+        program.wait_for("joined the scheduler")
+        return program
+
+    def script(self, text: str, *arguments: str, **environment: str) -> Program:
+        path = self._folder / f"script{len(self._started)}.py"
+        path.write_text(text)
+        return self.start(sys.executable, str(path), *arguments, **environment)
+
+    def end_all(self) -> None:
+        for program in reversed(self._started):
+            program.end()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    started = Programs(tmp_path)
+    try:
+        yield started
+    finally:
+        started.end_all()

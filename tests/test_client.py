@@ -1,0 +1,492 @@
+"""`Client` on a cluster of real processes: what users do with it, and what they may do wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from operator import neg
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import minidask
+from minidask import errors
+
+from .conftest import at_rest, wait_until
+
+
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+# --- work ---
+
+
+def test_a_call_with_arguments_and_keywords(client: minidask.Client) -> None:
+    future = client.submit(add, 1, b=41)
+    assert isinstance(future, concurrent.futures.Future)
+    assert future.result(10) == 42
+    assert future.worker == "local"
+    assert future.duration is not None
+    assert future.duration < 5
+
+
+def test_functions_and_classes_that_cannot_be_imported(client: minidask.Client) -> None:
+    offset = 5
+
+    class Box:
+        def __init__(self, value: int) -> None:
+            self.value = value
+
+    def boxed(value: int) -> Box:
+        return Box(value + offset)
+
+    box = client.submit(boxed, 1).result(10)
+    assert isinstance(box, Box)
+    assert box.value == 6
+    assert client.submit(lambda x: x.value, Box(3)).result(10) == 3
+
+
+def test_map_pairs_its_iterables_and_keeps_order(client: minidask.Client) -> None:
+    assert client.gather(client.map(add, range(50), range(50))) == [2 * i for i in range(50)]
+    assert client.map(add, []) == []
+
+
+def test_a_shared_function_is_pickled_once_for_a_map(client: minidask.Client) -> None:
+    pickled = []
+
+    class Counted:
+        def __reduce__(self) -> Any:
+            pickled.append(1)
+            return (list, ())
+
+    counted = Counted()
+
+    def use(i: int) -> int:
+        return i + len(counted)  # type: ignore[arg-type]
+
+    assert client.gather(client.map(use, range(20))) == list(range(20))
+    assert len(pickled) == 1
+
+
+def test_a_changed_definition_is_noticed(client: minidask.Client) -> None:
+    for number in range(3):
+        assert client.gather(client.map(lambda _, n=number: n, range(2))) == [number, number]
+
+
+def test_gather_and_its_ways_with_errors(client: minidask.Client) -> None:
+    def futures() -> list[minidask.Future]:
+        return [client.submit(neg, 1), client.submit(neg, "x"), client.submit(neg, 3)]
+
+    with pytest.raises(TypeError):
+        client.gather(futures())
+    assert client.gather(futures(), errors="skip") == [-1, -3]
+    first, second, third = client.gather(futures(), errors="return")
+    assert (first, third) == (-1, -3)
+    assert isinstance(second, TypeError)
+    with pytest.raises(ValueError, match="skip"):
+        client.gather([], errors="other")  # type: ignore[arg-type]
+
+
+def test_the_standard_librarys_tools_work_on_futures(client: minidask.Client) -> None:
+    futures = client.map(neg, range(5))
+    assert {f.result() for f in concurrent.futures.as_completed(futures, 10)} == {-i for i in range(5)}
+    bad = client.submit(neg, "x")
+    done, _ = concurrent.futures.wait([bad, client.submit(time.sleep, 0.5)], 10, concurrent.futures.FIRST_EXCEPTION)
+    assert bad in done
+    called = threading.Event()
+    client.submit(neg, 1).add_done_callback(lambda _: called.set())
+    assert called.wait(10)
+
+    async def wait_for_it() -> Any:
+        return await asyncio.wrap_future(client.submit(neg, 7))
+
+    assert asyncio.run(wait_for_it()) == -7
+
+
+def test_the_executor_is_a_standard_one(client: minidask.Client) -> None:
+    with client.get_executor() as executor:
+        assert list(executor.map(add, range(5), range(5))) == [0, 2, 4, 6, 8]
+        future = executor.submit(dict, priority=1, timeout=2)
+        assert future.result(10) == {"priority": 1, "timeout": 2}
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(neg, 1)
+    assert client.submit(neg, 1).result(10) == -1
+
+
+def test_higher_priorities_start_first(client: minidask.Client) -> None:
+    blockers = [client.submit(time.sleep, 0.3) for _ in range(2)]
+    low = [client.submit(time.time, priority=-1) for _ in range(4)]
+    high = [client.submit(time.time, priority=1) for _ in range(4)]
+    client.gather(blockers)
+    assert max(client.gather(high)) < min(client.gather(low))
+
+
+def test_scattered_data_is_found_at_any_depth_and_is_read_only(client: minidask.Client) -> None:
+    data = np.arange(100_000.0)
+    handle = client.scatter(data)
+    assert client.submit(lambda d: d["a"][0].sum(), {"a": [handle]}).result(10) == data.sum()
+    with pytest.raises(ValueError, match="read-only"):
+        client.submit(lambda a: a.fill(0), handle).result(10)
+    first, second = client.scatter([1, "two"])
+    assert client.submit(lambda a, b: (a, b), first, second).result(10) == (1, "two")
+    assert client.submit(len, client.scatter({"k": [1, 2]})["k"]).result(10) == 2
+    with pytest.raises(errors.SerializationError, match="own client"):
+        pickle.dumps(handle)
+
+
+def test_run_goes_to_every_machine(client: minidask.Client) -> None:
+    (address,) = client.nthreads()
+    assert client.run(add, 1) == {address: 2}
+
+
+def test_what_is_known_of_the_cluster(client: minidask.Client) -> None:
+    assert list(client.nthreads().values()) == [2]
+    info = client.scheduler_info()
+    assert info["version"] == minidask.__version__
+    assert [worker["slots"] for worker in info["workers"]] == [2]
+    assert client.name in [c["name"] for c in info["clients"]]
+    assert "2 workers" in repr(client)
+    assert "<table>" in client._repr_html_()
+    client.wait_for_workers(2, 1)
+    with pytest.raises(errors.NoWorkersError, match="minidask-worker"):
+        client.wait_for_workers(3, 0.05)
+    assert minidask.get_client() is client
+
+
+# --- what tasks raise, and how they end ---
+
+
+def test_an_exception_comes_back_with_its_remote_traceback(client: minidask.Client) -> None:
+    def fails_in_here() -> None:
+        raise KeyError("lost")
+
+    future = client.submit(fails_in_here)
+    with pytest.raises(KeyError, match="lost") as caught:
+        future.result(10)
+    assert "fails_in_here" in str(caught.value.__cause__)
+    assert "local" in str(caught.value.__cause__)
+    assert isinstance(future.exception(), KeyError)
+
+
+class Picky(Exception):
+    """Pickles, but does not unpickle."""
+
+    def __init__(self, a: int, b: int) -> None:
+        super().__init__("picky")
+
+
+class Locked(Exception):
+    """Does not pickle."""
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+class Treacherous:
+    """Fails when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+
+def raises(error: Callable[[], BaseException]) -> None:
+    raise error()
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "error", "text"),
+    [
+        (len, (threading.Lock(),), errors.SerializationError, "cannot be pickled"),
+        (threading.Lock, (), errors.SerializationError, "result.*cannot be pickled"),
+        (len, (Treacherous(),), errors.SerializationError, "cannot be unpickled"),
+        (Treacherous, (), errors.SerializationError, "result.*cannot be unpickled"),
+        (raises, (lambda: Picky(1, 2),), errors.TaskError, "Picky: picky"),
+        (raises, (Locked,), errors.TaskError, "Locked: locked"),
+        (raises, (KeyboardInterrupt,), errors.TaskError, "KeyboardInterrupt"),
+        (sys.exit, (3,), errors.TaskError, r"sys.exit\(3\)"),
+        (os._exit, (3,), errors.KilledWorker, "_exit.*3 times.*exit code 3"),
+        (os.kill, (0, signal.SIGSEGV), errors.KilledWorker, "kill.*SIGSEGV.*compiled code"),
+    ],
+)
+def test_what_cannot_work_says_so_and_the_cluster_goes_on(
+    client: minidask.Client, function: Any, arguments: tuple[Any, ...], error: type[Exception], text: str
+) -> None:
+    neighbour = client.submit(neg, 1)
+    with pytest.raises(error, match=text):
+        client.submit(function, *arguments).result(20)
+    assert neighbour.result(10) == -1
+    assert client.submit(neg, 2).result(10) == -2
+
+
+def test_only_functions_can_be_submitted(client: minidask.Client) -> None:
+    with pytest.raises(TypeError, match="function"):
+        client.submit(5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="above 0"):
+        client.submit(neg, 1, timeout=0)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("function", [spin, lambda: time.sleep(60), lambda: sum(range(10**12))])
+def test_a_time_limit_stops_the_call(client: minidask.Client, function: Callable[[], None]) -> None:
+    began = time.monotonic()
+    with pytest.raises(errors.TaskTimeout, match=r"0\.2 seconds"):
+        client.submit(function, timeout=0.2).result(10)
+    assert time.monotonic() - began < 5
+    assert client.submit(neg, 1).result(10) == -1
+
+
+def test_cancelling_what_waits_and_stopping_what_runs(client: minidask.Client, tmp_path: Path) -> None:
+    def runs(mark: Path) -> None:
+        mark.touch()
+        time.sleep(60)
+
+    running = [client.submit(runs, tmp_path / str(i)) for i in range(2)]
+    waiting = client.submit(neg, 1)
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "both calls ran")
+    assert waiting.cancel()
+    assert waiting.cancelled()
+    assert concurrent.futures.wait([waiting], 1).not_done == set()
+    with pytest.raises(concurrent.futures.CancelledError):
+        waiting.result()
+    client.cancel(running, force=True)
+    wait_until(lambda: at_rest(client), "the calls were stopped", 5)
+    assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]
+
+
+def test_cancelling_first_and_then_by_force(client: minidask.Client, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    def runs() -> None:
+        mark.touch()
+        time.sleep(60)
+
+    future = client.submit(runs)
+    wait_until(mark.exists, "the call ran")
+    assert future.cancel()
+    assert not at_rest(client)
+    client.cancel(future, force=True)
+    wait_until(lambda: at_rest(client), "the call was stopped", 5)
+
+
+def test_a_done_future_cannot_be_cancelled(client: minidask.Client) -> None:
+    future = client.submit(neg, 1)
+    future.result(10)
+    assert not future.cancel()
+    client.cancel(future, force=True)
+    assert future.result() == -1
+
+
+def test_a_callback_that_waits_for_another_future_is_told_that_it_cannot(client: minidask.Client) -> None:
+    caught: list[BaseException] = []
+    done = threading.Event()
+
+    def waits(_: Any) -> None:
+        try:
+            client.submit(time.sleep, 0.2).result()
+        except RuntimeError as error:
+            caught.append(error)
+        done.set()
+
+    client.submit(neg, 1).add_done_callback(waits)
+    assert done.wait(10)
+    assert "callback" in str(caught[0])
+
+
+def test_a_large_result_comes_whole(client: minidask.Client) -> None:
+    result = client.submit(np.ones, 30_000_000).result(50)
+    assert result.sum() == 30_000_000
+    result[0] = 2  # it is the caller's own
+
+
+# --- output ---
+
+
+def test_output_of_tasks_is_shown_with_its_worker(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    def noisy() -> None:
+        print("printed\ntwice")
+        print("to stderr", file=sys.stderr)
+        logging.getLogger("some").warning("logged")
+        warnings.warn("warned", stacklevel=1)
+        os.write(1, b"raw\n")
+        print("partial", end="")
+
+    client.submit(noisy).result(10)
+    captured = capsys.readouterr()
+    out = captured.out.splitlines()
+    assert [line.split("] ")[1] for line in out] == ["printed", "twice", "raw", "partial"]
+    assert all(line.startswith("[local.") for line in out)
+    for text in ("to stderr", "logged", "UserWarning: warned"):
+        assert text in captured.err
+
+
+def test_the_callers_log_level_counts_in_tasks(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.level
+    try:
+        root.setLevel(logging.INFO)
+        client.submit(lambda: logging.getLogger("some").info("an info")).result(10)
+        assert "INFO:some:an info" in capsys.readouterr().err
+        root.setLevel(logging.WARNING)
+        client.submit(lambda: logging.getLogger("some").info("an info")).result(10)
+        assert "an info" not in capsys.readouterr().err
+    finally:
+        root.setLevel(before)
+
+
+def test_a_flood_of_output_cannot_drown_the_results(
+    client: minidask.Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flood() -> int:
+        for _ in range(200_000):
+            print("x" * 99)
+        return 1
+
+    assert client.submit(flood).result(30) == 1
+    client.submit(print, "after").result(10)
+    assert len(capsys.readouterr().out) < 10_000_000
+
+
+def test_output_can_be_turned_off(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    with minidask.Client(client.address, forward_output=False) as quiet:
+        quiet.submit(print, "unheard").result(10)
+        client.submit(print, "heard").result(10)
+    assert [line.partition("] ")[2] for line in capsys.readouterr().out.splitlines()] == ["heard"]
+
+
+# --- threads, forks, several clients ---
+
+
+def test_many_threads_may_use_one_client(client: minidask.Client) -> None:
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        sums = list(pool.map(lambda i: sum(client.gather(client.map(add, range(20), [i] * 20))), range(8)))
+    assert sums == [190 + 20 * i for i in range(8)]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_is_told_and_leaves_its_parent_alone(client: minidask.Client) -> None:
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            client.submit(neg, 1)
+        except errors.MinidaskError as error:
+            os.write(write_end, str(error).encode())
+        finally:
+            client.close()
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
+        assert "fork" in pipe.read()
+    assert client.submit(neg, 1).result(10) == -1
+
+
+def test_two_clients_share_a_cluster(client: minidask.Client) -> None:
+    with minidask.Client(client.address, name="second") as second:
+        assert second.submit(neg, 1).result(10) == -1
+        names = [c["name"] for c in second.scheduler_info()["clients"]]
+        assert sorted(names) == sorted([client.name, "second"])
+        left_behind = second.submit(time.sleep, 60)
+    with pytest.raises(errors.SchedulerLost, match="closed"):
+        left_behind.result(1)
+    wait_until(lambda: at_rest(client), "the task of the client that left was stopped", 5)
+    with pytest.raises(errors.SchedulerLost, match="closed"):
+        second.submit(neg, 1)
+    assert "closed" in repr(second)
+
+
+# --- threads in the place of processes ---
+
+
+def test_workers_may_be_threads_of_this_process(thread_client: minidask.Client) -> None:
+    assert set(thread_client.gather(thread_client.map(lambda _: os.getpid(), range(4)))) == {os.getpid()}
+    with pytest.raises(ZeroDivisionError):
+        thread_client.submit(lambda: 1 / 0).result(10)
+    with pytest.raises(errors.TaskError, match="exit"):
+        thread_client.submit(sys.exit, 1).result(10)
+    assert thread_client.submit(neg, 1).result(10) == -1
+
+
+# --- clusters ---
+
+
+def test_a_cluster_grows_and_shrinks() -> None:
+    with minidask.LocalCluster(1) as cluster, minidask.Client(cluster) as client:
+        cluster.scale(3)
+        client.wait_for_workers(3, 10)
+        pids = {client.submit(lambda: (time.sleep(0.2), os.getpid())[1]) for _ in range(3)}
+        assert len({future.result(10) for future in pids}) == 3
+        cluster.scale(1)
+        wait_until(lambda: client.slots() == 1, "the cluster shrank")
+        assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]
+    assert "closed" in repr(cluster)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
+def test_a_cluster_of_no_sensible_size(n: Any) -> None:
+    with pytest.raises(ValueError, match="whole number above 0"):
+        minidask.LocalCluster(n)
+    with pytest.raises(ValueError, match="no number of bytes"):
+        minidask.LocalCluster(1, memory_limit="lots")
+
+
+def test_a_slot_over_its_memory_limit_is_stopped_and_says_so() -> None:
+    def hog() -> None:
+        data = np.ones(150_000_000)
+        time.sleep(60 + data[0])
+
+    with minidask.Client(n_workers=1, memory_limit="600M") as client:
+        with pytest.raises(errors.KilledWorker, match=r"limit of 600\.0 MiB"):
+            client.submit(hog).result(50)
+        assert client.submit(neg, 1).result(10) == -1
+
+
+def test_library_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with minidask.Client(n_workers=64) as client:
+        limits = client.submit(lambda: (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])).result(30)
+    assert limits == ("1", "7")
+
+
+# --- addresses and secrets ---
+
+
+def test_an_address_where_nobody_listens() -> None:
+    began = time.monotonic()
+    for address in ("127.0.0.1:1", "unix:///nonexistent/socket", "[::1]:1"):
+        with pytest.raises(errors.SchedulerLost, match="no scheduler answers"):
+            minidask.Client(address)
+    with pytest.raises(ValueError, match="unknown scheme"):
+        minidask.Client("http://here:1")
+    with pytest.raises(ValueError, match="n_workers"):
+        minidask.Client("127.0.0.1:1", n_workers=2)
+    assert time.monotonic() - began < 5
+
+
+def test_a_wrong_secret_and_a_missing_one(client: minidask.Client, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("ab" * 32)
+    wrong.chmod(0o600)
+    with pytest.raises(errors.AuthenticationError, match="same secret"):
+        minidask.Client(client.address, access_file=wrong)
+    with pytest.raises(errors.AuthenticationError, match="no access file"):
+        minidask.Client(client.address, access_file=tmp_path / "missing")
+    assert client.submit(neg, 1).result(10) == -1

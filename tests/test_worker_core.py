@@ -1,0 +1,272 @@
+"""The worker daemon's core: slots, calls, stops and deaths, driven with a clock of the test's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from minidask.wire import messages as m
+from minidask.worker import core as w
+
+
+class Rig:
+    """A core with a clock, and what came out of it."""
+
+    def __init__(self, slots: int = 1) -> None:
+        self.core = w.WorkerCore()
+        self.now = 0.0
+        self.said: list[m.Message] = []
+        self.effects: list[w.Effect] = []
+        self.do(w.Resize(slots))
+        for number in range(slots):
+            self.do(w.FromSlot(number, m.SlotReady(100 + number)))
+        self.effects.clear()
+
+    def do(self, event: w.Event) -> list[w.Effect]:
+        effects = self.core.handle(event, self.now)
+        self.effects += effects
+        self.said += [effect.message for effect in effects if isinstance(effect, w.ToScheduler)]
+        return effects
+
+    def run(self, task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = ()) -> list[w.Effect]:
+        return self.do(w.FromScheduler(run(task, timeout, blobs)))
+
+    def pass_time(self, seconds: float) -> list[w.Effect]:
+        self.now += seconds
+        return self.do(w.Tick())
+
+
+def run(task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = ()) -> m.Run:
+    return m.Run(task, 1, 7, "f", timeout, list(blobs), [b"call"])
+
+
+def done(task: int) -> m.Done:
+    return m.Done(task, 1, 0.5, [b"result"])
+
+
+def test_a_call_goes_to_a_free_slot_and_its_outcome_back() -> None:
+    rig = Rig()
+    assert rig.run(1) == [w.ToSlot(0, run(1))]
+    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+
+
+def test_a_call_waits_for_a_slot_that_is_starting() -> None:
+    rig = Rig(0)
+    assert rig.do(w.Resize(1)) == [w.Spawn(0)]
+    assert rig.run(1) == []
+    assert rig.pass_time(10) == []
+    assert rig.core.next_deadline() is None
+    assert rig.do(w.FromSlot(0, m.SlotReady(5))) == [w.ToSlot(0, run(1))]
+
+
+def test_what_waits_too_long_behind_others_is_returned() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.run(2)
+    assert rig.core.next_deadline() == w.RETURN_SECONDS
+    assert rig.pass_time(w.RETURN_SECONDS) == [w.ToScheduler(m.Returned(2, 1))]
+
+
+def test_a_blob_goes_to_a_slot_once_and_before_its_call() -> None:
+    rig = Rig()
+    put = m.PutBlob(b"blob", [b"data"])
+    rig.do(w.FromScheduler(put))
+    assert rig.run(1, blobs=(b"blob",)) == [w.ToSlot(0, put), w.ToSlot(0, run(1, blobs=(b"blob",)))]
+    rig.do(w.FromSlot(0, done(1)))
+    assert rig.run(2, blobs=(b"blob",)) == [w.ToSlot(0, run(2, blobs=(b"blob",)))]
+    released = m.ReleaseBlobs([b"blob"])
+    assert rig.do(w.FromScheduler(released)) == [w.ToSlot(0, released)]
+
+
+def test_a_death_is_told_with_its_attempt_and_the_slot_replaced() -> None:
+    rig = Rig()
+    rig.run(1)
+    assert rig.do(w.SlotExited(0, "SIGSEGV", "a crash")) == [
+        w.ToScheduler(m.Died(1, 1, "SIGSEGV", "a crash")),
+        w.Spawn(0),
+    ]
+
+
+def test_an_idle_slot_that_dies_is_nobodys_fault() -> None:
+    rig = Rig()
+    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [w.Spawn(0)]
+
+
+def test_stopping_interrupts_first_and_kills_after_the_grace() -> None:
+    rig = Rig()
+    rig.run(1)
+    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0)]
+    assert rig.pass_time(w.GRACE_SECONDS / 2) == []
+    assert rig.pass_time(w.GRACE_SECONDS) == [w.Kill(0)]
+    assert rig.core.next_deadline() is None
+    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [
+        w.ToScheduler(m.Stopped(1, 1, "cancelled", "it was cancelled")),
+        w.Spawn(0),
+    ]
+
+
+def test_a_call_that_heeds_the_interrupt_keeps_its_slot() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.do(w.FromScheduler(m.Stop(1, 1)))
+    rig.do(w.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
+    assert rig.said == [m.Stopped(1, 1, "cancelled", "it was cancelled")]
+    assert rig.run(2) == [w.ToSlot(0, run(2))]
+
+
+def test_a_stop_of_what_waits_and_of_what_is_unknown() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.run(2)
+    rig.do(w.FromScheduler(m.Stop(2, 1)))
+    assert rig.said == [m.Stopped(2, 1, "cancelled", "it was cancelled")]
+    assert rig.do(w.FromScheduler(m.Stop(9, 1))) == []
+    assert rig.do(w.FromScheduler(m.Stop(1, 2))) == []
+
+
+def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
+    rig = Rig()
+    rig.run(1, timeout=2.0)
+    assert rig.core.next_deadline() == 2.0
+    assert rig.pass_time(1.9) == []
+    assert rig.pass_time(0.1) == [w.Interrupt(0)]
+    rig.do(w.FromSlot(0, m.Failed(1, 1, 2.0, "KeyboardInterrupt", [])))
+    (told,) = rig.said
+    assert isinstance(told, m.Stopped)
+    assert told.reason == "timeout"
+
+
+def test_a_slot_over_its_memory_is_killed_and_the_figures_are_told() -> None:
+    rig = Rig()
+    rig.run(1)
+    assert rig.do(w.OverMemory(0, "it used 9 GiB")) == [w.Kill(0)]
+    assert rig.do(w.OverMemory(0, "it used 10 GiB")) == []
+    rig.do(w.SlotExited(0, "SIGKILL", "the kernel?"))
+    assert rig.said == [m.Died(1, 1, "SIGKILL", "it used 9 GiB")]
+
+
+def test_slots_that_never_get_ready_end_the_worker() -> None:
+    rig = Rig(0)
+    rig.do(w.Resize(1))
+    for _ in range(w.MAX_FAILED_STARTS - 1):
+        assert rig.do(w.SlotExited(0, "exit code 1", "?")) == [w.Spawn(0)]
+    (effect,) = rig.do(w.SlotExited(0, "exit code 1", "?"))
+    assert isinstance(effect, w.GiveUp)
+
+
+def test_scaling_down_spares_running_calls() -> None:
+    rig = Rig(2)
+    rig.run(1)
+    assert rig.do(w.Resize(1)) == [w.Retire(1)]
+    assert rig.do(w.SlotExited(1, "exit code 0", "?")) == []
+    assert rig.do(w.Resize(2)) == [w.Spawn(1)]
+
+
+def test_scaling_down_ends_a_busy_slot_after_its_call() -> None:
+    rig = Rig(1)
+    rig.run(1)
+    assert rig.do(w.Resize(0)) == []
+    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
+
+
+def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
+    rig = Rig(2)
+    rig.run(1)
+    rig.run(2)
+    rig.run(3)
+    assert set(rig.do(w.SchedulerGone())) == {w.Interrupt(0), w.Interrupt(1)}
+    rig.do(w.FromSlot(0, done(1)))
+    rig.do(w.SlotExited(1, "SIGKILL", "?"))
+    assert rig.said == []
+    assert not rig.core.queue
+
+
+class WorkerMachine(RuleBasedStateMachine):
+    """Any order of events: every attempt that the worker was given is accounted for, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = Rig(2)
+        self.tasks = 0
+        self.owed: set[int] = set()
+        self.read = 0
+        self.slot_runs: dict[int, m.Run] = {}
+
+    def do(self, event: w.Event) -> None:
+        for effect in self.rig.do(event):
+            if isinstance(effect, w.ToSlot) and isinstance(effect.message, m.Run):
+                assert effect.slot not in self.slot_runs, "a slot got a second call"
+                self.slot_runs[effect.slot] = effect.message
+            elif isinstance(effect, w.ToScheduler):
+                message: Any = effect.message
+                assert message.task in self.owed, f"{message} was told twice"
+                self.owed.remove(message.task)
+
+    def live(self, *kinds: type) -> list[int]:
+        return [number for number, slot in self.rig.core.slots.items() if isinstance(slot.state, kinds)]
+
+    @rule(timeout=st.none() | st.just(1.0))
+    def scheduler_sends_a_call(self, timeout: float | None) -> None:
+        self.tasks += 1
+        self.owed.add(self.tasks)
+        self.do(w.FromScheduler(run(self.tasks, timeout)))
+
+    @rule(task=st.integers(1, 20))
+    def scheduler_stops_a_call(self, task: int) -> None:
+        self.do(w.FromScheduler(m.Stop(task, 1)))
+
+    @precondition(lambda self: self.slot_runs)
+    @rule(data=st.data())
+    def slot_replies(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        self.do(w.FromSlot(slot, done(self.slot_runs.pop(slot).task)))
+
+    @precondition(lambda self: self.live(w.Starting))
+    @rule(data=st.data())
+    def slot_gets_ready(self, data: st.DataObject) -> None:
+        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(w.Starting))), m.SlotReady(1)))
+
+    @precondition(lambda self: self.live(w.Idle, w.Busy, w.Ending))
+    @rule(data=st.data())
+    def slot_dies(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(self.live(w.Idle, w.Busy, w.Ending)))
+        self.slot_runs.pop(slot, None)
+        self.do(w.SlotExited(slot, "SIGKILL", "?"))
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.rig.now += seconds
+        self.do(w.Tick())
+
+    @rule(slots=st.integers(1, 3))
+    def is_resized(self, slots: int) -> None:
+        self.do(w.Resize(slots))
+
+    @invariant()
+    def every_attempt_is_somewhere(self) -> None:
+        core = self.rig.core
+        waiting = {entry[0].task for entry in core.queue}
+        in_slots = {run.task for number in core.slots if (run := core.running(number)) is not None}
+        assert waiting | in_slots == self.owed
+        assert not waiting & in_slots
+
+    @invariant()
+    def no_slot_idles_beside_a_waiting_call(self) -> None:
+        if self.rig.core.queue:
+            assert not any(type(s.state) is w.Idle and not s.retiring for s in self.rig.core.slots.values())
+
+
+WorkerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestWorker = WorkerMachine.TestCase
+
+
+@pytest.mark.parametrize("state", [w.Starting(), w.Idle()])
+def test_a_slot_without_a_call_runs_nothing(state: w.SlotState) -> None:
+    core = w.WorkerCore()
+    core.slots[0] = w.SlotRecord(0, state)
+    assert core.running(0) is None
+    assert core.running(1) is None
