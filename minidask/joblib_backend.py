@@ -78,9 +78,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
-        self._to_scatter = list(scatter or ())
-        self._scattered: list[tuple[Any, Scattered]] = []
-        self._scattered_by: Client | None = None
+        self._shared_data = SharedData(list(scatter or ()))
+        self._owned = False
         self._limit = 0
         self._call: Call | None = None
         self._measured = threading.local()
@@ -92,11 +91,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def client(self) -> Client:
         """The client that this backend's calls go through; connects or starts a cluster if need be."""
-        client = self._scheduler if isinstance(self._scheduler, Client) else _client_for(self._scheduler)
-        if self._to_scatter and self._scattered_by is not client:
-            self._scattered = [(obj, client.scatter_one(obj)) for obj in self._to_scatter]
-            self._scattered_by = client
-        return client
+        return self._scheduler if isinstance(self._scheduler, Client) else _client_for(self._scheduler)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many calls may run at once; joblib runs them itself, one after the other, where that is 1.
@@ -130,10 +125,18 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         effective = self.effective_n_jobs(n_jobs)
         if effective == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        if not self._owned:
+            raise FallbackToBackend(self._copy())
         self._slots(self.client())
         self.parallel = parallel
         self._limit = 0 if n_jobs == -1 else effective
         return effective
+
+    def _copy(self) -> MinidaskBackend:
+        """One for a single `Parallel` object: all those within a `parallel_config` share this one, and may overlap."""
+        own = type(self).__new__(type(self))
+        own.__dict__.update(self.__dict__, _owned=True)
+        return own
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
         # Never leaves this process: `run_batch` makes the same at the other end.
@@ -142,7 +145,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     # --- during a call ---
 
     def start_call(self) -> None:
-        self._call = Call(self.client(), self._limit, self.parallel, self.inner_max_num_threads, self._scattered)
+        client = self.client()
+        shared = self._shared_data.handles(client)
+        self._call = Call(client, self._limit, self.parallel, self.inner_max_num_threads, shared)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -161,6 +166,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def retrieval_context(self) -> Iterator[None]:
         if self._call is not None and not self.parallel.return_generator:
             self._call.collect_until_done()
+        if self.parallel._aborting:
+            self.parallel._raise_error_fast()  # joblib itself forgets an error that came before any task
         yield
 
     # --- after a call ---
@@ -188,7 +195,7 @@ class Call:
         limit: int,
         parallel: Any,
         inner_threads: int | None,
-        scattered: list[tuple[Any, Scattered]],
+        shared: list[tuple[Any, Scattered]],
     ) -> None:
         self._client = client
         self._group = client.group(limit)
@@ -196,8 +203,8 @@ class Call:
         self._inner_threads = inner_threads
         self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
         self._pending: set[Future] = set()
-        self._scattered = {id(obj): handle for obj, handle in scattered}
-        for obj, handle in scattered:
+        self._shared = {id(obj): handle for obj, handle in shared}
+        for obj, handle in shared:
             self._group.interner.alias(obj, handle.blob)
         if parallel.return_generator:
             threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
@@ -226,9 +233,9 @@ class Call:
 
     def _with_handles(self, items: list[Any]) -> list[Any]:
         """Put handles in the place of scattered lists and dicts, which the pickler does not ask about."""
-        if not self._scattered:
+        if not self._shared:
             return items
-        get = self._scattered.get
+        get = self._shared.get
         return [
             (function, tuple(get(id(a), a) for a in args), {key: get(id(a), a) for key, a in kwargs.items()})
             for function, args, kwargs in items
@@ -274,6 +281,22 @@ class Call:
     def close(self) -> None:
         self._done.put(None)
         self._group.close()
+
+
+class SharedData:
+    """The objects of `scatter=`, sent ahead when the first call starts and held until the backend is forgotten."""
+
+    def __init__(self, objects: list[Any]) -> None:
+        self._objects = objects
+        self._handles: list[tuple[Any, Scattered]] = []
+        self._client: Client | None = None
+
+    def handles(self, client: Client) -> list[tuple[Any, Scattered]]:
+        """Each object with its handle at this client."""
+        if self._objects and self._client is not client:
+            self._handles = [(obj, client.scatter_one(obj)) for obj in self._objects]
+            self._client = client
+        return self._handles
 
 
 # --- which cluster ---
