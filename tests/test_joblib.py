@@ -183,7 +183,7 @@ def test_an_abandoned_generator_cancels_what_is_left(client: minidask.Client) ->
 
 def test_generators_stream() -> None:
     began = time.monotonic()
-    results = Parallel(n_jobs=2, return_as="generator", batch_size=1)(delayed(time.sleep)(0.2 * i) for i in range(8))
+    results = Parallel(n_jobs=2, return_as="generator", batch_size=1)(delayed(time.sleep)(0.05 * i) for i in range(8))
     next(results)
     assert time.monotonic() - began < 1
     assert list(results) == [None] * 7

@@ -1,0 +1,163 @@
+"""Who may import whom: the architecture, read from the sources themselves."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "scheduler", "minidask.worker": ROOT / "worker"}
+
+IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
+PURE = {
+    "minidask.addresses",
+    "minidask.client.core",
+    "minidask.scheduler.blobs",
+    "minidask.scheduler.core",
+    "minidask.scheduler.describe",
+    "minidask.scheduler.events",
+    "minidask.scheduler.invariants",
+    "minidask.scheduler.placement",
+    "minidask.scheduler.ready",
+    "minidask.scheduler.tasks",
+    "minidask.wire.frames",
+    "minidask.wire.handshake",
+    "minidask.wire.messages",
+    "minidask.worker.core",
+    "minidask.worker.memory",
+    "minidask.worker.output",
+}
+ASYNC = {
+    "minidask.local",
+    "minidask.local_node",
+    "minidask.program",
+    "minidask.scheduler.server",
+    "minidask.transport",
+    "minidask.worker.agent",
+    "minidask.worker.daemon",
+    "minidask.worker.slotpool",
+}
+PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")
+KNOWS_ALL = {"minidask.local", "minidask.local_node"}
+SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend"}
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[str]:
+    """The absolute names of all modules that a source imports, wherever in it."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parts = module.split(".")
+                up = node.level - 1 if is_package else node.level
+                package = ".".join(parts[: len(parts) - up])
+                base = f"{package}.{base}".rstrip(".")
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+    """What a module imports and must not."""
+    found = []
+    for name in imports(source, module, is_package):
+        top = name.partition(".")[0]
+        if module in PURE and top in IMPURE:
+            found.append(f"{module} is a core and imports {name}")
+        if top == "asyncio" and module not in ASYNC:
+            found.append(f"{module} imports {name}, which is for shells")
+        if top == "uvloop" and module != "minidask.program":
+            found.append(f"{module} imports {name}")
+        if top == "joblib" and module != "minidask.joblib_backend":
+            found.append(f"{module} imports {name}, which only the backend may")
+        if within(module, "minidask.scheduler") and (
+            top in ("pickle", "cloudpickle") or within(name, "minidask.payload")
+        ):
+            found.append(f"{module} imports {name}: the scheduler unpickles nothing")
+        if top in ("scheduler", "worker"):
+            found.append(f"{module} imports {name} by the name of its folder")
+        for program in PROGRAMS:
+            theirs = within(name, program) and not within(module, program)
+            allowed = module in KNOWS_ALL or (module in SETS_UP and program == "minidask.client")
+            if theirs and not allowed:
+                found.append(f"{module} imports {name}, another program's")
+        if module in SETS_UP and within(name, "minidask.scheduler"):
+            found.append(f"{module} imports {name}")
+    return found
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for package, folder in PACKAGES.items():
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            yield ".".join([package, *(part for part in parts if part != "__init__")]), path
+
+
+@pytest.mark.parametrize(("module", "path"), [pytest.param(*found, id=found[0]) for found in modules()])
+def test_every_module_imports_only_what_it_may(module: str, path: Path) -> None:
+    assert violations(path.read_text(), module, path.name == "__init__.py") == []
+
+
+def test_every_module_that_is_to_be_pure_exists() -> None:
+    assert {name for name, _ in modules()} >= PURE | ASYNC
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("minidask.scheduler.core", "import time"),
+        ("minidask.scheduler.core", "def f():\n    from time import monotonic"),
+        ("minidask.worker.core", "from . import agent\nimport socket"),
+        ("minidask.wire.frames", "import os.path"),
+        ("minidask.client.core", "import threading"),
+        ("minidask.scheduler.server", "import pickle"),
+        ("minidask.scheduler.server", "from minidask.payload import loads"),
+        ("minidask.scheduler.server", "from minidask import payload"),
+        ("minidask.scheduler.server", "import joblib"),
+        ("minidask.scheduler.server", "from minidask.worker import core"),
+        ("minidask.scheduler.server", "from ..worker import core"),
+        ("minidask.worker.agent", "import minidask.client.client"),
+        ("minidask.client.client", "from minidask.scheduler.core import SchedulerCore"),
+        ("minidask.worker.slot", "import asyncio"),
+        ("minidask.worker.slot", "import uvloop"),
+        ("minidask.worker.slot", "import joblib"),
+        ("minidask.local", "import scheduler.core"),
+        ("minidask.payload", "from worker import slot"),
+        ("minidask.transport", "import minidask.client.client"),
+    ],
+)
+def test_the_rules_notice_what_breaks_them(module: str, source: str) -> None:
+    assert violations(source, module)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [
+        ("minidask", ["joblib", "numpy", "asyncio", "cloudpickle", "minidask.client"]),
+        ("minidask.scheduler.__main__", ["joblib", "numpy", "cloudpickle", "minidask.payload", "minidask.worker"]),
+        ("minidask.worker.__main__", ["joblib", "numpy", "minidask.scheduler", "minidask.client"]),
+        ("minidask.worker.slot", ["joblib", "numpy", "asyncio", "psutil", "minidask.client"]),
+        ("minidask.client.client", ["joblib", "numpy", "asyncio", "psutil", "minidask.scheduler"]),
+    ],
+)
+def test_a_program_loads_only_what_it_needs(module: str, absent: list[str]) -> None:
+    code = f"import {module}, sys; print([name for name in {absent} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("order", ["minidask, joblib", "joblib, minidask"])
+def test_the_backend_is_registered_in_either_order_of_imports(order: str) -> None:
+    code = f"import {order}; joblib.parallel_config('minidask'); print(joblib.parallel.BACKENDS['minidask'].__name__)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    assert result.stdout.strip() == "MinidaskBackend"

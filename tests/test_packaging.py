@@ -1,0 +1,39 @@
+"""What gets installed: one package, two programs, and nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    (path,) = folder.glob("minidask-*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.mark.timeout(120)
+def test_the_wheel_holds_the_package_and_no_other_top_level_name(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    tops = {name.partition("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"minidask"}
+    for folder, package in (("minidask", ""), ("scheduler", "scheduler/"), ("worker", "worker/")):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert f"minidask/{package}{path.relative_to(ROOT / folder)}" in names
+    assert "minidask/py.typed" in names
+
+
+def test_the_wheel_installs_both_programs(wheel: zipfile.ZipFile) -> None:
+    (entry_points,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    text = wheel.read(entry_points).decode()
+    assert "minidask-scheduler = minidask.scheduler.__main__:main" in text
+    assert "minidask-worker = minidask.worker.__main__:main" in text
