@@ -18,8 +18,9 @@ from minidask._register import register_when_joblib_is_imported
 from minidask._version import __version__
 
 if TYPE_CHECKING:
-    from minidask.client.client import Client, get_client
+    from minidask.client.client import Client
     from minidask.client.future import Future
+    from minidask.client.registry import get_client
     from minidask.local import LocalCluster
 
 __all__ = ["Client", "Future", "LocalCluster", "__version__", "errors", "get_client"]
@@ -28,7 +29,7 @@ _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local",
-    "get_client": "minidask.client.client",
+    "get_client": "minidask.client.registry",
 }
 
 

@@ -30,9 +30,10 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
-from minidask.client.client import Client, get_client
+from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
+from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.payload import Scattered, inside_task
 

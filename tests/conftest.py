@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import minidask
+import minidask.client.registry
 
 DEADLINE = 30.0
 
@@ -45,7 +46,7 @@ def leftovers() -> list[str]:
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
     yield
-    for client in list(minidask.client.client._live_clients):
+    for client in list(minidask.client.registry.live_clients):
         client.close()
     wait_until(lambda: not our_processes(), f"our processes had ended: {our_processes()}", 10)
     assert not leftovers()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -281,3 +283,18 @@ def test_a_stranger_can_send_nothing_worse_than_a_protocol_error(header: bytes) 
     _, acceptor = pair()
     with pytest.raises((ProtocolError, AuthenticationError)):
         acceptor.receive(Frame(header, []))
+
+
+# --- the specification ---
+
+
+def test_the_specification_has_every_message_with_its_code_and_fields() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| (\w+)( ✚)? \|([^|]*)\|", text, re.MULTILINE)
+    told = {int(code): (name, bool(payload), fields.strip()) for code, name, payload, fields in rows}
+    told[17] = ("SlotReady", False, "pid int")
+    for code, kind in enumerate(m.CODES):
+        name, payload, fields = told[code]
+        names = [field.split()[0] for field in re.sub(r"\[[^]]*\]+", "", fields).split(",") if field.strip()]
+        assert name == kind.__name__
+        assert names + ["payload"] * payload == list(kind._fields)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import concurrent.futures
 import contextlib
-import html
 import os
 import queue
 import socket
@@ -22,6 +20,8 @@ from minidask.client.core import Lost, PendingTable, outcome_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
+from minidask.client.registry import live_clients
+from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost
 from minidask.payload import Interner, Scattered, blob_id, dumps, dumps_naming
@@ -45,8 +45,6 @@ from minidask.wire.messages import (
 
 if TYPE_CHECKING:
     from minidask.local import LocalCluster
-
-_live_clients: list[Client] = []
 
 
 class Client:
@@ -118,7 +116,7 @@ class Client:
         self._reader.start()
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
-        _live_clients.append(self)
+        live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
         parsed = Address.parse(address)
@@ -290,7 +288,7 @@ class Client:
         if self._pid != os.getpid():
             return  # a forked child leaves its parent's cluster alone
         with contextlib.suppress(ValueError):
-            _live_clients.remove(self)
+            live_clients.remove(self)
         self._why_closed = self._why_closed or "the client was closed"
         self._connection.close()
         if threading.current_thread() is not self._reader:
@@ -306,6 +304,12 @@ class Client:
                 self._changed.wait_for(lambda: self._why_closed, self.timeout)
         self.close()
 
+    def _abandon(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self._connection.abandon()
+        self._table_lock = threading.Lock()
+        self._changed = threading.Condition()
+
     def __enter__(self) -> Client:
         return self
 
@@ -320,12 +324,7 @@ class Client:
         return f"<minidask.Client {self.address} {len(self._workers)} machines, {self.slots()} workers>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
-            for address, name, slots in self._workers
-        )
-        state = html.escape(repr(self).strip("<>"))
-        return f"<b>{state}</b><table><tr><th>worker</th><th>address</th><th>tasks at once</th></tr>{rows}</table>"
+        return client_table(repr(self).strip("<>"), self._workers)
 
     # --- sending ---
 
@@ -425,7 +424,7 @@ class Client:
                 if future is not None:
                     future.settle(outcome_of(message))
             case TaskOutput(worker, stream, text):
-                _show(worker, stream, text)
+                show_output(worker, stream, text)
             case Workers(workers):
                 with self._changed:
                     self._workers = [(address, name, slots) for address, name, slots in workers]
@@ -439,43 +438,5 @@ class Client:
                 self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
 
 
-def get_client() -> Client:
-    """The client made last in this process that is still open.
-
-    Raises:
-        MinidaskError: there is none.
-    """
-    for client in reversed(_live_clients):
-        if not client.closed:
-            return client
-    raise MinidaskError("there is no Client in this process: make one with minidask.Client()")
-
-
 def _name_of(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-
-
-def _show(worker: str, stream: str, text: str) -> None:
-    """Print what a task printed, each line marked with its worker."""
-    out = sys.stdout if stream == "stdout" else sys.stderr
-    if out is not None:
-        with contextlib.suppress(OSError, ValueError):  # the user's screen is gone or closed: there is nobody to tell
-            out.write("".join(f"[{worker}] {line}" for line in text.splitlines(keepends=True)))
-            out.flush()
-
-
-def _close_all() -> None:
-    for client in list(_live_clients):
-        client.close()
-
-
-def _after_fork_in_child() -> None:
-    for client in _live_clients:
-        client._connection.abandon()
-        client._table_lock = threading.Lock()
-        client._changed = threading.Condition()
-    _live_clients.clear()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)

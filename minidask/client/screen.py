@@ -1,0 +1,27 @@
+"""What a client shows to people: the output of tasks, and itself in a notebook."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import sys
+from collections.abc import Iterable
+
+
+def show_output(worker: str, stream: str, text: str) -> None:
+    """Print what a task printed, each line marked with its worker."""
+    out = sys.stdout if stream == "stdout" else sys.stderr
+    if out is not None:
+        with contextlib.suppress(OSError, ValueError):  # the user's screen is gone or closed: there is nobody to tell
+            out.write("".join(f"[{worker}] {line}" for line in text.splitlines(keepends=True)))
+            out.flush()
+
+
+def client_table(title: str, workers: Iterable[tuple[str, str, int]]) -> str:
+    """A client and its workers as HTML."""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
+        for address, name, slots in workers
+    )
+    head = "<tr><th>worker</th><th>address</th><th>tasks at once</th></tr>"
+    return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"
