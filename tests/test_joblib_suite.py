@@ -26,6 +26,6 @@ def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
     )
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
-    ours = re.findall(r"test_parallel\.py::\S*minidask\S* (\w+)", result.stdout)
-    assert ours.count("PASSED") >= 90, result.stdout[-3000:]
+    ours = re.findall(r"::\S*minidask\S* (\w+)", result.stdout)
+    assert ours.count("PASSED") >= 60, result.stdout[-3000:]
     assert set(ours) <= {"PASSED"}
