@@ -171,7 +171,7 @@ def dumps_naming(obj: Any, what: str, interner: Interner | None) -> tuple[Payloa
             f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
             " Look for open files, locks, connections or generators in it, and create those inside the task"
         ) from error
-    return [file.getbuffer(), *pickler.buffers], pickler.named
+    return [file.getvalue(), *pickler.buffers], pickler.named
 
 
 def loads(payload: Payload, what: str) -> Any:
