@@ -32,18 +32,21 @@ class Scattered:
     It holds the data on the cluster until it is released, or dropped.
     """
 
-    def __init__(self, blob: bytes, kind: str, release: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, blob: bytes, kind: str, release: Callable[[bytes], None], dropped: Callable[[bytes], None]
+    ) -> None:
         self.blob = blob
         self._kind = kind
         self._release = release
+        self._dropped = dropped
 
     def release(self) -> None:
         """Let the cluster forget the data once the tasks that already use it have ended."""
-        release, self._release = self._release, _do_nothing
+        release, self._release, self._dropped = self._release, _do_nothing, _do_nothing
         release(self.blob)
 
     def __del__(self) -> None:
-        self.release()
+        self._dropped(self.blob)
 
     def __reduce__(self) -> Any:
         raise SerializationError("a scattered handle can only be sent as an argument of a task of its own client")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import contextlib
 import os
@@ -94,7 +95,8 @@ class Client:
         self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
         self.timeout = timeout
         self._pending: PendingTable[Future] = PendingTable()
-        self._table_lock = threading.Lock()
+        self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
+        self._dropped: collections.deque[bytes] = collections.deque()
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._workers: list[tuple[str, str, int]] = []
         self._changed = threading.Condition()
@@ -193,12 +195,13 @@ class Client:
 
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
+        self._release_dropped()
         payload = dumps(data, f"the scattered {type(data).__name__}")
         blob = blob_id(payload)
         with self._table_lock:
             self._scattered[blob] = self._scattered.get(blob, 0) + 1
         self._put_blob(blob, payload)
-        return Scattered(blob, type(data).__name__, self._unscatter)
+        return Scattered(blob, type(data).__name__, self._unscatter, self._dropped.append)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
         """Give up on these tasks; with `force`, those that run are stopped too."""
@@ -307,7 +310,7 @@ class Client:
     def _abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
         self._connection.abandon()
-        self._table_lock = threading.Lock()
+        self._table_lock = threading.RLock()
         self._changed = threading.Condition()
 
     def __enter__(self) -> Client:
@@ -341,6 +344,7 @@ class Client:
         on_done: Callable[[Future], None] | None = None,
     ) -> Future:
         self._check()
+        self._release_dropped()
         payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
         with self._table_lock:
             session = self._session.blob()
@@ -367,6 +371,11 @@ class Client:
 
     def _release_blob(self, blob: bytes) -> None:
         self._send_if_connected([ReleaseBlobs([blob])])
+
+    def _release_dropped(self) -> None:
+        """Release the handles that were garbage collected, which may happen anywhere, inside any lock."""
+        while self._dropped:
+            self._unscatter(self._dropped.popleft())
 
     def _unscatter(self, blob: bytes) -> None:
         """A handle is gone; the blob goes with the last one."""

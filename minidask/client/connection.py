@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import socket
@@ -13,6 +14,7 @@ from typing import Any
 from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
+from minidask.client.interrupts import uninterrupted
 from minidask.errors import ProtocolError, SchedulerLost
 from minidask.sockets import keep_alive, no_scheduler
 from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, NotAFrame
@@ -38,7 +40,9 @@ class Connection:
 
     def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
+        self._writing = False
+        self._outbox: collections.deque[list[Buffer]] = collections.deque()
         self._decoder = FrameDecoder()
         self._early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
@@ -83,11 +87,19 @@ class Connection:
         pieces: list[Buffer] = []
         for message in messages:
             pieces += encode(message)
-        try:
-            with self._sending:
-                self._write(pieces)
-        except OSError as error:
-            raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
+        self._outbox.append(pieces)
+        with self._sending:
+            if self._writing:
+                return  # garbage collection has led from a write of this thread's to here: that one goes on with ours
+            self._writing = True
+            try:
+                with uninterrupted():
+                    while self._outbox:
+                        self._write(self._outbox.popleft())
+            except OSError as error:
+                raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
+            finally:
+                self._writing = False
 
     def _write(self, pieces: list[Buffer]) -> None:
         views = [memoryview(piece) for piece in pieces]
@@ -121,7 +133,7 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection without ending it."""
         self._sock.close()
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:

@@ -54,7 +54,7 @@ class Future(concurrent.futures.Future[Any]):
         self.worker: str | None = None
         self._tell_cancelled = cancel
         self._reader = reader
-        self._decoding = threading.Lock()
+        self._decoding = threading.RLock()
         self._settling = threading.RLock()
 
     def cancel(self) -> bool:

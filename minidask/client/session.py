@@ -29,15 +29,16 @@ class Session:
     def blob(self) -> bytes:
         """The name of the blob that describes this process as it is now; cheap while nothing has changed."""
         if self._path != sys.path or self._log_level != logging.root.level:
-            self._path, self._log_level = list(sys.path), logging.root.level
+            path, log_level = list(sys.path), logging.root.level
             description = {
                 "python": list(sys.version_info[:2]),
-                "path": [os.path.abspath(path) for path in self._path],
-                "log_level": self._log_level,
+                "path": [os.path.abspath(entry) for entry in path],
+                "log_level": log_level,
             }
             payload = dumps(description, "the session")
-            before, self._blob = self._blob, blob_id(payload)
-            self._put(self._blob, payload)
-            if before and before != self._blob:
+            before, after = self._blob, blob_id(payload)
+            self._put(after, payload)
+            self._path, self._log_level, self._blob = path, log_level, after
+            if before and before != after:
                 self._release(before)
         return self._blob
