@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from joblib.parallel import (
@@ -31,15 +29,13 @@ from joblib.parallel import (
 )
 
 from minidask.client.client import Client
-from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
-from minidask.payload import Scattered, inside_task
+from minidask.joblib_call import Call, Callback, SharedData
+from minidask.payload import inside_task
 
 THREAD_VARIABLES = ParallelBackendBase.MAX_NUM_THREADS_VARS
-
-Callback = Callable[[Future], None]
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -148,7 +144,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def start_call(self) -> None:
         client = self.client()
         shared = self._shared_data.handles(client)
-        self._call = Call(client, self._limit, self.parallel, self.inner_max_num_threads, shared)
+        self._call = Call(client, self._limit, self.parallel, run_batch, self.inner_max_num_threads, shared)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -185,119 +181,6 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def terminate(self) -> None:
         self.reset_batch_stats()
-
-
-class Call:
-    """One run of a `Parallel` object: its tasks, and who runs joblib's callbacks for them."""
-
-    def __init__(
-        self,
-        client: Client,
-        limit: int,
-        parallel: Any,
-        inner_threads: int | None,
-        shared: list[tuple[Any, Scattered]],
-    ) -> None:
-        self._client = client
-        self._group = client.group(limit)
-        self._parallel = parallel
-        self._inner_threads = inner_threads
-        self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
-        self._pending: set[Future] = set()
-        self._shared = {id(obj): handle for obj, handle in shared}
-        for obj, handle in shared:
-            self._group.interner.alias(obj, handle.blob)
-        if parallel.return_generator:
-            threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
-
-    def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
-        """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
-        items = self._with_handles(batch.items) if hasattr(batch, "items") else [(batch, (), {})]
-
-        def on_done(future: Future) -> None:
-            self._pending.discard(future)
-            if callback is not None and not future.cancelled():
-                self._done.put((callback, future))
-
-        try:
-            arguments = (items, nesting_level, self._inner_threads)
-            future = self._group.submit(run_batch, arguments, name=_name_of(items), on_done=on_done)
-        except MinidaskError as error:
-            future = Future(0, "batch", lambda future: None, None)
-            future.settle(Lost(error))
-            future.add_done_callback(on_done)  # type: ignore[arg-type]
-            return future
-        self._pending.add(future)
-        if future.done():
-            self._pending.discard(future)
-        return future
-
-    def _with_handles(self, items: list[Any]) -> list[Any]:
-        """Put handles in the place of scattered lists and dicts, which the pickler does not ask about."""
-        if not self._shared:
-            return items
-        get = self._shared.get
-        return [
-            (function, tuple(get(id(a), a) for a in args), {key: get(id(a), a) for key, a in kwargs.items()})
-            for function, args, kwargs in items
-        ]
-
-    # --- collecting ---
-
-    def collect_until_done(self) -> None:
-        """Run joblib's callbacks here until the call is complete, aborted or timed out."""
-        parallel = self._parallel
-        head = 0
-        while parallel._wait_retrieval() and not parallel._aborting:
-            wait, head = self._time_left(head)
-            try:
-                item = self._done.get(timeout=wait)
-            except queue.Empty:
-                continue
-            if item is not None:
-                item[0](item[1])
-
-    def _time_left(self, head: int) -> tuple[float | None, int]:
-        """Seconds until the oldest pending job has used up joblib's timeout, and its position."""
-        timeout = self._parallel.timeout
-        if timeout is None:
-            return None, head
-        jobs = self._parallel._jobs
-        while head < len(jobs) and jobs[head].get_status(timeout=timeout) != "Pending":
-            head += 1
-        if head == len(jobs) or self._parallel._aborting:
-            return 0.0, head
-        waited = time.time() - jobs[head]._completion_timeout_counter
-        return max(0.0, timeout - waited) + 0.001, head
-
-    def _collect_forever(self) -> None:
-        while (item := self._done.get()) is not None:
-            item[0](item[1])
-
-    # --- the end ---
-
-    def abort(self) -> None:
-        self._client.cancel(list(self._pending), force=True)
-
-    def close(self) -> None:
-        self._done.put(None)
-        self._group.close()
-
-
-class SharedData:
-    """The objects of `scatter=`, sent ahead when the first call starts and held until the backend is forgotten."""
-
-    def __init__(self, objects: list[Any]) -> None:
-        self._objects = objects
-        self._handles: list[tuple[Any, Scattered]] = []
-        self._client: Client | None = None
-
-    def handles(self, client: Client) -> list[tuple[Any, Scattered]]:
-        """Each object with its handle at this client."""
-        if self._objects and self._client is not client:
-            self._handles = [(obj, client.scatter_one(obj)) for obj in self._objects]
-            self._client = client
-        return self._handles
 
 
 # --- which cluster ---
@@ -360,11 +243,6 @@ def _threads_limited(threads: int) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def _name_of(items: list[Any]) -> str:
-    function = items[0][0]
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 register_parallel_backend("minidask", MinidaskBackend)

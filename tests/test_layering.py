@@ -44,7 +44,7 @@ ASYNC = {
 }
 PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")
 KNOWS_ALL = {"minidask.local", "minidask.local_node"}
-SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend"}
+SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend", "minidask.joblib_call"}
 
 
 def within(module: str, package: str) -> bool:
