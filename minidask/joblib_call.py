@@ -5,6 +5,7 @@ Nothing of joblib is imported here; `joblib_backend.py` explains how the two mee
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
+from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.payload import Scattered
 
@@ -59,7 +61,7 @@ class Call:
             arguments = (items, nesting_level, self._inner_threads)
             future = self._group.submit(self._run_batch, arguments, name=_name_of(items), on_done=on_done)
         except MinidaskError as error:
-            future = Future(0, "batch", lambda future: None, None)
+            future = Future(0, "batch", lambda future: None, lambda: False)
             future.settle(Lost(error))
             future.add_done_callback(on_done)  # type: ignore[arg-type]
             return future
@@ -84,12 +86,28 @@ class Call:
         """Run joblib's callbacks here until the call is complete, aborted or timed out."""
         parallel = self._parallel
         head = 0
-        while parallel._wait_retrieval() and not parallel._aborting:
-            wait, head = self._time_left(head)
-            try:
-                item = self._done.get(timeout=wait)
-            except queue.Empty:
-                continue
+        with self._client.reading.borrowed() as reading:
+            while parallel._wait_retrieval() and not parallel._aborting:
+                if self._done.empty():
+                    wait, head = self._time_left(head)
+                    self._wait(reading, wait)
+                elif reading is None:
+                    self._run_callbacks()
+                else:
+                    with reading.paused():
+                        self._run_callbacks()
+
+    def _wait(self, reading: Borrowed | None, seconds: float | None) -> None:
+        """Wait until there may be callbacks to run."""
+        if reading is not None:
+            reading.read(seconds)
+            return
+        with contextlib.suppress(queue.Empty):
+            self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
+
+    def _run_callbacks(self) -> None:
+        while not self._done.empty():
+            item = self._done.get()
             if item is not None:
                 item[0](item[1])
 
@@ -101,8 +119,8 @@ class Call:
         jobs = self._parallel._jobs
         while head < len(jobs) and jobs[head].get_status(timeout=timeout) != "Pending":
             head += 1
-        if head == len(jobs) or self._parallel._aborting:
-            return 0.0, head
+        if head == len(jobs) or self._parallel._aborting:  # nothing to time, or the time is up
+            return 0.01, head
         waited = time.time() - jobs[head]._completion_timeout_counter
         return max(0.0, timeout - waited) + 0.001, head
 

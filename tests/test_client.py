@@ -125,12 +125,13 @@ def test_the_executor_is_a_standard_one(client: minidask.Client) -> None:
     assert client.submit(neg, 1).result(10) == -1
 
 
-def test_higher_priorities_start_first(client: minidask.Client) -> None:
-    blockers = [client.submit(time.sleep, 0.3) for _ in range(2)]
-    low = [client.submit(time.time, priority=-1) for _ in range(4)]
-    high = [client.submit(time.time, priority=1) for _ in range(4)]
-    client.gather(blockers)
-    assert max(client.gather(high)) < min(client.gather(low))
+def test_higher_priorities_start_first() -> None:
+    with minidask.Client(n_workers=1) as client:
+        blocker = client.submit(time.sleep, 0.3)
+        low = [client.submit(time.monotonic, priority=-1) for _ in range(4)]
+        high = [client.submit(time.monotonic, priority=1) for _ in range(4)]
+        blocker.result(10)
+        assert max(client.gather(high)) < min(client.gather(low))
 
 
 def test_scattered_data_is_found_at_any_depth_and_is_read_only(client: minidask.Client) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import os
+import signal
 import statistics
 import threading
 import time
@@ -349,3 +351,49 @@ def test_the_backend_can_be_pickled() -> None:
 
     backend = Parallel(n_jobs=2)._backend
     assert len(cloudpickle.dumps(backend)) < 200
+
+
+def test_a_long_callback_does_not_stop_the_reading(client: minidask.Client) -> None:
+    """The iterable waits, with the standard library's means, for a task of the same client."""
+
+    def iterable() -> Iterator[Any]:
+        for i in range(6):
+            concurrent.futures.wait([client.submit(abs, -i)], timeout=20)
+            (future,) = concurrent.futures.as_completed([client.submit(abs, -i)], timeout=20)
+            yield delayed(neg)(future.result())
+
+    assert Parallel(n_jobs=2, batch_size=1)(iterable()) == [-i for i in range(6)]
+
+
+def test_other_threads_get_their_results_while_a_call_waits(client: minidask.Client) -> None:
+    results: list[int] = []
+
+    def use_client() -> None:
+        results.extend(client.submit(neg, i).result(20) for i in range(50))
+
+    thread = threading.Thread(target=use_client)
+    thread.start()
+    Parallel(n_jobs=2, batch_size=1)(delayed(time.sleep)(0.05) for _ in range(10))
+    thread.join(20)
+    assert results == [-i for i in range(50)]
+
+
+def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) -> None:
+    def interrupted_call(delay: float) -> None:
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            Parallel(n_jobs=2, batch_size=1)(delayed(time.sleep)(0.01) for _ in range(2000))
+        finally:
+            timer.join()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for delay in (0.001, 0.02, 0.1, 0.3):
+            with pytest.raises(KeyboardInterrupt):
+                interrupted_call(delay)
+            assert Parallel(n_jobs=2)(tasks(neg, 5)) == [0, -1, -2, -3, -4]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wait_until(lambda: at_rest(client), "what was interrupted was stopped", 5)

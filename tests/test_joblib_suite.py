@@ -21,7 +21,7 @@ def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
     (tmp_path / "minidask_plugin.py").write_text(PLUGIN)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-p", "minidask_plugin", "-p", "no:cacheprovider", "--pyargs"]
-    command += ["joblib.test.test_parallel", "--timeout", "120", "-W", "ignore", "-v", "-c", os.devnull]
+    command += ["joblib.test.test_parallel", "--timeout", "120", "-W", "default", "-v", "-c", os.devnull]
     result = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
     )

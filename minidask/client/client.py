@@ -21,6 +21,7 @@ from minidask.client.core import Lost, PendingTable, outcome_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
+from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
@@ -114,8 +115,7 @@ class Client:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
-        self._reader = threading.Thread(target=self._read, name="minidask-reader", daemon=True)
-        self._reader.start()
+        self.reading = Reading(self._connection, self._handle, self._lost)
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
         live_clients.append(self)
@@ -293,9 +293,8 @@ class Client:
         with contextlib.suppress(ValueError):
             live_clients.remove(self)
         self._why_closed = self._why_closed or "the client was closed"
-        self._connection.close()
-        if threading.current_thread() is not self._reader:
-            self._reader.join(self.timeout)
+        self._connection.shut()
+        self.reading.join(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
 
@@ -349,7 +348,7 @@ class Client:
         with self._table_lock:
             session = self._session.blob()
             number = self._pending.next_number()
-            future = Future(number, name, self._cancelled, self._reader)
+            future = Future(number, name, self._cancelled, self.reading.in_this_thread)
             if on_done is not None:
                 future.add_done_callback(on_done)  # type: ignore[arg-type]
             self._pending.add(number, future)
@@ -410,10 +409,9 @@ class Client:
         if self._why_closed:
             raise SchedulerLost(f"this Client is of no more use: {self._why_closed}")
 
-    # --- receiving, in the reader thread ---
+    # --- receiving, in whichever thread reads ---
 
-    def _read(self) -> None:
-        why = self._connection.read_forever(self._handle)
+    def _lost(self, why: str) -> None:
         self._why_closed = self._why_closed or f"the connection to the scheduler at {self.address} is gone: {why}"
         self._connection.close()
         with self._table_lock:

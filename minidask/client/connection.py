@@ -14,7 +14,7 @@ from typing import Any
 from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
-from minidask.client.interrupts import uninterrupted
+from minidask.client.interrupts import Uninterrupted
 from minidask.errors import ProtocolError, SchedulerLost
 from minidask.sockets import keep_alive, no_scheduler
 from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, NotAFrame
@@ -44,7 +44,7 @@ class Connection:
         self._writing = False
         self._outbox: collections.deque[list[Buffer]] = collections.deque()
         self._decoder = FrameDecoder()
-        self._early: list[Message] = []  # what came in one piece with the end of the handshake
+        self.early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
         try:
             self._shake_hands(secret_for(address, access_file), info)  # only now: where nobody listens, no secret helps
@@ -58,6 +58,7 @@ class Connection:
             self._sock.close()
             raise
         self._sock.settimeout(None)
+        self._fd = self._sock.fileno()
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
@@ -69,7 +70,7 @@ class Connection:
             try:
                 for frame in self._decoder.received(count):
                     if handshake.done:
-                        self._early.append(decode(frame))
+                        self.early.append(decode(frame))
                         continue
                     self._write(handshake.receive(frame))
                     if handshake.done:
@@ -93,7 +94,7 @@ class Connection:
                 return  # garbage collection has led from a write of this thread's to here: that one goes on with ours
             self._writing = True
             try:
-                with uninterrupted():
+                with Uninterrupted():
                     while self._outbox:
                         self._write(self._outbox.popleft())
             except OSError as error:
@@ -110,24 +111,30 @@ class Connection:
             if sent:
                 views[0] = views[0][sent:]
 
-    def read_forever(self, on_message: Callable[[Message], None]) -> str:
-        """Hand every message that comes to `on_message`, until the connection ends; returns why it did."""
+    def receive(self, on_message: Callable[[Message], None]) -> str:
+        """Hand what has come to `on_message`; returns why the connection has ended, or an empty text if it has not."""
         try:
-            for message in self._early:
-                on_message(message)
-            while True:
-                count = self._sock.recv_into(self._decoder.get_buffer())
-                if not count:
-                    return "the scheduler closed the connection, or died"
-                for frame in self._decoder.received(count):
-                    on_message(decode(frame))
+            count = self._sock.recv_into(self._decoder.get_buffer())
+            if not count:
+                return "the scheduler closed the connection, or died"
+            for frame in self._decoder.received(count):
+                on_message(decode(frame))
         except (OSError, ProtocolError) as error:
-            return str(error)
+            return str(error) or type(error).__name__
+        return ""
 
-    def close(self) -> None:
-        """End the connection; the reading thread returns."""
+    def fileno(self) -> int:
+        """The socket's file descriptor."""
+        return self._fd
+
+    def shut(self) -> None:
+        """End the connection; whoever reads it is told."""
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection and give up the socket; for whoever has read its end."""
+        self.shut()
         self._sock.close()
 
     def abandon(self) -> None:

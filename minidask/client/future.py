@@ -45,7 +45,7 @@ class Future(concurrent.futures.Future[Any]):
     """
 
     def __init__(
-        self, number: int, name: str, cancel: Callable[[Future], None], reader: threading.Thread | None
+        self, number: int, name: str, cancel: Callable[[Future], None], reading_here: Callable[[], bool]
     ) -> None:
         super().__init__()
         self.number = number
@@ -53,7 +53,7 @@ class Future(concurrent.futures.Future[Any]):
         self.duration: float | None = None
         self.worker: str | None = None
         self._tell_cancelled = cancel
-        self._reader = reader
+        self._reading_here = reading_here
         self._decoding = threading.RLock()
         self._settling = threading.RLock()
 
@@ -91,7 +91,7 @@ class Future(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As the standard one: wait, and return what the task raised, or None."""
-        if threading.current_thread() is self._reader and not self.done():
+        if self._reading_here() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
         error = super().exception(timeout)
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):

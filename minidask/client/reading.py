@@ -1,0 +1,167 @@
+"""Who reads the client's socket: a thread of its own, or for a while the very thread that waits for results.
+
+A result that the waiting thread reads itself is there one thread switch, and one fight for the
+interpreter lock, earlier. A thread that has borrowed the reading reads between the callbacks that it
+runs, and not during them: they are a user's code, and may themselves wait for results. So the reading
+thread looks in every few milliseconds, and steps in when one callback goes on for long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable, Iterator
+
+from minidask.client.connection import Connection
+from minidask.client.interrupts import Uninterrupted
+from minidask.wire.messages import Message
+
+LOOK_IN_SECONDS = 0.01
+
+
+class Reading:
+    """Reads a connection's messages until it ends.
+
+    Args:
+        connection: whose socket is to be read.
+        on_message: called with each message, by whichever thread reads; never by two at once.
+        on_end: called once, with the reason, when the connection has ended.
+    """
+
+    def __init__(
+        self, connection: Connection, on_message: Callable[[Message], None], on_end: Callable[[str], None]
+    ) -> None:
+        self._connection = connection
+        self._on_message = on_message
+        self._on_end = on_end
+        self._part = threading.Lock()  # whoever holds it reads
+        self._loan = threading.Lock()  # whoever holds it has borrowed the reading
+        self._turns = 0  # how often the borrower has paused or resumed: whether its callbacks get on
+        self._dispatching = 0
+        self._ended = False
+        self._nudged, self._nudge = os.pipe()
+        os.set_blocking(self._nudged, False)
+        os.set_blocking(self._nudge, False)
+        self._poll = select.poll()
+        self._poll.register(connection.fileno(), select.POLLIN)
+        self._poll.register(self._nudged, select.POLLIN)
+        self._thread = threading.Thread(target=self._read_forever, name="minidask-reader", daemon=True)
+        self._thread.start()
+
+    def __del__(self) -> None:
+        os.close(self._nudged)  # only now: a number that others might still write to must not be given out again
+        os.close(self._nudge)
+
+    def in_this_thread(self) -> bool:
+        """Whether this thread is just now handing out messages: it must not wait for one."""
+        return self._dispatching == threading.get_ident()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the end of the reading thread, after the connection was shut."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join(seconds)
+
+    @contextlib.contextmanager
+    def borrowed(self) -> Iterator[Borrowed | None]:
+        """Have this thread do the reading for the time of the block; None if another one does already."""
+        if not self._loan.acquire(blocking=False):
+            yield None
+            return
+        try:
+            with Uninterrupted(self.nudge) as guard:
+                borrowed = Borrowed(self, guard)
+                try:
+                    borrowed.resume()
+                    yield borrowed
+                finally:
+                    borrowed.pause()
+        finally:
+            self._loan.release()
+
+    def nudge(self) -> None:
+        """Have whoever waits for messages come out of it."""
+        with contextlib.suppress(BlockingIOError):  # there are nudges enough
+            os.write(self._nudge, b"!")
+
+    # --- reading, for the holder of the part ---
+
+    def _read_forever(self) -> None:
+        with self._part:
+            for message in self._connection.early:
+                self._on_message(message)
+        look_in = threading.Event()
+        turns = -1
+        while not self._ended:
+            if self._loan.locked() and (self._part.locked() or turns != self._turns):
+                turns = self._turns
+                look_in.wait(LOOK_IN_SECONDS)
+                continue
+            with self._part:
+                self.read(None)
+
+    def read(self, seconds: float | None) -> None:
+        """Wait for messages, a nudge, or so many seconds; hand out what has come."""
+        if self._ended:
+            return
+        ready = [number for number, _ in self._poll.poll(None if seconds is None else seconds * 1000)]
+        if self._nudged in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._nudged, 4096)
+        if self._connection.fileno() in ready:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
+        self._dispatching = threading.get_ident()
+        try:
+            reason = self._connection.receive(self._on_message)
+        finally:
+            self._dispatching = 0
+        if reason:
+            self._ended = True
+            self._on_end(reason)
+
+    # --- for `Borrowed` ---
+
+    def take(self) -> None:
+        """Take the part from the reading thread, if that has stepped in."""
+        self._turns += 1  # before the nudge: so it sees that the callback is over, and does not step in again
+        if not self._part.acquire(blocking=False):
+            self.nudge()
+            self._part.acquire()
+
+    def give_up(self) -> None:
+        self._turns += 1
+        self._part.release()
+
+
+class Borrowed:
+    """The reading, in the hands of a thread that waits for results and runs callbacks in between."""
+
+    def __init__(self, reading: Reading, guard: Uninterrupted) -> None:
+        self._reading = reading
+        self._guard = guard
+        self._holds = False
+
+    def read(self, seconds: float | None) -> None:
+        """Wait for messages, at most so many seconds, and hand them out. Ctrl-C ends the wait."""
+        self._reading.read(seconds)
+        self._guard.check()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Run callbacks inside this block: others may read, and Ctrl-C may interrupt it."""
+        self.pause()
+        with self._guard.interruptible():
+            yield
+        self.resume()
+
+    def pause(self) -> None:
+        if self._holds:
+            self._holds = False
+            self._reading.give_up()
+
+    def resume(self) -> None:
+        self._reading.take()
+        self._holds = True
