@@ -257,6 +257,18 @@ def test_strangers_are_turned_away_and_the_cluster_goes_on(programs: Programs) -
     assert "Traceback" not in scheduler.text
 
 
+def test_another_protocol_version_is_told_to_both_sides(programs: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from minidask.wire import handshake
+
+    scheduler, address = programs.scheduler()
+    monkeypatch.setattr(handshake, "PROTOCOL", handshake.PROTOCOL + 1)
+    with pytest.raises(errors.VersionMismatch, match="install the same minidask version"):
+        minidask.Client(address)
+    wait_until(lambda: "speaks protocol 2 and this side speaks 1" in scheduler.text, "the scheduler had logged it")
+    monkeypatch.undo()
+    minidask.Client(address).close()
+
+
 def test_a_silent_stranger_is_dropped_in_time(programs: Programs) -> None:
     _, address = programs.scheduler()
     began = time.monotonic()

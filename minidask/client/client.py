@@ -107,6 +107,7 @@ class Client:
         self._requests = 0
         self._why_closed = ""
         self._pid = os.getpid()
+        self._forked = False
         self._session = Session(self._put_blob, self._release_blob)
         self._scatterer = Interner(self._put_blob, functions=False)
         try:
@@ -284,11 +285,11 @@ class Client:
     @property
     def closed(self) -> bool:
         """Whether this client is of no more use."""
-        return bool(self._why_closed) or self._pid != os.getpid()
+        return bool(self._why_closed) or self._forked
 
     def close(self) -> None:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
-        if self._pid != os.getpid():
+        if self._forked:
             return  # a forked child leaves its parent's cluster alone
         with contextlib.suppress(ValueError):
             live_clients.remove(self)
@@ -308,6 +309,7 @@ class Client:
 
     def _abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
+        self._forked = True
         self._connection.abandon()
         self._table_lock = threading.RLock()
         self._changed = threading.Condition()
@@ -402,7 +404,7 @@ class Client:
                 self._connection.send(messages)
 
     def _check(self) -> None:
-        if self._pid != os.getpid():
+        if self._forked:
             raise MinidaskError(
                 f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
             )
