@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
+import shlex
 import stat
 from pathlib import Path
 
@@ -24,7 +26,9 @@ def default_access_file() -> Path:
     if named:
         return Path(named)
     state = os.environ.get("XDG_STATE_HOME")
-    return (Path(state) if state else Path.home() / ".local" / "state") / "minidask" / "access"
+    if state:
+        return Path(state) / "minidask" / "access"
+    return Path("~/.local/state/minidask/access")
 
 
 def secret_for(address: Address, access_file: str | Path | None = None) -> bytes:
@@ -40,7 +44,7 @@ def secret_for(address: Address, access_file: str | Path | None = None) -> bytes
         return load_secret(Path(access_file))
     if not os.environ.get("MINIDASK_ACCESS_FILE") and address.scheme == "unix":
         beside = Path(address.path).parent / "access"
-        if beside.exists():
+        if os.access(beside, os.F_OK):
             return load_secret(beside)
     return load_secret(default_access_file())
 
@@ -52,7 +56,7 @@ def load_secret(path: Path) -> bytes:
         AuthenticationError: the file is missing, not its owner's alone, or holds something else.
     """
     try:
-        with open(path, encoding="ascii") as file:
+        with open(_absolute(path), encoding="ascii", opener=_open_at_once) as file:
             _check_owner(path, os.fstat(file.fileno()))
             text = file.read(1000).strip()
     except FileNotFoundError:
@@ -64,16 +68,26 @@ def load_secret(path: Path) -> bytes:
         raise AuthenticationError(f"the access file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         text = ""
-    try:
-        secret = bytes.fromhex(text)
-    except ValueError:
-        secret = b""
-    if len(secret) != SECRET_BYTES:
+    if re.fullmatch(f"[0-9a-fA-F]{{{2 * SECRET_BYTES}}}", text) is None:
         raise AuthenticationError(
             f"the access file {path} does not hold a secret of {2 * SECRET_BYTES} hex digits: remove it, and a"
             " scheduler that starts writes a new one"
         )
-    return secret
+    return bytes.fromhex(text)
+
+
+def _absolute(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise AuthenticationError(
+            f"there is no home directory to look for {path} in: set HOME, or name the access file with --access-file,"
+            " access_file= or MINIDASK_ACCESS_FILE"
+        ) from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would have us wait for its other end
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -82,7 +96,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise AuthenticationError(f"the access file {path} belongs to another user: name one of your own")
     if status.st_mode & 0o077:
-        raise AuthenticationError(f"others can read the access file {path}, so it is no secret: chmod 600 {path}")
+        mend = f"chmod 600 {shlex.quote(str(path))}"
+        raise AuthenticationError(f"others can read the access file {path}, so it is no secret: {mend}")
 
 
 def load_or_create_secret(access_file: str | Path) -> bytes:
@@ -91,12 +106,12 @@ def load_or_create_secret(access_file: str | Path) -> bytes:
     Raises:
         AuthenticationError: as `load_secret`, or the file cannot be written.
     """
-    path = Path(access_file)
-    if not path.exists():
-        try:
+    path = _absolute(Path(access_file))
+    try:
+        if not path.exists():
             _create(path)
-        except OSError as error:
-            raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
+    except OSError as error:
+        raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
     return load_secret(path)
 
 

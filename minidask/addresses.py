@@ -39,7 +39,7 @@ class Address:
         if scheme != "tcp":
             raise ValueError(f"address {text!r} has an unknown scheme {scheme!r}: {_FORMS}")
         host, port = _split_host(text, rest)
-        if not host or any(character.isspace() or character == "/" for character in host):
+        if not host or any(character.isspace() or character in "/@[]" for character in host):
             raise ValueError(f"address {text!r} has no valid host: {_FORMS}")
         return cls("tcp", host=host, port=_port(text, port, default_port, 0 if port_zero else 1))
 
@@ -52,7 +52,7 @@ class Address:
 def _unix_path(text: str, path: str) -> str:
     if not path.startswith("/") or path == "/" or "\0" in path:
         raise ValueError(f"address {text!r} needs an absolute path to a socket: {_FORMS}")
-    if len(path.encode()) > MAX_UNIX_PATH:
+    if len(path.encode(errors="surrogateescape")) > MAX_UNIX_PATH:
         raise ValueError(
             f"address {text!r} has a path of over {MAX_UNIX_PATH} bytes, the kernel's limit: use a shorter one"
         )
@@ -62,7 +62,7 @@ def _unix_path(text: str, path: str) -> str:
 def _split_host(text: str, rest: str) -> tuple[str, str | None]:
     if rest.startswith("["):
         host, bracket, tail = rest[1:].partition("]")
-        if not bracket or (tail and not tail.startswith(":")):
+        if not bracket or ":" not in host or (tail and not tail.startswith(":")):
             raise ValueError(f"address {text!r} has a bracket in the wrong place: {_FORMS}")
         return host, tail[1:] if tail else None
     if rest.count(":") > 1:
@@ -74,6 +74,6 @@ def _split_host(text: str, rest: str) -> tuple[str, str | None]:
 def _port(text: str, port: str | None, default: int, lowest: int) -> int:
     if port is None:
         return default
-    if not (port.isascii() and port.isdigit()) or not lowest <= int(port) <= 65535:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5) or not lowest <= int(port) <= 65535:
         raise ValueError(f"address {text!r} has port {port!r}, which is no number from {lowest} to 65535: {_FORMS}")
     return int(port)

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from minidask.errors import MinidaskError
-from minidask.resources import cpu_count, memory_total, parse_bytes
+from minidask.resources import cpu_count, memory_total
+from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,10 +17,6 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 
-_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_UNITS |= {f"{unit}IB": size for unit, size in _UNITS.items() if unit not in ("", "B")}
-_UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-
 
 def cpu_count(root: Path = Path("/")) -> int:
     """The cores that this process may use, as `joblib.cpu_count()` counts them.
@@ -33,7 +28,7 @@ def cpu_count(root: Path = Path("/")) -> int:
         counts.append(len(os.sched_getaffinity(0)))
     counts += [max(1, math.ceil(quota)) for quota in _cpu_quotas(root)]
     wished = os.environ.get("LOKY_MAX_CPU_COUNT", "")
-    if wished.isdigit():
+    if wished.isascii() and wished.removeprefix("-").isdigit():
         counts.append(int(wished))
     return max(1, min(counts))
 
@@ -91,34 +86,6 @@ def thread_limits(slots: int, environ: Mapping[str, str]) -> dict[str, str]:
 
     What the user has set in `environ` is left as it is.
     """
-    threads = str(max(1, cpu_count() // slots))
+    threads = str(max(1, cpu_count() // max(1, slots)))
     wanted = {**dict.fromkeys(THREAD_VARIABLES, threads), "ENABLE_IPC": "1"}  # the latter has TBB pools share cores
     return {name: value for name, value in wanted.items() if name not in environ}
-
-
-def parse_bytes(text: str | int | float) -> int:
-    """A number of bytes from 4294967296, "4GiB", "4GB", "512M" or "1e9".
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]*)", str(text).strip(), re.IGNORECASE)
-    try:
-        if match is None or isinstance(text, bool):
-            raise ValueError
-        number = float(match[1]) * _UNITS[match[2].upper()]
-        if number != 0 and number < 1:
-            raise ValueError
-        return int(number)
-    except (ValueError, KeyError, OverflowError):
-        raise ValueError(f"{text!r} is no number of bytes: use forms like 4294967296, 4GiB, 4GB or 512M") from None
-
-
-def format_bytes(count: int) -> str:
-    """A number of bytes for people: "1.5 GiB"."""
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,7 +36,17 @@ def our_processes() -> list[psutil.Process]:
         if "minidask" in line and ("from minidask" in line or "minidask-" in line or "-m minidask" in line):
             found.append(process)
     mine = {p.pid for p in psutil.Process().children(recursive=True)}
-    return [p for p in found if p.pid in mine or p.info["ppid"] == 1]
+    return [p for p in found if (p.pid in mine or p.info["ppid"] == 1) and alive([p.pid])]
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that run; one that ended and that nobody has asked about does not."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
 
 
 def leftovers() -> list[str]:

@@ -23,7 +23,7 @@ import pytest
 import minidask
 from minidask import errors
 
-from .conftest import at_rest, wait_until
+from .conftest import alive, at_rest, wait_until
 
 
 def add(a: int, b: int = 1) -> int:
@@ -305,7 +305,7 @@ def test_a_callback_that_waits_for_another_future_is_told_that_it_cannot(client:
             caught.append(error)
         done.set()
 
-    client.submit(neg, 1).add_done_callback(waits)
+    client.submit(time.sleep, 0.3).add_done_callback(waits)  # not done yet, so the reader will call it
     assert done.wait(10)
     assert "callback" in str(caught[0])
 
@@ -552,3 +552,19 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
         signal.signal(signal.SIGINT, before)
     assert interrupted
     assert client.submit(len, data).result(30) == 3_000_000
+
+
+def test_what_a_task_started_is_ended_and_cleaned_up_with_its_slot() -> None:
+    def use_loky() -> list[int]:
+        import joblib
+
+        with joblib.parallel_config("loky"):
+            return [os.getpid(), *joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4))]
+
+    before = set(os.listdir("/dev/shm"))
+    with minidask.Client(n_workers=1) as client:
+        pids = client.submit(use_loky).result(30)
+        assert len(set(pids)) > 1
+        assert set(os.listdir("/dev/shm")) - before
+    wait_until(lambda: not alive(pids), "all processes had ended", 5)
+    wait_until(lambda: not any(str(pids[0]) in name for name in os.listdir("/dev/shm")), "shared memory was free", 5)

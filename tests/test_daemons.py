@@ -19,7 +19,7 @@ from minidask import errors
 from minidask.transport import HANDSHAKE_SECONDS
 from minidask.wire.frames import PREFIX
 
-from .conftest import Programs, at_rest, wait_until
+from .conftest import Programs, alive, at_rest, wait_until
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -202,7 +202,7 @@ def test_a_signal_ends_a_daemon_cleanly_with_every_child(number: signal.Signals,
         wait_until(lambda: not at_rest(client), "the task was sent")
         worker.send(number)
         assert worker.exit_code(10) == 0
-        wait_until(lambda: not any(slot.is_running() for slot in slots), "the slots had ended", 5)
+        wait_until(lambda: not alive([slot.pid for slot in slots]), "the slots had ended", 5)
         busy.cancel()
     scheduler.send(number)
     assert scheduler.exit_code(10) == 0
@@ -215,7 +215,7 @@ def test_slots_end_with_a_worker_that_is_killed(programs: Programs) -> None:
     wait_until(lambda: len(psutil.Process(worker.process.pid).children()) == 2, "the slots had started")
     slots = psutil.Process(worker.process.pid).children()
     worker.send(signal.SIGKILL)
-    wait_until(lambda: not any(slot.is_running() for slot in slots), "the slots had ended", 5)
+    wait_until(lambda: not alive([slot.pid for slot in slots]), "the slots had ended", 5)
 
 
 def test_shutdown_ends_the_whole_cluster(programs: Programs) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from .conftest import Programs, wait_until
+from .conftest import Programs, alive, wait_until
 
 SEARCH = """
 import numpy as np, joblib, minidask
@@ -121,10 +121,6 @@ def started_sleeper(programs: Programs, tmp_path: Path, what: str = "time.sleep(
     wait_until(lambda: len(list(marks.iterdir())) == 2, "both tasks ran")
     script_process = psutil.Process(script.process.pid)
     return [script_process.pid, *(child.pid for child in script_process.children(recursive=True))]
-
-
-def alive(pids: list[int]) -> list[int]:
-    return [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
 
 
 BUSY = ["time.sleep(60)", "\n    while True: pass", "sum(range(10**12))"]

@@ -18,7 +18,8 @@ from hypothesis import given
 from minidask.access import default_access_file, load_or_create_secret, load_secret, secret_for
 from minidask.addresses import MAX_UNIX_PATH, Address
 from minidask.errors import AuthenticationError
-from minidask.resources import cpu_count, format_bytes, memory_total, parse_bytes, thread_limits
+from minidask.resources import cpu_count, memory_total, thread_limits
+from minidask.sizes import format_bytes, parse_bytes
 from minidask.worker.memory import MemoryLimits, over_limit
 
 # --- addresses ---
@@ -42,25 +43,9 @@ def test_addresses_and_their_canonical_form(text: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        *[
-            "",
-            "tcp://",
-            ":5",
-            "a:",
-            "a:b",
-            "a:0",
-            "a:65536",
-            "a:-1",
-            "a:١",
-            "::1",
-            "[::1",
-            "[::1]5",
-            "http://a",
-            "a b:1",
-        ],
-        *["unix://", "unix:///", "unix://relative/path", "tcp://a/b:1", "unix:///" + "x" * MAX_UNIX_PATH],
-    ],
+    ["", "tcp://", ":5", "a:", "a:b", "a:0", "a:65536", "a:-1", "a:١", "::1", "[::1", "[::1]5", "a:" + "1" * 5000]
+    + ["http://a", "a b:1", "[node]:1", "me@host:1", "unix://", "unix:///", "unix://relative/path", "tcp://a/b:1"]
+    + ["unix:///" + "x" * MAX_UNIX_PATH, "unix:///\udc80" + "x" * MAX_UNIX_PATH],
 )
 def test_what_is_no_address_is_explained(text: str) -> None:
     with pytest.raises(ValueError, match=r"address .*(use|limit)"):
@@ -109,6 +94,7 @@ def test_programs_that_start_at_once_end_with_the_same_secret(tmp_path: Path) ->
         ("ab" * 32, 0o660, "chmod 600"),
         ("ab" * 31, 0o600, "64 hex digits"),
         ("xy" * 32, 0o600, "64 hex digits"),
+        ("ab " * 32, 0o600, "64 hex digits"),
         ("", 0o600, "64 hex digits"),
         ("é" * 64, 0o600, "64 hex digits"),
     ],
@@ -131,6 +117,12 @@ def test_no_file_and_no_regular_file(tmp_path: Path) -> None:
         load_or_create_secret(tmp_path / "file" / "access")
 
 
+def test_a_pipe_in_the_place_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "access", 0o600)
+    with pytest.raises(AuthenticationError, match="not a regular file"):
+        load_secret(tmp_path / "access")
+
+
 def test_where_the_secret_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named, default, beside = tmp_path / "named", tmp_path / "state" / "minidask" / "access", tmp_path / "s" / "access"
     secrets = [load_or_create_secret(path) for path in (named, default, beside)]
@@ -144,7 +136,7 @@ def test_where_the_secret_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("MINIDASK_ACCESS_FILE")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert default_access_file() == Path("/home/somebody/.local/state/minidask/access")
+    assert default_access_file().expanduser() == Path("/home/somebody/.local/state/minidask/access")
 
 
 # --- cores and memory ---
@@ -201,7 +193,7 @@ def test_sizes(text: str | int, count: int) -> None:
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "4XB", "-1", "4 4", "1..5", 0.5, True, "nan", "inf"])
+@pytest.mark.parametrize("text", ["", "GiB", "4XB", "-1", "4 4", "1..5", 0.5, 1.5, True, "nan", "inf"])
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(ValueError, match="use forms like"):
         parse_bytes(text)
@@ -217,6 +209,7 @@ def test_library_threads_leave_alone_what_the_user_set() -> None:
     assert "OMP_NUM_THREADS" not in limits
     assert limits["OPENBLAS_NUM_THREADS"] == "1"
     assert thread_limits(1, {})["MKL_NUM_THREADS"] == str(cpu_count())
+    assert thread_limits(0, {})["MKL_NUM_THREADS"] == str(cpu_count())
 
 
 def test_the_largest_slot_goes_first_when_memory_runs_out() -> None:

@@ -13,7 +13,8 @@ from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.errors import MinidaskError
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
-from minidask.resources import cpu_count, format_bytes, memory_total, parse_bytes
+from minidask.resources import cpu_count, memory_total
+from minidask.sizes import format_bytes, parse_bytes
 
 from .agent import Agent
 from .daemon import Daemon

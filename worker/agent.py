@@ -28,6 +28,7 @@ from minidask.transport import Link
 from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, Resized
 
 from .core import (
+    GRACE_SECONDS,
     Effect,
     Event,
     FromScheduler,
@@ -51,6 +52,7 @@ from .slotpool import PoolEvents, SlotFactory, SlotHandle
 
 HEARTBEAT_SECONDS = 5.0
 MEMORY_SECONDS = 0.5
+KILL_SECONDS = 2.0
 
 log = logging.getLogger("minidask.worker")
 
@@ -119,18 +121,31 @@ class Agent:
         self.post(Resize(slots))
         self._send(Resized(slots))
 
-    async def close(self, seconds: float = 3.0) -> None:
-        """End every slot, by force, and wait until all are gone."""
+    async def close(self) -> None:
+        """End every slot and wait until all are gone: idle ones in their own way, the others by force if they must."""
         self._closing = True
         for chore in self._chores:
             chore.cancel()
         if self._timer is not None:
             self._timer.cancel()
+        slots = list(self._slots.items())
+        for number, slot in slots:
+            if self._core.starting(number):
+                slot.kill()  # there is nothing in it yet
+            elif self._core.running(number) is not None:
+                slot.interrupt()
+            slot.retire()
+        await self._wait_for_slots(GRACE_SECONDS)
         for slot in self._slots.values():
             slot.kill()
+        await self._wait_for_slots(KILL_SECONDS)
+        for _, slot in slots:
+            slot.sweep()
+
+    async def _wait_for_slots(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while self._slots and time.monotonic() < end:
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.002)
 
     # --- events in, effects out ---
 

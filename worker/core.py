@@ -210,8 +210,13 @@ class WorkerCore:
         record = self.slots.get(slot)
         return record.state.run if record and isinstance(record.state, Busy | Ending) else None
 
+    def starting(self, slot: int) -> bool:
+        """Whether a slot has not yet said that it is ready."""
+        record = self.slots.get(slot)
+        return record is not None and type(record.state) is Starting
+
     def _deadlines(self) -> Iterator[float]:
-        if self.queue and not self._starting():
+        if self.queue and not self._any_starting():
             yield self.queue[0][1] + RETURN_SECONDS
         for slot in self.slots.values():
             deadline = slot.state.deadline if isinstance(slot.state, Busy | Ending) else None
@@ -352,10 +357,10 @@ class WorkerCore:
             elif isinstance(state, Busy) and state.deadline is not None and now >= state.deadline:
                 limit = f"it ran longer than its time limit of {state.run.timeout:g} seconds and was stopped"
                 self._interrupt(slot, state.run, "timeout", limit, now)
-        while self.queue and now >= self.queue[0][1] + RETURN_SECONDS and not self._starting():
+        while self.queue and now >= self.queue[0][1] + RETURN_SECONDS and not self._any_starting():
             run, _ = self.queue.popleft()
             self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
 
-    def _starting(self) -> bool:
+    def _any_starting(self) -> bool:
         """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""
-        return any(type(slot.state) is Starting for slot in self.slots.values())
+        return any(self.starting(slot) for slot in self.slots)

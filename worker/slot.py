@@ -177,4 +177,5 @@ def main(arguments: list[str]) -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, errors="backslashreplace")
-    Slot(sock, alone=True).serve()
+    with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
+        Slot(sock, alone=True).serve()

@@ -44,6 +44,7 @@ class SlotHandle(Protocol):
     def interrupt(self) -> None: ...
     def kill(self) -> None: ...
     def retire(self) -> None: ...
+    def sweep(self) -> None: ...
 
 
 class SlotFactory(Protocol):
@@ -99,7 +100,11 @@ class ProcessSlot:
             os.kill(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
-        """Kill the slot and whatever it forked."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def sweep(self) -> None:
+        """Kill what the slot has started and left running; its process group is named after it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -147,10 +152,14 @@ class ProcessSlot:
             self._loop.remove_reader(self._watch)
             os.close(self._watch)
             self._watch = -1
-        self.kill()  # what it forked, which may still hold its socket
         self._process.wait()
-        self._loop.call_later(EXIT_SECONDS, self._link.abort)
+        # Its own children, a resource tracker for one, get the time to notice and to clean up.
+        self._loop.call_later(EXIT_SECONDS, self._end_of_grace)
         self._maybe_exited()
+
+    def _end_of_grace(self) -> None:
+        self.sweep()
+        self._link.abort()  # something it forked may have held its socket open
 
     def _maybe_exited(self) -> None:
         """Report the end once the process is gone and its last message has been read."""
@@ -213,6 +222,9 @@ class ThreadSlot:
 
     def retire(self) -> None:
         self._link.close()
+
+    def sweep(self) -> None:
+        """There is nothing that a thread leaves behind."""
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
