@@ -397,3 +397,19 @@ def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) ->
     finally:
         signal.signal(signal.SIGINT, before)
     wait_until(lambda: at_rest(client), "what was interrupted was stopped", 5)
+
+
+def test_a_borrower_that_is_held_up_still_gets_the_reading(
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between finding the part taken and asking for it, the system may let everybody else run first."""
+    nudge = client.reading.nudge
+
+    def late_nudge() -> None:
+        time.sleep(0.05)
+        nudge()
+
+    monkeypatch.setattr(client.reading, "nudge", late_nudge)
+    for _ in range(20):
+        time.sleep(0.02)  # until the reading thread reads again
+        assert Parallel(n_jobs=2)([delayed(time.sleep)(0.01)]) == [None]

@@ -38,7 +38,8 @@ class Reading:
         self._on_end = on_end
         self._part = threading.Lock()  # whoever holds it reads
         self._loan = threading.Lock()  # whoever holds it has borrowed the reading
-        self._turns = 0  # how often the borrower has paused or resumed: whether its callbacks get on
+        self._wanted = False  # whether the borrower waits for the part
+        self._turns = 0  # how often the borrower has paused: whether its callbacks get on
         self._dispatching = 0
         self._ended = False
         self._nudged, self._nudge = os.pipe()
@@ -94,7 +95,7 @@ class Reading:
         look_in = threading.Event()
         turns = -1
         while not self._ended:
-            if self._loan.locked() and (self._part.locked() or turns != self._turns):
+            if self._loan.locked() and (self._wanted or self._part.locked() or turns != self._turns):
                 turns = self._turns
                 look_in.wait(LOOK_IN_SECONDS)
                 continue
@@ -126,10 +127,11 @@ class Reading:
 
     def take(self) -> None:
         """Take the part from the reading thread, if that has stepped in."""
-        self._turns += 1  # before the nudge: so it sees that the callback is over, and does not step in again
+        self._wanted = True  # before the nudge: whoever comes out of the wait must not begin another one
         if not self._part.acquire(blocking=False):
             self.nudge()
             self._part.acquire()
+        self._wanted = False
 
     def give_up(self) -> None:
         self._turns += 1
