@@ -1,0 +1,101 @@
+"""The engines that are measured, each as a context in which joblib uses it with a given number of workers.
+
+An engine that is not installed is skipped, with a word. `threading` is joblib itself: the floor under every
+figure that goes through `Parallel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import joblib
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run `joblib.Parallel`: `needs` are packages; `open` starts it and makes it joblib's backend."""
+
+    name: str
+    needs: tuple[str, ...]
+    open: Callable[[int], contextlib.AbstractContextManager[None]]
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that are not installed here."""
+        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+
+
+@contextlib.contextmanager
+def _minidask(workers: int) -> Iterator[None]:
+    import minidask
+
+    with minidask.Client(n_workers=workers) as client, joblib.parallel_config("minidask", scheduler=client):
+        yield
+
+
+@contextlib.contextmanager
+def _joblibs_own(name: str, workers: int) -> Iterator[None]:
+    with joblib.parallel_config(name, n_jobs=workers):
+        yield
+
+
+@contextlib.contextmanager
+def _loky(workers: int) -> Iterator[None]:
+    from joblib.externals.loky import get_reusable_executor
+
+    with _joblibs_own("loky", workers):
+        yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def _dask(workers: int) -> Iterator[None]:
+    from dask.distributed import Client
+
+    with (
+        Client(n_workers=workers, threads_per_worker=1, dashboard_address=None, set_as_default=True),
+        joblib.parallel_config("dask"),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _ray(workers: int) -> Iterator[None]:
+    import ray
+    from ray.util.joblib import register_ray
+
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        register_ray()
+        with joblib.parallel_config("ray", n_jobs=workers):
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _ipyparallel(workers: int) -> Iterator[None]:
+    import ipyparallel
+
+    cluster = ipyparallel.Cluster(n=workers, log_level=40)
+    client = cluster.start_and_connect_sync(activate=False)
+    try:
+        client.load_balanced_view().register_joblib_backend("ipyparallel")
+        with joblib.parallel_config("ipyparallel", n_jobs=workers):
+            yield
+    finally:
+        client.close()
+        cluster.stop_cluster_sync()
+
+
+ENGINES = (
+    Engine("minidask", ("minidask",), _minidask),
+    Engine("loky", ("joblib",), _loky),
+    Engine("dask", ("dask", "distributed"), _dask),
+    Engine("ray", ("ray",), _ray),
+    Engine("ipyparallel", ("ipyparallel",), _ipyparallel),
+    Engine("threading", ("joblib",), lambda workers: _joblibs_own("threading", workers)),
+)

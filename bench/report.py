@@ -1,0 +1,61 @@
+"""Tables of figures: medians with their spread, and how many times longer each engine takes than minidask."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from bench.workloads import MISSING, WORKLOADS
+
+OURS = "minidask"
+
+
+def table(result: dict[str, Any]) -> str:
+    """The figures of one run, a row for each workload and a column for each engine."""
+    figures = result["figures"]
+    engines = list(dict.fromkeys(engine for row in figures.values() for engine in row))
+    lines = [describe(result["machine"])]
+    if result["short"]:
+        lines.append("A SHORT RUN: it shows that the workloads work; its figures mean nothing.")
+    for name, row in figures.items():
+        workload = WORKLOADS[name]
+        lines.append(f"\n{workload.title} [{workload.unit}]")
+        ours = statistics.median(row[OURS]) if row.get(OURS) else None
+        for engine in engines:
+            if row.get(engine):
+                lines.append(f"  {engine:12} {_figure(row[engine])}{_ratio(engine, row[engine], ours)}")
+            elif engine in result["errors"][name]:
+                lines.append(f"  {engine:12} failed: {result['errors'][name][engine]}")
+    lines += ["\nnot measured yet"] + [f"  {title}" for title in MISSING.values()]
+    return "\n".join(lines)
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """The machine in two lines."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['time']}, {machine['system']}, {machine['cores']} cores, {machine['workers']} workers,"
+        f" load {machine['load'][0]} before and {machine['load'][1]} after\nPython {machine['python']}, {versions}"
+    )
+
+
+def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """What a change did to each engine that is in both runs: medians, and after over before."""
+    lines = [f"before: {describe(before['machine'])}", f"after:  {describe(after['machine'])}"]
+    for name, row in after["figures"].items():
+        for engine, values in row.items():
+            old = before["figures"].get(name, {}).get(engine)
+            if old and values:
+                ratio = statistics.median(values) / statistics.median(old)
+                lines.append(f"{name:20} {engine:12} {_figure(old)} -> {_figure(values)}  x {ratio:.2f}")
+    return "\n".join(lines)
+
+
+def _figure(values: list[float]) -> str:
+    return f"{statistics.median(values):10.3g}  ({min(values):.3g} to {max(values):.3g})"
+
+
+def _ratio(engine: str, values: list[float], ours: float | None) -> str:
+    if engine == OURS or not ours or ours < 0:
+        return ""
+    return f"   {statistics.median(values) / ours:.2f} x minidask's"

@@ -1,0 +1,109 @@
+"""Runs workloads on engines, interleaved round by round, so that the machine's drift hits all alike."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import select
+import subprocess
+import sys
+import time
+from importlib import metadata
+from typing import Any
+
+from bench.engines import Engine
+from bench.workloads import Workload
+
+ANSWER_SECONDS = 180.0
+
+
+class EngineProcess:
+    """An engine at work in a process of its own; see `serve.py`."""
+
+    def __init__(self, engine: Engine, workers: int) -> None:
+        self.engine = engine
+        self.error = ""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.serve", engine.name, str(workers)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
+        )
+        self._answer()
+
+    def measure(self, workload: Workload, short: bool) -> float | None:
+        """One figure; None if the engine fails, and `error` says how."""
+        if self._process.poll() is not None:
+            return None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"workload": workload.name, "short": short}) + "\n")
+        answer = self._answer()
+        self.error = answer.get("error", "")
+        return answer.get("value")
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], ANSWER_SECONDS)
+        line = self._process.stdout.readline() if ready else ""
+        if not line:
+            self._process.kill()
+            return {"error": "it ended" if ready else f"no answer within {ANSWER_SECONDS:.0f} seconds"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the engine."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
+
+def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: int, short: bool) -> dict[str, Any]:
+    """Measure; returns what goes into the JSON file: the machine, and every figure of every round."""
+    figures: dict[str, dict[str, list[float]]] = {w.name: {} for w in workloads}
+    errors: dict[str, dict[str, str]] = {w.name: {} for w in workloads}
+    load_before = os.getloadavg()[0]
+    processes = [EngineProcess(engine, workers) for engine in engines]
+    try:
+        for number in range(rounds):
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+            for workload in workloads:
+                turn = number % len(processes)
+                for process in processes[turn:] + processes[:turn]:
+                    value = process.measure(workload, short)
+                    if value is None:
+                        errors[workload.name][process.engine.name] = process.error
+                    else:
+                        figures[workload.name].setdefault(process.engine.name, []).append(value)
+    finally:
+        for process in processes:
+            process.close()
+    return {"machine": machine(workers, load_before), "short": short, "figures": figures, "errors": errors}
+
+
+def machine(workers: int, load_before: float) -> dict[str, Any]:
+    """What the figures were measured on."""
+    packages = ("minidask", "joblib", "loky", "dask", "ray", "ipyparallel", "scikit-learn", "numpy", "uvloop")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "time": time.strftime("%Y-%m-%d %H:%M"),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "workers": workers,
+        "load": [round(load_before, 2), round(os.getloadavg()[0], 2)],
+        "versions": versions,
+    }
