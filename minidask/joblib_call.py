@@ -94,8 +94,7 @@ class Call:
                 elif reading is None:
                     self._run_callbacks()
                 else:
-                    with reading.paused():
-                        self._run_callbacks()
+                    reading.run(self._run_callbacks)
 
     def _wait(self, reading: Borrowed | None, seconds: float | None) -> None:
         """Wait until there may be callbacks to run."""

@@ -24,6 +24,7 @@ from minidask.wire.messages import Payload
 OUT_OF_BAND_BYTES = 32 * 1024
 MAX_BUFFERS = 1024
 BLOB_ID_BYTES = 16
+BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
 
 
 class Scattered:
@@ -82,20 +83,25 @@ class Interner:
         self._known[id(obj)] = (obj, blob)
 
     def find(self, obj: Any) -> bytes | None:
-        """The blob that stands for `obj`, shipping it now if it is a function that cannot be imported."""
+        """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
         if type(obj) is Scattered:
             return obj.blob
-        if not self._functions or type(obj) is not types.FunctionType or _importable(obj):
+        if not self._functions or type(obj) is not types.FunctionType:
             return None
-        payload = dumps(obj, f"function {obj.__qualname__}")
+        blob = BY_NAME if _importable(obj) else self._ship(obj)
+        self._known[id(obj)] = (obj, blob)
+        return blob
+
+    def _ship(self, function: types.FunctionType) -> bytes:
+        """Send a function that cannot be imported, unless that was done; returns its blob."""
+        payload = dumps(function, f"function {function.__qualname__}")
         blob = blob_id(payload)
         if blob not in self._shipped:
             self._put(blob, payload)
             self._shipped.add(blob)
-        self._known[id(obj)] = (obj, blob)
         return blob
 
 
@@ -143,12 +149,16 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return False
 
     def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.BuiltinFunctionType:
+            return NotImplemented
         if self._interner is not None:
             blob = self._interner.find(obj)
-            if blob is not None:
+            if blob:
                 if blob not in self.named:
                     self.named.append(blob)
                 return resolve_blob, (blob,)
+            if blob == BY_NAME:
+                return NotImplemented
         return super().reducer_override(obj)
 
 

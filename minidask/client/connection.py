@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,12 @@ from typing import Any
 from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
-from minidask.client.interrupts import Uninterrupted
+from minidask.client.outbox import Outbox
 from minidask.errors import ProtocolError, SchedulerLost
 from minidask.sockets import keep_alive, no_scheduler
-from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, NotAFrame
+from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Message, decode, encode
-
-MAX_IOVEC = 512
 
 
 class Connection:
@@ -40,12 +36,10 @@ class Connection:
 
     def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
-        self._sending = threading.RLock()
-        self._writing = False
-        self._outbox: collections.deque[list[Buffer]] = collections.deque()
         self._decoder = FrameDecoder()
         self.early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
+        self._outbox = Outbox(self._sock.send)
         try:
             self._shake_hands(secret_for(address, access_file), info)  # only now: where nobody listens, no secret helps
         except TimeoutError as error:
@@ -62,7 +56,7 @@ class Connection:
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
-        self._write(handshake.start())
+        self._outbox.send(handshake.start())
         while not handshake.done:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
@@ -72,7 +66,7 @@ class Connection:
                     if handshake.done:
                         self.early.append(decode(frame))
                         continue
-                    self._write(handshake.receive(frame))
+                    self._outbox.send(handshake.receive(frame))
                     if handshake.done:
                         self._decoder.limits = AUTHENTICATED
             except NotAFrame as error:
@@ -85,31 +79,11 @@ class Connection:
             SchedulerLost: the connection is gone.
             ProtocolError: a message is over the wire's limits; nothing was sent.
         """
-        pieces: list[Buffer] = []
-        for message in messages:
-            pieces += encode(message)
-        self._outbox.append(pieces)
-        with self._sending:
-            if self._writing:
-                return  # garbage collection has led from a write of this thread's to here: that one goes on with ours
-            self._writing = True
-            try:
-                with Uninterrupted():
-                    while self._outbox:
-                        self._write(self._outbox.popleft())
-            except OSError as error:
-                raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
-            finally:
-                self._writing = False
-
-    def _write(self, pieces: list[Buffer]) -> None:
-        views = [memoryview(piece) for piece in pieces]
-        while views:
-            sent = self._sock.sendmsg(views[:MAX_IOVEC])
-            while views and sent >= len(views[0]):
-                sent -= len(views.pop(0))
-            if sent:
-                views[0] = views[0][sent:]
+        pieces = [piece for message in messages for piece in encode(message)]
+        try:
+            self._outbox.send(pieces)
+        except OSError as error:
+            raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
 
     def receive(self, on_message: Callable[[Message], None]) -> str:
         """Hand what has come to `on_message`; returns why the connection has ended, or an empty text if it has not."""
@@ -140,7 +114,6 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: let go of the parent's connection without ending it."""
         self._sock.close()
-        self._sending = threading.RLock()
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:

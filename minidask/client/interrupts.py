@@ -1,4 +1,4 @@
-"""Keeps Ctrl-C from coming at a moment when it would break something: half a frame on the wire could not be mended."""
+"""Keeps Ctrl-C from coming at a moment when it would break something: bytes that were read would be lost."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Uninterrupted:
         wake: called when one comes, to end a wait.
     """
 
-    __slots__ = ("_came", "_handler", "_wake")
+    __slots__ = ("_came", "_handler", "_interruptible", "_wake")
 
-    def __init__(self, wake: Callable[[], None] | None = None) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._came = False
+        self._interruptible = False
         self._handler: Callable[[int, FrameType | None], Any] | None = None
 
     def __enter__(self) -> Uninterrupted:
@@ -29,39 +30,34 @@ class Uninterrupted:
             handler = signal.getsignal(signal.SIGINT)
             if callable(handler):
                 self._handler = handler
-                signal.signal(signal.SIGINT, self._remember)
+                signal.signal(signal.SIGINT, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._deliver()
+            if signal.getsignal(signal.SIGINT) == self._on_signal:  # else a callback has put its own there
+                signal.signal(signal.SIGINT, self._handler)
+            self.check()
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
         """A part of the block, a user's code, that Ctrl-C may interrupt after all."""
-        if self._handler is None:
-            yield
-            return
-        signal.signal(signal.SIGINT, self._handler)
         try:
-            self._deliver()
+            self._interruptible = True
+            self.check()
             yield
         finally:
-            signal.signal(signal.SIGINT, self._remember)
+            self._interruptible = False
 
     def check(self) -> None:
         """Let a SIGINT that has come take its effect now."""
-        if self._came:
-            with self.interruptible():
-                pass
-
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self._came = True
-        if self._wake is not None:
-            self._wake()
-
-    def _deliver(self) -> None:
         if self._came and self._handler is not None:
             self._came = False
             self._handler(signal.SIGINT, None)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._interruptible and self._handler is not None:
+            self._handler(number, frame)
+        else:
+            self._came = True
+            self._wake()

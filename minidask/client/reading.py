@@ -151,12 +151,11 @@ class Borrowed:
         self._reading.read(seconds)
         self._guard.check()
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Run callbacks inside this block: others may read, and Ctrl-C may interrupt it."""
+    def run(self, callbacks: Callable[[], None]) -> None:
+        """Run these with the reading paused: others may read, and Ctrl-C may interrupt them."""
         self.pause()
         with self._guard.interruptible():
-            yield
+            callbacks()
         self.resume()
 
     def pause(self) -> None:
