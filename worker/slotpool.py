@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -75,10 +76,12 @@ class ProcessSlot:
         theirs.close()
         self.pid = self._process.pid
         self._pipes: dict[str, int] = {}
+        self._printed = select.poll()
         for stream, (read_end, write_end) in outputs.items():
             os.close(write_end)
             os.set_blocking(read_end, False)
             self._pipes[stream] = read_end
+            self._printed.register(read_end, select.POLLIN)
             self._loop.add_reader(read_end, self._read_pipe, stream)
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
         self._connecting = self._loop.create_task(_adopt(self._link, ours))
@@ -114,8 +117,9 @@ class ProcessSlot:
     # --- what happens to it ---
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
-        for stream in list(self._pipes):
-            self._read_pipe(stream)  # what a call printed comes before its result
+        if self._printed.poll(0):
+            for stream in list(self._pipes):
+                self._read_pipe(stream)  # what a call printed comes before its result
         for message in messages:
             self._events.message(self._number, message)
 
@@ -137,6 +141,7 @@ class ProcessSlot:
         pipe = self._pipes.pop(stream, None)
         if pipe is not None:
             self._loop.remove_reader(pipe)
+            self._printed.unregister(pipe)
             os.close(pipe)
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
