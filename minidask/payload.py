@@ -150,7 +150,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.BuiltinFunctionType:
-            return NotImplemented
+            return obj.__reduce__()
         if self._interner is not None:
             blob = self._interner.find(obj)
             if blob:

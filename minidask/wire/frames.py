@@ -25,6 +25,17 @@ SHARED_BYTES = 256 * 1024
 INLINE_BYTES = 4096
 
 
+class _Sizes(dict[int, struct.Struct]):
+    """The layout of so many buffer lengths, made when it is first wanted."""
+
+    def __missing__(self, count: int) -> struct.Struct:
+        layout = self[count] = struct.Struct(f"<{count}Q")
+        return layout
+
+
+SIZES = _Sizes()
+
+
 class NotAFrame(ProtocolError):
     """The bytes do not begin as a frame does: the peer speaks something else."""
 
@@ -55,8 +66,11 @@ def encode_frame(header: bytes, buffers: Sequence[Buffer] = (), limits: Limits =
         ProtocolError: the frame is over `limits`; nothing is to be sent.
     """
     sizes = [len(buffer) for buffer in buffers]
-    _check(len(header), len(sizes), sum(sizes), limits)
-    head = PREFIX.pack(MAGIC, len(sizes), len(header)) + struct.pack(f"<{len(sizes)}Q", *sizes) + header
+    payload = sum(sizes)
+    _check(len(header), len(sizes), payload, limits)
+    head = PREFIX.pack(MAGIC, len(sizes), len(header)) + SIZES[len(sizes)].pack(*sizes) + header
+    if payload <= INLINE_BYTES:
+        return [b"".join((head, *buffers))]
     pieces: list[Buffer] = [head]
     for buffer, size in zip(buffers, sizes, strict=True):
         last = pieces[-1]
@@ -127,13 +141,11 @@ class FrameDecoder:
         magic, count, header_size = PREFIX.unpack_from(self._shared, start)
         if magic != MAGIC:
             raise NotAFrame(f"these bytes begin no minidask frame: {bytes(self._view[start : start + 8])!r}")
-        _check(header_size, count, 0, self.limits)
         body = PREFIX.size + 8 * count
-        if available < body:
+        if available < body or count > self.limits.buffers:
+            _check(header_size, count, 0, self.limits)
             return None
-        sizes: tuple[int, ...] = ()
-        if count:
-            sizes = struct.unpack_from(f"<{count}Q", self._shared, start + PREFIX.size)
+        sizes = SIZES[count].unpack_from(self._shared, start + PREFIX.size)
         payload = sum(sizes)
         _check(header_size, count, payload, self.limits)
         total = body + header_size + payload
@@ -142,7 +154,7 @@ class FrameDecoder:
                 self._begin_large(start + body, header_size, sizes)
             return None
         position = start + body + header_size
-        header = bytes(self._view[start + body : position])
+        header = self._view[start + body : position].tobytes()
         buffers: list[Buffer] = []
         for size in sizes:
             buffers.append(self._shared[position : position + size])  # a copy, writable as large ones are
