@@ -1,7 +1,7 @@
 """The engines that are measured, each as a context in which joblib uses it with a given number of workers.
 
 An engine that is not installed is skipped, with a word. `threading` is joblib itself: the floor under every
-figure that goes through `Parallel`.
+figure that goes through `Parallel`. `floor` is the bare machine, see `floors.py`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import joblib
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run `joblib.Parallel`: `needs` are packages; `open` starts it and makes it joblib's backend."""
+    """One way to run `joblib.Parallel`: `open` starts it, with so many workers, and makes it joblib's backend.
+
+    `needs` are packages to install, `imports` what a program that uses it imports.
+    """
 
     name: str
     needs: tuple[str, ...]
+    imports: tuple[str, ...]
     open: Callable[[int], contextlib.AbstractContextManager[None]]
 
     @property
@@ -91,11 +95,14 @@ def _ipyparallel(workers: int) -> Iterator[None]:
         cluster.stop_cluster_sync()
 
 
+FLOOR = "floor"
+
 ENGINES = (
-    Engine("minidask", ("minidask",), _minidask),
-    Engine("loky", ("joblib",), _loky),
-    Engine("dask", ("dask", "distributed"), _dask),
-    Engine("ray", ("ray",), _ray),
-    Engine("ipyparallel", ("ipyparallel",), _ipyparallel),
-    Engine("threading", ("joblib",), lambda workers: _joblibs_own("threading", workers)),
+    Engine("minidask", ("minidask",), ("minidask",), _minidask),
+    Engine("loky", ("joblib",), ("joblib",), _loky),
+    Engine("dask", ("dask", "distributed"), ("dask.distributed",), _dask),
+    Engine("ray", ("ray",), ("ray", "ray.util.joblib"), _ray),
+    Engine("ipyparallel", ("ipyparallel",), ("ipyparallel",), _ipyparallel),
+    Engine("threading", ("joblib",), ("joblib",), lambda workers: _joblibs_own("threading", workers)),
+    Engine(FLOOR, (), (), lambda workers: contextlib.nullcontext()),
 )

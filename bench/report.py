@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from bench.engines import FLOOR
+from bench.floors import FLOORS
 from bench.workloads import MISSING, WORKLOADS
 
 OURS = "minidask"
@@ -23,7 +25,8 @@ def table(result: dict[str, Any]) -> str:
         ours = statistics.median(row[OURS]) if row.get(OURS) else None
         for engine in engines:
             if row.get(engine):
-                lines.append(f"  {engine:12} {_figure(row[engine])}{_ratio(engine, row[engine], ours)}")
+                what = f" ({FLOORS[name][0]})" if engine == FLOOR else ""
+                lines.append(f"  {engine:12} {_figure(row[engine])}{_ratio(engine, row[engine], ours)}{what}")
             elif engine in result["errors"][name]:
                 lines.append(f"  {engine:12} failed: {result['errors'][name][engine]}")
     lines += ["\nnot measured yet"] + [f"  {title}" for title in MISSING.values()]
@@ -46,8 +49,9 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
         for engine, values in row.items():
             old = before["figures"].get(name, {}).get(engine)
             if old and values:
-                ratio = statistics.median(values) / statistics.median(old)
-                lines.append(f"{name:20} {engine:12} {_figure(old)} -> {_figure(values)}  x {ratio:.2f}")
+                before_it = statistics.median(old)
+                ratio = f"x {statistics.median(values) / before_it:.2f}" if before_it > 0 else "x ?"
+                lines.append(f"{name:24} {engine:12} {_figure(old)} -> {_figure(values)}  {ratio}")
     return "\n".join(lines)
 
 
@@ -56,6 +60,6 @@ def _figure(values: list[float]) -> str:
 
 
 def _ratio(engine: str, values: list[float], ours: float | None) -> str:
-    if engine == OURS or not ours or ours < 0:
+    if engine == OURS or not ours or ours < 0 or min(values) < 0:
         return ""
     return f"   {statistics.median(values) / ours:.2f} x minidask's"

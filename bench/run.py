@@ -12,8 +12,9 @@ import time
 from importlib import metadata
 from typing import Any
 
-from bench.engines import Engine
-from bench.workloads import Workload
+from bench.engines import FLOOR, Engine
+from bench.floors import FLOORS
+from bench.workload import Workload
 
 ANSWER_SECONDS = 180.0
 
@@ -78,6 +79,8 @@ def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: 
             for workload in workloads:
                 turn = number % len(processes)
                 for process in processes[turn:] + processes[:turn]:
+                    if not _applies(workload, process.engine):
+                        continue
                     value = process.measure(workload, short)
                     if value is None:
                         errors[workload.name][process.engine.name] = process.error
@@ -87,6 +90,13 @@ def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: 
         for process in processes:
             process.close()
     return {"machine": machine(workers, load_before), "short": short, "figures": figures, "errors": errors}
+
+
+def _applies(workload: Workload, engine: Engine) -> bool:
+    """Whether there is anything to measure."""
+    if engine.name == FLOOR:
+        return workload.name in FLOORS
+    return not workload.engines or engine.name in workload.engines
 
 
 def machine(workers: int, load_before: float) -> dict[str, Any]:

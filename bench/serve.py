@@ -10,9 +10,16 @@ import os
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 
-from bench.engines import ENGINES
+from bench.engines import ENGINES, FLOOR
+from bench.floors import FLOORS
+from bench.workload import Setting
 from bench.workloads import WORKLOADS
+
+
+def _runner(engine_name: str, name: str) -> Callable[[Setting], float]:
+    return FLOORS[name][1] if engine_name == FLOOR else WORKLOADS[name].run
 
 
 def main(engine_name: str, workers: int) -> None:
@@ -26,7 +33,8 @@ def main(engine_name: str, workers: int) -> None:
         for line in sys.stdin:
             request = json.loads(line)
             try:
-                answer = {"value": WORKLOADS[request["workload"]].run(request["short"])}
+                setting = Setting(engine_name, workers, request["short"])
+                answer = {"value": _runner(engine_name, request["workload"])(setting)}
             except Exception as error:  # noqa: BLE001 - a peer that fails is a figure missing, and the reason told
                 traceback.print_exc()
                 answer = {"error": f"{type(error).__name__}: {error}"}

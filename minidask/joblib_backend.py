@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -28,14 +27,13 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
+from minidask.batch import joblib_is_loaded, run_batch
 from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.payload import inside_task
-
-THREAD_VARIABLES = ParallelBackendBase.MAX_NUM_THREADS_VARS
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -205,13 +203,9 @@ def _client_for(address: str | None) -> Client:
 # --- in the slot ---
 
 
-def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
-    """Run the calls of one batch in a slot, as joblib's `BatchedCalls` does."""
-    with parallel_config(backend=_nested_backend(nesting_level), n_jobs=None):
-        if inner_threads is None:
-            return [function(*args, **kwargs) for function, args, kwargs in items]
-        with _threads_limited(inner_threads):
-            return [function(*args, **kwargs) for function, args, kwargs in items]
+def nested_config(nesting_level: int | None) -> parallel_config:
+    """What `Parallel` does in a batch from now on, until the end of the `with` block that this is for."""
+    return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
 
 
 def _nested_backend(nesting_level: int | None) -> ParallelBackendBase:
@@ -220,29 +214,5 @@ def _nested_backend(nesting_level: int | None) -> ParallelBackendBase:
     return SequentialBackend(nesting_level=level) if level > 1 else ThreadingBackend(nesting_level=level)
 
 
-_controllers: dict[int, Any] = {}
-
-
-@contextlib.contextmanager
-def _threads_limited(threads: int) -> Iterator[None]:
-    """Limit the thread pools of libraries that are loaded, and of those that the task will load."""
-    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - only whoever asks for a limit needs it
-
-    loaded = len(sys.modules)
-    if loaded not in _controllers:
-        _controllers.clear()  # looking for libraries takes a millisecond: again only when there may be new ones
-        _controllers[loaded] = ThreadpoolController()
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    try:
-        with _controllers[loaded].limit(limits=threads):
-            yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 register_parallel_backend("minidask", MinidaskBackend)
+joblib_is_loaded(nested_config)

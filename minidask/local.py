@@ -138,7 +138,7 @@ class _NodeProcess:
         self._control, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                python_command("minidask.local_node", str(theirs.fileno())),
+                python_command("minidask.local_boot", str(theirs.fileno())),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

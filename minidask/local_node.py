@@ -17,6 +17,8 @@ import platform
 import signal
 import socket
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from minidask._version import __version__
 from minidask.access import load_or_create_secret
@@ -27,8 +29,9 @@ from minidask.scheduler.events import Event, Received
 from minidask.scheduler.server import SchedulerServer
 from minidask.wire.messages import Message
 from minidask.worker.agent import Agent
+from minidask.worker.launch import Launched
 from minidask.worker.memory import MemoryLimits
-from minidask.worker.slotpool import ProcessSlot, SlotFactory
+from minidask.worker.slotpool import PoolEvents, ProcessSlot, SlotFactory
 
 
 class LocalNode:
@@ -103,11 +106,14 @@ class _ToScheduler:
 # --- the node as a process ---
 
 
-async def _serve(control: socket.socket) -> int:
+async def _serve(control: socket.socket, config: dict[str, Any], launched: list[Launched]) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=control)
-    config = json.loads(await reader.readline())
     limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
-    node = LocalNode(config["slots"], ProcessSlot, limits)
+
+    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str]) -> ProcessSlot:
+        return ProcessSlot(number, events, environment, launched.pop() if launched else None)
+
+    node = LocalNode(config["slots"], make_slot, limits)
     try:
         await node.start(Address.parse(config["address"]), config["access_file"])
         assert node.server is not None
@@ -147,10 +153,7 @@ def _remove(*paths: str) -> None:
         os.rmdir(os.path.dirname(paths[0]))
 
 
-def main(arguments: list[str]) -> None:
-    """The node process; the one argument is the control channel's file descriptor."""
+def serve(control: socket.socket, config: dict[str, Any], launched: list[Launched]) -> None:
+    """The node process, from when `local_boot` has launched its slots."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process, which ends this one if it ends
-    control = socket.socket(fileno=int(arguments[0]))
-    control.set_inheritable(False)
-    sys.exit(run_loop(_serve(control)))
+    sys.exit(run_loop(_serve(control, config, launched)))

@@ -8,6 +8,7 @@ or from a worker that no longer has it, is stale and is dropped by rule.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -144,7 +145,7 @@ class SchedulerCore:
         self.workers[event.peer] = worker
         self.pool.update(worker)
         self._starved_since = None
-        self._tell_workers()
+        self._tell_of(worker, slots)
 
     def _leave(self, peer: int, reason: str) -> None:
         worker = self.workers.pop(peer, None)
@@ -168,7 +169,7 @@ class SchedulerCore:
                 self._lose(
                     task, "fail", "worker-left", f"worker {worker.name}, which had to run it, has left: {reason}"
                 )
-        self._tell_workers()
+        self._tell_of(worker, None)
 
     def _lose_client(self, client: ClientRecord) -> None:
         for task in list(client.tasks.values()):
@@ -179,8 +180,8 @@ class SchedulerCore:
     def _worker_list(self) -> m.Workers:
         return m.Workers([[w.address, w.name, w.slots] for w in self.workers.values()])
 
-    def _tell_workers(self) -> None:
-        message = self._worker_list()
+    def _tell_of(self, worker: WorkerRecord, slots: int | None) -> None:
+        message = m.WorkerChanged(worker.address, worker.name, slots)
         self._out += [(peer, message) for peer in self.clients]
 
     def _tick(self, now: float) -> None:
@@ -241,9 +242,11 @@ class SchedulerCore:
         if message.timeout is not None and not message.timeout > 0:
             raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
         self._next_task += 1
+        if client.task_blobs != message.blobs:
+            client.task_blobs = message.blobs
         task = TaskRecord(
-            self._next_task, client, message.task, message.name, message.priority, message.timeout,
-            group, message.pin, message.blobs, message.payload,
+            self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
+            group, message.pin, client.task_blobs, message.payload,
         )  # fmt: skip
         self.tasks[task.id] = client.tasks[message.task] = task
         self.blobs.use(task.blobs)
@@ -414,4 +417,4 @@ class SchedulerCore:
             raise ProtocolError(f"a worker cannot have {message.slots} slots")
         worker.slots = message.slots
         self.pool.update(worker)
-        self._tell_workers()
+        self._tell_of(worker, worker.slots)

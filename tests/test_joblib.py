@@ -7,6 +7,7 @@ import functools
 import os
 import signal
 import statistics
+import sys
 import threading
 import time
 import warnings
@@ -270,6 +271,22 @@ def test_verbose_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert "MinidaskBackend with 2 concurrent workers" in captured.err
     assert "Done  10 out of  10" in captured.err
+
+
+def test_a_slot_loads_joblib_only_for_a_task_that_does_and_nests_it_from_then_on() -> None:
+    def loaded() -> set[str]:
+        return {"joblib", "numpy"} & set(sys.modules)
+
+    def backend() -> str:
+        from joblib.parallel import get_active_backend
+
+        return type(get_active_backend()[0]).__name__
+
+    with minidask.Client(n_workers=1) as client, joblib.parallel_config("minidask", scheduler=client):
+        assert Parallel(n_jobs=2)([delayed(loaded)()]) == [set()]
+        assert Parallel(n_jobs=2)([delayed(backend)(), delayed(backend)()]) == ["ThreadingBackend"] * 2
+        assert Parallel(n_jobs=2)([delayed(backend)()]) == ["ThreadingBackend"]
+        assert client.submit(backend).result(10) == "LokyBackend"
 
 
 def test_nested_calls_run_inside_their_task() -> None:

@@ -16,7 +16,7 @@ PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "schedul
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
 SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
-    "minidask.worker": {"__main__", "agent", "daemon", "slot", "slotpool"},
+    "minidask.worker": {"__main__", "agent", "daemon", "launch", "slot", "slotpool"},
 }
 PURE_ALONE = {"minidask.addresses", "minidask.client.core", "minidask.errors", "minidask.sizes"}
 ASYNC = {
@@ -30,7 +30,7 @@ ASYNC = {
     "minidask.worker.slotpool",
 }
 PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")
-KNOWS_ALL = {"minidask.local", "minidask.local_node"}
+KNOWS_ALL = {"minidask.local", "minidask.local_boot", "minidask.local_node"}
 SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend", "minidask.joblib_call"}
 
 

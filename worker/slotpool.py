@@ -11,16 +11,15 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.errors import MinidaskError
-from minidask.spawn import python_command
 from minidask.transport import MessageLink
 from minidask.wire.messages import Message
 
+from .launch import Launched, launch
 from .slot import Slot
 
 EXIT_SECONDS = 1.0
@@ -55,36 +54,23 @@ class SlotFactory(Protocol):
 
 
 class ProcessSlot:
-    """A slot in a process and process group of its own."""
+    """A slot in a process of its own: one that was `launched` before, or a new one."""
 
-    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, number: int, events: PoolEvents, environment: Mapping[str, str], launched: Launched | None = None
+    ) -> None:
         self._number = number
         self._events = events
         self._loop = asyncio.get_running_loop()
-        ours, theirs = socket.socketpair()
-        outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
-        command = python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid()))
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=outputs["stdout"][1],
-            stderr=outputs["stderr"][1],
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, **environment},
-            process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
-        )
-        theirs.close()
+        self._process, sock, self._pipes = launched or launch(environment)
         self.pid = self._process.pid
-        self._pipes: dict[str, int] = {}
         self._printed = select.poll()
-        for stream, (read_end, write_end) in outputs.items():
-            os.close(write_end)
-            os.set_blocking(read_end, False)
-            self._pipes[stream] = read_end
-            self._printed.register(read_end, select.POLLIN)
-            self._loop.add_reader(read_end, self._read_pipe, stream)
+        for stream, pipe in self._pipes.items():
+            os.set_blocking(pipe, False)
+            self._printed.register(pipe, select.POLLIN)
+            self._loop.add_reader(pipe, self._read_pipe, stream)
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
-        self._connecting = self._loop.create_task(_adopt(self._link, ours))
+        self._connecting = self._loop.create_task(_adopt(self._link, sock))
         self._link_open, self._alive = True, True
         self._watch = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
         if self._watch >= 0:

@@ -42,6 +42,7 @@ from minidask.wire.messages import (
     TaskLost,
     TaskOutput,
     TaskRaised,
+    WorkerChanged,
     Workers,
 )
 
@@ -99,7 +100,7 @@ class Client:
         self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
         self._dropped: collections.deque[bytes] = collections.deque()
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
-        self._workers: list[tuple[str, str, int]] = []
+        self._workers: dict[str, tuple[str, int]] = {}  # by address: name and slots
         self._changed = threading.Condition()
         self._knows_workers = False
         self._scattered: dict[bytes, int] = {}
@@ -218,9 +219,7 @@ class Client:
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
         """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`."""
-        futures = {
-            address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address, _, _ in self._workers
-        }
+        futures = {address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address in self._workers}
         return {address: future.result() for address, future in futures.items()}
 
     def get_executor(self) -> concurrent.futures.Executor:
@@ -231,11 +230,11 @@ class Client:
 
     def nthreads(self) -> dict[str, int]:
         """`{worker address: slots}`: how many tasks each worker machine runs at once."""
-        return {address: slots for address, _, slots in self._workers}
+        return {address: slots for address, (_, slots) in self._workers.items()}
 
     def slots(self) -> int:
         """How many tasks the whole cluster runs at once."""
-        return sum(slots for _, _, slots in self._workers)
+        return sum(slots for _, slots in self._workers.values())
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until the cluster runs at least `n` tasks at once; `timeout` in seconds, None: the client's own.
@@ -435,16 +434,22 @@ class Client:
             case TaskOutput(worker, stream, text):
                 show_output(worker, stream, text)
             case Workers(workers):
-                with self._changed:
-                    self._workers = [(address, name, slots) for address, name, slots in workers]
-                    self._knows_workers = True
-                    self._changed.notify_all()
+                self._know_workers({address: (name, slots) for address, name, slots in workers})
+            case WorkerChanged(address, name, slots):
+                others = {known: entry for known, entry in self._workers.items() if known != address}
+                self._know_workers(others if slots is None else {**others, address: (name, slots)})
             case Answer(request, info):
                 answer = self._answers.get(request)
                 if answer is not None:
                     answer.put(info)
             case Goodbye(reason):
                 self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
+
+    def _know_workers(self, workers: dict[str, tuple[str, int]]) -> None:
+        with self._changed:
+            self._workers = workers  # replaced, never changed: others may be going through it
+            self._knows_workers = True
+            self._changed.notify_all()
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import html
 import sys
-from collections.abc import Iterable
 
 
 def show_output(worker: str, stream: str, text: str) -> None:
@@ -17,11 +16,11 @@ def show_output(worker: str, stream: str, text: str) -> None:
             out.flush()
 
 
-def client_table(title: str, workers: Iterable[tuple[str, str, int]]) -> str:
+def client_table(title: str, workers: dict[str, tuple[str, int]]) -> str:
     """A client and its workers as HTML."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
-        for address, name, slots in workers
+        for address, (name, slots) in workers.items()
     )
     head = "<tr><th>worker</th><th>address</th><th>tasks at once</th></tr>"
     return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"

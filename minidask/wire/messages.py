@@ -95,9 +95,17 @@ class Shutdown(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """The workers there are now, as `[address, name, slots]` each; sent whenever that changes."""
+    """The workers there are now, as `[address, name, slots]` each; the first that a client is told."""
 
     workers: list[Any]
+
+
+class WorkerChanged(NamedTuple):
+    """This worker now has so many slots; None: it has left."""
+
+    address: str
+    name: str
+    slots: int | None
 
 
 class TaskDone(NamedTuple):
@@ -251,6 +259,7 @@ Message = (
     | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
     | Run | Stop
     | SlotReady | Done | Failed | Died | Stopped | Returned | Output | Heartbeat | Resized
+    | WorkerChanged
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

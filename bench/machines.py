@@ -1,0 +1,60 @@
+"""Simulated machines: workers that speak the real wire over real sockets and answer each call at once.
+
+python -m bench.machines ADDRESS COUNT ACCESS_FILE
+
+Says "joined" once all have; begins at a line on standard input, ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from minidask.access import secret_for
+from minidask.addresses import Address
+from minidask.payload import dumps
+from minidask.program import run_loop
+from minidask.transport import MessageLink, connect
+from minidask.wire.handshake import NONCE_BYTES, Initiator
+from minidask.wire.messages import Done, Message, Resized, Run
+
+SLOTS = 2
+RESULT = dumps(None, "the simulated result")
+
+
+async def _serve(address: Address, count: int, access_file: Path) -> int:
+    secret = secret_for(address, access_file)
+    links: list[MessageLink] = []
+    joined = asyncio.Event()
+
+    def opened(link: MessageLink) -> None:
+        links.append(link)
+        if len(links) == count:
+            joined.set()
+
+    def answer(link: MessageLink, messages: list[Message]) -> None:
+        for message in messages:
+            if type(message) is Run:
+                link.send(Done(message.task, message.attempt, 1e-6, RESULT))
+        link.flush()
+
+    for number in range(count):
+        info = {"name": f"machine {number}", "slots": 0, "prefetch": SLOTS}
+        handshake = Initiator(secret, role="worker", version="bench", nonce=os.urandom(NONCE_BYTES), info=info)
+        await connect(address, MessageLink(handshake, opened, answer, lambda link, error: None))
+    await joined.wait()
+    print("joined", flush=True)
+    stdin = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
+    if await stdin.readline():
+        for link in links:
+            link.send(Resized(SLOTS))
+            link.flush()
+    await stdin.read()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_loop(_serve(Address.parse(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))))

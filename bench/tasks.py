@@ -1,0 +1,89 @@
+"""Small tasks: what an engine itself costs for each, and how well it fills its workers."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from operator import neg
+from typing import Any
+
+import joblib
+from joblib import Parallel, delayed
+
+from bench.timing import timed
+from bench.workload import Setting, workload
+
+
+def _per_task(function: Callable[[int], int], count: int, **options: Any) -> float:
+    """Microseconds for each of `count` calls."""
+    Parallel(**options)(delayed(function)(i) for i in range(4))
+    seconds = timed(
+        lambda: Parallel(**options)(delayed(function)(i) for i in range(count)),
+        lambda result: result == [-i for i in range(count)],
+    )
+    return seconds / count * 1e6
+
+
+@workload("no-op, batch_size=1, importable function", "us/task")
+def noop(setting: Setting) -> float:
+    return _per_task(neg, 50 if setting.short else 1000, batch_size=1)
+
+
+@workload("no-op, batch_size=1, function sent by value", "us/task")
+def noop_by_value(setting: Setting) -> float:
+    return _per_task(lambda i: -i, 50 if setting.short else 1000, batch_size=1)
+
+
+@workload('no-op, batch_size=1, pre_dispatch="all"', "us/task")
+def noop_all(setting: Setting) -> float:
+    return _per_task(neg, 50 if setting.short else 1000, batch_size=1, pre_dispatch="all")
+
+
+@workload('no-op, batch_size="auto"', "us/task")
+def noop_auto(setting: Setting) -> float:
+    return _per_task(neg, 200 if setting.short else 20_000)
+
+
+@workload("a Parallel call of one task", "ms")
+def one_task(setting: Setting) -> float:
+    Parallel()([delayed(neg)(1)])
+    count = 2 if setting.short else 10
+    return (
+        timed(lambda: [Parallel()([delayed(neg)(1)]) for _ in range(count)], lambda r: r == [[-1]] * count)
+        / count
+        * 1e3
+    )
+
+
+def _nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+@workload("a straggler of 1 s among 100 tasks of 20 ms: time over the ideal", "s")
+def straggler(setting: Setting) -> float:
+    naps = [0.02] * (4 if setting.short else 100)
+    naps[len(naps) // 2] = 0.1 if setting.short else 1.0
+    workers = joblib.effective_n_jobs(-1)
+    ideal = max(sum(naps) / workers, max(naps))
+    return timed(lambda: Parallel()(delayed(_nap)(n) for n in naps), lambda r: r == naps) - ideal
+
+
+def _spin(seconds: float) -> float:
+    """Keep a core busy; returns how long it really took."""
+    began = time.perf_counter()
+    while time.perf_counter() < began + seconds:
+        pass
+    return time.perf_counter() - began
+
+
+@workload("200 tasks of 5 to 25 ms: makespan over sum of task times / workers", "% over")
+def makespan(setting: Setting) -> float:
+    lengths = random.Random(0).choices((0.005, 0.01, 0.025), k=8 if setting.short else 200)
+    took: list[float] = []
+    seconds = timed(
+        lambda: took.extend(Parallel()(delayed(_spin)(length) for length in lengths)),
+        lambda _: all(t >= length for t, length in zip(took, lengths, strict=True)),
+    )
+    return (seconds * setting.workers / sum(took) - 1) * 100

@@ -1,0 +1,82 @@
+"""One batch of a `joblib.Parallel` call, in its slot.
+
+Nothing of joblib is imported here, so a slot runs functions that do not need it, and numpy with it, at a
+quarter of the start-up time. When a batch's own calls import joblib, what they do with it is nested from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+from minidask.resources import THREAD_VARIABLES
+
+Nested = Callable[[int | None], AbstractContextManager[Any]]
+
+
+class _ThisThread(threading.local):
+    """For the batch that runs without joblib in this thread: what to do when joblib comes."""
+
+    on_joblib: Callable[[Nested], None] | None = None
+
+
+_this_thread = _ThisThread()
+_nested: Nested | None = None
+
+
+def joblib_is_loaded(nested: Nested) -> None:
+    """Have `nested(nesting_level)` around every batch, and around the rest of the one that has just loaded joblib."""
+    global _nested
+    _nested = nested
+    if _this_thread.on_joblib is not None:
+        _this_thread.on_joblib(nested)
+
+
+def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
+    """Run the calls of one batch, as joblib's `BatchedCalls` does."""
+    if _nested is not None:
+        with _nested(nesting_level):
+            return _run(items, inner_threads)
+    with contextlib.ExitStack() as stack:
+        _this_thread.on_joblib = lambda nested: stack.enter_context(nested(nesting_level))
+        try:
+            return _run(items, inner_threads)
+        finally:
+            _this_thread.on_joblib = None
+
+
+def _run(items: list[Any], inner_threads: int | None) -> list[Any]:
+    if inner_threads is None:
+        return [function(*args, **kwargs) for function, args, kwargs in items]
+    with _threads_limited(inner_threads):
+        return [function(*args, **kwargs) for function, args, kwargs in items]
+
+
+_controllers: dict[int, Any] = {}
+
+
+@contextlib.contextmanager
+def _threads_limited(threads: int) -> Iterator[None]:
+    """Limit the thread pools of libraries that are loaded, and of those that the task will load."""
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - only whoever asks for a limit needs it
+
+    loaded = len(sys.modules)
+    if loaded not in _controllers:
+        _controllers.clear()  # looking for libraries takes a millisecond: again only when there may be new ones
+        _controllers[loaded] = ThreadpoolController()
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    try:
+        with _controllers[loaded].limit(limits=threads):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,121 @@
+"""The scheduler's queue against a plain model: who is next, whatever was queued, cancelled, parked or came back."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidask.scheduler.ready import SWEEP_FROM, ReadyQueue
+from minidask.scheduler.tasks import ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
+
+WORKER = WorkerRecord(1, "w", "w", 1, 0, {}, 0.0)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("push"), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1)),
+        st.tuples(st.just("pop")),
+        st.tuples(st.sampled_from(["cancel", "end", "return"]), st.integers(0, 1000)),
+    ),
+    max_size=120,
+)
+
+
+class Model:
+    """The queue beside a list of all tasks."""
+
+    def __init__(self) -> None:
+        self.queue = ReadyQueue()
+        self.clients = [ClientRecord(peer, f"c{peer}") for peer in (1, 2, 3)]
+        self.groups = {client.peer: [None, GroupRecord(1, 1), GroupRecord(2, 2)] for client in self.clients}
+        self.tasks: list[TaskRecord] = []
+        self.last: ClientRecord | None = None
+        self.could: set[int] = set()
+
+    def push(self, client: int, group: int, priority: int) -> None:
+        record = self.clients[client]
+        of = self.groups[record.peer][group]
+        number = len(self.tasks) + 1
+        task = TaskRecord(number, record, number, "t", priority, None, of, None, [], [b"x"])
+        self.tasks.append(task)
+        self.queue.push(task)
+
+    def runnable(self, client: ClientRecord) -> list[TaskRecord]:
+        waiting = [t for t in self.tasks if t.client is client and type(t.state) is Ready]
+        return [t for t in waiting if t.group is None or not t.group.full]
+
+    def pop(self) -> None:
+        can = {client.peer for client in self.clients if self.runnable(client)}
+        expected = self.queue.peek()
+        task = self.queue.pop()
+        assert task is expected
+        if task is None:
+            assert not can
+            return
+        assert task is min(self.runnable(task.client), key=lambda t: (-t.priority, t.id))
+        assert task.client is not self.last or not (self.could & can) - {task.client.peer}, "others were due"
+        self.last, self.could = task.client, can
+        task.attempt += 1
+        task.move("assign", Running(WORKER, task.attempt, 0.0))
+        if task.group is not None:
+            task.group.running += 1
+
+    def choose(self, state: type, number: int) -> TaskRecord | None:
+        found = [t for t in self.tasks if type(t.state) is state]
+        return found[number % len(found)] if found else None
+
+    def cancel(self, number: int) -> None:
+        task = self.choose(Ready, number)
+        if task is not None:
+            task.move("cancel", Ended())
+            self.queue.cancelled(task)
+
+    def leave(self, number: int, *, back: bool) -> None:
+        task = self.choose(Running, number)
+        if task is not None:
+            if task.group is not None:
+                task.group.running -= 1
+                self.queue.unpark(task.group)
+            task.move("returned" if back else "done", Ready() if back else Ended())
+            if back:
+                self.queue.push(task)
+
+    def step(self, name: str, *arguments: int) -> None:
+        if name in ("end", "return"):
+            self.leave(*arguments, back=name == "return")
+        else:
+            getattr(self, name)(*arguments)
+        for client in self.clients:
+            waiting = [t for t in self.tasks if t.client is client and type(t.state) is Ready]
+            assert self.queue.live(client) == len(waiting)
+
+
+@given(STEPS)
+def test_the_next_task_is_the_models(steps: list[tuple[str, int, int, int]]) -> None:
+    model = Model()
+    for step in steps:
+        model.step(*step)
+    while len(model.queue):
+        model.step("pop")
+        model.step("end", 0)
+    assert not model.queue.peers() - {client.peer for client in model.clients}
+
+
+def test_a_line_of_cancelled_tasks_is_swept() -> None:
+    model = Model()
+    for _ in range(3 * SWEEP_FROM):
+        model.push(0, 0, 0)
+    for _ in range(3 * SWEEP_FROM - 1):
+        model.cancel(0)
+    (line,) = next(iter(model.queue._lines.values())).values()
+    assert len(line.tasks) <= SWEEP_FROM
+    model.pop()
+    assert not model.queue._lines
+
+
+def test_a_group_may_take_a_closed_ones_number() -> None:
+    model = Model()
+    model.push(0, 1, 0)
+    model.groups[1][1] = GroupRecord(1, 1)
+    model.push(0, 1, 0)
+    model.pop()
+    model.pop()
+    assert all(type(task.state) is Running for task in model.tasks)

@@ -1,0 +1,38 @@
+"""Starts slot processes. It imports little, so that they can be on their way while their daemon still loads itself."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from minidask.spawn import python_command
+
+
+class Launched(NamedTuple):
+    """A slot process that was started: our ends of its socket and of its output pipes, by stream."""
+
+    process: subprocess.Popen[bytes]
+    sock: socket.socket
+    outputs: dict[str, int]
+
+
+def launch(environment: Mapping[str, str]) -> Launched:
+    """Start a slot in a process and process group of its own, with these variables beside the inherited ones."""
+    ours, theirs = socket.socketpair()
+    outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
+    process = subprocess.Popen(
+        python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid())),
+        stdin=subprocess.DEVNULL,
+        stdout=outputs["stdout"][1],
+        stderr=outputs["stderr"][1],
+        pass_fds=[theirs.fileno()],
+        env={**os.environ, **environment},
+        process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
+    )
+    theirs.close()
+    for _, write_end in outputs.values():
+        os.close(write_end)
+    return Launched(process, ours, {stream: read_end for stream, (read_end, _) in outputs.items()})
