@@ -1,4 +1,4 @@
-"""One picture for each workload: the engines' medians as bars, every round as a dot."""
+"""One picture for each workload, the engines' medians as bars and every round as a dot; one for the scheduler alone."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 from bench.workloads import WORKLOADS
 
 LOG_FROM = 20.0  # a log scale where the slowest takes so many times as long as the fastest
+OURS, PEERS, DOTS = "#d1495b", "#9db4c0", "#2f3e46"
 
 
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `WORKLOAD.png` for each row that has figures; returns their paths.
+    """Write `WORKLOAD.png` for each row that has figures, and `scheduler.png`; returns their paths.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -21,27 +22,42 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
 
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    return [_draw_one(name, row, folder / f"{name}.png") for name, row in result["figures"].items() if row]
+    paths, alone = [], {}
+    for name, row in result["figures"].items():
+        if WORKLOADS[name].engines:
+            alone[name] = row
+        elif row:
+            note = f"{WORKLOADS[name].unit}, less is better; bars are medians, dots are rounds"
+            paths.append(_draw(WORKLOADS[name].title, note, row, folder / f"{name}.png"))
+    costs = {_short(name): row["minidask"] for name, row in alone.items() if WORKLOADS[name].unit == "us CPU/task"}
+    if costs:
+        title = "the scheduler process alone, with simulated machines and clients"
+        note = "its processor time in us/task; bars are medians, dots are rounds"
+        paths.append(_draw(title, note, costs, folder / "scheduler.png", ordered=True))
+    return paths
 
 
-def _draw_one(name: str, row: dict[str, list[float]], path: Path) -> Path:
+def _short(name: str) -> str:
+    return WORKLOADS[name].title.partition("per task, ")[2]
+
+
+def _draw(title: str, note: str, row: dict[str, list[float]], path: Path, ordered: bool = False) -> Path:
     from matplotlib import pyplot
 
-    engines = sorted(row, key=lambda engine: statistics.median(row[engine]))
-    medians = [statistics.median(row[engine]) for engine in engines]
-    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(engines) + 1.4), layout="constrained")
-    colours = ["#d1495b" if engine == "minidask" else "#9db4c0" for engine in engines]
-    axes.barh(engines, medians, color=colours)
-    for position, engine in enumerate(engines):
-        axes.plot(row[engine], [position] * len(row[engine]), ".", color="#2f3e46", markersize=4)
-        axes.annotate(f" {medians[position]:.3g}", (max(row[engine]), position), va="center")
+    names = list(row) if ordered else sorted(row, key=lambda name: statistics.median(row[name]))
+    medians = [statistics.median(row[name]) for name in names]
+    figure, axes = pyplot.subplots(figsize=(7, 0.5 * len(names) + 1.4), layout="constrained")
+    axes.barh(names, medians, color=[OURS if name == "minidask" or ordered else PEERS for name in names])
+    for position, name in enumerate(names):
+        axes.plot(row[name], [position] * len(row[name]), ".", color=DOTS, markersize=4)
+        axes.annotate(f" {medians[position]:.3g}", (max(row[name]), position), va="center")
     if min(medians) > 0 and max(medians) > LOG_FROM * min(medians):
         axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.invert_yaxis()
-    axes.set_title(WORKLOADS[name].title, loc="left")
-    axes.set_xlabel(f"{WORKLOADS[name].unit}, less is better; bars are medians, dots are rounds")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    axes.set_xlabel(note)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return path

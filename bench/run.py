@@ -75,8 +75,8 @@ def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: 
     processes = [EngineProcess(engine, workers) for engine in engines]
     try:
         for number in range(rounds):
-            print(f"round {number + 1} of {rounds}", file=sys.stderr)
             for workload in workloads:
+                print(f"round {number + 1} of {rounds}: {workload.name}", file=sys.stderr)
                 turn = number % len(processes)
                 for process in processes[turn:] + processes[:turn]:
                     if not _applies(workload, process.engine):

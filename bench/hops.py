@@ -1,0 +1,149 @@
+"""Where the microseconds of one task go: `python -m bench.hops`.
+
+First each process's processor time and context switches for a task, in a running cluster; then each step of
+the task's way on its own, in a loop, warm: what is left between the two is the kernel and cold caches.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from operator import neg
+from typing import Any
+
+import joblib
+import psutil
+from joblib import Parallel, delayed
+
+import minidask
+from bench.life import processor_seconds
+from minidask.batch import run_batch
+from minidask.client.core import Returned
+from minidask.client.future import Future
+from minidask.payload import Interner, dumps, dumps_naming, loads
+from minidask.scheduler.core import SchedulerCore
+from minidask.scheduler.events import Joined, Received
+from minidask.wire.frames import AUTHENTICATED, FrameDecoder
+from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone, decode, encode
+from minidask.worker.core import FromScheduler, FromSlot, Resize, WorkerCore
+
+CALL = (run_batch, ([(neg, (1,), {})], 0, None), {})
+
+
+def processes(tasks: int) -> dict[str, tuple[float, float]]:
+    """By process: microseconds of processor time and context switches per task; and the wall time, as "all"."""
+    with minidask.Client(n_workers=2) as client, joblib.parallel_config("minidask", scheduler=client):
+        node = psutil.Process(client.scheduler_info()["pid"])
+        slots = {f"slot {number}": slot for number, slot in enumerate(node.children())}
+        watched = {"client": psutil.Process(), "node": node, **slots}
+        Parallel(batch_size=1)(delayed(neg)(i) for i in range(100))
+        before = {name: _spent(process) for name, process in watched.items()}
+        began = time.perf_counter()
+        Parallel(batch_size=1)(delayed(neg)(i) for i in range(tasks))
+        wall = time.perf_counter() - began
+        costs = {"all": (wall / tasks * 1e6, 0.0)}
+        for name, process in watched.items():
+            seconds, switches = _spent(process)
+            costs[name] = ((seconds - before[name][0]) / tasks * 1e6, (switches - before[name][1]) / tasks)
+    return costs
+
+
+def _spent(process: psutil.Process) -> tuple[float, int]:
+    return processor_seconds(process.pid), sum(process.num_ctx_switches())
+
+
+def steps(repeats: int) -> dict[str, float]:
+    """By step: microseconds, in a warm loop."""
+    interner = Interner(lambda blob, payload: None)
+    payload, _ = dumps_naming(CALL, "task", interner)
+    result = dumps([-1], "result")
+    blobs = [b"x" * 16]
+    submit = Submit(1, "neg", 0, None, 1, None, blobs, payload)
+    messages = [submit, Run(1, 1, 1, "neg", None, blobs, payload), Done(1, 1, 1e-6, result)]
+    messages.append(TaskDone(1, 1e-6, "local", result))
+
+    def future() -> None:
+        made = Future(1, "neg", lambda future: None, lambda: False)
+        made.add_done_callback(lambda future: None)
+        made.settle(Returned(result, 1e-6, "local"))
+        made.result()
+
+    table: dict[str, Callable[[], object]] = {
+        "client   pickle the call": lambda: dumps_naming(CALL, "task", interner),
+        "client   a future: made, settled, asked": future,
+    }
+    for message in messages:
+        name = type(message).__name__
+        table[f"wire     encode {name}"] = lambda message=message: encode(message)
+        table[f"wire     decode {name}"] = _decoding(message)
+    table["node     scheduler's core: submit, place, done"] = _scheduling(payload, result)
+    table["node     worker's core: run, done"] = _working(payload, result)
+    table["slot     unpickle the call"] = lambda: loads(payload, "task")
+    table["slot     run the batch, in joblib's nested backend"] = lambda: run_batch(*CALL[1])
+    table["slot     pickle the result"] = lambda: dumps([-1], "result")
+    table["floor    pickle the call with plain pickle"] = lambda: pickle.dumps(CALL, 5)
+    return {name: _microseconds(step, repeats) for name, step in table.items()}
+
+
+def _microseconds(step: Callable[[], object], repeats: int) -> float:
+    began = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - began) / repeats * 1e6
+
+
+def _decoding(message: Message) -> Callable[[], object]:
+    decoder, frame = FrameDecoder(AUTHENTICATED), b"".join(bytes(piece) for piece in encode(message))
+
+    def step() -> None:
+        decoder.get_buffer()[: len(frame)] = frame
+        for received in decoder.received(len(frame)):
+            decode(received)
+
+    return step
+
+
+def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
+    core = SchedulerCore()
+    core.handle(Joined(1, "client", "c", {}), 0.0)
+    core.handle(Joined(2, "worker", "w", {"slots": 2}), 0.0)
+    number = 0
+
+    def step() -> None:
+        nonlocal number
+        number += 1
+        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], payload)), 0.0)
+        core.place(0.0)
+        core.handle(Received(2, Done(number, 1, 1e-6, result)), 0.0)
+        core.place(0.0)
+
+    return step
+
+
+def _working(payload: Any, result: Any) -> Callable[[], object]:
+    core = WorkerCore()
+    core.handle(Resize(1), 0.0)
+    core.handle(FromSlot(0, SlotReady(1)), 0.0)
+
+    def step() -> None:
+        core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], payload)), 0.0)
+        core.handle(FromSlot(0, Done(1, 1, 1e-6, result)), 0.0)
+
+    return step
+
+
+def main(tasks: int = 20_000) -> None:
+    """Print both tables."""
+    print("a no-op at batch_size=1, 2 workers             us/task   context switches/task")
+    for name, (microseconds, switches) in processes(tasks).items():
+        what = "wall time" if name == "all" else f"{name}: processor time"
+        print(f"  {what:42} {microseconds:8.1f}" + (f"   {switches:8.2f}" if name != "all" else ""))
+    print("\none step, alone and warm                            us")
+    for name, microseconds in steps(tasks).items():
+        print(f"  {name:46} {microseconds:6.2f}")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
