@@ -56,7 +56,7 @@ def _draw(title: str, note: str, row: dict[str, list[float]], path: Path, ordere
     axes.margins(x=0.15)
     axes.invert_yaxis()
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    axes.set_xlabel(note)
+    figure.supxlabel(note, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)
     pyplot.close(figure)

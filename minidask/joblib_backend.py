@@ -33,7 +33,7 @@ from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
-from minidask.payload import inside_task
+from minidask.payload import LARGE_BYTES, PRIVATE, SHARED, inside_task
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -76,6 +76,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._shared_data = SharedData(list(scatter or ()))
         self._owned = False
         self._limit = 0
+        self._large: int | None = LARGE_BYTES
+        self._mode = SHARED
         self._call: Call | None = None
         self._measured = threading.local()
 
@@ -116,7 +118,20 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 ) from None
         return client.slots()
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **_: Any) -> int:
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        max_nbytes: int | None = LARGE_BYTES,
+        mmap_mode: str | None = "r",
+        **_: Any,
+    ) -> int:
+        """Prepare for a call; joblib's options for large data mean here what they mean there.
+
+        Raises:
+            ValueError: `mmap_mode` would have tasks write to data that others see.
+            NoWorkersError: there is no worker within `wait_for_workers_timeout`.
+        """
         effective = self.effective_n_jobs(n_jobs)
         if effective == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -125,6 +140,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._slots(self.client())
         self.parallel = parallel
         self._limit = 0 if n_jobs == -1 else effective
+        self._large, self._mode = _large_data(max_nbytes, mmap_mode)
         return effective
 
     def _copy(self) -> MinidaskBackend:
@@ -142,7 +158,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def start_call(self) -> None:
         client = self.client()
         shared = self._shared_data.handles(client)
-        self._call = Call(client, self._limit, self.parallel, run_batch, self.inner_max_num_threads, shared)
+        group = client.group(self._limit, self._large, self._mode)
+        self._call = Call(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -179,6 +196,16 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def terminate(self) -> None:
         self.reset_batch_stats()
+
+
+def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | None, bytes]:
+    """From what size on buffers are shared by all tasks, None for never; and how tasks see them."""
+    if mmap_mode not in (None, "r", "c"):
+        raise ValueError(
+            f"mmap_mode={mmap_mode!r} has tasks write to data that other tasks see, which minidask does not do;"
+            ' choose "r" (read-only), "c" (each task has a copy of its own, made as it writes) or None (no sharing)'
+        )
+    return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
 
 
 # --- which cluster ---

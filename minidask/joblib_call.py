@@ -15,6 +15,7 @@ from typing import Any
 from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
+from minidask.client.group import TaskGroup
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.payload import Scattered
@@ -29,14 +30,14 @@ class Call:
     def __init__(
         self,
         client: Client,
-        limit: int,
+        group: TaskGroup,
         parallel: Any,
         run_batch: RunBatch,
         inner_threads: int | None,
         shared: list[tuple[Any, Scattered]],
     ) -> None:
         self._client = client
-        self._group = client.group(limit)
+        self._group = group
         self._parallel = parallel
         self._run_batch = run_batch
         self._inner_threads = inner_threads
@@ -44,7 +45,7 @@ class Call:
         self._pending: set[Future] = set()
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
-            self._group.interner.alias(obj, handle.blob)
+            self._group.interner.alias(obj, handle)
         if parallel.return_generator:
             threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
 

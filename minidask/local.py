@@ -11,15 +11,15 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
-from minidask.resources import cpu_count, memory_total
+from minidask.folders import memory_folder, runtime_folder
+from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
-FOLDER_PREFIX = "minidask-"
 
 _live_clusters: list[LocalCluster] = []
 
@@ -57,7 +56,9 @@ class LocalCluster:
             raise MinidaskError("minidask does not support Windows; it runs in WSL")
         self.n_workers = _worker_count(n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
-        self._folder = _make_folder()
+        self._folder = runtime_folder()
+        self._store = memory_folder(self._folder)
+        BlobStore.create(self._store, blob_memory(self._store))
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
@@ -65,13 +66,14 @@ class LocalCluster:
             "slots": self.n_workers,
             "address": self.scheduler_address,
             "access_file": str(self._folder / "access"),
+            "store": str(self._store),
             "memory_limit": slot_limit,
             "machine_memory": memory_total(),
         }
         try:
             self._node = _NodeProcess(config) if processes else _NodeThread(config)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._remove_folders()
             raise
         _live_clusters.append(self)
 
@@ -85,7 +87,11 @@ class LocalCluster:
         if self._pid == os.getpid() and self in _live_clusters:
             _live_clusters.remove(self)
             self._node.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._remove_folders()
+
+    def _remove_folders(self) -> None:
+        for folder in (self._store, self._folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -106,29 +112,6 @@ def _worker_count(n: int | None) -> int:
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
         raise ValueError(f"the number of workers must be a whole number above 0, got {n!r}")
     return n
-
-
-def _make_folder() -> Path:
-    """A folder for this cluster's socket and secret, for this user alone; those of dead processes are swept out."""
-    parent = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if len(os.fsencode(parent)) > 60 or not os.access(parent, os.W_OK):
-        parent = Path("/tmp")
-    for folder in parent.glob(f"{FOLDER_PREFIX}[0-9]*-*"):
-        pid = int(folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0])
-        with contextlib.suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and not _is_alive(pid):
-                shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=parent))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 class _NodeProcess:
@@ -203,7 +186,8 @@ class _NodeThread:
         from minidask.worker.slotpool import ThreadSlot  # noqa: PLC0415
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        node = LocalNode(config["slots"], ThreadSlot, MemoryLimits(None, config["machine_memory"]))
+        limits = MemoryLimits(None, config["machine_memory"])
+        node = LocalNode(config["slots"], ThreadSlot, limits, BlobStore(config["store"]))
         try:
             await node.start(Address.parse(config["address"]), config["access_file"])
             assert node.server is not None

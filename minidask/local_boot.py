@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     if config is None:
         return  # the user's process is gone already
     environment = thread_limits(config["slots"], os.environ)
-    launched = [launch(environment) for _ in range(config["slots"])]
+    launched = [launch(environment, config["store"]) for _ in range(config["slots"])]
 
     from minidask.local_node import serve  # noqa: PLC0415 - only now, see above
 

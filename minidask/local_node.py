@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 from minidask._version import __version__
 from minidask.access import load_or_create_secret
 from minidask.addresses import Address
+from minidask.blobstore import BlobStore
 from minidask.program import run_loop
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Event, Received
@@ -41,21 +43,24 @@ class LocalNode:
         slots: how many calls run at once.
         make_slot: processes or threads.
         limits: how much memory slots may use.
+        store: where large data is, shared with clients.
     """
 
-    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits) -> None:
+    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, store: BlobStore) -> None:
         self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
-        self.agent = Agent("local", slots, make_slot, limits)
+        self.agent = Agent("local", slots, make_slot, limits, store, shared=True)
+        self._store = store
         self.server: SchedulerServer | None = None
 
     async def start(self, address: Address, access_file: str) -> None:
         """Listen there, with a fresh secret in `access_file`, and start the slots."""
-        self.server = SchedulerServer(self._core, load_or_create_secret(access_file))
+        info = {"store": str(self._store.folder)}
+        self.server = SchedulerServer(self._core, load_or_create_secret(access_file), info)
         await self.server.listen(address)
         to_worker = _ToWorker(self.agent)
         # A task reaches this worker without a round trip, so it need not hold any in advance.
-        info = {**self.agent.info, "prefetch": 0}
-        peer = self.server.attach(to_worker, "worker", f"local://{platform.node()}/{os.getpid()}", info)
+        worker_info = {**self.agent.info, "prefetch": 0}
+        peer = self.server.attach(to_worker, "worker", f"local://{platform.node()}/{os.getpid()}", worker_info)
         self.agent.attach(_ToScheduler(self.server, peer))
         self.agent.start()
 
@@ -110,10 +115,10 @@ async def _serve(control: socket.socket, config: dict[str, Any], launched: list[
     reader, writer = await asyncio.open_unix_connection(sock=control)
     limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
 
-    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str]) -> ProcessSlot:
-        return ProcessSlot(number, events, environment, launched.pop() if launched else None)
+    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> ProcessSlot:
+        return ProcessSlot(number, events, environment, store, launched.pop() if launched else None)
 
-    node = LocalNode(config["slots"], make_slot, limits)
+    node = LocalNode(config["slots"], make_slot, limits, BlobStore(config["store"]))
     try:
         await node.start(Address.parse(config["address"]), config["access_file"])
         assert node.server is not None
@@ -134,6 +139,7 @@ async def _serve(control: socket.socket, config: dict[str, Any], launched: list[
             writer.close()
             await writer.wait_closed()
         _remove(config["access_file"], Address.parse(config["address"]).path)
+        shutil.rmtree(config["store"], ignore_errors=True)
     return 0
 
 

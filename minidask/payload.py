@@ -1,13 +1,15 @@
 """Objects to bytes and back: cloudpickle, protocol 5, large buffers beside the pickle and not inside it.
 
-A payload is `[pickle, buffer, buffer, ...]`. What many tasks of a call share, functions defined in
+A payload is `[pickle, buffer, buffer, ...]`. A buffer beside the pickle has at least `OUT_OF_BAND_BYTES`, so a
+shorter one there is a *reference*: the name of a blob that holds the bytes, and a letter for how to take them.
+
+What many tasks of a call share, functions defined in
 `__main__` above all, is pickled once as a *blob* named by a hash of its content, and every task's own
 pickle only names it: `Interner` on the sending side, `BlobTable` on the receiving one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import pickle
 import sys
@@ -17,13 +19,19 @@ from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
+import xxhash
 
+from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError
+from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
 OUT_OF_BAND_BYTES = 32 * 1024
 MAX_BUFFERS = 1024
+LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
+REPEATED_BYTES = 64 * 1024
 BLOB_ID_BYTES = 16
+SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
 
 
@@ -31,12 +39,25 @@ class Scattered:
     """A handle on data that `Client.scatter` has sent ahead; pass it, at any depth, where a task takes the data.
 
     It holds the data on the cluster until it is released, or dropped.
+
+    Args:
+        blob: what stands for the data.
+        parts: the blobs of the large buffers inside it.
+        kind: the name of its type.
+        release: called with all those names, once, when they are needed no more.
+        dropped: the same, from a garbage collection.
     """
 
     def __init__(
-        self, blob: bytes, kind: str, release: Callable[[bytes], None], dropped: Callable[[bytes], None]
+        self,
+        blob: bytes,
+        parts: list[bytes],
+        kind: str,
+        release: Callable[[list[bytes]], None],
+        dropped: Callable[[list[bytes]], None],
     ) -> None:
         self.blob = blob
+        self.parts = parts
         self._kind = kind
         self._release = release
         self._dropped = dropped
@@ -44,10 +65,10 @@ class Scattered:
     def release(self) -> None:
         """Let the cluster forget the data once the tasks that already use it have ended."""
         release, self._release, self._dropped = self._release, _do_nothing, _do_nothing
-        release(self.blob)
+        release([self.blob, *self.parts])
 
     def __del__(self) -> None:
-        self._dropped(self.blob)
+        self._dropped([self.blob, *self.parts])
 
     def __reduce__(self) -> Any:
         raise SerializationError("a scattered handle can only be sent as an argument of a task of its own client")
@@ -56,7 +77,7 @@ class Scattered:
         return f"<minidask.Scattered {self._kind} {self.blob.hex()[:8]}>"
 
 
-def _do_nothing(blob: bytes) -> None:
+def _do_nothing(blobs: list[bytes]) -> None:
     pass
 
 
@@ -66,21 +87,40 @@ class Interner:
     Args:
         put: called with a blob's name and payload the first time that it is named.
         functions: whether to ship functions that cannot be imported; else only scattered handles get a name.
+        large: buffers of at least so many bytes become blobs too; None: none do.
+        mode: whether tasks see those read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
     """
 
-    def __init__(self, put: Callable[[bytes, Payload], None], *, functions: bool = True) -> None:
+    def __init__(
+        self,
+        put: Callable[[bytes, Payload], None],
+        *,
+        functions: bool = True,
+        large: int | None = None,
+        mode: bytes = SHARED,
+    ) -> None:
         self._put = put
         self._functions = functions
+        self._large = large
+        self._mode = mode
+        self._data: dict[tuple[int, int], tuple[Any, bytes]] = {}  # by address and size; held so that both stay true
+        self._seen: set[bytes] = set()
         self._known: dict[int, tuple[Any, bytes]] = {}  # by id(); the object is held so that the id stays its own
         self._shipped: set[bytes] = set()
+        self._parts: dict[bytes, list[bytes]] = {}
 
     def blobs(self) -> list[bytes]:
         """The names of all blobs that were shipped."""
         return list(self._shipped)
 
-    def alias(self, obj: Any, blob: bytes) -> None:
-        """From now on, `obj` (by identity) is sent as this blob, which the receiver has already."""
-        self._known[id(obj)] = (obj, blob)
+    def alias(self, obj: Any, handle: Scattered) -> None:
+        """From now on, `obj` (by identity) is sent as what the handle stands for."""
+        self._known[id(obj)] = (obj, handle.blob)
+        self._parts[handle.blob] = handle.parts
+
+    def parts(self, blob: bytes) -> list[bytes]:
+        """The blobs that this one refers to."""
+        return self._parts.get(blob, [])
 
     def find(self, obj: Any) -> bytes | None:
         """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
@@ -88,21 +128,49 @@ class Interner:
         if known is not None:
             return known[1]
         if type(obj) is Scattered:
+            self._parts[obj.blob] = obj.parts
             return obj.blob
         if not self._functions or type(obj) is not types.FunctionType:
             return None
-        blob = BY_NAME if _importable(obj) else self._ship(obj)
+        blob = BY_NAME
+        if not _importable(obj):
+            payload = dumps(obj, f"function {obj.__qualname__}")
+            blob = blob_id(payload)
+            self._ship(blob, payload)
         self._known[id(obj)] = (obj, blob)
         return blob
 
-    def _ship(self, function: types.FunctionType) -> bytes:
-        """Send a function that cannot be imported, unless that was done; returns its blob."""
-        payload = dumps(function, f"function {function.__qualname__}")
-        blob = blob_id(payload)
+    def reference(self, raw: memoryview) -> bytes | None:
+        """What stands for a buffer whose bytes are shipped once for all tasks; None for one that goes along.
+
+        A large one is looked at once in a call, as joblib does it. A smaller one goes along the first time and is
+        shipped when it comes again, then as each task's own copy: tasks may write to it, as to any other argument.
+        """
+        if self._large is None or raw.nbytes < REPEATED_BYTES:
+            return None
+        if raw.nbytes < self._large:
+            return self._repeated(raw)
+        place = _place(raw)
+        if place in self._data:
+            return self._data[place][1] + self._mode
+        blob = blob_id([raw])
+        self._ship(blob, [raw])
+        if place is not None:
+            self._data[place] = (raw, blob)
+        return blob + self._mode
+
+    def _repeated(self, raw: memoryview) -> bytes | None:
+        blob = blob_id([raw])
+        if blob not in self._seen:
+            self._seen.add(blob)
+            return None
+        self._ship(blob, [raw])
+        return blob + PRIVATE
+
+    def _ship(self, blob: bytes, payload: Payload) -> None:
         if blob not in self._shipped:
             self._put(blob, payload)
             self._shipped.add(blob)
-        return blob
 
 
 def _importable(function: types.FunctionType) -> bool:
@@ -123,9 +191,15 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[: index + 1]) for index in range(len(parts))]
 
 
+def _place(raw: memoryview) -> tuple[int, int] | None:
+    """Where in memory a NumPy array's buffer lies; None for what does not tell."""
+    interface = getattr(raw.obj, "__array_interface__", None)
+    return (interface["data"][0], raw.nbytes) if interface else None
+
+
 def blob_id(payload: Payload) -> bytes:
-    """The name of a blob: `BLOB_ID_BYTES` bytes of a hash over its content."""
-    digest = hashlib.blake2b(digest_size=BLOB_ID_BYTES)
+    """The name of a blob: `BLOB_ID_BYTES` bytes of a hash over the sizes and the content of its parts."""
+    digest = xxhash.xxh3_128()
     for part in payload:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
@@ -145,8 +219,19 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
             return True
-        self.buffers.append(raw)
+        reference = self._interner.reference(raw) if self._interner is not None else None
+        if reference is None:
+            self.buffers.append(raw)
+            return False
+        self._name(reference[:BLOB_ID_BYTES])
+        self.buffers.append(reference)
         return False
+
+    def _name(self, blob: bytes) -> None:
+        if blob not in self.named:
+            self.named.append(blob)
+            if self._interner is not None:
+                self.named += [part for part in self._interner.parts(blob) if part not in self.named]
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.BuiltinFunctionType:
@@ -154,8 +239,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._interner is not None:
             blob = self._interner.find(obj)
             if blob:
-                if blob not in self.named:
-                    self.named.append(blob)
+                self._name(blob)
                 return resolve_blob, (blob,)
             if blob == BY_NAME:
                 return NotImplemented
@@ -194,7 +278,7 @@ def loads(payload: Payload, what: str) -> Any:
         SerializationError: it cannot be unpickled here.
     """
     try:
-        return pickle.loads(payload[0], buffers=payload[1:])
+        return pickle.loads(payload[0], buffers=map(_buffer, payload[1:]))
     except SerializationError:
         raise
     except Exception as error:
@@ -204,14 +288,57 @@ def loads(payload: Payload, what: str) -> Any:
         raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}{hint}") from error
 
 
+def _buffer(part: Buffer) -> Buffer:
+    """A buffer beside a pickle, or the bytes that it refers to."""
+    return part if len(part) >= OUT_OF_BAND_BYTES else _table().data(bytes(part))
+
+
+def handed_over(payload: Payload, store: BlobStore | None) -> Payload:
+    """The payload of a result, its large buffers left in the store for the one that gets the rest."""
+    if store is None or len(payload) == 1:
+        return payload
+    return [payload[0], *(_hand_over(part, store) for part in payload[1:])]
+
+
+def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
+    if len(part) < LARGE_BYTES:
+        return part
+    try:
+        return store.hand_over(part) + HANDED_OVER
+    except OSError:  # there is no room: it goes along with the rest
+        return part
+
+
+def taken(payload: Payload, store: BlobStore | None) -> Payload:
+    """The payload of a result, with what was left for this process in the store, which is emptied of it.
+
+    Raises:
+        SerializationError: it is not there.
+    """
+    if all(len(part) >= OUT_OF_BAND_BYTES for part in payload[1:]):
+        return payload
+    if store is None:
+        raise SerializationError("a large result was left in a store that this process cannot use")
+    return [payload[0], *(_take(part, store) for part in payload[1:])]
+
+
+def _take(part: Buffer, store: BlobStore) -> Buffer:
+    return part if len(part) >= OUT_OF_BAND_BYTES else store.take(bytes(part[:BLOB_ID_BYTES]))
+
+
 class BlobTable:
     """The blobs that one slot was sent, each unpickled when a task first names it and shared by later tasks.
 
     Arrays inside a blob are read-only, as joblib's memory maps are: no task may change what others see.
+
+    Args:
+        store: where blobs are that come without bytes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: BlobStore | None = None) -> None:
+        self._store = store
         self._payloads: dict[bytes, Payload] = {}
+        self._maps: dict[bytes, memoryview] = {}
         self._objects: dict[bytes, Any] = {}
 
     def put(self, blob: bytes, payload: Payload) -> None:
@@ -220,12 +347,30 @@ class BlobTable:
     def forget(self, blob: bytes) -> None:
         self._payloads.pop(blob, None)
         self._objects.pop(blob, None)
+        self._maps.pop(blob, None)
+
+    def data(self, reference: bytes) -> Buffer:
+        """The bytes of a large buffer."""
+        blob, mode = reference[:BLOB_ID_BYTES], reference[BLOB_ID_BYTES:]
+        payload = self._payloads.get(blob)
+        if payload is None:
+            raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
+        if payload:
+            return payload[0] if mode == SHARED else bytearray(payload[0])
+        if self._store is None:
+            raise SerializationError(f"blob {blob.hex()} is in a store that this worker does not have")
+        if mode == PRIVATE:
+            return self._store.map(blob, private=True)
+        if blob not in self._maps:
+            self._maps[blob] = self._store.map(blob)
+        return self._maps[blob]
 
     def resolve(self, blob: bytes) -> Any:
         if blob not in self._objects:
             if blob not in self._payloads:
                 raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
-            self._objects[blob] = loads(self._payloads[blob], f"blob {blob.hex()[:8]}")
+            payload = self._payloads[blob] or [self.data(blob + SHARED)]
+            self._objects[blob] = loads(payload, f"blob {blob.hex()[:8]}")
         return self._objects[blob]
 
 
@@ -244,7 +389,11 @@ def inside_task() -> bool:
 
 def resolve_blob(blob: bytes) -> Any:
     """What a pickle calls in the place of a shared object."""
+    return _table().resolve(blob)
+
+
+def _table() -> BlobTable:
     table: BlobTable | None = getattr(_current, "table", None)
     if table is None:
         raise SerializationError("a pickle that names blobs can only be loaded inside a task")
-    return table.resolve(blob)
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def memory_total(root: Path = Path("/")) -> int:
 
     total: int = psutil.virtual_memory().total
     return min([total, *_memory_limits(root)])
+
+
+def blob_memory(folder: Path) -> int:
+    """The bytes that a blob store in this folder may take: a quarter of the memory, and half of what is free there."""
+    return min(memory_total() // 4, shutil.disk_usage(folder).free // 2)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

@@ -38,14 +38,16 @@ class SchedulerServer:
     Args:
         core: the scheduler proper.
         secret: what every peer must prove to hold.
+        info: what every peer is told, beside the version.
     """
 
-    def __init__(self, core: SchedulerCore, secret: bytes) -> None:
+    def __init__(self, core: SchedulerCore, secret: bytes, info: dict[str, Any] | None = None) -> None:
         self.core = core
         self.stopped = asyncio.Event()
         """Set when a client has asked for the end of the cluster, or `close()` was called."""
         self.address = ""
         self._secret = secret
+        self._info = {"version": __version__, **(info or {})}
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._strangers: set[MessageLink] = set()
@@ -153,9 +155,7 @@ class SchedulerServer:
     # --- sockets ---
 
     def _accept(self) -> MessageLink:
-        handshake = Acceptor(
-            self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info={"version": __version__}
-        )
+        handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=self._info)
         link = MessageLink(handshake, self._opened, self._received, self._closed)
         self._strangers.add(link)
         return link

@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shutil
 import socket
 import sys
+from pathlib import Path
 
 from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
+from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
+from minidask.folders import memory_folder
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
-from minidask.resources import cpu_count, memory_total
+from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import format_bytes, parse_bytes
 
 from .agent import Agent
@@ -57,6 +61,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--name", default=socket.gethostname(), help="what logs and output call it (default: %(default)s)"
     )
     parser.add_argument(
+        "--blob-memory",
+        type=_memory,
+        default="auto",
+        metavar="BYTES",
+        help='shared memory for large data, in bytes or as "4GiB"; auto: a quarter of all (default: %(default)s)',
+    )
+    parser.add_argument(
+        "--local-directory",
+        type=Path,
+        metavar="FOLDER",
+        help="where large data goes on a machine without /dev/shm (default: the temporary folder)",
+    )
+    parser.add_argument(
         "--death-timeout",
         type=float,
         default=60.0,
@@ -93,7 +110,9 @@ def _memory(text: str) -> int | None:
 async def _work(options: argparse.Namespace) -> int:
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
-    agent = Agent(options.name, options.nworkers, ProcessSlot, limits)
+    folder = memory_folder(options.local_directory)
+    store = BlobStore.create(folder, options.blob_memory or blob_memory(folder))
+    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, store)
     daemon = Daemon(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
@@ -103,7 +122,10 @@ async def _work(options: argparse.Namespace) -> int:
         flush=True,
     )
     stop_on_signals(daemon.stopped, log)
-    await daemon.run()
+    try:
+        await daemon.run()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 

@@ -23,9 +23,11 @@ from typing import Any
 
 import psutil
 
+from minidask.blobstore import BlobStore
+from minidask.payload import LARGE_BYTES, taken
 from minidask.resources import thread_limits
 from minidask.transport import Link
-from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, Resized
+from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, PutBlob, ReleaseBlobs, Resized
 
 from .core import (
     GRACE_SECONDS,
@@ -65,15 +67,28 @@ class Agent:
         slots: how many calls it runs at once.
         make_slot: `ProcessSlot` or `ThreadSlot`.
         limits: how much memory slots may use.
+        store: where this machine's large data is.
+        shared: whether clients use the same store.
     """
 
-    def __init__(self, name: str, slots: int, make_slot: SlotFactory, limits: MemoryLimits) -> None:
+    def __init__(
+        self,
+        name: str,
+        slots: int,
+        make_slot: SlotFactory,
+        limits: MemoryLimits,
+        store: BlobStore,
+        *,
+        shared: bool = False,
+    ) -> None:
         self.name = name
         self.gave_up = asyncio.Event()
         self.reason = ""
         self._size = slots
         self._make_slot = make_slot
         self._limits = limits
+        self._store = store
+        self._shared = shared
         self._core = WorkerCore()
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
@@ -113,6 +128,8 @@ class Agent:
     def attach(self, link: Link | None) -> None:
         """From now on, talk to the scheduler over this link; None while there is none."""
         self._link = link
+        if link is None:
+            self._store.unpin_all()
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on."""
@@ -168,18 +185,34 @@ class Agent:
 
     def from_scheduler(self, messages: list[Message]) -> None:
         """The scheduler sent these."""
-        self.post(*(FromScheduler(message) for message in messages))
+        self.post(*(FromScheduler(self._stored(message)) for message in messages))
+
+    def _stored(self, message: Message) -> Message:
+        """Put large data that has come into the store; slots then need only its name."""
+        if type(message) is PutBlob and len(message.payload) == 1 and len(message.payload[0]) >= LARGE_BYTES:
+            try:
+                self._store.put(message.blob, message.payload[0])
+            except OSError as error:
+                log.warning("no room for a blob in %s, so every slot gets a copy: %s", self._store.folder, error)
+                return message
+            return PutBlob(message.blob, [])
+        if type(message) is ReleaseBlobs:
+            for blob in message.blobs:
+                self._store.unpin(blob)
+        return message
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case ToScheduler(message):
+                if type(message) is Done and len(message.payload) > 1 and not self._shared:
+                    message = message._replace(payload=taken(message.payload, self._store))
                 self._send(message)
             case ToSlot(slot, message):
                 self._slots[slot].send(message)
                 self._touched.add(self._slots[slot])
             case Spawn(slot):
                 if not self._closing:
-                    self._slots[slot] = self._make_slot(slot, self._pool_events, self._environment)
+                    self._slots[slot] = self._start_slot(slot)
             case Interrupt(slot):
                 self._slots[slot].interrupt()
             case Kill(slot):
@@ -190,6 +223,9 @@ class Agent:
                 log.error("giving up: %s", reason)
                 self.reason = reason
                 self.gave_up.set()
+
+    def _start_slot(self, number: int) -> SlotHandle:
+        return self._make_slot(number, self._pool_events, self._environment, str(self._store.folder))
 
     def _send(self, message: Message) -> None:
         if self._link is not None:

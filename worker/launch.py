@@ -19,12 +19,17 @@ class Launched(NamedTuple):
     outputs: dict[str, int]
 
 
-def launch(environment: Mapping[str, str]) -> Launched:
-    """Start a slot in a process and process group of its own, with these variables beside the inherited ones."""
+def launch(environment: Mapping[str, str], store: str) -> Launched:
+    """Start a slot in a process and process group of its own.
+
+    Args:
+        environment: variables beside the inherited ones.
+        store: folder of the machine's blob store.
+    """
     ours, theirs = socket.socketpair()
     outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
     process = subprocess.Popen(
-        python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid())),
+        python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid()), store),
         stdin=subprocess.DEVNULL,
         stdout=outputs["stdout"][1],
         stderr=outputs["stderr"][1],

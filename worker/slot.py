@@ -18,8 +18,9 @@ import traceback
 from types import FrameType, TracebackType
 from typing import Any
 
+from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
-from minidask.payload import BlobTable, dumps, loads, use_blobs
+from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import Done, Failed, Message, PutBlob, ReleaseBlobs, Run, SlotReady, decode, encode
 
@@ -32,14 +33,16 @@ class Slot:
 
     Args:
         sock: the connected socket to the worker daemon, blocking.
+        store: folder of the machine's blob store.
         alone: whether the process is the slot's own: then it may set its signals, paths and logging.
     """
 
-    def __init__(self, sock: socket.socket, *, alone: bool) -> None:
+    def __init__(self, sock: socket.socket, store: str, *, alone: bool) -> None:
         self._sock = sock
         self._alone = alone
         self._decoder = FrameDecoder(AUTHENTICATED)
-        self._blobs = BlobTable()
+        self._store = BlobStore(store)
+        self._blobs = BlobTable(self._store)
         self._session: bytes | None = None
         self._in_call = False
 
@@ -91,6 +94,7 @@ class Slot:
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
                 self._in_call = False
+            payload = handed_over(payload, self._store)
             return Done(run.task, run.attempt, time.perf_counter() - began, payload)
         except KeyboardInterrupt as error:
             self._in_call = False
@@ -179,7 +183,7 @@ def _yield_to_the_others() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The slot process: `arguments` are the socket's file descriptor and the daemon's process id."""
+    """The slot process: `arguments` are the socket's file descriptor, the daemon's process id, the store's folder."""
     sock = socket.socket(fileno=int(arguments[0]))
     sock.set_inheritable(False)
     _die_with(int(arguments[1]))
@@ -189,4 +193,4 @@ def main(arguments: list[str]) -> None:
         if reconfigure is not None:
             reconfigure(line_buffering=True, errors="backslashreplace")
     with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
-        Slot(sock, alone=True).serve()
+        Slot(sock, arguments[2], alone=True).serve()

@@ -50,19 +50,24 @@ class SlotHandle(Protocol):
 class SlotFactory(Protocol):
     """Makes slots; `ProcessSlot` and `ThreadSlot` do."""
 
-    def __call__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> SlotHandle: ...
+    def __call__(self, number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> SlotHandle: ...
 
 
 class ProcessSlot:
     """A slot in a process of its own: one that was `launched` before, or a new one."""
 
     def __init__(
-        self, number: int, events: PoolEvents, environment: Mapping[str, str], launched: Launched | None = None
+        self,
+        number: int,
+        events: PoolEvents,
+        environment: Mapping[str, str],
+        store: str,
+        launched: Launched | None = None,
     ) -> None:
         self._number = number
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._process, sock, self._pipes = launched or launch(environment)
+        self._process, sock, self._pipes = launched or launch(environment, store)
         self.pid = self._process.pid
         self._printed = select.poll()
         for stream, pipe in self._pipes.items():
@@ -189,9 +194,10 @@ def explain_exit(returncode: int) -> tuple[str, str]:
 class ThreadSlot:
     """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
 
-    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str]) -> None:
+    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> None:
         self._number = number
         self._events = events
+        self._store = store
         self.pid = os.getpid()
         ours, self._theirs = socket.socketpair()
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
@@ -219,7 +225,7 @@ class ThreadSlot:
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
-            Slot(self._theirs, alone=False).serve()
+            Slot(self._theirs, self._store, alone=False).serve()
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:

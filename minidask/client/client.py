@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from minidask.addresses import Address
+from minidask.blobstore import BlobStore
+from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import Lost, PendingTable, outcome_of
+from minidask.client.core import Lost, PendingTable, Returned, outcome_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
@@ -26,16 +28,13 @@ from minidask.client.registry import live_clients
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost
-from minidask.payload import Interner, Scattered, blob_id, dumps, dumps_naming
+from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, blob_id, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
     Ask,
     Cancel,
     Goodbye,
     Message,
-    Payload,
-    PutBlob,
-    ReleaseBlobs,
     Shutdown,
     Submit,
     TaskDone,
@@ -98,25 +97,26 @@ class Client:
         self.timeout = timeout
         self._pending: PendingTable[Future] = PendingTable()
         self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
-        self._dropped: collections.deque[bytes] = collections.deque()
+        self._dropped: collections.deque[list[bytes]] = collections.deque()
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._workers: dict[str, tuple[str, int]] = {}  # by address: name and slots
         self._changed = threading.Condition()
         self._knows_workers = False
-        self._scattered: dict[bytes, int] = {}
         self._groups = 0
         self._requests = 0
         self._why_closed = ""
         self._pid = os.getpid()
         self._forked = False
-        self._session = Session(self._put_blob, self._release_blob)
-        self._scatterer = Interner(self._put_blob, functions=False)
         try:
             self._connection = self._connect(address, access_file, forward_output)
         except BaseException:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
+        self._store = BlobStore.of(self._connection.peer_info)
+        self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, self._store)
+        self._session = Session(self.blobs.put, self._release_blob)
+        self._scatterer = Interner(self.blobs.put, functions=False)
         self.reading = Reading(self._connection, self._handle, self._lost)
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
@@ -198,12 +198,11 @@ class Client:
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
         self._release_dropped()
-        payload = dumps(data, f"the scattered {type(data).__name__}")
+        interner = Interner(self.blobs.put, functions=False, large=LARGE_BYTES)
+        payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
         blob = blob_id(payload)
-        with self._table_lock:
-            self._scattered[blob] = self._scattered.get(blob, 0) + 1
-        self._put_blob(blob, payload)
-        return Scattered(blob, type(data).__name__, self._unscatter, self._dropped.append)
+        self.blobs.put(blob, payload)
+        return Scattered(blob, parts, type(data).__name__, self.blobs.release, self._dropped.append)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
         """Give up on these tasks; with `force`, those that run are stopped too."""
@@ -275,9 +274,9 @@ class Client:
         """The scheduler's address."""
         return str(self._connection.address)
 
-    def group(self, limit: int = 0) -> TaskGroup:
-        """Open a group for the tasks of one call, of which `limit` run at once (0: no limit)."""
-        return TaskGroup(self, limit)
+    def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
+        """Open a group for the tasks of one call; arguments as `TaskGroup`'s."""
+        return TaskGroup(self, limit, large, mode)
 
     # --- the end ---
 
@@ -294,6 +293,7 @@ class Client:
             live_clients.remove(self)
         self._why_closed = self._why_closed or "the client was closed"
         self._connection.shut()
+        self.blobs.close()
         self.reading.join(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
@@ -346,18 +346,22 @@ class Client:
         self._check()
         self._release_dropped()
         payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
+        used = self.blobs.use(blobs)
         with self._table_lock:
             session = self._session.blob()
             number = self._pending.next_number()
             future = Future(number, name, self._cancelled, self.reading.in_this_thread)
             if on_done is not None:
                 future.add_done_callback(on_done)  # type: ignore[arg-type]
+            if used:
+                future.add_done_callback(lambda _: self._dropped.append(used))
             self._pending.add(number, future)
         try:
             self._send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], payload)])
         except MinidaskError:
             with self._table_lock:
                 self._pending.take(number)
+            self._dropped.append(used)
             raise
         return future
 
@@ -366,26 +370,13 @@ class Client:
             self._groups += 1
             return self._groups
 
-    def _put_blob(self, blob: bytes, payload: Payload) -> None:
-        self._send([PutBlob(blob, payload)])
-
     def _release_blob(self, blob: bytes) -> None:
-        self._send_if_connected([ReleaseBlobs([blob])])
+        self.blobs.release([blob])
 
     def _release_dropped(self) -> None:
-        """Release the handles that were garbage collected, which may happen anywhere, inside any lock."""
+        """Release what dropped handles and done tasks used: they may end anywhere, inside any lock."""
         while self._dropped:
-            self._unscatter(self._dropped.popleft())
-
-    def _unscatter(self, blob: bytes) -> None:
-        """A handle is gone; the blob goes with the last one."""
-        with self._table_lock:
-            self._scattered[blob] -= 1
-            last = not self._scattered[blob]
-            if last:
-                del self._scattered[blob]
-        if last:
-            self._release_blob(blob)
+            self.blobs.release(self._dropped.popleft())
 
     def _cancelled(self, future: Future) -> None:
         with self._table_lock:
@@ -395,6 +386,12 @@ class Client:
     def _send(self, messages: Sequence[Message]) -> None:
         self._check()
         self._connection.send(messages)
+
+    def _send_one(self, message: Message) -> None:
+        self._send([message])
+
+    def _send_one_if_connected(self, message: Message) -> None:
+        self._send_if_connected([message])
 
     def _send_if_connected(self, messages: Sequence[Message]) -> None:
         """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
@@ -429,8 +426,11 @@ class Client:
             case TaskDone() | TaskRaised() | TaskLost():
                 with self._table_lock:
                     future = self._pending.take(message.task)
+                outcome = outcome_of(message)
+                if isinstance(outcome, Returned) and len(outcome.payload) > 1:
+                    outcome = outcome._replace(payload=taken(outcome.payload, self._store))
                 if future is not None:
-                    future.settle(outcome_of(message))
+                    future.settle(outcome)
             case TaskOutput(worker, stream, text):
                 show_output(worker, stream, text)
             case Workers(workers):

@@ -37,6 +37,8 @@ class Connection:
     def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
         self._decoder = FrameDecoder()
+        self.peer_info: dict[str, Any] | None = None
+        """What the scheduler says of itself."""
         self.early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
         self._outbox = Outbox(self._sock.send)
@@ -71,6 +73,7 @@ class Connection:
                         self._decoder.limits = AUTHENTICATED
             except NotAFrame as error:
                 raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
+        self.peer_info = handshake.peer_info
 
     def send(self, messages: Iterable[Message]) -> None:
         """Write these, in one go.

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minidask.client.future import Future
-from minidask.payload import Interner
-from minidask.wire.messages import CloseGroup, OpenGroup, ReleaseBlobs
+from minidask.payload import LARGE_BYTES, SHARED, Interner
+from minidask.wire.messages import CloseGroup, OpenGroup
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
@@ -19,12 +19,14 @@ class TaskGroup:
     Args:
         client: whose tasks they are.
         limit: how many may run at once, 0 for as many as there are slots.
+        large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
+        mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
     """
 
-    def __init__(self, client: Client, limit: int = 0) -> None:
+    def __init__(self, client: Client, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
         self.client = client
         self.number = client._next_group()
-        self.interner = Interner(client._put_blob)
+        self.interner = Interner(client.blobs.put, large=large, mode=mode)
         self._open = True
         client._send([OpenGroup(self.number, limit)])
 
@@ -51,4 +53,6 @@ class TaskGroup:
         """No more tasks will come; those submitted go on."""
         if self._open:
             self._open = False
-            self.client._send_if_connected([CloseGroup(self.number), ReleaseBlobs(self.interner.blobs())])
+            self.client._release_dropped()
+            self.client._send_if_connected([CloseGroup(self.number)])
+            self.client.blobs.release(self.interner.blobs())

@@ -1,0 +1,203 @@
+"""One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
+
+    put ─► name.part ─rename─► name ◄─ map, by any process
+                                 │ hard link
+                                 └─► name.PROCESS-N    a pin: while one is there, the file stays
+
+A blob's name says its content, so whoever finds the file need not write it again, in this call or the next. There
+is nobody in charge: every process follows the rules under the folder's lock, the file `lock`, which is never held
+for long. A file without a pin is only kept for whoever may want it again, and goes, the least recently used
+first, when the budget is used up. The kernel counts the links, and frees the memory of a file that is gone
+once the last process unmaps it: data in use never vanishes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minidask.errors import SerializationError
+from minidask.folders import is_alive
+from minidask.wire.frames import Buffer
+
+LOCK = "lock"
+RESULT = ".result"
+RESULT_SECONDS = 60.0
+
+_numbers = itertools.count()
+
+
+class BlobStore:
+    """The store in a folder; any number of processes may open the same one, which one has made with `create`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._pins: dict[bytes, Path] = {}
+
+    @classmethod
+    def create(cls, folder: Path, budget: int) -> BlobStore:
+        """Make a store of a folder; `budget` is the bytes that its files may take before those without a pin go."""
+        (folder / LOCK).write_text(str(budget))
+        return cls(folder)
+
+    @classmethod
+    def of(cls, info: dict[str, Any] | None) -> BlobStore | None:
+        """The store that a scheduler tells of in its handshake; None if there is none that this process can use."""
+        folder = (info or {}).get("store")
+        if not isinstance(folder, str) or not os.access(Path(folder) / LOCK, os.R_OK | os.W_OK):
+            return None
+        return cls(folder)
+
+    # --- data on its way to tasks ---
+
+    def put(self, blob: bytes, data: Buffer) -> None:
+        """Have the blob in the store, and keep it there until `unpin`.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        if blob in self._pins:
+            return
+        path = self._path(blob)
+        pin = path.with_name(f"{path.name}.{os.getpid()}-{next(_numbers)}")
+        with self._locked() as budget:
+            if not _link(path, pin):
+                self._make_room(memoryview(data).nbytes, budget)
+        if not pin.exists():
+            part = pin.with_name(f"{pin.name}.part")
+            _write(part, data)
+            with self._locked():
+                os.replace(part, path)
+                _link(path, pin)
+        os.utime(path)
+        self._pins[blob] = pin
+
+    def unpin_all(self) -> None:
+        """This process needs nothing more."""
+        for blob in list(self._pins):
+            self.unpin(blob)
+
+    def unpin(self, blob: bytes) -> None:
+        """This process needs the blob no more; it stays while there is room."""
+        pin = self._pins.pop(blob, None)
+        if pin is not None:
+            pin.unlink(missing_ok=True)
+
+    def map(self, blob: bytes, *, private: bool = False) -> memoryview:
+        """The blob's bytes, mapped: read-only, or `private`: what is written to them is seen by nobody else.
+
+        Raises:
+            SerializationError: it is not in the store.
+        """
+        try:
+            return _map(self._path(blob), mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            raise SerializationError(f"blob {blob.hex()} is not in the store of this machine, {self.folder}") from error
+
+    # --- results on their way back: each has one writer and one reader ---
+
+    def hand_over(self, data: Buffer) -> bytes:
+        """Leave data for the one who calls `take` with the name that this returns.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        name = os.urandom(16)
+        with self._locked() as budget:
+            self._make_room(memoryview(data).nbytes, budget)
+        _write(self._path(name).with_suffix(RESULT), data)
+        return name
+
+    def take(self, name: bytes) -> memoryview:
+        """The data, writable and this process's own from now on: it stays when the store is gone.
+
+        Raises:
+            SerializationError: it is not there.
+        """
+        path = self._path(name).with_suffix(RESULT)
+        try:
+            view = _map(path, mmap.ACCESS_WRITE)
+            path.unlink()
+        except FileNotFoundError as error:
+            raise SerializationError(f"a result of the store in {self.folder} is gone") from error
+        return view
+
+    # --- inside ---
+
+    def _path(self, blob: bytes) -> Path:
+        return self.folder / blob.hex()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Hold the folder's lock; yields the budget, which its file tells."""
+        with open(self.folder / LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield int(lock.read())
+
+    def _make_room(self, wanted: int, budget: int) -> None:
+        """Under the lock: forget what nobody has pinned, the least recently used first, until `wanted` bytes fit."""
+        self._sweep()
+        unpinned = []
+        total = wanted
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                total += status.st_size // status.st_nlink
+                if not path.suffix and path.name != LOCK and status.st_nlink == 1:
+                    unpinned.append((status.st_mtime_ns, status.st_size, path))
+        for _, size, path in sorted(unpinned):
+            if total <= budget:
+                return
+            path.unlink(missing_ok=True)
+            total -= size
+
+    def _sweep(self) -> None:
+        """Remove pins and unfinished files of processes that are gone, and results that nobody took."""
+        now = time.time()
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.suffix == RESULT:
+                    stale = now - path.stat().st_mtime > RESULT_SECONDS
+                else:
+                    owner = path.name.partition(".")[2].partition("-")[0]
+                    stale = owner.isdigit() and not is_alive(int(owner))
+                if stale:
+                    path.unlink()
+
+
+def _link(path: Path, pin: Path) -> bool:
+    try:
+        os.link(path, pin)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write(path: Path, data: Buffer) -> None:
+    """Write a file whole, or leave nothing. `write` tells when the memory is full; a mapping would end the process."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        view = memoryview(data).cast("B")
+        while view.nbytes:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def _map(path: Path, access: int) -> memoryview:
+    fd = os.open(path, os.O_RDWR if access == mmap.ACCESS_WRITE else os.O_RDONLY)
+    try:
+        size = os.fstat(fd).st_size
+        return memoryview(mmap.mmap(fd, size, access=access)) if size else memoryview(b"")
+    finally:
+        os.close(fd)
