@@ -1,14 +1,15 @@
 """One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
 
-    put ─► name.part ─rename─► name ◄─ map, by any process
-                                 │ hard link
-                                 └─► name.PROCESS-N    a pin: while one is there, the file stays
+    put ─► name.PROCESS-N.part ─rename─► name ◄─ map, by any process
+                                          │ hard link
+                                          └─► name.PROCESS-N    a pin: while one is there, the file stays
 
 A blob's name says its content, so whoever finds the file need not write it again, in this call or the next. There
 is nobody in charge: every process follows the rules under the folder's lock, the file `lock`, which is never held
 for long. A file without a pin is only kept for whoever may want it again, and goes, the least recently used
 first, when the budget is used up. The kernel counts the links, and frees the memory of a file that is gone
-once the last process unmaps it: data in use never vanishes.
+once the last process unmaps it: data in use never vanishes. What finds no room in memory is written to a folder
+on disk, to which the file is then a symbolic link.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import itertools
 import mmap
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,10 @@ from minidask.folders import is_alive
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
+DISK = "disk"
 RESULT = ".result"
 RESULT_SECONDS = 60.0
+LOOK_AFTER = 8  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()
 
@@ -40,11 +44,19 @@ class BlobStore:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._pins: dict[bytes, Path] = {}
+        self._allowance = 0
+        self._warned = False
 
     @classmethod
-    def create(cls, folder: Path, budget: int) -> BlobStore:
-        """Make a store of a folder; `budget` is the bytes that its files may take before those without a pin go."""
+    def create(cls, folder: Path, budget: int, disk: Path) -> BlobStore:
+        """Make a store of a folder.
+
+        Args:
+            budget: the bytes of memory that its files may take.
+            disk: a folder for what goes beyond that.
+        """
         (folder / LOCK).write_text(str(budget))
+        (folder / DISK).symlink_to(disk.absolute())
         return cls(folder)
 
     @classmethod
@@ -67,16 +79,18 @@ class BlobStore:
             return
         path = self._path(blob)
         pin = path.with_name(f"{path.name}.{os.getpid()}-{next(_numbers)}")
-        with self._locked() as budget:
-            if not _link(path, pin):
-                self._make_room(memoryview(data).nbytes, budget)
-        if not pin.exists():
+        with self._locked():
+            there = _link(path, pin)
+        if not there:
             part = pin.with_name(f"{pin.name}.part")
-            _write(part, data)
+            self._write(part, data)
             with self._locked():
-                os.replace(part, path)
-                _link(path, pin)
-        os.utime(path)
+                if _link(path, pin):
+                    _remove(part)  # another process was faster
+                else:
+                    os.rename(part, path)
+                    _link(path, pin)
+        os.utime(path, follow_symlinks=False)
         self._pins[blob] = pin
 
     def unpin_all(self) -> None:
@@ -110,9 +124,7 @@ class BlobStore:
             OSError: there is no room for it.
         """
         name = os.urandom(16)
-        with self._locked() as budget:
-            self._make_room(memoryview(data).nbytes, budget)
-        _write(self._path(name).with_suffix(RESULT), data)
+        self._write(self._path(name).with_suffix(RESULT), data)
         return name
 
     def take(self, name: bytes) -> memoryview:
@@ -124,7 +136,7 @@ class BlobStore:
         path = self._path(name).with_suffix(RESULT)
         try:
             view = _map(path, mmap.ACCESS_WRITE)
-            path.unlink()
+            _remove(path)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
         return view
@@ -141,22 +153,54 @@ class BlobStore:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield int(lock.read())
 
-    def _make_room(self, wanted: int, budget: int) -> None:
-        """Under the lock: forget what nobody has pinned, the least recently used first, until `wanted` bytes fit."""
+    def _write(self, path: Path, data: Buffer) -> None:
+        """Write a file whole, or leave nothing: in memory if there is room, else on disk."""
+        view = memoryview(data).cast("B")
+        if self._has_room(view.nbytes):
+            try:
+                _write(path, view)
+                return
+            except OSError:  # shared memory is smaller than was thought, or others have filled it
+                self._allowance = 0
+        real = (self.folder / DISK).resolve() / path.name
+        _write(real, view)
+        path.symlink_to(real)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"no room in shared memory: large data goes to {real.parent}, which is slower; close what uses"
+                f" {self.folder.parent}, or give workers more with --blob-memory",
+                stacklevel=4,
+            )
+
+    def _has_room(self, wanted: int) -> bool:
+        """Whether so many bytes fit into the budget, after forgetting what need not be kept."""
+        if wanted > self._allowance:
+            with self._locked() as budget:
+                free = budget - self._make_room(wanted, budget)
+            if wanted > free:
+                return False
+            self._allowance = max(wanted, free // LOOK_AFTER)
+        self._allowance -= wanted
+        return True
+
+    def _make_room(self, wanted: int, budget: int) -> int:
+        """Under the lock: forget what nobody has pinned, the least recently used first; returns the bytes in use."""
         self._sweep()
         unpinned = []
-        total = wanted
+        total = 0
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                total += status.st_size // status.st_nlink
-                if not path.suffix and path.name != LOCK and status.st_nlink == 1:
-                    unpinned.append((status.st_mtime_ns, status.st_size, path))
+                status = path.lstat()
+                size = 0 if path.is_symlink() else status.st_size
+                total += size // status.st_nlink
+                if not path.suffix and path.name not in (LOCK, DISK) and status.st_nlink == 1:
+                    unpinned.append((status.st_mtime_ns, size, path))
         for _, size, path in sorted(unpinned):
-            if total <= budget:
-                return
-            path.unlink(missing_ok=True)
-            total -= size
+            if total + wanted > budget or path.is_symlink():  # on disk is only what is in use
+                _remove(path)
+                total -= size
+        return total
 
     def _sweep(self) -> None:
         """Remove pins and unfinished files of processes that are gone, and results that nobody took."""
@@ -164,27 +208,35 @@ class BlobStore:
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 if path.suffix == RESULT:
-                    stale = now - path.stat().st_mtime > RESULT_SECONDS
+                    stale = now - path.lstat().st_mtime > RESULT_SECONDS
                 else:
                     owner = path.name.partition(".")[2].partition("-")[0]
                     stale = owner.isdigit() and not is_alive(int(owner))
                 if stale:
-                    path.unlink()
+                    _remove(path)
 
 
 def _link(path: Path, pin: Path) -> bool:
+    """Whether there is such a file, which now has another name."""
     try:
-        os.link(path, pin)
+        os.link(path, pin, follow_symlinks=False)
     except FileNotFoundError:
         return False
     return True
 
 
-def _write(path: Path, data: Buffer) -> None:
-    """Write a file whole, or leave nothing. `write` tells when the memory is full; a mapping would end the process."""
+def _remove(path: Path) -> None:
+    """Remove a name, and what it was the last name of."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink() and path.lstat().st_nlink == 1:
+            path.resolve().unlink(missing_ok=True)
+        path.unlink()
+
+
+def _write(path: Path, view: memoryview) -> None:
+    """Write a file whole, or leave nothing. `write` tells when there is no room; touching a mapping would not."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        view = memoryview(data).cast("B")
         while view.nbytes:
             view = view[os.write(fd, view) :]
     except BaseException:

@@ -20,20 +20,33 @@ def runtime_folder() -> Path:
     return _new_folder(parent)
 
 
-def memory_folder(instead: Path | None = None) -> Path:
-    """A new folder, for this user alone, in shared memory; without that, in `instead` or the temporary folder."""
-    if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK):
-        return _new_folder(SHARED_MEMORY)
-    return _new_folder(instead or Path(tempfile.gettempdir()))
+def memory_folder(instead: Path) -> Path:
+    """A new folder, for this user alone, in shared memory; without that, in `instead`."""
+    return _new_folder(SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else instead)
+
+
+def disk_folder(parent: Path | None) -> Path:
+    """A new folder, for this user alone, in `parent` or the temporary folder."""
+    return _new_folder(parent or Path(tempfile.gettempdir()))
+
+
+def sweep() -> None:
+    """Remove what this user's processes left in shared memory and in the temporary folder when they were killed."""
+    for parent in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+        _sweep(parent)
 
 
 def _new_folder(parent: Path) -> Path:
+    _sweep(parent)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+
+
+def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
         with contextlib.suppress(OSError):
             if folder.stat().st_uid == os.getuid() and not is_alive(pid):
                 shutil.rmtree(folder, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
 
 
 def is_alive(pid: int) -> bool:

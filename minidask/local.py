@@ -58,7 +58,7 @@ class LocalCluster:
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         self._folder = runtime_folder()
         self._store = memory_folder(self._folder)
-        BlobStore.create(self._store, blob_memory(self._store))
+        BlobStore.create(self._store, blob_memory(self._store), self._folder)
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread

@@ -12,6 +12,7 @@ from minidask._version import __version__
 from minidask.access import default_access_file, load_or_create_secret
 from minidask.addresses import Address
 from minidask.errors import MinidaskError
+from minidask.folders import sweep
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
 
 from .core import NO_WORKERS_SECONDS, SchedulerCore
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns its exit code."""
     options = _parse(arguments)
     start_logging(options.log_level)
+    sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()
     try:
         if options.host.startswith("unix:"):

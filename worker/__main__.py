@@ -15,7 +15,7 @@ from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
-from minidask.folders import memory_folder
+from minidask.folders import disk_folder, memory_folder
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import format_bytes, parse_bytes
@@ -71,7 +71,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--local-directory",
         type=Path,
         metavar="FOLDER",
-        help="where large data goes on a machine without /dev/shm (default: the temporary folder)",
+        help="where large data goes that finds no room in shared memory (default: the temporary folder)",
     )
     parser.add_argument(
         "--death-timeout",
@@ -110,8 +110,9 @@ def _memory(text: str) -> int | None:
 async def _work(options: argparse.Namespace) -> int:
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
-    folder = memory_folder(options.local_directory)
-    store = BlobStore.create(folder, options.blob_memory or blob_memory(folder))
+    disk = disk_folder(options.local_directory)
+    folder = memory_folder(disk)
+    store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
     agent = Agent(options.name, options.nworkers, ProcessSlot, limits, store)
     daemon = Daemon(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
@@ -126,6 +127,7 @@ async def _work(options: argparse.Namespace) -> int:
         await daemon.run()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(disk, ignore_errors=True)
     return 0
 
 

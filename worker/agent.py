@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from minidask.blobstore import BlobStore
-from minidask.payload import LARGE_BYTES, taken
+from minidask.payload import LARGE_BYTES, blob_id, taken
 from minidask.resources import thread_limits
 from minidask.transport import Link
 from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, PutBlob, ReleaseBlobs, Resized
@@ -185,7 +185,7 @@ class Agent:
 
     def from_scheduler(self, messages: list[Message]) -> None:
         """The scheduler sent these."""
-        self.post(*(FromScheduler(self._stored(message)) for message in messages))
+        self.post(*(FromScheduler(self._stored(message)) for message in messages if _is_sound(message)))
 
     def _stored(self, message: Message) -> Message:
         """Put large data that has come into the store; slots then need only its name."""
@@ -303,3 +303,11 @@ class Agent:
             victim = over_limit(usage, self._limits)
             if victim is not None:
                 self.post(OverMemory(*victim))
+
+
+def _is_sound(message: Message) -> bool:
+    """Whether a blob's bytes are what its name says. One that is not is refused, and tasks that need it say so."""
+    if type(message) is PutBlob and message.payload and blob_id(message.payload) != message.blob:
+        log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
+        return False
+    return True

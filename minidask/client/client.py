@@ -28,6 +28,7 @@ from minidask.client.registry import live_clients
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost
+from minidask.folders import sweep
 from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, blob_id, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
@@ -107,6 +108,7 @@ class Client:
         self._why_closed = ""
         self._pid = os.getpid()
         self._forked = False
+        sweep()
         try:
             self._connection = self._connect(address, access_file, forward_output)
         except BaseException:
