@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from joblib import Parallel, delayed
 
 from bench.timing import timed
 from bench.workload import Setting, workload
+from minidask.folders import SHARED_MEMORY
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -92,13 +96,15 @@ def _peak_mebibytes(call: Callable[[], object]) -> float:
 
 
 def _tree_bytes() -> int:
-    total = 0
+    """The bytes of all processes of this one's tree, shared ones once, and of the files in shared memory."""
+    total = shutil.disk_usage(SHARED_MEMORY).used
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):
-        try:
-            total += process.memory_full_info().pss
-        except psutil.Error:  # it has just ended
-            continue
+        with contextlib.suppress(OSError):  # it has just ended
+            for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
+                name, _, size = line.partition(":")
+                if name in ("Pss_Anon", "Pss_File"):  # and not Pss_Shmem: those are pages of the files
+                    total += int(size.split()[0]) * 1024
     return total
 
 

@@ -56,7 +56,7 @@ def _spent(process: psutil.Process) -> tuple[float, int]:
 
 def steps(repeats: int) -> dict[str, float]:
     """By step: microseconds, in a warm loop."""
-    interner = Interner(lambda blob, payload: None)
+    interner = Interner(lambda blob, payload: None, lambda blobs: None)
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")
     blobs = [b"x" * 16]

@@ -32,7 +32,7 @@ from minidask.wire.frames import Buffer
 LOCK = "lock"
 DISK = "disk"
 RESULT = ".result"
-RESULT_SECONDS = 60.0
+RESULT_SECONDS = 600.0
 LOOK_AFTER = 8  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()

@@ -15,6 +15,7 @@ import pickle
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ import cloudpickle
 import xxhash
 
 from minidask.blobstore import BlobStore
-from minidask.errors import SerializationError
+from minidask.errors import MinidaskError, SerializationError
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
@@ -30,9 +31,13 @@ OUT_OF_BAND_BYTES = 32 * 1024
 MAX_BUFFERS = 1024
 LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
 REPEATED_BYTES = 64 * 1024
+MAX_REPEATED = 256
 BLOB_ID_BYTES = 16
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
+
+
+Place = tuple[int, int]
 
 
 class Scattered:
@@ -85,7 +90,8 @@ class Interner:
     """Gives the objects that a call's tasks share a name, and ships each of them once.
 
     Args:
-        put: called with a blob's name and payload the first time that it is named.
+        put: called with a blob's name and payload; holds it, once for each call.
+        drop: called with the names of blobs to hold once less, from anywhere: a garbage collection may do it.
         functions: whether to ship functions that cannot be imported; else only scattered handles get a name.
         large: buffers of at least so many bytes become blobs too; None: none do.
         mode: whether tasks see those read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
@@ -94,24 +100,28 @@ class Interner:
     def __init__(
         self,
         put: Callable[[bytes, Payload], None],
+        drop: Callable[[list[bytes]], None],
         *,
         functions: bool = True,
         large: int | None = None,
         mode: bytes = SHARED,
     ) -> None:
         self._put = put
+        self._drop = drop
         self._functions = functions
         self._large = large
         self._mode = mode
-        self._data: dict[tuple[int, int], tuple[Any, bytes]] = {}  # by address and size; held so that both stay true
+        self._data: dict[Place, tuple[weakref.ref[Any], bytes]] = {}
         self._seen: set[bytes] = set()
         self._known: dict[int, tuple[Any, bytes]] = {}  # by id(); the object is held so that the id stays its own
         self._shipped: set[bytes] = set()
         self._parts: dict[bytes, list[bytes]] = {}
 
-    def blobs(self) -> list[bytes]:
-        """The names of all blobs that were shipped."""
-        return list(self._shipped)
+    def close(self) -> None:
+        """No more tasks will come."""
+        data, self._data = self._data, {}
+        self._drop([*self._shipped, *(blob for _, blob in data.values())])
+        self._shipped.clear()
 
     def alias(self, obj: Any, handle: Scattered) -> None:
         """From now on, `obj` (by identity) is sent as what the handle stands for."""
@@ -151,17 +161,26 @@ class Interner:
         if raw.nbytes < self._large:
             return self._repeated(raw)
         place = _place(raw)
-        if place in self._data:
-            return self._data[place][1] + self._mode
-        blob = blob_id([raw])
-        self._ship(blob, [raw])
-        if place is not None:
-            self._data[place] = (raw, blob)
+        if place is None:
+            blob = blob_id([raw])
+            self._ship(blob, [raw])
+        elif place in self._data:
+            blob = self._data[place][1]
+        else:
+            blob = blob_id([raw])
+            self._put(blob, [raw])
+            self._data[place] = (weakref.ref(raw.obj, lambda _: self._forget(place)), blob)
         return blob + self._mode
+
+    def _forget(self, place: Place) -> None:
+        """The array is gone, so no more tasks will take it, and another one may come to lie there."""
+        entry = self._data.pop(place, None)
+        if entry is not None:
+            self._drop([entry[1]])
 
     def _repeated(self, raw: memoryview) -> bytes | None:
         blob = blob_id([raw])
-        if blob not in self._seen:
+        if blob not in self._seen or (blob not in self._shipped and len(self._shipped) >= MAX_REPEATED):
             self._seen.add(blob)
             return None
         self._ship(blob, [raw])
@@ -191,8 +210,8 @@ def _parents(module: str) -> list[str]:
     return [".".join(parts[: index + 1]) for index in range(len(parts))]
 
 
-def _place(raw: memoryview) -> tuple[int, int] | None:
-    """Where in memory a NumPy array's buffer lies; None for what does not tell."""
+def _place(raw: memoryview) -> Place | None:
+    """Where in memory a NumPy array's buffer lies, and its size; None for what does not tell."""
     interface = getattr(raw.obj, "__array_interface__", None)
     return (interface["data"][0], raw.nbytes) if interface else None
 
@@ -206,32 +225,46 @@ def blob_id(payload: Payload) -> bytes:
     return digest.digest()
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, with the large buffers kept beside and the shared objects named."""
+class _Beside:
+    """What goes beside one pickle: its large buffers or references to them, and the names of the blobs it needs.
 
-    def __init__(self, file: io.BytesIO, interner: Interner | None) -> None:
-        super().__init__(file, protocol=5, buffer_callback=self._in_band)
+    Apart from the pickler, which would be in a cycle with its own callback: the data that it has met would stay
+    until some garbage collection.
+    """
+
+    def __init__(self, interner: Interner | None) -> None:
+        self.interner = interner
         self.buffers: Payload = []
         self.named: list[bytes] = []
-        self._interner = interner
 
-    def _in_band(self, buffer: pickle.PickleBuffer) -> bool:
+    def in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the buffer is to go into the pickle itself."""
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
             return True
-        reference = self._interner.reference(raw) if self._interner is not None else None
+        reference = self.interner.reference(raw) if self.interner is not None else None
         if reference is None:
             self.buffers.append(raw)
-            return False
-        self._name(reference[:BLOB_ID_BYTES])
-        self.buffers.append(reference)
+        else:
+            self.name(reference[:BLOB_ID_BYTES])
+            self.buffers.append(reference)
         return False
 
-    def _name(self, blob: bytes) -> None:
+    def name(self, blob: bytes) -> None:
+        """The pickle needs this blob, and what that refers to."""
         if blob not in self.named:
             self.named.append(blob)
-            if self._interner is not None:
-                self.named += [part for part in self._interner.parts(blob) if part not in self.named]
+            if self.interner is not None:
+                self.named += [part for part in self.interner.parts(blob) if part not in self.named]
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, with the large buffers kept beside and the shared objects named."""
+
+    def __init__(self, file: io.BytesIO, beside: _Beside) -> None:
+        super().__init__(file, protocol=5, buffer_callback=beside.in_band)
+        self._beside = beside
+        self._interner = beside.interner
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.BuiltinFunctionType:
@@ -239,7 +272,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._interner is not None:
             blob = self._interner.find(obj)
             if blob:
-                self._name(blob)
+                self._beside.name(blob)
                 return resolve_blob, (blob,)
             if blob == BY_NAME:
                 return NotImplemented
@@ -257,18 +290,17 @@ def dumps(obj: Any, what: str) -> Payload:
 
 def dumps_naming(obj: Any, what: str, interner: Interner | None) -> tuple[Payload, list[bytes]]:
     """As `dumps`, with what the interner knows sent by name; also returns the names used."""
-    file = io.BytesIO()
-    pickler = _Pickler(file, interner)
+    file, beside = io.BytesIO(), _Beside(interner)
     try:
-        pickler.dump(obj)
-    except SerializationError:
+        _Pickler(file, beside).dump(obj)
+    except MinidaskError:
         raise
     except Exception as error:
         raise SerializationError(
             f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
             " Look for open files, locks, connections or generators in it, and create those inside the task"
         ) from error
-    return [file.getvalue(), *pickler.buffers], pickler.named
+    return [file.getvalue(), *beside.buffers], beside.named
 
 
 def loads(payload: Payload, what: str) -> Any:

@@ -1,16 +1,20 @@
 """Which ready task goes to which worker: a decision of its own, run once per batch of input.
 
-A free slot takes the next task. Where no slot is free, a worker across the network may hold a few
-*short* tasks in advance, so that its slots never idle for a round trip; long ones are never held, so
-that none waits behind another while a slot elsewhere is free.
+A free slot takes the next task; of several, one whose worker has the task's blobs already. Where no slot is
+free, a worker across the network may hold a few *short* tasks in advance, so that its slots never idle for a
+round trip; long ones are never held, so that none waits behind another while a slot elsewhere is free.
 """
 
 from __future__ import annotations
+
+import itertools
 
 from .ready import ReadyQueue
 from .tasks import TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.005
+LOOK_AT = 16
+FAILED = 1 << 30
 
 
 class WorkerPool:
@@ -51,9 +55,17 @@ def _is_short(task: TaskRecord) -> bool:
 
 
 def _pick(task: TaskRecord, workers: dict[int, WorkerRecord]) -> WorkerRecord:
-    """The worker that has waited longest; after a failed attempt, rather one that did not take part in it."""
-    candidates = iter(workers.values())
-    first = next(candidates)
-    if task.last_worker is None or first.address != task.last_worker:
+    """The worker that has waited longest, but rather one that has the task's blobs, and did not fail at it before.
+
+    Only a few are looked at: no task waits for a worker that has its blobs, and many workers cost no more than some.
+    """
+    first = next(iter(workers.values()))
+    if len(workers) == 1 or _misfit(task, first) == 0:
         return first
-    return next(candidates, first)
+    return min(itertools.islice(workers.values(), LOOK_AT), key=lambda worker: _misfit(task, worker))
+
+
+def _misfit(task: TaskRecord, worker: WorkerRecord) -> int:
+    """How badly they go together: a failed attempt is worse than any number of blobs to send."""
+    failed = task.last_worker is not None and task.last_worker == worker.address
+    return sum(blob not in worker.blobs for blob in task.blobs) + (FAILED if failed else 0)

@@ -16,6 +16,7 @@ import pytest
 
 import minidask
 import minidask.client.registry
+from minidask.folders import PREFIX, SHARED_MEMORY, is_alive, sweep
 
 DEADLINE = 30.0
 
@@ -50,12 +51,18 @@ def alive(pids: list[int]) -> list[int]:
 
 
 def leftovers() -> list[str]:
-    """Files of ours where the system keeps shared memory."""
-    return [str(path) for path in Path("/dev/shm").glob("minidask*")] if Path("/dev/shm").exists() else []
+    """Stores in shared memory that are this process's, or of one that has ended."""
+    found = []
+    for path in SHARED_MEMORY.glob(f"{PREFIX}[0-9]*-*"):
+        pid = int(path.name.removeprefix(PREFIX).partition("-")[0])
+        if pid == os.getpid() or not is_alive(pid):
+            found.append(str(path))
+    return found
 
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left_behind() -> Iterator[None]:
+    sweep()
     yield
     for client in list(minidask.client.registry.live_clients):
         client.close()

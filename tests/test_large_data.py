@@ -209,6 +209,33 @@ def test_calls_at_the_same_time_that_share_functions_and_data(client: minidask.C
     assert not failures
 
 
+def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Client) -> None:
+    assert client._store is not None
+    folder, pins = client._store.folder, []
+
+    def arrays() -> Iterator[Any]:
+        for i in range(40):
+            pins.append(len(list(folder.glob(f"*.{os.getpid()}-*"))))
+            yield delayed(total)(ones(2, float(i)))
+
+    with joblib.parallel_config("minidask", scheduler=client):
+        results = Parallel(n_jobs=2, batch_size=1)(arrays())
+    assert [value for value, _ in results] == [i * MIB / 4 for i in range(40)]
+    assert max(pins) <= 6, "more are held than wait and run"
+    assert not list(folder.glob(f"*.{os.getpid()}-*"))
+
+
+def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client._store is not None
+    monkeypatch.setattr(client._store, "folder", Path("/nowhere"))
+    with pytest.raises(errors.SerializationError, match="large result cannot be had"):
+        client.submit(ones, 4).result(20)
+    monkeypatch.undo()
+    assert client.submit(ones, 4).result(20).sum() == MIB / 2
+
+
 def test_without_room_for_it_data_is_sent_and_that_is_said_once(client: minidask.Client) -> None:
     with minidask.Client(n_workers=2) as other, joblib.parallel_config("minidask", scheduler=other):
         assert other._store is not None

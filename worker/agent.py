@@ -298,7 +298,8 @@ class Agent:
             for number, slot in self._slots.items():
                 if slot.pid != os.getpid() and self._core.running(number) is not None:
                     with contextlib.suppress(psutil.NoSuchProcess):
-                        usage[number] = psutil.Process(slot.pid).memory_info().rss
+                        memory = psutil.Process(slot.pid).memory_info()
+                        usage[number] = memory.rss - getattr(memory, "shared", 0)  # the store is nobody's own
             self._memory = sum(usage.values())
             victim = over_limit(usage, self._limits)
             if victim is not None:

@@ -29,6 +29,7 @@ class HeldBlobs:
         self._send_put = put
         self._send_release = release
         self._store = store
+        self._full = False
         self._counts: dict[bytes, int] = {}
         self._stored: set[bytes] = set()
         self._lock = threading.RLock()  # held while sending: whoever finds a blob held may name it at once
@@ -42,7 +43,7 @@ class HeldBlobs:
 
     def _keep(self, blob: bytes, payload: Payload) -> bool:
         """Put a large blob into the store; returns whether it is there."""
-        if self._store is None or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
+        if self._store is None or self._full or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
             return False
         try:
             self._store.put(blob, payload[0])
@@ -52,10 +53,16 @@ class HeldBlobs:
                 " which is slower and takes more memory",
                 stacklevel=2,
             )
-            self._store = None
+            self._full = True
             return False
         self._stored.add(blob)
         return True
+
+    def hold(self, blobs: Iterable[bytes]) -> None:
+        """Hold these, which are held already, once more."""
+        with self._lock:
+            for blob in blobs:
+                self._counts[blob] += 1
 
     def use(self, blobs: Iterable[bytes]) -> list[bytes]:
         """A task will map these: those of them that are in the store stay there until they are given to `release`."""
@@ -63,8 +70,7 @@ class HeldBlobs:
             return []
         with self._lock:
             used = [blob for blob in blobs if blob in self._stored]
-            for blob in used:
-                self._counts[blob] += 1
+            self.hold(used)
         return used
 
     def release(self, blobs: Iterable[bytes]) -> None:

@@ -19,7 +19,7 @@ from minidask.addresses import Address
 from minidask.blobstore import BlobStore
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import Lost, PendingTable, Returned, outcome_of
+from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
@@ -27,7 +27,7 @@ from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
-from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost
+from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
 from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, blob_id, dumps_naming, taken
 from minidask.wire.messages import (
@@ -118,7 +118,7 @@ class Client:
         self._store = BlobStore.of(self._connection.peer_info)
         self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, self._store)
         self._session = Session(self.blobs.put, self._release_blob)
-        self._scatterer = Interner(self.blobs.put, functions=False)
+        self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False)
         self.reading = Reading(self._connection, self._handle, self._lost)
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
@@ -200,10 +200,12 @@ class Client:
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
         self._release_dropped()
-        interner = Interner(self.blobs.put, functions=False, large=LARGE_BYTES)
+        interner = Interner(self.blobs.put, self._dropped.append, functions=False, large=LARGE_BYTES)
         payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
         blob = blob_id(payload)
         self.blobs.put(blob, payload)
+        self.blobs.hold(parts)
+        interner.close()
         return Scattered(blob, parts, type(data).__name__, self.blobs.release, self._dropped.append)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
@@ -428,9 +430,7 @@ class Client:
             case TaskDone() | TaskRaised() | TaskLost():
                 with self._table_lock:
                     future = self._pending.take(message.task)
-                outcome = outcome_of(message)
-                if isinstance(outcome, Returned) and len(outcome.payload) > 1:
-                    outcome = outcome._replace(payload=taken(outcome.payload, self._store))
+                outcome = self._complete(outcome_of(message))
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
@@ -446,6 +446,15 @@ class Client:
                     answer.put(info)
             case Goodbye(reason):
                 self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
+
+    def _complete(self, outcome: Outcome) -> Outcome:
+        """The outcome with the large parts of it that were left in the store."""
+        if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
+            return outcome
+        try:
+            return outcome._replace(payload=taken(outcome.payload, self._store))
+        except (SerializationError, OSError) as error:
+            return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
 
     def _know_workers(self, workers: dict[str, tuple[str, int]]) -> None:
         with self._changed:

@@ -26,7 +26,7 @@ class TaskGroup:
     def __init__(self, client: Client, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
         self.client = client
         self.number = client._next_group()
-        self.interner = Interner(client.blobs.put, large=large, mode=mode)
+        self.interner = Interner(client.blobs.put, client._dropped.append, large=large, mode=mode)
         self._open = True
         client._send([OpenGroup(self.number, limit)])
 
@@ -53,6 +53,6 @@ class TaskGroup:
         """No more tasks will come; those submitted go on."""
         if self._open:
             self._open = False
-            self.client._release_dropped()
             self.client._send_if_connected([CloseGroup(self.number)])
-            self.client.blobs.release(self.interner.blobs())
+            self.interner.close()
+            self.client._release_dropped()
