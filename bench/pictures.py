@@ -41,6 +41,10 @@ def _short(name: str) -> str:
     return WORKLOADS[name].title.partition("per task, ")[2]
 
 
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 def _draw(title: str, note: str, row: dict[str, list[float]], path: Path, ordered: bool = False) -> Path:
     from matplotlib import pyplot
 
@@ -50,7 +54,7 @@ def _draw(title: str, note: str, row: dict[str, list[float]], path: Path, ordere
     axes.barh(names, medians, color=[OURS if name == "minidask" or ordered else PEERS for name in names])
     for position, name in enumerate(names):
         axes.plot(row[name], [position] * len(row[name]), ".", color=DOTS, markersize=4)
-        axes.annotate(f" {medians[position]:.3g}", (max(row[name]), position), va="center")
+        axes.annotate(f" {_figure(medians[position])}", (max(row[name]), position), va="center")
     if min(medians) > 0 and max(medians) > LOG_FROM * min(medians):
         axes.set_xscale("log")
     axes.margins(x=0.15)
