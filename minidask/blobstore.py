@@ -21,12 +21,15 @@ import mmap
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from minidask.errors import SerializationError
 from minidask.folders import is_alive
+from minidask.parts import Parts
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
@@ -75,23 +78,75 @@ class BlobStore:
         Raises:
             OSError: there is no room for it.
         """
-        if blob in self._pins:
-            return
-        path = self._path(blob)
-        pin = path.with_name(f"{path.name}.{os.getpid()}-{next(_numbers)}")
-        with self._locked():
-            there = _link(path, pin)
-        if not there:
-            part = pin.with_name(f"{pin.name}.part")
+        if not self.pin(blob):
+            part = self._part(blob)
             self._write(part, data)
-            with self._locked():
-                if _link(path, pin):
-                    _remove(part)  # another process was faster
-                else:
-                    os.rename(part, path)
-                    _link(path, pin)
-        os.utime(path, follow_symlinks=False)
+            self._seal(blob, part)
+
+    def pin(self, blob: bytes) -> bool:
+        """Keep the blob in the store until `unpin`; whether it is there at all."""
+        if blob in self._pins:
+            return True
+        path = self._path(blob)
+        pin = self._named(blob, "")
+        with self._locked():
+            if not _link(path, pin):
+                return False
+            os.utime(path, follow_symlinks=False)
         self._pins[blob] = pin
+        return True
+
+    def _seal(self, blob: bytes, part: Path) -> None:
+        """Make the blob of a finished file, and pin it."""
+        pin = self._named(blob, "")
+        with self._locked():
+            if _link(self._path(blob), pin):
+                _remove(part)  # another process was faster
+            else:
+                os.rename(part, self._path(blob))
+                _link(self._path(blob), pin)
+        self._pins[blob] = pin
+
+    def adopt(self, blob: bytes, folders: Sequence[str]) -> bool:
+        """Have the blob by sharing the memory of another store of this machine; whether one of them has it."""
+        for folder in folders:
+            part = self._part(blob)
+            theirs = Path(folder) / blob.hex()
+            with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
+                if not theirs.is_symlink() and _link(theirs, part):
+                    if blob_id([_map(part, mmap.ACCESS_READ)]) == blob:
+                        self._seal(blob, part)
+                        return True
+                    _remove(part)
+        return False
+
+    def begin(self, blob: bytes, size: int) -> Incoming:
+        """Make room for a blob that is about to come.
+
+        Raises:
+            OSError: there is none.
+        """
+        part = self._part(blob)
+        if self._has_room(size):
+            try:
+                return Incoming(self, blob, part, _reserve(part, size), size)
+            except OSError:
+                self._allowance = 0
+        real = self._on_disk(part)
+        incoming = Incoming(self, blob, part, _reserve(real, size), size)
+        self._link_to_disk(part, real)
+        return incoming
+
+    def read(self, blob: bytes, offset: int, size: int) -> bytes | None:
+        """Bytes of a blob, from `offset` on; None if it is not in the store, or has fewer."""
+        try:
+            fd = os.open(self._path(blob), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            return _read(fd, offset, size)
+        finally:
+            os.close(fd)
 
     def unpin_all(self) -> None:
         """This process needs nothing more."""
@@ -146,6 +201,13 @@ class BlobStore:
     def _path(self, blob: bytes) -> Path:
         return self.folder / blob.hex()
 
+    def _named(self, blob: bytes, suffix: str) -> Path:
+        """A name that tells whose it is, and is given once."""
+        return self.folder / f"{blob.hex()}.{os.getpid()}-{next(_numbers)}{suffix}"
+
+    def _part(self, blob: bytes) -> Path:
+        return self._named(blob, ".part")
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         """Hold the folder's lock; yields the budget, which its file tells."""
@@ -162,15 +224,22 @@ class BlobStore:
                 return
             except OSError:  # shared memory is smaller than was thought, or others have filled it
                 self._allowance = 0
-        real = (self.folder / DISK).resolve() / path.name
+        real = self._on_disk(path)
         _write(real, view)
+        self._link_to_disk(path, real)
+
+    def _on_disk(self, path: Path) -> Path:
+        """Where a file is to be that finds no room in memory."""
+        return (self.folder / DISK).resolve() / path.name
+
+    def _link_to_disk(self, path: Path, real: Path) -> None:
         path.symlink_to(real)
         if not self._warned:
             self._warned = True
             warnings.warn(
                 f"no room in shared memory: large data goes to {real.parent}, which is slower; close what uses"
                 f" {self.folder.parent}, or give workers more with --blob-memory",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _has_room(self, wanted: int) -> bool:
@@ -216,6 +285,54 @@ class BlobStore:
                     _remove(path)
 
 
+class Incoming:
+    """A blob on its way into the store, part by part; there once all of it is what its name says."""
+
+    def __init__(self, store: BlobStore, blob: bytes, path: Path, fd: int, size: int) -> None:
+        self.parts = Parts(size)
+        self._store = store
+        self._blob = blob
+        self._path = path
+        self._fd = fd
+        self._digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
+
+    def write(self, offset: int, data: Buffer) -> None:
+        """Take the next part; any other is ignored."""
+        if self.parts.came(offset, len(data)):
+            self._digest.update(data)
+            view = memoryview(data)
+            while view.nbytes:
+                count = os.pwrite(self._fd, view, offset)
+                view, offset = view[count:], offset + count
+
+    def read(self, offset: int, size: int) -> bytes | None:
+        """Bytes that have come already; None if they have not."""
+        return _read(self._fd, offset, size) if offset + size <= self.parts.have else None
+
+    def finish(self) -> bool:
+        """Have it in the store, pinned; False if it is not what its name says, and therefore refused."""
+        os.close(self._fd)
+        if self._digest.digest() != self._blob:
+            _remove(self._path)
+            return False
+        self._store._seal(self._blob, self._path)
+        return True
+
+    def abandon(self) -> None:
+        """It is not wanted any more."""
+        os.close(self._fd)
+        _remove(self._path)
+
+
+def blob_id(payload: Sequence[Buffer]) -> bytes:
+    """The name of a blob: 16 bytes of a hash over the sizes and the content of its parts."""
+    digest = xxhash.xxh3_128()
+    for part in payload:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
 def _link(path: Path, pin: Path) -> bool:
     """Whether there is such a file, which now has another name."""
     try:
@@ -244,6 +361,24 @@ def _write(path: Path, view: memoryview) -> None:
         raise
     finally:
         os.close(fd)
+
+
+def _reserve(path: Path, size: int) -> int:
+    """A new file of that size, whose memory it has already; returns it open."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+    except BaseException:
+        os.close(fd)
+        os.unlink(path)
+        raise
+    return fd
+
+
+def _read(fd: int, offset: int, size: int) -> bytes | None:
+    data = os.pread(fd, size, offset)
+    return data if len(data) == size else None
 
 
 def _map(path: Path, access: int) -> memoryview:

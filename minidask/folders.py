@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 PREFIX = "minidask-"
@@ -28,6 +30,27 @@ def memory_folder(instead: Path) -> Path:
 def disk_folder(parent: Path | None) -> Path:
     """A new folder, for this user alone, in `parent` or the temporary folder."""
     return _new_folder(parent or Path(tempfile.gettempdir()))
+
+
+def place_of(folder: Path) -> str:
+    """Where a store is, in a text that means the same to all processes of this machine, and nothing to others."""
+    return f"{_machine()}:{folder}"
+
+
+def folders_here(places: Iterable[str]) -> list[str]:
+    """The folders of those of the places that are on this machine."""
+    here = f"{_machine()}:"
+    return [place.removeprefix(here) for place in places if place.startswith(here)]
+
+
+@functools.cache
+def _machine() -> str:
+    """A name for this machine: its boot, and its network, so that a container is a machine of its own."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
+    except OSError:
+        return os.urandom(16).hex()  # no other process is known to be on the same
 
 
 def sweep() -> None:

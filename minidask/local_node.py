@@ -48,7 +48,7 @@ class LocalNode:
 
     def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, store: BlobStore) -> None:
         self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
-        self.agent = Agent("local", slots, make_slot, limits, store, shared=True)
+        self.agent = Agent("local", slots, make_slot, limits, store, peers=None)
         self._store = store
         self.server: SchedulerServer | None = None
 

@@ -20,9 +20,8 @@ from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
-import xxhash
 
-from minidask.blobstore import BlobStore
+from minidask.blobstore import BlobStore, blob_id
 from minidask.errors import MinidaskError, SerializationError
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
@@ -134,21 +133,31 @@ class Interner:
 
     def find(self, obj: Any) -> bytes | None:
         """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
+        if type(obj) is not types.FunctionType:
+            return self.find_data(obj)
+        if not self._functions:
+            return None
+        known = self._known.get(id(obj))
+        if known is not None:
+            return known[1]
+        blob = BY_NAME
+        if not _importable(obj):
+            payload, parts = dumps_naming(obj, f"function {obj.__qualname__}", _InFunction(self))
+            blob = blob_id(payload)
+            self._ship(blob, payload)
+            self._parts[blob] = parts
+        self._known[id(obj)] = (obj, blob)
+        return blob
+
+    def find_data(self, obj: Any) -> bytes | None:
+        """As `find`, for what was scattered."""
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
         if type(obj) is Scattered:
             self._parts[obj.blob] = obj.parts
             return obj.blob
-        if not self._functions or type(obj) is not types.FunctionType:
-            return None
-        blob = BY_NAME
-        if not _importable(obj):
-            payload = dumps(obj, f"function {obj.__qualname__}")
-            blob = blob_id(payload)
-            self._ship(blob, payload)
-        self._known[id(obj)] = (obj, blob)
-        return blob
+        return None
 
     def reference(self, raw: memoryview) -> bytes | None:
         """What stands for a buffer whose bytes are shipped once for all tasks; None for one that goes along.
@@ -172,6 +181,11 @@ class Interner:
             self._data[place] = (weakref.ref(raw.obj, lambda _: self._forget(place)), blob)
         return blob + self._mode
 
+    def reference_in_function(self, raw: memoryview) -> bytes | None:
+        """As `reference`, for what a function holds: all its calls in a slot share that, so none may write to it."""
+        reference = self.reference(raw) if self._large is not None and raw.nbytes >= self._large else None
+        return None if reference is None else reference[:BLOB_ID_BYTES] + SHARED
+
     def _forget(self, place: Place) -> None:
         """The array is gone, so no more tasks will take it, and another one may come to lie there."""
         entry = self._data.pop(place, None)
@@ -190,6 +204,15 @@ class Interner:
         if blob not in self._shipped:
             self._put(blob, payload)
             self._shipped.add(blob)
+
+
+class _InFunction:
+    """Gives the large data that a function holds a name; functions in it go along: they may refer to one another."""
+
+    def __init__(self, interner: Interner) -> None:
+        self.find = interner.find_data
+        self.reference = interner.reference_in_function
+        self.parts = interner.parts
 
 
 def _importable(function: types.FunctionType) -> bool:
@@ -216,15 +239,6 @@ def _place(raw: memoryview) -> Place | None:
     return (interface["data"][0], raw.nbytes) if interface else None
 
 
-def blob_id(payload: Payload) -> bytes:
-    """The name of a blob: `BLOB_ID_BYTES` bytes of a hash over the sizes and the content of its parts."""
-    digest = xxhash.xxh3_128()
-    for part in payload:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
-
-
 class _Beside:
     """What goes beside one pickle: its large buffers or references to them, and the names of the blobs it needs.
 
@@ -232,7 +246,7 @@ class _Beside:
     until some garbage collection.
     """
 
-    def __init__(self, interner: Interner | None) -> None:
+    def __init__(self, interner: Interner | _InFunction | None) -> None:
         self.interner = interner
         self.buffers: Payload = []
         self.named: list[bytes] = []
@@ -288,7 +302,7 @@ def dumps(obj: Any, what: str) -> Payload:
     return dumps_naming(obj, what, None)[0]
 
 
-def dumps_naming(obj: Any, what: str, interner: Interner | None) -> tuple[Payload, list[bytes]]:
+def dumps_naming(obj: Any, what: str, interner: Interner | _InFunction | None) -> tuple[Payload, list[bytes]]:
     """As `dumps`, with what the interner knows sent by name; also returns the names used."""
     file, beside = io.BytesIO(), _Beside(interner)
     try:

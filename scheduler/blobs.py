@@ -1,19 +1,38 @@
-"""The bytes that tasks share: a blob is kept while a client holds it or a task needs it."""
+"""The data that tasks share: a blob is kept while a client holds it or a task needs it.
+
+The bytes of small ones are here. Large ones stay with the clients that offer them: here is only who has them, who is
+fetching them from whom, and the rule by which the next one is told where to fetch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from minidask.wire.messages import Payload
 
+RELAY = 0
+"""In the place of a worker as source: the client, through the scheduler."""
+
+
+@dataclass(slots=True)
+class Copy:
+    """A worker's copy of a large blob: complete, or on its way from `source`. It has failed to come from `failed`."""
+
+    source: int = RELAY
+    complete: bool = False
+    failed: set[int] = field(default_factory=set)
+
 
 @dataclass(slots=True, eq=False)
 class BlobRecord:
-    """One blob, the clients that hold it, and how many tasks need it."""
+    """One blob, the clients that hold it, and how many tasks need it; a large one has a size and no payload."""
 
     payload: Payload
-    holders: set[int] = field(default_factory=set)
+    size: int = 0
+    holders: dict[int, str] = field(default_factory=dict)  # by client: the place of its store, if it has offered it
+    copies: dict[int, Copy] = field(default_factory=dict)  # by worker
     users: int = 0
 
 
@@ -25,10 +44,16 @@ class BlobShelf:
 
     def put(self, name: bytes, payload: Payload, holder: int) -> None:
         """`holder` holds the blob from now on; a blob that is known already keeps the bytes it has."""
-        self.records.setdefault(name, BlobRecord(payload)).holders.add(holder)
+        self.records.setdefault(name, BlobRecord(payload)).holders[holder] = ""
 
-    def payload(self, name: bytes) -> Payload:
-        return self.records[name].payload
+    def offer(self, name: bytes, size: int, place: str, holder: int) -> None:
+        """`holder` holds the blob from now on, and sends its bytes when asked."""
+        self.records.setdefault(name, BlobRecord([], size)).holders[holder] = place
+
+    def size(self, name: bytes) -> int:
+        """How many bytes have to be sent to a worker that does not have it."""
+        record = self.records[name]
+        return record.size or sum(map(len, record.payload))
 
     def use(self, names: Iterable[bytes]) -> None:
         """One more task needs these."""
@@ -50,7 +75,7 @@ class BlobShelf:
         gone = []
         for name in names:
             record = self.records[name]
-            record.holders.discard(holder)
+            record.holders.pop(holder, None)
             if not record.users and not record.holders:
                 gone.append(name)
         return self._remove(gone)
@@ -59,3 +84,37 @@ class BlobShelf:
         for name in names:
             del self.records[name]
         return names
+
+    def lose_copy(self, name: bytes, worker: int) -> list[int]:
+        """A worker's copy is gone; returns the workers that were fetching it from there."""
+        copies = self.records[name].copies
+        copies.pop(worker, None)
+        return [peer for peer, copy in copies.items() if copy.source == worker and not copy.complete]
+
+    def choose_source(self, name: bytes, worker: int, serving: Container[int]) -> bool:
+        """Choose where a worker shall fetch a blob: its copy's `source`. Whether there is any place left.
+
+        From a worker that has it or is about to: then that passes each part on as it comes. So the data goes from one
+        to the next along chains, each network card sends it about once, and the time hardly grows with the
+        number of machines. The client sends it when nobody else can.
+        """
+        copies = self.records[name].copies
+        own = copies.setdefault(worker, Copy())
+        fed = Counter(copy.source for copy in copies.values() if not copy.complete)
+        candidates = [
+            peer
+            for peer in copies
+            if peer in serving and peer not in own.failed and not _hangs_on(copies, peer, worker)
+        ]
+        own.source = min(candidates, key=lambda peer: fed[peer], default=RELAY)
+        return own.source not in own.failed
+
+
+def _hangs_on(copies: dict[int, Copy], peer: int, worker: int) -> bool:
+    """Whether what `peer` gets comes from `worker`, directly or not."""
+    while peer != worker:
+        copy = copies.get(peer)
+        if copy is None or copy.complete or copy.source == RELAY:
+            return False
+        peer = copy.source
+    return True

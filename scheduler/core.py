@@ -17,6 +17,7 @@ from minidask.wire import messages as m
 
 from .blobs import BlobShelf
 from .describe import describe
+from .distribution import Distribution
 from .events import Event, Joined, Left, Received
 from .placement import WorkerPool, next_assignment
 from .ready import ReadyQueue
@@ -53,9 +54,13 @@ class SchedulerCore:
         self._next_task = 0
         self._starved_since: float | None = None
         self._out: Outbox = []
+        self.data = Distribution(self.blobs, self.workers, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
-            m.PutBlob: self._put_blob,
-            m.ReleaseBlobs: self._release_blobs,
+            m.PutBlob: self.data.put,
+            m.OfferBlob: self.data.offer,
+            m.ReleaseBlobs: self.data.release,
+            m.BlobPart: self.data.answer,
+            m.NoBlob: self.data.answer,
             m.OpenGroup: self._open_group,
             m.CloseGroup: self._close_group,
             m.Submit: self._submit,
@@ -72,6 +77,9 @@ class SchedulerCore:
             m.Output: self._output,
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
+            m.HaveBlob: self.data.have,
+            m.FetchFailed: self.data.failed,
+            m.FetchPart: self.data.part_wanted,
         }
 
     # --- the door ---
@@ -96,7 +104,7 @@ class SchedulerCore:
         """Give ready tasks to workers as far as they go; return the messages to send."""
         for peer in list(self._pinned):
             self._place_pinned(self._pinned[peer], now)
-        while (assignment := next_assignment(self.ready, self.pool)) is not None:
+        while (assignment := next_assignment(self.ready, self.pool, self.blobs)) is not None:
             self._assign(*assignment, now)
         return self._take()
 
@@ -107,6 +115,9 @@ class SchedulerCore:
                 self._assign(task, worker, now)
         if not worker.pinned:
             del self._pinned[worker.peer]
+
+    def _send(self, peer: int, message: m.Message) -> None:
+        self._out.append((peer, message))
 
     def _take(self) -> Outbox:
         out, self._out = self._out, []
@@ -141,8 +152,10 @@ class SchedulerCore:
         slots, prefetch = info.get("slots"), info.get("prefetch", 0)
         if not isinstance(slots, int) or not isinstance(prefetch, int) or slots < 0 or prefetch < 0:
             raise ProtocolError("a worker must say how many slots it has")
-        worker = WorkerRecord(event.peer, event.address, name, slots, prefetch, info, seen=now)
+        serves, place = str(info.get("serves") or ""), str(info.get("place") or "")
+        worker = WorkerRecord(event.peer, event.address, name, slots, prefetch, info, now, serves, place)
         self.workers[event.peer] = worker
+        self.data.join(worker)
         self.pool.update(worker)
         self._starved_since = None
         self._tell_of(worker, slots)
@@ -157,6 +170,7 @@ class SchedulerCore:
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.pool.remove(worker)
+        self.data.lose(worker)
         self._pinned.pop(worker.peer, None)
         for task in list(worker.tasks.values()):
             self._unload(task, worker)
@@ -175,7 +189,7 @@ class SchedulerCore:
         for task in list(client.tasks.values()):
             self._drop(task, force=True)
         self.ready.forget(client)
-        self._forget_blobs(self.blobs.release(client.blobs, client.peer))
+        self.data.forget(self.blobs.release(client.blobs, client.peer))
 
     def _worker_list(self) -> m.Workers:
         return m.Workers([[w.address, w.name, w.slots] for w in self.workers.values()])
@@ -204,23 +218,6 @@ class SchedulerCore:
                 self._lose(task, "fail", "no-workers", text)
 
     # --- what clients ask for ---
-
-    def _put_blob(self, client: ClientRecord, message: m.PutBlob) -> None:
-        self.blobs.put(message.blob, message.payload, client.peer)
-        client.blobs.add(message.blob)
-
-    def _release_blobs(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
-        held = client.blobs.intersection(message.blobs)
-        client.blobs -= held
-        self._forget_blobs(self.blobs.release(held, client.peer))
-
-    def _forget_blobs(self, names: list[bytes]) -> None:
-        """These blobs are gone here: workers need them no more either."""
-        for worker in self.workers.values() if names else ():
-            known = worker.blobs.intersection(names)
-            if known:
-                worker.blobs -= known
-                self._out.append((worker.peer, m.ReleaseBlobs(sorted(known))))
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
@@ -293,10 +290,7 @@ class SchedulerCore:
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
-        for name in task.blobs:
-            if name not in worker.blobs:
-                worker.blobs.add(name)
-                self._out.append((worker.peer, m.PutBlob(name, self.blobs.payload(name))))
+        self.data.give(task.blobs, worker)
         run = m.Run(task.id, task.attempt, task.client.peer, task.name, task.timeout, task.blobs, task.payload)
         self._out.append((worker.peer, run))
         self.pool.update(worker)
@@ -346,6 +340,9 @@ class SchedulerCore:
         if task is not None:
             if message.reason not in m.REASONS:
                 raise ProtocolError(f"a task cannot be stopped for reason {message.reason!r}")
+            if message.reason == "no-data":
+                self._try_again(task, worker, "lost", f"{worker.name} could not get its data: {message.text}")
+                return
             self._lose(task, "stopped", message.reason, message.text)
 
     def _died(self, worker: WorkerRecord, message: m.Died) -> None:
@@ -400,7 +397,7 @@ class SchedulerCore:
         if queued and task.pin is None:
             self.ready.cancelled(task)
         if task.blobs:
-            self._forget_blobs(self.blobs.unuse(task.blobs))
+            self.data.forget(self.blobs.unuse(task.blobs))
 
     # --- what else workers say ---
 

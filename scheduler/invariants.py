@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
 from .tasks import Abandoned, Ready, Running, TaskRecord
 
@@ -75,5 +76,18 @@ def _check_blobs(core: SchedulerCore) -> None:
     for name, record in core.blobs.records.items():
         assert record.users == users[name], f"blob {name.hex()} miscounts its users"
         assert record.users or record.holders, f"blob {name.hex()} is kept for nobody"
-        assert record.holders <= core.clients.keys(), f"blob {name.hex()} is kept for a client that left"
+        assert record.holders.keys() <= core.clients.keys(), f"blob {name.hex()} is kept for a client that left"
+        _check_copies(core, name, record)
     assert users.keys() <= core.blobs.records.keys(), "a task's blob is gone"
+
+
+def _check_copies(core: SchedulerCore, name: bytes, record: BlobRecord) -> None:
+    """Whoever fetches does so from someone that has the data in the end: no ring, no end in the void."""
+    for peer, copy in record.copies.items():
+        assert name in core.workers[peer].blobs, "a copy is kept of a blob that its worker was not told to get"
+        steps = 0
+        while not copy.complete and copy.source != RELAY:
+            assert core.workers[copy.source].serves, "a worker was told to fetch where nobody serves"
+            copy = record.copies[copy.source]
+            steps += 1
+            assert steps <= len(record.copies), f"blob {name.hex()} is fetched in a ring"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import itertools
 
+from .blobs import BlobShelf
 from .ready import ReadyQueue
 from .tasks import TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.005
 LOOK_AT = 16
-FAILED = 1 << 30
+FAILED = 1 << 60
 
 
 class WorkerPool:
@@ -37,16 +38,16 @@ class WorkerPool:
         self.spare.pop(worker.peer, None)
 
 
-def next_assignment(ready: ReadyQueue, pool: WorkerPool) -> tuple[TaskRecord, WorkerRecord] | None:
+def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tuple[TaskRecord, WorkerRecord] | None:
     """Choose the next task and its worker, or None if nothing can be placed now."""
     if pool.idle:
         task = ready.pop()
-        return None if task is None else (task, _pick(task, pool.idle))
+        return None if task is None else (task, _pick(task, pool.idle, blobs))
     if pool.spare:
         task = ready.peek()
         if task is not None and _is_short(task):
             ready.pop()
-            return task, _pick(task, pool.spare)
+            return task, _pick(task, pool.spare, blobs)
     return None
 
 
@@ -54,18 +55,18 @@ def _is_short(task: TaskRecord) -> bool:
     return task.group is not None and task.group.seconds is not None and task.group.seconds < SHORT_SECONDS
 
 
-def _pick(task: TaskRecord, workers: dict[int, WorkerRecord]) -> WorkerRecord:
+def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobShelf) -> WorkerRecord:
     """The worker that has waited longest, but rather one that has the task's blobs, and did not fail at it before.
 
     Only a few are looked at: no task waits for a worker that has its blobs, and many workers cost no more than some.
     """
     first = next(iter(workers.values()))
-    if len(workers) == 1 or _misfit(task, first) == 0:
+    if len(workers) == 1 or _misfit(task, first, blobs) == 0:
         return first
-    return min(itertools.islice(workers.values(), LOOK_AT), key=lambda worker: _misfit(task, worker))
+    return min(itertools.islice(workers.values(), LOOK_AT), key=lambda worker: _misfit(task, worker, blobs))
 
 
-def _misfit(task: TaskRecord, worker: WorkerRecord) -> int:
-    """How badly they go together: a failed attempt is worse than any number of blobs to send."""
+def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobShelf) -> int:
+    """How badly they go together: the bytes to send, and a failed attempt is worse than any number of those."""
     failed = task.last_worker is not None and task.last_worker == worker.address
-    return sum(blob not in worker.blobs for blob in task.blobs) + (FAILED if failed else 0)
+    return sum(blobs.size(blob) for blob in task.blobs if blob not in worker.blobs) + (FAILED if failed else 0)

@@ -99,7 +99,8 @@ class GroupRecord:
 class WorkerRecord:
     """A connected worker daemon. `prefetch` is how many short tasks it may hold beyond its slots.
 
-    It is `congested` from when it gave a task back until it has finished another.
+    It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
+    address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
     """
 
     peer: int
@@ -109,6 +110,8 @@ class WorkerRecord:
     prefetch: int
     info: dict[str, Any]
     seen: float
+    serves: str = ""
+    place: str = ""
     memory: int = 0
     congested: bool = False
     tasks: dict[int, TaskRecord] = field(default_factory=dict)

@@ -148,11 +148,11 @@ class Programs:
     """Starts programs; the fixture ends them."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._started: list[Program] = []
 
     def start(self, *command: str, **environment: str) -> Program:
-        program = Program(list(command), self._folder / f"{len(self._started)}.log", **environment)
+        program = Program(list(command), self.folder / f"{len(self._started)}.log", **environment)
         self._started.append(program)
         return program
 
@@ -169,7 +169,7 @@ class Programs:
         return program
 
     def script(self, text: str, *arguments: str, **environment: str) -> Program:
-        path = self._folder / f"script{len(self._started)}.py"
+        path = self.folder / f"script{len(self._started)}.py"
         path.write_text(text)
         return self.start(sys.executable, str(path), *arguments, **environment)
 

@@ -428,12 +428,21 @@ def test_workers_may_be_threads_of_this_process(thread_client: minidask.Client) 
 # --- clusters ---
 
 
-def test_a_cluster_grows_and_shrinks() -> None:
+def meet(folder: Path, others: int) -> int:
+    """Wait until so many calls are here at once."""
+    (folder / str(os.getpid())).touch()
+    end = time.monotonic() + 30
+    while len(list(folder.iterdir())) < others and time.monotonic() < end:
+        time.sleep(0.005)
+    return os.getpid()
+
+
+def test_a_cluster_grows_and_shrinks(tmp_path: Path) -> None:
     with minidask.LocalCluster(1) as cluster, minidask.Client(cluster) as client:
         cluster.scale(3)
         client.wait_for_workers(3, 10)
-        pids = {client.submit(lambda: (time.sleep(0.2), os.getpid())[1]) for _ in range(3)}
-        assert len({future.result(10) for future in pids}) == 3
+        meeting = [client.submit(meet, tmp_path, 3) for _ in range(3)]
+        assert len({future.result(40) for future in meeting}) == 3
         cluster.scale(1)
         wait_until(lambda: client.slots() == 1, "the cluster shrank")
         assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]

@@ -264,7 +264,10 @@ def test_another_protocol_version_is_told_to_both_sides(programs: Programs, monk
     monkeypatch.setattr(handshake, "PROTOCOL", handshake.PROTOCOL + 1)
     with pytest.raises(errors.VersionMismatch, match="install the same minidask version"):
         minidask.Client(address)
-    wait_until(lambda: "speaks protocol 2 and this side speaks 1" in scheduler.text, "the scheduler had logged it")
+    wait_until(
+        lambda: f"speaks protocol {handshake.PROTOCOL} and this side speaks {handshake.PROTOCOL - 1}" in scheduler.text,
+        "the scheduler had logged it",
+    )
     monkeypatch.undo()
     minidask.Client(address).close()
 

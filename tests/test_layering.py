@@ -16,9 +16,9 @@ PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "schedul
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
 SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
-    "minidask.worker": {"__main__", "agent", "daemon", "launch", "slot", "slotpool"},
+    "minidask.worker": {"__main__", "agent", "daemon", "launch", "peers", "slot", "slotpool", "transfers"},
 }
-PURE_ALONE = {"minidask.addresses", "minidask.client.core", "minidask.errors", "minidask.sizes"}
+PURE_ALONE = {"minidask.addresses", "minidask.client.core", "minidask.errors", "minidask.parts", "minidask.sizes"}
 ASYNC = {
     "minidask.local",
     "minidask.local_node",
@@ -27,6 +27,7 @@ ASYNC = {
     "minidask.transport",
     "minidask.worker.agent",
     "minidask.worker.daemon",
+    "minidask.worker.peers",
     "minidask.worker.slotpool",
 }
 PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from minidask.scheduler.blobs import BlobShelf
 from minidask.scheduler.placement import LOOK_AT, WorkerPool, next_assignment
 from minidask.scheduler.ready import ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, TaskRecord, WorkerRecord
 
 CLIENT = ClientRecord(1, "client")
+SHELF = BlobShelf()
+for name, size in ((b"a", 10), (b"b", 10), (b"c", 10), (b"big", 1000)):
+    SHELF.offer(name, size, "", 1)
 
 
 def worker(number: int, *blobs: bytes, slots: int = 1) -> WorkerRecord:
@@ -18,7 +22,7 @@ def chosen(workers: list[WorkerRecord], *blobs: bytes, last: str | None = None) 
     for record in workers:
         pool.update(record)
     ready.push(TaskRecord(1, CLIENT, 1, "t", 0, None, None, None, list(blobs), [b"x"], last_worker=last))
-    assignment = next_assignment(ready, pool)
+    assignment = next_assignment(ready, pool, SHELF)
     assert assignment is not None
     return assignment[1]
 
@@ -31,6 +35,10 @@ def test_the_one_that_has_waited_longest_takes_it() -> None:
 def test_rather_one_that_has_the_blobs() -> None:
     assert chosen([worker(1), worker(2, b"a"), worker(3, b"a", b"b")], b"a", b"b").peer == 3
     assert chosen([worker(1), worker(2, b"a"), worker(3)], b"a", b"b").peer == 2
+
+
+def test_bytes_count_and_not_blobs() -> None:
+    assert chosen([worker(1, b"a", b"b"), worker(2, b"big")], b"a", b"b", b"big").peer == 2
 
 
 def test_no_task_waits_for_one_that_is_busy() -> None:

@@ -36,12 +36,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.holding: dict[int, dict[int, m.Run]] = {}  # worker -> task -> the attempt it was told to run
         self.blobs: dict[int, set[bytes]] = {}  # worker -> blobs it was sent
         self.stale: list[tuple[int, m.Run]] = []
+        self.fetching: dict[tuple[int, bytes], str] = {}  # worker and blob -> where it was told to fetch
+        self.failed: set[tuple[int, bytes, int]] = set()
+        self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
 
     # --- driving the core ---
 
     def send(self, event: Event) -> None:
         self.deliver(self.core.handle(event, self.now))
         self.deliver(self.core.place(self.now))
+        while self.undone:
+            worker, run = self.undone.pop()
+            self.report(worker, m.Stopped(run.task, run.attempt, "no-data", "nobody has it"))
 
     def deliver(self, outbox: Outbox) -> None:
         for peer, message in outbox:
@@ -55,15 +61,38 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif isinstance(message, m.PutBlob):
                 assert message.blob not in self.blobs[peer], "a blob was sent twice"
                 self.blobs[peer].add(message.blob)
+            elif isinstance(message, m.NeedBlob):
+                self.needed(peer, message)
+            elif isinstance(message, m.BlobLost):
+                self.lose_data(peer, message.blob)
             elif isinstance(message, m.ReleaseBlobs):
                 held = [run for run in self.holding[peer].values() if run.task in self.core.tasks]
                 needed = {blob for run in held for blob in run.blobs}
                 assert not needed & set(message.blobs), "a blob was dropped that a task still needs"
                 self.blobs[peer] -= set(message.blobs)
+                for blob in message.blobs:
+                    self.fetching.pop((peer, blob), None)
             elif isinstance(message, m.Goodbye):
                 self.forget_worker(peer)
 
+    def needed(self, peer: int, message: m.NeedBlob) -> None:
+        """A worker was told to fetch: from a live worker that was told of the blob before, or the scheduler."""
+        source = int(message.source.rpartition(":")[2]) if message.source else 0
+        assert not source or (source in self.blobs and message.blob in self.blobs[source]), "nobody is there"
+        assert (peer, message.blob, source) not in self.failed, "it was told to fetch again where it could not"
+        self.blobs[peer].add(message.blob)
+        self.fetching[peer, message.blob] = message.source
+
+    def lose_data(self, peer: int, blob: bytes) -> None:
+        """A worker was told that it cannot have a blob: it gives back what needs it."""
+        self.fetching.pop((peer, blob), None)
+        self.failed = {entry for entry in self.failed if entry[:2] != (peer, blob)}
+        self.blobs[peer].discard(blob)
+        self.undone += [(peer, run) for run in self.holding[peer].values() if blob in run.blobs]
+        self.holding[peer] = {task: run for task, run in self.holding[peer].items() if blob not in run.blobs}
+
     def forget_worker(self, peer: int) -> None:
+        self.fetching = {key: source for key, source in self.fetching.items() if key[0] != peer}
         self.holding.pop(peer, None)
         self.blobs.pop(peer, None)
 
@@ -82,11 +111,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- peers ---
 
-    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2))
-    def worker_joins(self, slots: int, prefetch: int) -> int:
+    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans())
+    def worker_joins(self, slots: int, prefetch: int, serves: bool) -> int:
         self.peers += 1
         self.holding[self.peers], self.blobs[self.peers] = {}, set()
-        info = {"name": f"w{self.peers}", "slots": slots, "prefetch": prefetch}
+        address = f"tcp://w:{self.peers}" if serves else ""
+        info = {"name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address}
         self.send(Joined(self.peers, "worker", f"tcp://w:{self.peers}", info))
         return self.peers
 
@@ -120,7 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         client=clients,
         count=st.integers(1, 4),
         priority=st.integers(-1, 1),
-        blob=st.sampled_from([b"", b"a" * 16, b"b" * 16]),
+        blob=st.sampled_from([b"", b"a" * 16, b"b" * 16, b"L" * 16, b"M" * 16]),
         group=st.integers(0, 3),
         pin=st.none() | workers,
     )
@@ -128,7 +158,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if client not in self.wanted:
             return
         if blob:
-            self.send(Received(client, m.PutBlob(blob, [b"data"])))
+            large = m.OfferBlob(blob, 1 << 20, "place")
+            self.send(Received(client, large if blob < b"a" else m.PutBlob(blob, [b"data"])))
         group = group if group in self.limits[client] and pin is None else 0
         pinned = f"tcp://w:{pin}" if pin is not None else None
         for _ in range(count):
@@ -184,6 +215,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         run = self.take(worker, data)
         if run is not None:
             self.report(worker, m.Returned(run.task, run.attempt))
+
+    @precondition(lambda self: self.fetching)
+    @rule(works=st.booleans(), data=st.data())
+    def worker_has_fetched_or_could_not(self, works: bool, data: st.DataObject) -> None:
+        worker, blob = data.draw(st.sampled_from(sorted(self.fetching)))
+        source = self.fetching.pop((worker, blob))
+        if works:
+            self.failed = {entry for entry in self.failed if entry[:2] != (worker, blob)}
+            self.report(worker, m.HaveBlob(blob))
+        else:
+            self.failed.add((worker, blob, int(source.rpartition(":")[2]) if source else 0))
+            self.report(worker, m.FetchFailed(blob, source, "gone"))
+
+    @precondition(lambda self: self.fetching)
+    @rule(data=st.data(), client=clients)
+    def parts_go_to_and_fro(self, data: st.DataObject, client: int) -> None:
+        worker, blob = data.draw(st.sampled_from(sorted(self.fetching)))
+        wanted = self.core.handle(Received(worker, m.FetchPart(blob, 0, 1, 0)), self.now)
+        assert [type(message) for _, message in wanted] in ([m.FetchPart], [m.NoBlob])
+        if client in self.wanted:
+            sent = self.core.handle(Received(client, m.BlobPart(blob, 0, worker, [b"x"])), self.now)
+            assert [peer for peer, _ in sent] == ([] if self.fetching[worker, blob] else [worker])
 
     @rule(data=st.data())
     @precondition(lambda self: self.stale)

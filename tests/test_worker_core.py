@@ -79,7 +79,48 @@ def test_a_blob_goes_to_a_slot_once_and_before_its_call() -> None:
     rig.do(w.FromSlot(0, done(1)))
     assert rig.run(2, blobs=(b"blob",)) == [w.ToSlot(0, run(2, blobs=(b"blob",)))]
     released = m.ReleaseBlobs([b"blob"])
-    assert rig.do(w.FromScheduler(released)) == [w.ToSlot(0, released)]
+    assert rig.do(w.FromScheduler(released)) == [w.ToSlot(0, released), w.Forget([b"blob"])]
+
+
+NEED = m.NeedBlob(b"blob", 1 << 20, "tcp://w:1", [])
+
+
+def test_a_call_waits_for_its_large_data_and_others_do_not() -> None:
+    rig = Rig(2)
+    assert rig.do(w.FromScheduler(NEED)) == [w.Fetch(*NEED)]
+    assert rig.run(1, blobs=(b"blob",)) == []
+    assert rig.run(2) == [w.ToSlot(0, run(2))]
+    assert rig.pass_time(10) == []  # it is not stuck: nobody is to have it back
+    assert rig.do(w.BlobHere(b"blob")) == [
+        w.ToScheduler(m.HaveBlob(b"blob")),
+        w.ToSlot(1, m.PutBlob(b"blob", [])),
+        w.ToSlot(1, run(1, blobs=(b"blob",))),
+    ]
+
+
+def test_data_that_fails_to_come_is_asked_for_elsewhere_until_there_is_nowhere_left() -> None:
+    rig = Rig()
+    rig.do(w.FromScheduler(NEED))
+    rig.run(1, blobs=(b"blob",))
+    assert rig.do(w.BlobFailed(b"blob", "tcp://w:1", "gone")) == [
+        w.ToScheduler(m.FetchFailed(b"blob", "tcp://w:1", "gone"))
+    ]
+    again = NEED._replace(source="")
+    assert rig.do(w.FromScheduler(again)) == [w.Fetch(*again)]
+    assert rig.do(w.FromScheduler(m.BlobLost(b"blob", "gone too"))) == [
+        w.Forget([b"blob"]),
+        w.ToScheduler(m.Stopped(1, 1, "no-data", "gone too")),
+    ]
+
+
+def test_a_call_that_waits_for_data_can_be_stopped_and_its_data_forgotten() -> None:
+    rig = Rig()
+    rig.do(w.FromScheduler(NEED))
+    rig.run(1, blobs=(b"blob",))
+    stopped = m.Stopped(1, 1, "cancelled", "it was cancelled")
+    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.ToScheduler(stopped)]
+    assert rig.do(w.FromScheduler(m.ReleaseBlobs([b"blob"]))) == [w.Forget([b"blob"])]
+    assert rig.do(w.BlobHere(b"blob")) == []
 
 
 def test_a_death_is_told_with_its_attempt_and_the_slot_replaced() -> None:
@@ -195,13 +236,18 @@ class WorkerMachine(RuleBasedStateMachine):
         self.owed: set[int] = set()
         self.read = 0
         self.slot_runs: dict[int, m.Run] = {}
+        self.coming: set[bytes] = set()
 
     def do(self, event: w.Event) -> None:
         for effect in self.rig.do(event):
             if isinstance(effect, w.ToSlot) and isinstance(effect.message, m.Run):
                 assert effect.slot not in self.slot_runs, "a slot got a second call"
                 self.slot_runs[effect.slot] = effect.message
-            elif isinstance(effect, w.ToScheduler):
+            elif isinstance(effect, w.Fetch):
+                self.coming.add(effect.blob)
+            elif isinstance(effect, w.Forget):
+                self.coming.difference_update(effect.blobs)
+            elif isinstance(effect, w.ToScheduler) and not isinstance(effect.message, m.HaveBlob | m.FetchFailed):
                 message: Any = effect.message
                 assert message.task in self.owed, f"{message} was told twice"
                 self.owed.remove(message.task)
@@ -209,11 +255,25 @@ class WorkerMachine(RuleBasedStateMachine):
     def live(self, *kinds: type) -> list[int]:
         return [number for number, slot in self.rig.core.slots.items() if isinstance(slot.state, kinds)]
 
-    @rule(timeout=st.none() | st.just(1.0))
-    def scheduler_sends_a_call(self, timeout: float | None) -> None:
+    @rule(timeout=st.none() | st.just(1.0), blob=st.none() | st.sampled_from([b"a", b"b"]))
+    def scheduler_sends_a_call(self, timeout: float | None, blob: bytes | None) -> None:
         self.tasks += 1
         self.owed.add(self.tasks)
-        self.do(w.FromScheduler(run(self.tasks, timeout)))
+        if blob is not None:
+            self.do(w.FromScheduler(m.NeedBlob(blob, 1, "", [])))
+        self.do(w.FromScheduler(run(self.tasks, timeout, () if blob is None else (blob,))))
+
+    @precondition(lambda self: self.coming)
+    @rule(outcome=st.sampled_from(["here", "failed", "no room", "lost"]), data=st.data())
+    def data_comes_or_does_not(self, outcome: str, data: st.DataObject) -> None:
+        blob = data.draw(st.sampled_from(sorted(self.coming)))
+        if outcome == "here":
+            self.coming.discard(blob)
+            self.do(w.BlobHere(blob))
+        elif outcome == "failed":
+            self.do(w.BlobFailed(blob, "", "gone"))
+        else:
+            self.do(w.NoRoom(blob, "full") if outcome == "no room" else w.FromScheduler(m.BlobLost(blob, "gone")))
 
     @rule(task=st.integers(1, 20))
     def scheduler_stops_a_call(self, task: int) -> None:
@@ -249,10 +309,16 @@ class WorkerMachine(RuleBasedStateMachine):
     @invariant()
     def every_attempt_is_somewhere(self) -> None:
         core = self.rig.core
-        waiting = {entry[0].task for entry in core.queue}
+        waiting = {entry[0].task for entry in core.queue} | {call.task for call in core.held}
         in_slots = {run.task for number in core.slots if (run := core.running(number)) is not None}
         assert waiting | in_slots == self.owed
         assert not waiting & in_slots
+
+    @invariant()
+    def a_call_waits_only_for_what_is_on_its_way(self) -> None:
+        core = self.rig.core
+        assert all(not core.wanted.isdisjoint(call.blobs) for call in core.held)
+        assert core.wanted == self.coming
 
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:

@@ -23,6 +23,7 @@ from minidask.sizes import format_bytes, parse_bytes
 from .agent import Agent
 from .daemon import Daemon
 from .memory import MemoryLimits
+from .peers import Peers
 from .slotpool import ProcessSlot
 
 PROGRAM = "minidask-worker"
@@ -74,6 +75,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="where large data goes that finds no room in shared memory (default: the temporary folder)",
     )
     parser.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="where other workers fetch large data, on the network of the scheduler (default: the kernel chooses)",
+    )
+    parser.add_argument(
         "--death-timeout",
         type=float,
         default=60.0,
@@ -98,6 +105,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
+
+
 def _memory(text: str) -> int | None:
     if text == "auto":
         return None
@@ -113,7 +126,9 @@ async def _work(options: argparse.Namespace) -> int:
     disk = disk_folder(options.local_directory)
     folder = memory_folder(disk)
     store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
-    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, store)
+    peers = Peers(secret)
+    await peers.listen(options.address, options.port)
+    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, store, peers)
     daemon = Daemon(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
@@ -126,6 +141,7 @@ async def _work(options: argparse.Namespace) -> int:
     try:
         await daemon.run()
     finally:
+        peers.close()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(disk, ignore_errors=True)
     return 0

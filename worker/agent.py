@@ -18,21 +18,24 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
 
-from minidask.blobstore import BlobStore
-from minidask.payload import LARGE_BYTES, blob_id, taken
+from minidask.blobstore import BlobStore, blob_id
+from minidask.folders import place_of
+from minidask.payload import LARGE_BYTES, taken
 from minidask.resources import thread_limits
 from minidask.transport import Link
-from minidask.wire.messages import Done, Failed, Heartbeat, Message, Output, PutBlob, ReleaseBlobs, Resized
+from minidask.wire.messages import BlobPart, Done, Failed, Heartbeat, Message, NoBlob, Output, PutBlob, Resized
 
 from .core import (
     GRACE_SECONDS,
     Effect,
     Event,
+    Fetch,
+    Forget,
     FromScheduler,
     FromSlot,
     GiveUp,
@@ -50,7 +53,9 @@ from .core import (
 )
 from .memory import MemoryLimits, over_limit
 from .output import LineSplitter, RateLimiter
+from .peers import Peers
 from .slotpool import PoolEvents, SlotFactory, SlotHandle
+from .transfers import Transfers
 
 HEARTBEAT_SECONDS = 5.0
 MEMORY_SECONDS = 0.5
@@ -68,7 +73,7 @@ class Agent:
         make_slot: `ProcessSlot` or `ThreadSlot`.
         limits: how much memory slots may use.
         store: where this machine's large data is.
-        shared: whether clients use the same store.
+        peers: the way to other workers; None where there can be none, as the clients use the same store.
     """
 
     def __init__(
@@ -78,8 +83,7 @@ class Agent:
         make_slot: SlotFactory,
         limits: MemoryLimits,
         store: BlobStore,
-        *,
-        shared: bool = False,
+        peers: Peers | None,
     ) -> None:
         self.name = name
         self.gave_up = asyncio.Event()
@@ -88,7 +92,10 @@ class Agent:
         self._make_slot = make_slot
         self._limits = limits
         self._store = store
-        self._shared = shared
+        self._peers = peers
+        self._transfers = Transfers(store, peers is None, self.post, self._ask)
+        if peers is not None:
+            peers.transfers = self._transfers
         self._core = WorkerCore()
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
@@ -114,6 +121,8 @@ class Agent:
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "python": platform.python_version(),
+            "serves": self._peers.address if self._peers is not None else "",
+            "place": place_of(self._store.folder),
         }
 
     # --- life ---
@@ -129,7 +138,7 @@ class Agent:
         """From now on, talk to the scheduler over this link; None while there is none."""
         self._link = link
         if link is None:
-            self._store.unpin_all()
+            self._transfers.close()
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on."""
@@ -185,26 +194,41 @@ class Agent:
 
     def from_scheduler(self, messages: list[Message]) -> None:
         """The scheduler sent these."""
-        self.post(*(FromScheduler(self._stored(message)) for message in messages if _is_sound(message)))
+        events: list[Event] = []
+        for message in messages:
+            if type(message) is BlobPart:
+                self._transfers.part(message)
+            elif type(message) is NoBlob:
+                self._transfers.refused("", message)
+            elif type(message) is not PutBlob:
+                events.append(FromScheduler(message))
+            elif _is_sound(message):
+                events.append(FromScheduler(self._stored(message)))
+        self.post(*events)
 
-    def _stored(self, message: Message) -> Message:
-        """Put large data that has come into the store; slots then need only its name."""
-        if type(message) is PutBlob and len(message.payload) == 1 and len(message.payload[0]) >= LARGE_BYTES:
-            try:
-                self._store.put(message.blob, message.payload[0])
-            except OSError as error:
-                log.warning("no room for a blob in %s, so every slot gets a copy: %s", self._store.folder, error)
-                return message
-            return PutBlob(message.blob, [])
-        if type(message) is ReleaseBlobs:
-            for blob in message.blobs:
-                self._store.unpin(blob)
-        return message
+    def _stored(self, message: PutBlob) -> PutBlob:
+        """Put large data that came along into the store; slots then need only its name."""
+        if len(message.payload) != 1 or len(message.payload[0]) < LARGE_BYTES:
+            return message
+        try:
+            self._store.put(message.blob, message.payload[0])
+        except OSError as error:
+            log.warning("no room for a blob in %s, so every slot gets a copy: %s", self._store.folder, error)
+            return message
+        return PutBlob(message.blob, [])
+
+    def _ask(self, source: str, messages: Sequence[Message]) -> None:
+        """Send to whoever has data: a peer, or the scheduler."""
+        if source and self._peers is not None:
+            self._peers.send(source, messages)
+        else:
+            for message in messages:
+                self._send(message)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case ToScheduler(message):
-                if type(message) is Done and len(message.payload) > 1 and not self._shared:
+                if type(message) is Done and len(message.payload) > 1 and self._peers is not None:
                     message = message._replace(payload=taken(message.payload, self._store))
                 self._send(message)
             case ToSlot(slot, message):
@@ -219,6 +243,10 @@ class Agent:
                 self._slots[slot].kill()
             case Retire(slot):
                 self._slots[slot].retire()
+            case Fetch(blob, size, source, places):
+                self._transfers.want(blob, size, source, places)
+            case Forget(blobs):
+                self._transfers.forget(blobs)
             case GiveUp(reason):
                 log.error("giving up: %s", reason)
                 self.reason = reason
@@ -306,9 +334,9 @@ class Agent:
                 self.post(OverMemory(*victim))
 
 
-def _is_sound(message: Message) -> bool:
+def _is_sound(message: PutBlob) -> bool:
     """Whether a blob's bytes are what its name says. One that is not is refused, and tasks that need it say so."""
-    if type(message) is PutBlob and message.payload and blob_id(message.payload) != message.blob:
-        log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
-        return False
-    return True
+    if blob_id(message.payload) == message.blob:
+        return True
+    log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
+    return False

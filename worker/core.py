@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from minidask.wire.messages import (
+    BlobLost,
     Died,
     Done,
     Failed,
+    FetchFailed,
+    HaveBlob,
     Message,
+    NeedBlob,
     Payload,
     PutBlob,
     ReleaseBlobs,
@@ -95,6 +99,27 @@ class FromSlot(NamedTuple):
     message: Message
 
 
+class BlobHere(NamedTuple):
+    """A large blob is in this machine's store."""
+
+    blob: bytes
+
+
+class BlobFailed(NamedTuple):
+    """A large blob could not be had from `source`."""
+
+    blob: bytes
+    source: str
+    text: str
+
+
+class NoRoom(NamedTuple):
+    """There is nowhere to put a large blob."""
+
+    blob: bytes
+    text: str
+
+
 class SlotExited(NamedTuple):
     """A slot's process is gone; `how` names its exit code or signal, `hint` guesses why."""
 
@@ -124,7 +149,9 @@ class Tick(NamedTuple):
     """Time has passed."""
 
 
-Event = FromScheduler | FromSlot | SlotExited | OverMemory | Resize | SchedulerGone | Tick
+Event = (
+    FromScheduler | FromSlot | BlobHere | BlobFailed | NoRoom | SlotExited | OverMemory | Resize | SchedulerGone | Tick
+)
 
 
 # --- what is to be done about it ---
@@ -159,13 +186,28 @@ class Retire(NamedTuple):
     slot: int
 
 
+class Fetch(NamedTuple):
+    """Get a blob into this machine's store; `source` and `places` as in `NeedBlob`."""
+
+    blob: bytes
+    size: int
+    source: str
+    places: list[str]
+
+
+class Forget(NamedTuple):
+    """These blobs are needed no more."""
+
+    blobs: list[bytes]
+
+
 class GiveUp(NamedTuple):
     """This daemon cannot work; `reason` says why."""
 
     reason: str
 
 
-Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | GiveUp
+Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | Fetch | Forget | GiveUp
 
 
 class WorkerCore:
@@ -174,7 +216,9 @@ class WorkerCore:
     def __init__(self) -> None:
         self.slots: dict[int, SlotRecord] = {}
         self.queue: collections.deque[tuple[Run, float]] = collections.deque()
-        self.blobs: dict[bytes, Payload] = {}
+        self.blobs: dict[bytes, Payload] = {}  # large ones have no bytes here: they are in the store
+        self.wanted: set[bytes] = set()  # large ones on their way
+        self.held: list[Run] = []  # calls that wait for those
         self._next_slot = 0
         self._failed_starts = 0
         self._effects: list[Effect] = []
@@ -188,6 +232,13 @@ class WorkerCore:
                 self._from_slot(self.slots[slot], message)
             case SlotExited(slot, how, hint):
                 self._slot_exited(self.slots.pop(slot), how, hint)
+            case BlobHere(blob):
+                self._blob_here(blob, now)
+            case BlobFailed(blob, source, text):
+                if blob in self.wanted:
+                    self._effects.append(ToScheduler(FetchFailed(blob, source, text)))
+            case NoRoom(blob, text):
+                self._do_without(blob, text)
             case OverMemory(slot, text):
                 if slot in self.slots:
                     self._kill(self.slots[slot], text)
@@ -228,29 +279,58 @@ class WorkerCore:
     def _from_scheduler(self, message: Message, now: float) -> None:
         match message:
             case Run():
-                self.queue.append((message, now))
+                if self.wanted and not self.wanted.isdisjoint(message.blobs):
+                    self.held.append(message)
+                else:
+                    self.queue.append((message, now))
             case PutBlob(blob, payload):
                 self.blobs[blob] = payload
+            case NeedBlob(blob, size, source, places):
+                self.wanted.add(blob)
+                self._effects.append(Fetch(blob, size, source, places))
+            case BlobLost(blob, text):
+                self._do_without(blob, text)
             case ReleaseBlobs(blobs):
                 self._forget(blobs)
             case Stop(task, attempt):
                 self._stop(task, attempt, now)
 
+    def _blob_here(self, blob: bytes, now: float) -> None:
+        if blob in self.wanted:
+            self.wanted.discard(blob)
+            self.blobs[blob] = []
+            self._effects.append(ToScheduler(HaveBlob(blob)))
+            ready = [run for run in self.held if self.wanted.isdisjoint(run.blobs)]
+            self.held = [run for run in self.held if not self.wanted.isdisjoint(run.blobs)]
+            self.queue.extend((run, now) for run in ready)
+
+    def _do_without(self, blob: bytes, text: str) -> None:
+        """A blob will not come: what needs it cannot run here."""
+        if blob in self.wanted:
+            self._forget([blob])
+            for run in [run for run in self.held if blob in run.blobs]:
+                self.held.remove(run)
+                self._effects.append(ToScheduler(Stopped(run.task, run.attempt, "no-data", text)))
+
     def _forget(self, blobs: list[bytes]) -> None:
         for blob in blobs:
             self.blobs.pop(blob, None)
+        self.wanted.difference_update(blobs)
         for slot in self.slots.values():
             known = slot.blobs.intersection(blobs)
             if known:
                 slot.blobs -= known
                 self._effects.append(ToSlot(slot.number, ReleaseBlobs(sorted(known))))
+        if blobs:
+            self._effects.append(Forget(blobs))
 
     def _stop(self, task: int, attempt: int, now: float) -> None:
-        for entry in self.queue:
-            if (entry[0].task, entry[0].attempt) == (task, attempt):
-                self.queue.remove(entry)
-                self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
-                return
+        waits = len(self.queue) + len(self.held)
+        self.queue = collections.deque(e for e in self.queue if (e[0].task, e[0].attempt) != (task, attempt))
+        self.held = [run for run in self.held if (run.task, run.attempt) != (task, attempt)]
+        if len(self.queue) + len(self.held) < waits:
+            self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
+            return
         for slot in self.slots.values():
             state = slot.state
             if isinstance(state, Busy) and (state.run.task, state.run.attempt) == (task, attempt):
@@ -262,7 +342,8 @@ class WorkerCore:
 
     def _drop_everything(self, now: float) -> None:
         self.queue.clear()
-        self._forget(list(self.blobs))
+        self.held.clear()
+        self._forget([*self.blobs, *self.wanted])
         for slot in self.slots.values():
             if isinstance(slot.state, Busy):
                 self._interrupt(slot, slot.state.run, ORPHANED, "", now)

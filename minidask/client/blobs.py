@@ -1,62 +1,86 @@
 """The blobs that a client holds on the cluster: counted, so that each is sent once and released once.
 
-Large ones go into the store of the machine, if the cluster is on this one; then only their names are sent.
+Large ones go into a store in shared memory. If the cluster is on this machine it is the cluster's, and only their
+names are sent; else this process has one, and serves those parts that a worker asks for.
 """
 
 from __future__ import annotations
 
+import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from minidask.blobstore import BlobStore
+from minidask.folders import disk_folder, memory_folder, place_of
+from minidask.parts import PART_BYTES
 from minidask.payload import OUT_OF_BAND_BYTES
-from minidask.wire.messages import Payload, PutBlob, ReleaseBlobs
+from minidask.resources import blob_memory
+from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 
 
 class HeldBlobs:
     """Counts who needs a blob: calls, scattered handles, and the tasks that will map it.
 
     Args:
-        put: sends the message.
-        release: sends the message, if there is still a connection.
-        store: of this machine, shared with the cluster; None if there is none.
+        send: takes what has to arrive.
+        send_if_connected: takes what may be lost with the connection.
+        shared: the store of this machine, if the cluster uses the same; else one is made when it is first needed.
     """
 
     def __init__(
-        self, put: Callable[[PutBlob], None], release: Callable[[ReleaseBlobs], None], store: BlobStore | None
+        self, send: Callable[[Message], None], send_if_connected: Callable[[Message], None], shared: BlobStore | None
     ) -> None:
-        self._send_put = put
-        self._send_release = release
-        self._store = store
+        self._send = send
+        self._send_if_connected = send_if_connected
+        self._store = shared
+        self._own: list[Path] = []  # the folders of a store of our own
         self._full = False
         self._counts: dict[bytes, int] = {}
         self._stored: set[bytes] = set()
         self._lock = threading.RLock()  # held while sending: whoever finds a blob held may name it at once
 
     def put(self, blob: bytes, payload: Payload) -> None:
-        """Hold a blob, once more; the first time it is sent."""
+        """Hold a blob, once more; the first time it is sent, or offered if it is large."""
         with self._lock:
             if blob not in self._counts:
-                self._send_put(PutBlob(blob, [] if self._keep(blob, payload) else payload))
+                self._send(self._offer(blob, payload) or PutBlob(blob, payload))
             self._counts[blob] = self._counts.get(blob, 0) + 1
 
-    def _keep(self, blob: bytes, payload: Payload) -> bool:
-        """Put a large blob into the store; returns whether it is there."""
-        if self._store is None or self._full or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
-            return False
+    def _offer(self, blob: bytes, payload: Payload) -> OfferBlob | None:
+        """Put a large blob into the store; None if it is none, or there is no room."""
+        if self._full or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
+            return None
         try:
-            self._store.put(blob, payload[0])
+            store = self._store = self._store or self._make_store()
+            store.put(blob, payload[0])
         except OSError as error:
             warnings.warn(
-                f"no room for {len(payload[0])} bytes in {self._store.folder} ({error}): large data is sent instead,"
+                f"no room for {len(payload[0])} bytes of large data ({error}): it is sent along instead,"
                 " which is slower and takes more memory",
                 stacklevel=2,
             )
             self._full = True
-            return False
+            return None
         self._stored.add(blob)
-        return True
+        return OfferBlob(blob, len(payload[0]), place_of(store.folder))
+
+    def _make_store(self) -> BlobStore:
+        disk = disk_folder(None)
+        self._own.append(disk)
+        folder = memory_folder(disk)
+        self._own.append(folder)
+        return BlobStore.create(folder, blob_memory(folder), disk)
+
+    def part(self, wanted: FetchPart) -> BlobPart | NoBlob:
+        """The answer to a worker that wants a part of a blob."""
+        data = None
+        if self._store is not None and wanted.offset >= 0 and 0 < wanted.size <= PART_BYTES:
+            data = self._store.read(wanted.blob, wanted.offset, wanted.size)
+        if data is None:
+            return NoBlob(wanted.blob, wanted.peer, "the client does not have it any more")
+        return BlobPart(wanted.blob, wanted.offset, wanted.peer, [data])
 
     def hold(self, blobs: Iterable[bytes]) -> None:
         """Hold these, which are held already, once more."""
@@ -86,7 +110,7 @@ class HeldBlobs:
                 self._stored.discard(blob)
                 self._unpin(blob)
             if gone:
-                self._send_release(ReleaseBlobs(gone))
+                self._send_if_connected(ReleaseBlobs(gone))
 
     def _unpin(self, blob: bytes) -> None:
         if self._store is not None:
@@ -98,3 +122,5 @@ class HeldBlobs:
             for blob in self._stored:
                 self._unpin(blob)
             self._stored.clear()
+            for folder in self._own:
+                shutil.rmtree(folder, ignore_errors=True)

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from minidask.addresses import Address
-from minidask.blobstore import BlobStore
+from minidask.blobstore import BlobStore, blob_id
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
@@ -29,11 +29,12 @@ from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
-from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, blob_id, dumps_naming, taken
+from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
     Ask,
     Cancel,
+    FetchPart,
     Goodbye,
     Message,
     Shutdown,
@@ -444,6 +445,8 @@ class Client:
                 answer = self._answers.get(request)
                 if answer is not None:
                     answer.put(info)
+            case FetchPart():
+                self._send_if_connected([self.blobs.part(message)])
             case Goodbye(reason):
                 self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
 

@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from minidask.payload import blob_id, dumps
+from minidask.blobstore import blob_id
+from minidask.payload import dumps
 from minidask.wire.messages import Payload
 
 

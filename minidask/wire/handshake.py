@@ -16,6 +16,7 @@ Both classes are pure: frames in, frames out; the nonce is an argument.
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
 from typing import Any
 
 import msgpack
@@ -23,8 +24,9 @@ import msgpack
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, VersionMismatch
 from minidask.wire.frames import Buffer, Frame, encode_frame
 
-PROTOCOL = 1
-ROLES = ("client", "worker")
+PROTOCOL = 2
+ROLES = ("client", "worker")  # of those who connect to a scheduler
+PEER = "peer"  # a worker that connects to another one
 NONCE_BYTES = 32
 
 _REFUSALS: dict[str, type[MinidaskError]] = {
@@ -79,7 +81,7 @@ class Initiator:
 
     Args:
         secret: the shared secret.
-        role: one of `ROLES`.
+        role: one of `ROLES`, or `PEER`.
         version: this minidask's version.
         nonce: `NONCE_BYTES` fresh random bytes.
         info: what the peer shall know of this side, as plain values.
@@ -115,7 +117,7 @@ class Initiator:
         expected = _proof(self._secret, "minidask acceptor", self._hello, nonce)
         if not hmac.compare_digest(proof, expected):
             raise AuthenticationError(
-                "the scheduler does not hold the same secret as this side: copy the access file from the"
+                "the other side does not hold the same secret as this one: copy the access file from the"
                 " scheduler's machine, or name the right one (--access-file, access_file=, MINIDASK_ACCESS_FILE)"
             )
         self._challenged = True
@@ -124,9 +126,12 @@ class Initiator:
 
 
 class Acceptor:
-    """The side that listens; arguments as `Initiator`'s."""
+    """The side that listens; arguments as `Initiator`'s, and the roles that it lets in."""
 
-    def __init__(self, secret: bytes, *, version: str, nonce: bytes, info: dict[str, Any]) -> None:
+    def __init__(
+        self, secret: bytes, *, version: str, nonce: bytes, info: dict[str, Any], roles: Sequence[str] = ROLES
+    ) -> None:
+        self._roles = roles
         self._secret = secret
         self._version = version
         self._nonce = nonce
@@ -146,7 +151,7 @@ class Acceptor:
         """As `Initiator.receive`."""
         if self._hello is None:
             _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes)
-            if role not in ROLES or len(nonce) != NONCE_BYTES:
+            if role not in self._roles or len(nonce) != NONCE_BYTES:
                 raise ProtocolError(f"the peer's hello has role {role!r} and a nonce of {len(nonce)} bytes")
             self.role = role
             self._hello = frame.header

@@ -7,6 +7,7 @@ message that its annotations do not describe.
 
     client ──► scheduler ──► worker ──► slot      PutBlob, Submit, ... / Run, Stop, ...
     client ◄── scheduler ◄── worker ◄── slot      TaskDone, ...        / Done, Failed, Died, ...
+    client ◄─► scheduler ◄─► worker ◄─► worker    FetchPart, BlobPart, NoBlob
 
 A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes them on unread.
 """
@@ -36,6 +37,17 @@ class PutBlob(NamedTuple):
 
     blob: bytes
     payload: Payload
+
+
+class OfferBlob(NamedTuple):
+    """As `PutBlob`, for `size` bytes that stay with the client: whoever needs them asks for them with `FetchPart`.
+
+    `place` says where they lie, for processes on the same machine: see `minidask.folders.place_of`.
+    """
+
+    blob: bytes
+    size: int
+    place: str
 
 
 class ReleaseBlobs(NamedTuple):
@@ -178,6 +190,58 @@ class Stop(NamedTuple):
     attempt: int
 
 
+class NeedBlob(NamedTuple):
+    """Have this blob of `size` bytes before the next `Run` that names it.
+
+    It may lie on this machine, in one of `places`. Else fetch it from the worker that serves at `source`; from
+    the scheduler if that is empty. Sent again with another source when the first is of no use any more.
+    """
+
+    blob: bytes
+    size: int
+    source: str
+    places: list[str]
+
+
+class BlobLost(NamedTuple):
+    """The blob cannot be had from anywhere, and why: what needs it cannot run there."""
+
+    blob: bytes
+    text: str
+
+
+# --- large data, part by part: worker to worker, and through the scheduler between worker and client ---
+
+
+class FetchPart(NamedTuple):
+    """Send me `size` bytes of a blob, from `offset` on; answered by `BlobPart`, when it is there, or `NoBlob`.
+
+    `peer` is 0 but for what the scheduler passes on: then the answer has to name the same peer.
+    """
+
+    blob: bytes
+    offset: int
+    size: int
+    peer: int
+
+
+class BlobPart(NamedTuple):
+    """Bytes of a blob, in a payload of one buffer, from `offset` on."""
+
+    blob: bytes
+    offset: int
+    peer: int
+    payload: Payload
+
+
+class NoBlob(NamedTuple):
+    """The blob cannot be had from the sender, and why."""
+
+    blob: bytes
+    peer: int
+    text: str
+
+
 # --- slot to worker, worker to scheduler ---------------------------------------------------------
 
 
@@ -252,7 +316,21 @@ class Resized(NamedTuple):
     slots: int
 
 
-REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left")
+class HaveBlob(NamedTuple):
+    """The worker has all of this blob now, and others may fetch it there."""
+
+    blob: bytes
+
+
+class FetchFailed(NamedTuple):
+    """The blob could not be had from `source`, as in `NeedBlob`: name another one."""
+
+    blob: bytes
+    source: str
+    text: str
+
+
+REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
@@ -260,6 +338,7 @@ Message = (
     | Run | Stop
     | SlotReady | Done | Failed | Died | Stopped | Returned | Output | Heartbeat | Resized
     | WorkerChanged
+    | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -1,0 +1,45 @@
+"""A blob on its way, part by part: what to ask for next. The receiver sets the pace; pure.
+
+So many parts are asked for in advance that the line is never empty, and so few that nobody on the way has to keep
+much. Parts come in order, and one that does not is of an earlier request, and ignored: after a change of source,
+`again` starts from where the last one ended.
+"""
+
+from __future__ import annotations
+
+PART_BYTES = 1024 * 1024
+PARTS_UNDER_WAY = 8
+
+
+class Parts:
+    """How far a blob of `size` bytes has come."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.have = 0
+        self._asked = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.have == self.size
+
+    def wanted(self) -> list[tuple[int, int]]:
+        """The parts to ask for now, as `(offset, bytes)`; they count as asked for."""
+        parts = []
+        while self._asked < self.size and self._asked - self.have < PARTS_UNDER_WAY * PART_BYTES:
+            count = min(PART_BYTES, self.size - self._asked)
+            parts.append((self._asked, count))
+            self._asked += count
+        return parts
+
+    def came(self, offset: int, count: int) -> bool:
+        """Take note of a part; whether it is the next one, so that its bytes are to be kept."""
+        if offset != self.have or count != min(PART_BYTES, self.size - self.have):
+            return False
+        self.have += count
+        self._asked = max(self._asked, self.have)
+        return True
+
+    def again(self) -> None:
+        """What was asked for and has not come has to be asked for again."""
+        self._asked = self.have

@@ -1,0 +1,144 @@
+"""How blobs get from clients to workers, and from worker to worker; whatever passes through here is not kept.
+
+small   client ─PutBlob─► shelf ─PutBlob─► worker
+large   client ─OfferBlob─►  ─NeedBlob(source)─► worker ◄─parts─► source: another worker
+                                                        ◄─parts─► scheduler ◄─parts─► client
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from minidask.errors import ProtocolError
+from minidask.wire import messages as m
+
+from .blobs import RELAY, BlobRecord, BlobShelf, Copy
+from .tasks import ClientRecord, WorkerRecord
+
+
+class Distribution:
+    """Tells workers where to get blobs.
+
+    Args:
+        shelf: all blobs.
+        workers: all workers, by peer; the scheduler's own table.
+        send: takes the messages to send, each with its peer.
+    """
+
+    def __init__(
+        self, shelf: BlobShelf, workers: dict[int, WorkerRecord], send: Callable[[int, m.Message], None]
+    ) -> None:
+        self._shelf = shelf
+        self._workers = workers
+        self._send = send
+        self._serving: dict[int, WorkerRecord] = {}  # the workers at which others can fetch
+
+    # --- workers ---
+
+    def join(self, worker: WorkerRecord) -> None:
+        """A worker has joined."""
+        if worker.serves:
+            self._serving[worker.peer] = worker
+
+    def lose(self, worker: WorkerRecord) -> None:
+        """A worker is gone: those that fetched from it need another source."""
+        self._serving.pop(worker.peer, None)
+        for name in worker.blobs:
+            for peer in self._shelf.lose_copy(name, worker.peer):
+                self._direct(name, self._workers[peer], f"worker {worker.name}, which had it, was lost")
+
+    def give(self, names: Iterable[bytes], worker: WorkerRecord) -> None:
+        """See to it that a worker has these blobs before the next message to it."""
+        for name in names:
+            if name not in worker.blobs:
+                worker.blobs.add(name)
+                record = self._shelf.records[name]
+                if record.size:
+                    self._direct(name, worker, "")
+                else:
+                    self._send(worker.peer, m.PutBlob(name, record.payload))
+
+    def forget(self, names: list[bytes]) -> None:
+        """These blobs are gone here: workers need them no more either."""
+        for worker in self._workers.values() if names else ():
+            known = worker.blobs.intersection(names)
+            if known:
+                worker.blobs -= known
+                self._send(worker.peer, m.ReleaseBlobs(sorted(known)))
+
+    def _direct(self, name: bytes, worker: WorkerRecord, why: str) -> None:
+        """Tell a worker where to fetch a blob; or, for the reason `why`, that it cannot be had."""
+        record = self._shelf.records[name]
+        if not self._shelf.choose_source(name, worker.peer, self._serving):
+            worker.blobs.discard(name)  # the next task that needs it starts afresh
+            peers = self._shelf.lose_copy(name, worker.peer)
+            self._send(worker.peer, m.BlobLost(name, why))
+            for peer in peers:
+                self._direct(name, self._workers[peer], f"worker {worker.name}, which was to have it, has not got it")
+            return
+        source = self._serving.get(record.copies[worker.peer].source)
+        places = [place for place in record.holders.values() if place]
+        places += [self._workers[peer].place for peer, copy in record.copies.items() if copy.complete]
+        self._send(
+            worker.peer, m.NeedBlob(name, record.size, source.serves if source else "", [p for p in places if p])
+        )
+
+    # --- what workers say ---
+
+    def have(self, worker: WorkerRecord, message: m.HaveBlob) -> None:
+        """A worker has all of a blob."""
+        copy = self._copy(worker, message.blob)
+        if copy is not None:
+            copy.complete = True
+
+    def failed(self, worker: WorkerRecord, message: m.FetchFailed) -> None:
+        """A worker cannot have a blob from where it was told; a stale word of an earlier source is ignored."""
+        copy = self._copy(worker, message.blob)
+        source = self._serving.get(copy.source) if copy is not None else None
+        if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
+            copy.failed.add(copy.source)
+            self._direct(message.blob, worker, message.text)
+
+    def part_wanted(self, worker: WorkerRecord, message: m.FetchPart) -> None:
+        """A worker wants a part from a client."""
+        record = self._record(message.blob)
+        holder = next(iter(record.holders), None) if record is not None else None
+        if holder is None:
+            self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
+        else:
+            self._send(holder, message._replace(peer=worker.peer))
+
+    def _record(self, blob: bytes) -> BlobRecord | None:
+        record = self._shelf.records.get(blob)
+        return record if record is not None and record.size else None
+
+    def _copy(self, worker: WorkerRecord, blob: bytes) -> Copy | None:
+        record = self._record(blob)
+        return record.copies.get(worker.peer) if record is not None else None
+
+    # --- what clients say ---
+
+    def put(self, client: ClientRecord, message: m.PutBlob) -> None:
+        """A client sends a small blob."""
+        self._shelf.put(message.blob, message.payload, client.peer)
+        client.blobs.add(message.blob)
+
+    def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
+        """A client has a large one."""
+        if message.size <= 0:
+            raise ProtocolError(f"a blob of {message.size} bytes cannot be offered")
+        self._shelf.offer(message.blob, message.size, message.place, client.peer)
+        client.blobs.add(message.blob)
+
+    def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
+        """A client needs these no more."""
+        held = client.blobs.intersection(message.blobs)
+        client.blobs -= held
+        self.forget(self._shelf.release(held, client.peer))
+
+    def answer(self, client: ClientRecord, message: m.BlobPart | m.NoBlob) -> None:
+        """A client answers what a worker wanted; nobody else is sent anything."""
+        worker = self._workers.get(message.peer)
+        copy = self._copy(worker, message.blob) if worker is not None else None
+        if worker is not None and copy is not None and not copy.complete and copy.source == RELAY:
+            self._send(worker.peer, message._replace(peer=0))

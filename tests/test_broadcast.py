@@ -1,0 +1,202 @@
+"""Large data between machines: hosts in network namespaces, each with its own address, the daemons' real sockets."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+import minidask
+from tests.conftest import Program, Programs, wait_until
+
+MIB = 1 << 20
+
+pytestmark = pytest.mark.timeout(120)
+
+
+_numbers = itertools.count()
+
+
+class Hosts:
+    """Machines on one network, made of namespaces: `[0]` has the scheduler and the client."""
+
+    def __init__(self, count: int) -> None:
+        self.mark = f"md{os.getpid() % 100000}{next(_numbers)}"  # a namespace ends some time after its deletion
+        self.names = [f"{self.mark}h{number}" for number in range(count)]
+        self._bridge = f"{self.mark}b"
+
+    def start(self) -> None:
+        ip("link", "add", self._bridge, "type", "bridge")
+        ip("link", "set", self._bridge, "up")
+        for number, name in enumerate(self.names):
+            cable = f"{self.mark}v{number}"
+            ip("netns", "add", name)
+            ip("link", "add", cable, "type", "veth", "peer", "name", "e0", "netns", name)
+            ip("link", "set", cable, "master", self._bridge, "up")
+            ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "e0")
+            for device in ("e0", "lo"):
+                ip("-n", name, "link", "set", device, "up")
+
+    def end(self) -> None:
+        for name in self.names:
+            ip("netns", "del", name, check=False)
+        ip("link", "del", self._bridge, check=False)
+
+    def address(self, number: int) -> str:
+        return f"10.199.7.{number + 1}"
+
+    def on(self, number: int, *command: str) -> list[str]:
+        """The command that runs another one on this host."""
+        return ["ip", "netns", "exec", self.names[number], *command]
+
+    def sent(self, number: int) -> int:
+        """The bytes that have left this host."""
+        counter = "/sys/class/net/e0/statistics/tx_bytes"
+        return int(subprocess.run(self.on(number, "cat", counter), capture_output=True, text=True, check=True).stdout)
+
+
+def ip(*arguments: str, check: bool = True) -> None:
+    subprocess.run(["ip", *arguments], check=check, capture_output=True, timeout=30)
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    if os.getuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root, and Debian's iproute2")
+    made = Hosts(5)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.end()
+
+
+def start(hosts: Hosts, programs: Programs) -> tuple[str, list[Program]]:
+    """A scheduler on host 0 and a worker on each of the others."""
+    host = hosts.address(0)
+    scheduler = programs.start(
+        *hosts.on(0, sys.executable, "-m", "minidask.scheduler", "--host", host, "--port", "8786")
+    )
+    scheduler.wait_for("minidask.Client(")
+    workers = []
+    for number in range(1, len(hosts.names)):
+        options = ("--nworkers", "1", "--name", f"host{number}")
+        worker = programs.start(
+            *hosts.on(number, sys.executable, "-m", "minidask.worker", f"{host}:8786", *options),
+        )
+        worker.wait_for("joined the scheduler")
+        workers.append(worker)
+    return f"{host}:8786", workers
+
+
+SCRIPT = """
+import sys
+import minidask, numpy as np, psutil
+
+client = minidask.Client(sys.argv[1])
+client.wait_for_workers(int(sys.argv[2]), 30)
+scheduler = psutil.Process(client.scheduler_info()["pid"])
+
+def sent():
+    return int(open("/sys/class/net/e0/statistics/tx_bytes").read())
+
+def total(data):
+    return float(data.sum()), data.flags.writeable
+
+def measure(data):
+    before, memory = sent(), scheduler.memory_info().rss
+    handle = client.scatter(data)
+    results = set(client.run(total, handle).values())
+    handle.release()
+    print("results", results == {(float(data.sum()), False)}, flush=True)
+    print("sent", (sent() - before) / data.nbytes, flush=True)
+    print("scheduler", scheduler.memory_info().rss - memory, flush=True)
+
+client.run(total, np.ones(10))
+"""
+
+
+def figures(program: Program) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in program.text.splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_clients_machine_sends_large_data_about_once_whatever_the_number_of_machines(
+    hosts: Hosts, programs: Programs
+) -> None:
+    address, _ = start(hosts, programs)
+    script = SCRIPT + "data = np.random.default_rng(0).random(256 << 17)\nmeasure(data)\nmeasure(data)\n"
+    path = programs.folder / "client.py"
+    path.write_text(script)
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+    assert client.exit_code(60) == 0, client.text
+    found = figures(client)
+    assert found["results"] == ["True", "True"]
+    first, again = map(float, found["sent"])
+    assert first < 1.1, "the workers have it from one another"
+    assert again < 0.01, "the next call sends nothing but names"
+    assert max(map(int, found["scheduler"])) < 64 * MIB
+
+
+def test_a_peer_that_dies_in_the_middle_costs_only_its_transfer(hosts: Hosts, programs: Programs) -> None:
+    address, workers = start(hosts, programs)
+    script = """
+handle = client.scatter(np.ones(512 << 17))
+futures = [client.submit(total, handle) for _ in range(4)]
+print("results", [future.result(60) for future in futures])
+"""
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + script)
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+    passed_on = [hosts.sent(number) for number in range(1, 5)]
+
+    def one_passes_it_on() -> bool:
+        return any(hosts.sent(number) - passed_on[number - 1] > 32 * MIB for number in range(1, 5))
+
+    wait_until(one_passes_it_on, "a worker passed data on")
+    number = max(range(1, 5), key=lambda number: hosts.sent(number) - passed_on[number - 1])
+    workers[number - 1].send(signal.SIGKILL)
+    assert client.exit_code(90) == 0, client.text
+    assert figures(client)["results"] == [str([(512.0 * (1 << 17), False)] * 4)]
+
+
+def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hosts: Hosts, programs: Programs) -> None:
+    address, _ = start(hosts, programs)
+    for one in range(1, 5):
+        for other in range(1, 5):
+            if one != other:
+                ip("-n", hosts.names[one], "route", "add", "prohibit", f"{hosts.address(other)}/32")
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + "measure(np.ones(64 << 17))\n")
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+    assert client.exit_code(60) == 0, client.text
+    found = figures(client)
+    assert found["results"] == ["True"]
+    assert 3.9 < float(found["sent"][0]) < 4.4
+    assert int(found["scheduler"][0]) < 64 * MIB, "it passes parts on, and keeps none"
+
+
+def test_a_stranger_gets_nothing_from_a_worker(programs: Programs) -> None:
+    _, address = programs.scheduler()
+    programs.worker(address, "--nworkers", "1")
+    with minidask.Client(address) as client:
+        (worker,) = client.scheduler_info()["workers"]
+    host, _, port = worker["serves"].removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        assert b"400 Bad Request" in sock.recv(1000)
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(b"mD\x00\x00\x05\x00\x00\x00hello")
+        answer = sock.recv(1000)
+        assert b"refuse" in answer
+        assert sock.recv(1000) == b""

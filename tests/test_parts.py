@@ -1,0 +1,219 @@
+"""Large data part by part: what a receiver asks for, where it is told to fetch, and how it passes data on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minidask.blobstore import BlobStore, blob_id
+from minidask.folders import place_of
+from minidask.parts import PART_BYTES, PARTS_UNDER_WAY, Parts
+from minidask.scheduler.blobs import RELAY, BlobShelf
+from minidask.wire import messages as m
+from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
+from minidask.worker.transfers import Transfers
+
+MIB = 1 << 20
+
+
+@given(size=st.integers(1, 40 * MIB), broken=st.lists(st.integers(0, 60)))
+def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: list[int]) -> None:
+    parts, came, step = Parts(size), 0, 0
+    under_way: list[tuple[int, int]] = []
+    while not parts.complete:
+        under_way += parts.wanted()
+        assert sum(count for _, count in under_way) <= PARTS_UNDER_WAY * PART_BYTES
+        step += 1
+        if step in broken:
+            under_way.clear()
+            parts.again()
+            continue
+        offset, count = under_way.pop(0)
+        assert parts.came(offset, count)
+        assert offset == came
+        came += count
+        assert not parts.came(offset, count), "the same part again is ignored"
+    assert came == size
+    assert parts.wanted() == []
+
+
+# --- where to fetch ---
+
+
+def shelf(*workers: int) -> BlobShelf:
+    """Of one blob, which these workers were told to get, one after the other."""
+    blobs = BlobShelf()
+    blobs.offer(b"x", 100, "", 99)
+    for worker in workers:
+        assert blobs.choose_source(b"x", worker, range(100))
+    return blobs
+
+
+def sources(blobs: BlobShelf) -> dict[int, int]:
+    return {worker: copy.source for worker, copy in blobs.records[b"x"].copies.items()}
+
+
+def test_the_client_sends_once_and_workers_pass_it_on() -> None:
+    assert sources(shelf(1, 2, 3, 4)) == {1: RELAY, 2: 1, 3: 2, 4: 3}
+
+
+def test_two_that_have_it_share_the_work() -> None:
+    blobs = shelf(1, 2)
+    for copy in blobs.records[b"x"].copies.values():
+        copy.complete = True
+    for worker in (3, 4):
+        blobs.choose_source(b"x", worker, {1, 2})
+    assert sources(blobs) == {1: RELAY, 2: 1, 3: 1, 4: 2}
+
+
+def test_where_nobody_serves_the_client_sends_to_each() -> None:
+    blobs = BlobShelf()
+    blobs.offer(b"x", 100, "", 99)
+    for worker in (1, 2):
+        blobs.choose_source(b"x", worker, ())
+    assert sources(blobs) == {1: RELAY, 2: RELAY}
+
+
+def test_a_lost_source_is_replaced_and_never_by_one_that_hangs_on_the_seeker() -> None:
+    blobs = shelf(1, 2, 3)
+    assert blobs.lose_copy(b"x", 1) == [2]
+    assert blobs.choose_source(b"x", 2, range(100))
+    assert sources(blobs) == {2: RELAY, 3: 2}, "3 gets it from 2, so 2 cannot get it from 3"
+
+
+def test_a_source_that_failed_is_not_tried_again_and_the_client_is_the_last_resort() -> None:
+    blobs = shelf(1, 2)
+    copy = blobs.records[b"x"].copies[2]
+    copy.failed.add(1)
+    assert blobs.choose_source(b"x", 2, range(100))
+    assert copy.source == RELAY
+    copy.failed.add(RELAY)
+    assert not blobs.choose_source(b"x", 2, range(100))
+
+
+# --- machines that pass it on ---
+
+
+class Machine:
+    """A worker's transfers over its own store, and what they said."""
+
+    def __init__(self, folder: Path, budget: int = 64 * MIB) -> None:
+        for name in ("memory", "disk"):
+            (folder / name).mkdir(parents=True)
+        self.store = BlobStore.create(folder / "memory", budget, folder / "disk")
+        self.events: list[Event] = []
+        self.asked: list[tuple[str, m.Message]] = []
+        self.transfers = Transfers(self.store, False, self.events.append, self._send)
+
+    def _send(self, source: str, messages: Sequence[m.Message]) -> None:
+        self.asked += [(source, message) for message in messages]
+
+    def fetch_from(self, other: Machine, steps: int = 1 << 30) -> None:
+        """Have the other answer what this one has asked for; its answers come at once or later."""
+        while self.asked and steps:
+            _, wanted = self.asked.pop(0)
+            assert isinstance(wanted, m.FetchPart)
+            other.transfers.serve(wanted, self.receive)
+            steps -= 1
+
+    def receive(self, answer: m.Message) -> None:
+        if isinstance(answer, m.BlobPart):
+            self.transfers.part(answer)
+        elif isinstance(answer, m.NoBlob):
+            self.transfers.refused("peer", answer)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Machine]:
+    return [Machine(tmp_path / str(number)) for number in range(3)]
+
+
+DATA = bytes(range(256)) * (10 * MIB // 256) + b"the end"
+NAME = blob_id([DATA])
+
+
+def test_a_blob_goes_from_one_to_the_next_while_it_comes(machines: list[Machine]) -> None:
+    first, second, third = machines
+    first.store.put(NAME, DATA)
+    for machine in (second, third):
+        machine.transfers.want(NAME, len(DATA), "peer", [])
+    third.fetch_from(second)
+    assert third.asked == [], "it has asked, and waits"
+    second.fetch_from(first, steps=2)
+    assert third.asked, "two parts have come, and were passed on"
+    while second.asked or third.asked:
+        second.fetch_from(first)
+        third.fetch_from(second)
+    for machine in (second, third):
+        assert machine.events == [BlobHere(NAME)]
+        assert machine.store.map(NAME) == DATA
+
+
+def test_after_a_lost_source_it_goes_on_where_it_was(machines: list[Machine]) -> None:
+    first, second, third = machines
+    for machine in (first, second):
+        machine.store.put(NAME, DATA)
+    third.transfers.want(NAME, len(DATA), "peer", [])
+    third.fetch_from(first, steps=3)
+    third.transfers.source_lost("peer", "it died")
+    assert third.events == [BlobFailed(NAME, "peer", "peer: it died")]
+    third.asked.clear()
+    third.transfers.want(NAME, len(DATA), "another", [])
+    assert third.asked[0] == ("another", m.FetchPart(NAME, 3 * PART_BYTES, PART_BYTES, 0))
+    third.fetch_from(second)
+    assert third.events[-1] == BlobHere(NAME)
+    assert third.store.map(NAME) == DATA
+
+
+def test_what_is_here_already_is_not_fetched(machines: list[Machine]) -> None:
+    first, second, _ = machines
+    first.store.put(NAME, DATA)
+    first.store.unpin(NAME)
+    first.transfers.want(NAME, len(DATA), "peer", [])
+    assert (first.events, first.asked) == ([BlobHere(NAME)], [])
+    second.transfers.want(NAME, len(DATA), "peer", [place_of(first.store.folder)])
+    assert (second.events, second.asked) == ([BlobHere(NAME)], []), "the same memory, under a second name"
+    assert (second.store.folder / NAME.hex()).samefile(first.store.folder / NAME.hex())
+
+
+def test_torn_or_forged_data_is_refused_and_never_mapped(machines: list[Machine], tmp_path: Path) -> None:
+    first, second, third = machines
+    forged = DATA[:-1] + b"?"
+    (first.store.folder / NAME.hex()).write_bytes(forged)
+    second.transfers.want(NAME, len(DATA), "peer", [])
+    second.fetch_from(first)
+    assert second.events == [BlobFailed(NAME, "peer", "the bytes that came are not what the name says")]
+    third.transfers.want(NAME, len(DATA), "peer", [place_of(first.store.folder)])
+    assert third.asked, "nor is it adopted from another store"
+    third.transfers.forget([NAME])
+    for machine in (second, third):
+        assert not [path for path in machine.store.folder.iterdir() if path.name.startswith(NAME.hex())]
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-1, 10), (0, 0), (0, PART_BYTES + 1), (len(DATA), 1)])
+def test_a_part_that_cannot_be_is_refused(machines: list[Machine], offset: int, size: int) -> None:
+    machines[0].store.put(NAME, DATA)
+    answers: list[m.Message] = []
+    machines[0].transfers.serve(m.FetchPart(NAME, offset, size, 0), answers.append)
+    assert [type(answer) for answer in answers] == [m.NoBlob]
+
+
+def test_those_who_wait_are_told_when_it_does_not_come(machines: list[Machine]) -> None:
+    first, second, _ = machines
+    first.transfers.want(NAME, len(DATA), "peer", [])
+    second.transfers.want(NAME, len(DATA), "peer", [])
+    second.fetch_from(first)
+    first.transfers.forget([NAME])
+    assert [type(event) for event in second.events] == [BlobFailed] * PARTS_UNDER_WAY
+
+
+def test_without_room_it_is_said(machines: list[Machine], tmp_path: Path) -> None:
+    (machines[0].store.folder / "disk").unlink()
+    (machines[0].store.folder / "disk").symlink_to(tmp_path / "gone")
+    machines[0].transfers.want(NAME, 1 << 40, "peer", [])
+    (event,) = machines[0].events
+    assert isinstance(event, NoRoom)
