@@ -137,13 +137,15 @@ class BlobStore:
         self._link_to_disk(part, real)
         return incoming
 
-    def read(self, blob: bytes, offset: int, size: int) -> bytes | None:
-        """Bytes of a blob, from `offset` on; None if it is not in the store, or has fewer."""
+    def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
+        """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""
         try:
-            fd = os.open(self._path(blob), os.O_RDONLY)
+            fd = os.open(self._path(blob).with_suffix(suffix), os.O_RDONLY)
         except FileNotFoundError:
             return None
         try:
+            if suffix:
+                os.utime(fd)  # it is not abandoned
             return _read(fd, offset, size)
         finally:
             os.close(fd)
@@ -195,6 +197,17 @@ class BlobStore:
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
         return view
+
+    def result_size(self, name: bytes) -> int:
+        """The bytes of a result that was handed over; 0 if it is gone."""
+        try:
+            return self._path(name).with_suffix(RESULT).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def remove_result(self, name: bytes) -> None:
+        """Nobody will take it."""
+        _remove(self._path(name).with_suffix(RESULT))
 
     # --- inside ---
 

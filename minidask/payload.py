@@ -355,21 +355,24 @@ def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
         return part
 
 
-def taken(payload: Payload, store: BlobStore | None) -> Payload:
-    """The payload of a result, with what was left for this process in the store, which is emptied of it.
+def left_in(payload: Payload) -> list[bytes]:
+    """The names of what was left in a store of a result."""
+    return [bytes(part[:BLOB_ID_BYTES]) for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES]
 
-    Raises:
-        SerializationError: it is not there.
+
+def taken(payload: Payload, take: Callable[[bytes], Buffer]) -> Payload:
+    """The payload of a result, with what was left in a store.
+
+    Args:
+        take: gets what has this name.
     """
     if all(len(part) >= OUT_OF_BAND_BYTES for part in payload[1:]):
         return payload
-    if store is None:
-        raise SerializationError("a large result was left in a store that this process cannot use")
-    return [payload[0], *(_take(part, store) for part in payload[1:])]
+    return [payload[0], *(_take(part, take) for part in payload[1:])]
 
 
-def _take(part: Buffer, store: BlobStore) -> Buffer:
-    return part if len(part) >= OUT_OF_BAND_BYTES else store.take(bytes(part[:BLOB_ID_BYTES]))
+def _take(part: Buffer, take: Callable[[bytes], Buffer]) -> Buffer:
+    return part if len(part) >= OUT_OF_BAND_BYTES else take(bytes(part[:BLOB_ID_BYTES]))
 
 
 class BlobTable:

@@ -61,6 +61,8 @@ class SchedulerCore:
             m.ReleaseBlobs: self.data.release,
             m.BlobPart: self.data.answer,
             m.NoBlob: self.data.answer,
+            m.FetchPart: self.data.result_part_wanted,
+            m.ResultTaken: self.data.result_taken,
             m.OpenGroup: self._open_group,
             m.CloseGroup: self._close_group,
             m.Submit: self._submit,
@@ -80,6 +82,9 @@ class SchedulerCore:
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
             m.FetchPart: self.data.part_wanted,
+            m.OfferResult: self._offer_result,
+            m.BlobPart: self.data.result_part,
+            m.NoBlob: self.data.result_part,
         }
 
     # --- the door ---
@@ -272,7 +277,7 @@ class SchedulerCore:
         if type(task.state) is Running:
             task.move("abandon", Abandoned(task.state.worker, task.state.attempt))
             task.payload = []
-        if force and type(task.state) is Abandoned:
+        if type(task.state) is Abandoned and (force or task.id in task.state.worker.delivering):
             self._out.append((task.state.worker.peer, m.Stop(task.id, task.attempt)))
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
@@ -315,9 +320,28 @@ class SchedulerCore:
 
     def _unload(self, task: TaskRecord, worker: WorkerRecord) -> None:
         del worker.tasks[task.id]
+        if task.id in worker.delivering:
+            worker.delivering.discard(task.id)
+        else:
+            self._leave_group(task)
+
+    def _leave_group(self, task: TaskRecord) -> None:
+        """It runs no more: the next one of its group may."""
         if task.group is not None:
             task.group.running -= 1
             self.ready.unpark(task.group)
+
+    def _offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
+        """An attempt has returned, and its client has to fetch a large part of the result."""
+        task = worker.tasks.get(message.task)
+        if task is None or task.attempt != message.attempt or type(task.state) is Abandoned:
+            self._send(worker.peer, m.ResultTaken(message.blob, 0))
+            return
+        if task.id not in worker.delivering:
+            worker.delivering.add(task.id)
+            self._leave_group(task)
+            self.pool.update(worker)
+        self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
     def _done(self, worker: WorkerRecord, message: m.Done) -> None:
         task = self._release(worker, message)

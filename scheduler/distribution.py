@@ -142,3 +142,22 @@ class Distribution:
         copy = self._copy(worker, message.blob) if worker is not None else None
         if worker is not None and copy is not None and not copy.complete and copy.source == RELAY:
             self._send(worker.peer, message._replace(peer=0))
+
+    # --- results, from a worker to a client: passed on as they come ---
+
+    def result_part_wanted(self, client: ClientRecord, message: m.FetchPart) -> None:
+        """A client wants a part of a result."""
+        if message.peer in self._workers:
+            self._send(message.peer, message._replace(peer=client.peer))
+        else:
+            self._send(client.peer, m.NoBlob(message.blob, message.peer, "its worker was lost"))
+
+    def result_part(self, worker: WorkerRecord, message: m.BlobPart | m.NoBlob) -> None:
+        """A worker answers what a client wanted."""
+        if message.peer not in self._workers:
+            self._send(message.peer, message._replace(peer=worker.peer))
+
+    def result_taken(self, client: ClientRecord, message: m.ResultTaken) -> None:
+        """A client needs a part of a result no more."""
+        if message.peer in self._workers:
+            self._send(message.peer, message._replace(peer=0))

@@ -43,6 +43,7 @@ def _check_workers(core: SchedulerCore) -> None:
             assert core.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
             assert isinstance(task.state, Running | Abandoned), f"{worker.name} holds {task}"
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
+        assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
         in_idle, in_spare = worker.peer in core.pool.idle, worker.peer in core.pool.spare
         assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
         assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
@@ -64,7 +65,9 @@ def _check_clients(core: SchedulerCore) -> None:
 def _check_groups(core: SchedulerCore) -> None:
     running: Counter[int] = Counter()
     for task in core.tasks.values():
-        if task.group is not None and isinstance(task.state, Running | Abandoned):
+        if task.group is None or not isinstance(task.state, Running | Abandoned):
+            continue
+        if task.id not in task.state.worker.delivering:
             running[id(task.group)] += 1
     for group in {id(t.group): t.group for t in core.tasks.values() if t.group}.values():
         assert group.running == running[id(group)], f"group {group.number} miscounts its running tasks"

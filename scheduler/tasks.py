@@ -101,6 +101,7 @@ class WorkerRecord:
 
     It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
+    Tasks in `delivering` have returned, and their clients fetch the results.
     """
 
     peer: int
@@ -117,10 +118,12 @@ class WorkerRecord:
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     pinned: list[TaskRecord] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
+    delivering: set[int] = field(default_factory=set)
 
     @property
     def free(self) -> int:
-        return self.slots - len(self.tasks)
+        """Slots without a task: one whose result is being fetched needs none, but only so many of those at a time."""
+        return self.slots - len(self.tasks) + min(len(self.delivering), self.slots)
 
 
 @dataclass(slots=True, eq=False)

@@ -186,6 +186,47 @@ def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hos
     assert int(found["scheduler"][0]) < 64 * MIB, "it passes parts on, and keeps none"
 
 
+RESULTS = """
+def make(number):
+    return [number, np.full(64 << 17, number, dtype=float)]
+
+memory = scheduler.memory_info().rss
+futures = [client.submit(make, number) for number in range(8)]
+for number, future in enumerate(futures):
+    name, array = future.result(60)
+    assert name == number and array.shape == (64 << 17,) and (array == number).all() and array.flags.writeable
+    array[0] = -1
+    print("result", name, flush=True)
+print("scheduler", scheduler.memory_info().rss - memory, flush=True)
+"""
+
+
+def test_large_results_pass_through_the_scheduler_and_are_not_kept_there(hosts: Hosts, programs: Programs) -> None:
+    address, _ = start(hosts, programs)
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + RESULTS)
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+    assert client.exit_code(60) == 0, client.text
+    assert int(figures(client)["scheduler"][0]) < 100 * MIB
+
+
+def test_a_result_whose_worker_dies_while_it_is_fetched_is_computed_again(hosts: Hosts, programs: Programs) -> None:
+    address, workers = start(hosts, programs)
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + RESULTS)
+    before = [hosts.sent(number) for number in range(1, 5)]
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+
+    def one_delivers() -> bool:
+        return any(hosts.sent(number) - before[number - 1] > 8 * MIB for number in range(1, 5))
+
+    wait_until(one_delivers, "a worker delivered")
+    number = max(range(1, 5), key=lambda number: hosts.sent(number) - before[number - 1])
+    workers[number - 1].send(signal.SIGKILL)
+    assert client.exit_code(90) == 0, client.text
+    assert len(figures(client)["result"]) == 8
+
+
 def test_a_stranger_gets_nothing_from_a_worker(programs: Programs) -> None:
     _, address = programs.scheduler()
     programs.worker(address, "--nworkers", "1")

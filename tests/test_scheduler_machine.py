@@ -193,6 +193,24 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.report(worker, m.Done(run.task, run.attempt, duration, [b"result"]))
 
     @rule(worker=workers, data=st.data())
+    def worker_offers_a_result(self, worker: int, data: st.DataObject) -> None:
+        if self.holding.get(worker):
+            run = self.holding[worker][data.draw(st.sampled_from(sorted(self.holding[worker])))]
+            said = self.core.handle(Received(worker, m.OfferResult(run.task, run.attempt, b"r" * 16, 9)), self.now)
+            assert [type(message) for _, message in said] in ([m.ResultOffered], [m.ResultTaken])
+            self.send(Tick())
+
+    @rule(worker=workers, client=clients)
+    def parts_of_results_go_to_and_fro(self, worker: int, client: int) -> None:
+        if client in self.wanted:
+            wanted = self.core.handle(Received(client, m.FetchPart(b"r" * 16, 0, 1, worker)), self.now)
+            assert [peer for peer, _ in wanted] == [worker if worker in self.holding else client]
+            if worker in self.holding:
+                part = m.BlobPart(b"r" * 16, 0, client, [b"x"])
+                sent = self.core.handle(Received(worker, part), self.now)
+                assert sent == [(client, part._replace(peer=worker))]
+
+    @rule(worker=workers, data=st.data())
     def task_raises(self, worker: int, data: st.DataObject) -> None:
         run = self.take(worker, data)
         if run is not None:

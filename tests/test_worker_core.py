@@ -123,6 +123,36 @@ def test_a_call_that_waits_for_data_can_be_stopped_and_its_data_forgotten() -> N
     assert rig.do(w.BlobHere(b"blob")) == []
 
 
+PART = b"p" * 16
+
+
+def test_a_result_is_told_when_the_client_has_its_large_parts() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.run(2)
+    assert rig.do(w.ResultLeft(0, done(1), {PART: 100, b"q" * 16: 200})) == [
+        w.ToScheduler(m.OfferResult(1, 1, PART, 100)),
+        w.ToScheduler(m.OfferResult(1, 1, b"q" * 16, 200)),
+        w.ToSlot(0, run(2)),
+    ]
+    assert rig.do(w.FromScheduler(m.ResultTaken(PART, 0))) == [w.RemoveResult(PART)]
+    assert rig.do(w.FromScheduler(m.ResultTaken(b"q" * 16, 0))) == [
+        w.RemoveResult(b"q" * 16),
+        w.ToScheduler(done(1)),
+    ]
+
+
+def test_a_result_that_nobody_wants_is_removed() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.do(w.ResultLeft(0, done(1), {PART: 100}))
+    stopped = m.Stopped(1, 1, "cancelled", "it was cancelled")
+    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.RemoveResult(PART), w.ToScheduler(stopped)]
+    rig.run(2)
+    rig.do(w.ResultLeft(0, done(2), {PART: 100}))
+    assert rig.do(w.SchedulerGone()) == [w.RemoveResult(PART)]
+
+
 def test_a_death_is_told_with_its_attempt_and_the_slot_replaced() -> None:
     rig = Rig()
     rig.run(1)
@@ -226,6 +256,9 @@ def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
     assert not rig.core.queue
 
 
+UNTOLD = m.HaveBlob | m.FetchFailed | m.OfferResult
+
+
 class WorkerMachine(RuleBasedStateMachine):
     """Any order of events: every attempt that the worker was given is accounted for, once."""
 
@@ -247,7 +280,7 @@ class WorkerMachine(RuleBasedStateMachine):
                 self.coming.add(effect.blob)
             elif isinstance(effect, w.Forget):
                 self.coming.difference_update(effect.blobs)
-            elif isinstance(effect, w.ToScheduler) and not isinstance(effect.message, m.HaveBlob | m.FetchFailed):
+            elif isinstance(effect, w.ToScheduler) and not isinstance(effect.message, UNTOLD):
                 message: Any = effect.message
                 assert message.task in self.owed, f"{message} was told twice"
                 self.owed.remove(message.task)
@@ -285,6 +318,17 @@ class WorkerMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
         self.do(w.FromSlot(slot, done(self.slot_runs.pop(slot).task)))
 
+    @precondition(lambda self: self.slot_runs)
+    @rule(data=st.data())
+    def slot_leaves_a_large_result(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        task = self.slot_runs.pop(slot).task
+        self.do(w.ResultLeft(slot, done(task), {task.to_bytes(16, "big"): 1}))
+
+    @rule(task=st.integers(1, 20))
+    def client_takes_a_result(self, task: int) -> None:
+        self.do(w.FromScheduler(m.ResultTaken(task.to_bytes(16, "big"), 0)))
+
     @precondition(lambda self: self.live(w.Starting))
     @rule(data=st.data())
     def slot_gets_ready(self, data: st.DataObject) -> None:
@@ -311,7 +355,7 @@ class WorkerMachine(RuleBasedStateMachine):
         core = self.rig.core
         waiting = {entry[0].task for entry in core.queue} | {call.task for call in core.held}
         in_slots = {run.task for number in core.slots if (run := core.running(number)) is not None}
-        assert waiting | in_slots == self.owed
+        assert waiting | in_slots | core.deliveries.keys() == self.owed
         assert not waiting & in_slots
 
     @invariant()

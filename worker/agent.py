@@ -25,13 +25,24 @@ import psutil
 
 from minidask.blobstore import BlobStore, blob_id
 from minidask.folders import place_of
-from minidask.payload import LARGE_BYTES, taken
+from minidask.payload import LARGE_BYTES, left_in
 from minidask.resources import thread_limits
 from minidask.transport import Link
-from minidask.wire.messages import BlobPart, Done, Failed, Heartbeat, Message, NoBlob, Output, PutBlob, Resized
+from minidask.wire.messages import (
+    BlobPart,
+    Done,
+    Failed,
+    FetchPart,
+    Heartbeat,
+    Message,
+    NoBlob,
+    Output,
+    PutBlob,
+    Resized,
+)
 
-from .core import (
-    GRACE_SECONDS,
+from .core import GRACE_SECONDS, WorkerCore
+from .events import (
     Effect,
     Event,
     Fetch,
@@ -42,14 +53,15 @@ from .core import (
     Interrupt,
     Kill,
     OverMemory,
+    RemoveResult,
     Resize,
+    ResultLeft,
     Retire,
     SlotExited,
     Spawn,
     Tick,
     ToScheduler,
     ToSlot,
-    WorkerCore,
 )
 from .memory import MemoryLimits, over_limit
 from .output import LineSplitter, RateLimiter
@@ -200,6 +212,8 @@ class Agent:
                 self._transfers.part(message)
             elif type(message) is NoBlob:
                 self._transfers.refused("", message)
+            elif type(message) is FetchPart:
+                self._send(self._transfers.result_part(message))
             elif type(message) is not PutBlob:
                 events.append(FromScheduler(message))
             elif _is_sound(message):
@@ -228,8 +242,6 @@ class Agent:
     def _carry_out(self, effect: Effect) -> None:
         match effect:
             case ToScheduler(message):
-                if type(message) is Done and len(message.payload) > 1 and self._peers is not None:
-                    message = message._replace(payload=taken(message.payload, self._store))
                 self._send(message)
             case ToSlot(slot, message):
                 self._slots[slot].send(message)
@@ -245,6 +257,8 @@ class Agent:
                 self._slots[slot].retire()
             case Fetch(blob, size, source, places):
                 self._transfers.want(blob, size, source, places)
+            case RemoveResult(blob):
+                self._store.remove_result(blob)
             case Forget(blobs):
                 self._transfers.forget(blobs)
             case GiveUp(reason):
@@ -282,7 +296,14 @@ class Agent:
         if slot in self._slots:
             if isinstance(message, Done | Failed):
                 self._forward_partial_lines(slot)
-            self.post(FromSlot(slot, message))
+            self.post(self._from_slot(slot, message))
+
+    def _from_slot(self, slot: int, message: Message) -> Event:
+        if self._peers is not None and type(message) is Done and len(message.payload) > 1:
+            parts = left_in(message.payload)
+            if parts:
+                return ResultLeft(slot, message, {name: self._store.result_size(name) for name in parts})
+        return FromSlot(slot, message)
 
     def _slot_printed(self, slot: int, stream: str, data: bytes) -> None:
         splitter = self._splitters.setdefault((slot, stream), LineSplitter())

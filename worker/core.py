@@ -12,7 +12,7 @@ Pure, as the scheduler's core: `handle(event, now)` returns effects for the shel
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -25,9 +25,11 @@ from minidask.wire.messages import (
     HaveBlob,
     Message,
     NeedBlob,
+    OfferResult,
     Payload,
     PutBlob,
     ReleaseBlobs,
+    ResultTaken,
     Returned,
     Run,
     SlotReady,
@@ -35,9 +37,36 @@ from minidask.wire.messages import (
     Stopped,
 )
 
+from .events import (
+    BlobFailed,
+    BlobHere,
+    Effect,
+    Event,
+    Fetch,
+    Forget,
+    FromScheduler,
+    FromSlot,
+    GiveUp,
+    Interrupt,
+    Kill,
+    NoRoom,
+    OverMemory,
+    RemoveResult,
+    Resize,
+    ResultLeft,
+    Retire,
+    SchedulerGone,
+    SlotExited,
+    Spawn,
+    Tick,
+    ToScheduler,
+    ToSlot,
+)
+
 GRACE_SECONDS = 0.3
 RETURN_SECONDS = 0.05
 MAX_FAILED_STARTS = 3
+NO_PARTS: Mapping[bytes, int] = {}
 ORPHANED = "orphaned"  # the reason to end a call whose scheduler is gone: its end is told to nobody
 
 
@@ -83,131 +112,12 @@ class SlotRecord:
     retiring: bool = False
 
 
-# --- what can happen ---
+@dataclass(slots=True, eq=False)
+class Delivery:
+    """An outcome that is told once the client has fetched the large parts of it, of which these are left."""
 
-
-class FromScheduler(NamedTuple):
-    """The scheduler sent a message."""
-
-    message: Message
-
-
-class FromSlot(NamedTuple):
-    """A slot sent a message."""
-
-    slot: int
-    message: Message
-
-
-class BlobHere(NamedTuple):
-    """A large blob is in this machine's store."""
-
-    blob: bytes
-
-
-class BlobFailed(NamedTuple):
-    """A large blob could not be had from `source`."""
-
-    blob: bytes
-    source: str
-    text: str
-
-
-class NoRoom(NamedTuple):
-    """There is nowhere to put a large blob."""
-
-    blob: bytes
-    text: str
-
-
-class SlotExited(NamedTuple):
-    """A slot's process is gone; `how` names its exit code or signal, `hint` guesses why."""
-
-    slot: int
-    how: str
-    hint: str
-
-
-class OverMemory(NamedTuple):
-    """A slot uses more memory than it may; `text` has the figures."""
-
-    slot: int
-    text: str
-
-
-class Resize(NamedTuple):
-    """There shall be this many slots."""
-
-    slots: int
-
-
-class SchedulerGone(NamedTuple):
-    """The connection is lost: what runs has nobody to report to."""
-
-
-class Tick(NamedTuple):
-    """Time has passed."""
-
-
-Event = (
-    FromScheduler | FromSlot | BlobHere | BlobFailed | NoRoom | SlotExited | OverMemory | Resize | SchedulerGone | Tick
-)
-
-
-# --- what is to be done about it ---
-
-
-class ToScheduler(NamedTuple):
-    message: Message
-
-
-class ToSlot(NamedTuple):
-    slot: int
-    message: Message
-
-
-class Spawn(NamedTuple):
-    slot: int
-
-
-class Interrupt(NamedTuple):
-    """Ask the call in this slot to end: it may clean up."""
-
-    slot: int
-
-
-class Kill(NamedTuple):
-    slot: int
-
-
-class Retire(NamedTuple):
-    """End an idle slot: it is one too many."""
-
-    slot: int
-
-
-class Fetch(NamedTuple):
-    """Get a blob into this machine's store; `source` and `places` as in `NeedBlob`."""
-
-    blob: bytes
-    size: int
-    source: str
-    places: list[str]
-
-
-class Forget(NamedTuple):
-    """These blobs are needed no more."""
-
-    blobs: list[bytes]
-
-
-class GiveUp(NamedTuple):
-    """This daemon cannot work; `reason` says why."""
-
-    reason: str
-
-
-Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | Fetch | Forget | GiveUp
+    done: Done
+    left: set[bytes]
 
 
 class WorkerCore:
@@ -219,6 +129,7 @@ class WorkerCore:
         self.blobs: dict[bytes, Payload] = {}  # large ones have no bytes here: they are in the store
         self.wanted: set[bytes] = set()  # large ones on their way
         self.held: list[Run] = []  # calls that wait for those
+        self.deliveries: dict[int, Delivery] = {}  # by task
         self._next_slot = 0
         self._failed_starts = 0
         self._effects: list[Effect] = []
@@ -232,6 +143,8 @@ class WorkerCore:
                 self._from_slot(self.slots[slot], message)
             case SlotExited(slot, how, hint):
                 self._slot_exited(self.slots.pop(slot), how, hint)
+            case ResultLeft(slot, done, parts):
+                self._from_slot(self.slots[slot], done, parts)
             case BlobHere(blob):
                 self._blob_here(blob, now)
             case BlobFailed(blob, source, text):
@@ -292,6 +205,8 @@ class WorkerCore:
                 self._do_without(blob, text)
             case ReleaseBlobs(blobs):
                 self._forget(blobs)
+            case ResultTaken(blob):
+                self._taken(blob)
             case Stop(task, attempt):
                 self._stop(task, attempt, now)
 
@@ -328,6 +243,10 @@ class WorkerCore:
         waits = len(self.queue) + len(self.held)
         self.queue = collections.deque(e for e in self.queue if (e[0].task, e[0].attempt) != (task, attempt))
         self.held = [run for run in self.held if (run.task, run.attempt) != (task, attempt)]
+        delivery = self.deliveries.get(task)
+        if delivery is not None and delivery.done.attempt == attempt:
+            self._drop_delivery(task)
+            waits += 1
         if len(self.queue) + len(self.held) < waits:
             self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
             return
@@ -335,6 +254,19 @@ class WorkerCore:
             state = slot.state
             if isinstance(state, Busy) and (state.run.task, state.run.attempt) == (task, attempt):
                 self._interrupt(slot, state.run, "cancelled", "it was cancelled", now)
+
+    def _taken(self, blob: bytes) -> None:
+        """The client has this part of a result: with the last one, the outcome is told."""
+        for task, delivery in list(self.deliveries.items()):
+            if blob in delivery.left:
+                delivery.left.discard(blob)
+                self._effects.append(RemoveResult(blob))
+                if not delivery.left:
+                    del self.deliveries[task]
+                    self._effects.append(ToScheduler(delivery.done))
+
+    def _drop_delivery(self, task: int) -> None:
+        self._effects += [RemoveResult(blob) for blob in sorted(self.deliveries.pop(task).left)]
 
     def _interrupt(self, slot: SlotRecord, run: Run, reason: str, text: str, now: float) -> None:
         slot.state = Ending(run, reason, text, now + GRACE_SECONDS)
@@ -344,6 +276,8 @@ class WorkerCore:
         self.queue.clear()
         self.held.clear()
         self._forget([*self.blobs, *self.wanted])
+        for task in list(self.deliveries):
+            self._drop_delivery(task)
         for slot in self.slots.values():
             if isinstance(slot.state, Busy):
                 self._interrupt(slot, slot.state.run, ORPHANED, "", now)
@@ -371,7 +305,7 @@ class WorkerCore:
         slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
         self._effects.append(ToSlot(slot.number, run))
 
-    def _from_slot(self, slot: SlotRecord, message: Message) -> None:
+    def _from_slot(self, slot: SlotRecord, message: Message, parts: Mapping[bytes, int] = NO_PARTS) -> None:
         state = slot.state
         if type(message) is SlotReady:
             self._failed_starts = 0
@@ -379,11 +313,19 @@ class WorkerCore:
         elif isinstance(message, Done | Failed) and isinstance(state, Busy | Ending):
             if isinstance(state, Ending):
                 self._report_stopped(state)  # even if it got to its end first
+                self._effects += [RemoveResult(blob) for blob in parts]
+            elif isinstance(message, Done) and parts:
+                self._deliver(message, parts)
             else:
                 self._effects.append(ToScheduler(message))
             slot.state = Idle()
         if slot.retiring and type(slot.state) is Idle:
             self._effects.append(Retire(slot.number))
+
+    def _deliver(self, done: Done, parts: Mapping[bytes, int]) -> None:
+        self.deliveries[done.task] = Delivery(done, set(parts))
+        for blob, size in parts.items():
+            self._effects.append(ToScheduler(OfferResult(done.task, done.attempt, blob, size)))
 
     def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
         state = slot.state

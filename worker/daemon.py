@@ -15,7 +15,7 @@ from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Goodbye, Message, Shutdown
 
 from .agent import Agent
-from .core import SchedulerGone
+from .events import SchedulerGone
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 3.0

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from minidask.blobstore import BlobStore, Incoming
+from minidask.blobstore import RESULT, BlobStore, Incoming
 from minidask.folders import folders_here
 from minidask.parts import PART_BYTES
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
 
-from .core import BlobFailed, BlobHere, Event, NoRoom
+from .events import BlobFailed, BlobHere, Event, NoRoom
 
 Answer = Callable[[Message], None]
 
@@ -142,6 +142,15 @@ class Transfers:
             transfer.waiting.append((message, answer))
         else:
             answer(NoBlob(message.blob, message.peer, "it is not here"))
+
+    def result_part(self, message: FetchPart) -> BlobPart | NoBlob:
+        """The answer to a client that wants a part of a result."""
+        data = None
+        if message.offset >= 0 and 0 < message.size <= PART_BYTES:
+            data = self._store.read(message.blob, message.offset, message.size, RESULT)
+        if data is None:
+            return NoBlob(message.blob, message.peer, "the result is gone")
+        return BlobPart(message.blob, message.offset, message.peer, [data])
 
     def _serve_waiting(self, transfer: _Transfer) -> None:
         waiting, transfer.waiting = transfer.waiting, []

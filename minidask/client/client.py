@@ -25,6 +25,7 @@ from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
+from minidask.client.results import Results
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
@@ -33,10 +34,13 @@ from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, dumps_nam
 from minidask.wire.messages import (
     Answer,
     Ask,
+    BlobPart,
     Cancel,
     FetchPart,
     Goodbye,
     Message,
+    NoBlob,
+    ResultOffered,
     Shutdown,
     Submit,
     TaskDone,
@@ -118,6 +122,7 @@ class Client:
             raise
         self._store = BlobStore.of(self._connection.peer_info)
         self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, self._store)
+        self._results = Results(self._send_if_connected, self._pending.knows)
         self._session = Session(self.blobs.put, self._release_blob)
         self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False)
         self.reading = Reading(self._connection, self._handle, self._lost)
@@ -432,6 +437,7 @@ class Client:
                 with self._table_lock:
                     future = self._pending.take(message.task)
                 outcome = self._complete(outcome_of(message))
+                self._results.forget_others()
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
@@ -445,6 +451,12 @@ class Client:
                 answer = self._answers.get(request)
                 if answer is not None:
                     answer.put(info)
+            case ResultOffered():
+                self._results.offered(message)
+            case BlobPart():
+                self._results.part(message)
+            case NoBlob():
+                self._results.refused(message)
             case FetchPart():
                 self._send_if_connected([self.blobs.part(message)])
             case Goodbye(reason):
@@ -454,8 +466,9 @@ class Client:
         """The outcome with the large parts of it that were left in the store."""
         if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
             return outcome
+        take = self._results.take if self._store is None else self._store.take
         try:
-            return outcome._replace(payload=taken(outcome.payload, self._store))
+            return outcome._replace(payload=taken(outcome.payload, take))
         except (SerializationError, OSError) as error:
             return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
 

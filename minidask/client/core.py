@@ -75,6 +75,10 @@ class PendingTable(Generic[FutureT]):
     def add(self, number: int, future: FutureT) -> None:
         self._futures[number] = future
 
+    def knows(self, number: int) -> bool:
+        """Whether a future still waits for this task."""
+        return number in self._futures
+
     def take(self, number: int) -> FutureT | None:
         """The future that waited for this task and now does no more; None for one that was cancelled."""
         return self._futures.pop(number, None)

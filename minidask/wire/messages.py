@@ -330,6 +330,34 @@ class FetchFailed(NamedTuple):
     text: str
 
 
+# --- large results ---
+
+
+class OfferResult(NamedTuple):
+    """The attempt has returned; these `size` bytes of its result are to be fetched before `Done` comes."""
+
+    task: int
+    attempt: int
+    blob: bytes
+    size: int
+
+
+class ResultOffered(NamedTuple):
+    """As `OfferResult`, for the client; `peer` is the worker that has them."""
+
+    task: int
+    blob: bytes
+    size: int
+    peer: int
+
+
+class ResultTaken(NamedTuple):
+    """The client has those bytes, or wants them no more; `peer` is 0 on the way from the scheduler to the worker."""
+
+    blob: bytes
+    peer: int
+
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -339,6 +367,7 @@ Message = (
     | SlotReady | Done | Failed | Died | Stopped | Returned | Output | Heartbeat | Resized
     | WorkerChanged
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
+    | OfferResult | ResultOffered | ResultTaken
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.
