@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.workloads import WORKLOADS
 
+ALONE = ("minidask",)
 LOG_FROM = 20.0  # a log scale where the slowest takes so many times as long as the fastest
 OURS, PEERS, DOTS = "#d1495b", "#9db4c0", "#2f3e46"
 
@@ -24,7 +25,7 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths, alone = [], {}
     for name, row in result["figures"].items():
-        if WORKLOADS[name].engines:
+        if WORKLOADS[name].engines == ALONE:
             alone[name] = row
         elif row:
             note = f"{WORKLOADS[name].unit}, less is better; bars are medians, dots are rounds"

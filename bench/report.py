@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.engines import FLOOR
 from bench.floors import FLOORS
-from bench.workloads import MISSING, WORKLOADS
+from bench.workloads import WORKLOADS
 
 OURS = "minidask"
 
@@ -29,7 +29,6 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"  {engine:12} {_figure(row[engine])}{_ratio(engine, row[engine], ours)}{what}")
             elif engine in result["errors"][name]:
                 lines.append(f"  {engine:12} failed: {result['errors'][name][engine]}")
-    lines += ["\nnot measured yet"] + [f"  {title}" for title in MISSING.values()]
     return "\n".join(lines)
 
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 import minidask
+from bench.hosts import Hosts, ip, possible
 from tests.conftest import Program, Programs, wait_until
 
 MIB = 1 << 20
@@ -21,61 +18,13 @@ MIB = 1 << 20
 pytestmark = pytest.mark.timeout(120)
 
 
-_numbers = itertools.count()
-
-
-class Hosts:
-    """Machines on one network, made of namespaces: `[0]` has the scheduler and the client."""
-
-    def __init__(self, count: int) -> None:
-        self.mark = f"md{os.getpid() % 100000}{next(_numbers)}"  # a namespace ends some time after its deletion
-        self.names = [f"{self.mark}h{number}" for number in range(count)]
-        self._bridge = f"{self.mark}b"
-
-    def start(self) -> None:
-        ip("link", "add", self._bridge, "type", "bridge")
-        ip("link", "set", self._bridge, "up")
-        for number, name in enumerate(self.names):
-            cable = f"{self.mark}v{number}"
-            ip("netns", "add", name)
-            ip("link", "add", cable, "type", "veth", "peer", "name", "e0", "netns", name)
-            ip("link", "set", cable, "master", self._bridge, "up")
-            ip("-n", name, "addr", "add", f"{self.address(number)}/24", "dev", "e0")
-            for device in ("e0", "lo"):
-                ip("-n", name, "link", "set", device, "up")
-
-    def end(self) -> None:
-        for name in self.names:
-            ip("netns", "del", name, check=False)
-        ip("link", "del", self._bridge, check=False)
-
-    def address(self, number: int) -> str:
-        return f"10.199.7.{number + 1}"
-
-    def on(self, number: int, *command: str) -> list[str]:
-        """The command that runs another one on this host."""
-        return ["ip", "netns", "exec", self.names[number], *command]
-
-    def sent(self, number: int) -> int:
-        """The bytes that have left this host."""
-        counter = "/sys/class/net/e0/statistics/tx_bytes"
-        return int(subprocess.run(self.on(number, "cat", counter), capture_output=True, text=True, check=True).stdout)
-
-
-def ip(*arguments: str, check: bool = True) -> None:
-    subprocess.run(["ip", *arguments], check=check, capture_output=True, timeout=30)
-
-
 @pytest.fixture
 def hosts() -> Iterator[Hosts]:
-    if os.getuid() or not shutil.which("ip"):
+    """`[0]` has the scheduler and the client."""
+    if not possible():
         pytest.skip("network namespaces need root, and Debian's iproute2")
-    made = Hosts(5)
-    try:
-        made.start()
+    with Hosts(5) as made:
         yield made
-    finally:
-        made.end()
 
 
 def start(hosts: Hosts, programs: Programs) -> tuple[str, list[Program]]:
