@@ -60,8 +60,8 @@ def steps(repeats: int) -> dict[str, float]:
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")
     blobs = [b"x" * 16]
-    submit = Submit(1, "neg", 0, None, 1, None, blobs, payload)
-    messages = [submit, Run(1, 1, 1, "neg", None, blobs, payload), Done(1, 1, 1e-6, result)]
+    submit = Submit(1, "neg", 0, None, 1, None, blobs, [], payload)
+    messages = [submit, Run(1, 1, 1, "neg", None, blobs, 0, payload), Done(1, 1, 1e-6, result)]
     messages.append(TaskDone(1, 1e-6, "local", result))
 
     def future() -> None:
@@ -114,7 +114,7 @@ def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
     def step() -> None:
         nonlocal number
         number += 1
-        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], payload)), 0.0)
+        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], payload)), 0.0)
         core.place(0.0)
         core.handle(Received(2, Done(number, 1, 1e-6, result)), 0.0)
         core.place(0.0)

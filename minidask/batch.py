@@ -1,7 +1,7 @@
-"""One batch of a `joblib.Parallel` call, in its slot.
+"""What a slot does around a task's own code, a batch of a `joblib.Parallel` call above all.
 
 Nothing of joblib is imported here, so a slot runs functions that do not need it, and numpy with it, at a
-quarter of the start-up time. When a batch's own calls import joblib, what they do with it is nested from then on.
+quarter of the start-up time. When a task's own code imports joblib, what it does with it is nested from then on.
 """
 
 from __future__ import annotations
@@ -37,17 +37,33 @@ def joblib_is_loaded(nested: Nested) -> None:
         _this_thread.on_joblib(nested)
 
 
+def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
+    if function is run_batch:
+        return function(*args, **kwargs)
+    with _nesting(None):
+        return function(*args, **kwargs)
+
+
 def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
     """Run the calls of one batch, as joblib's `BatchedCalls` does."""
+    with _nesting(nesting_level):
+        return _run(items, inner_threads)
+
+
+@contextlib.contextmanager
+def _nesting(level: int | None) -> Iterator[None]:
+    """Have joblib's calls be nested ones, from its import on if it is not loaded yet."""
     if _nested is not None:
-        with _nested(nesting_level):
-            return _run(items, inner_threads)
+        with _nested(level):
+            yield
+        return
     with contextlib.ExitStack() as stack:
-        _this_thread.on_joblib = lambda nested: stack.enter_context(nested(nesting_level))
+        outer, _this_thread.on_joblib = _this_thread.on_joblib, lambda nested: stack.enter_context(nested(level))
         try:
-            return _run(items, inner_threads)
+            yield
         finally:
-            _this_thread.on_joblib = None
+            _this_thread.on_joblib = outer
 
 
 def _run(items: list[Any], inner_threads: int | None) -> list[Any]:

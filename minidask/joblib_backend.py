@@ -22,7 +22,6 @@ from joblib.parallel import (
     FallbackToBackend,
     ParallelBackendBase,
     SequentialBackend,
-    ThreadingBackend,
     parallel_config,
     register_parallel_backend,
 )
@@ -33,7 +32,7 @@ from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
-from minidask.payload import LARGE_BYTES, PRIVATE, SHARED, inside_task
+from minidask.payload import LARGE_BYTES, PRIVATE, SHARED
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -99,8 +98,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs == 1 or inside_task():
-            return 1  # a task's own Parallel calls run inside it
+        if n_jobs == 1:
+            return 1
         if n_jobs is not None and n_jobs > 0:
             return n_jobs
         slots = self._slots(self.client())
@@ -235,10 +234,11 @@ def nested_config(nesting_level: int | None) -> parallel_config:
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
 
 
-def _nested_backend(nesting_level: int | None) -> ParallelBackendBase:
-    """As joblib's own process backends: threads for the first level of nesting, none below that."""
-    level = (nesting_level or 0) + 1
-    return SequentialBackend(nesting_level=level) if level > 1 else ThreadingBackend(nesting_level=level)
+def _nested_backend(nesting_level: int | None) -> MinidaskBackend:
+    """Calls within a task go to the cluster too, if they ask for it: without `n_jobs` they run inside their task."""
+    backend = MinidaskBackend(nesting_level=(nesting_level or 0) + 1)
+    backend.default_n_jobs = 1
+    return backend
 
 
 register_parallel_backend("minidask", MinidaskBackend)

@@ -20,6 +20,7 @@ from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.payload import Scattered
 
+LOOK_SECONDS = 0.05  # how often a task's thread looks whether it is its turn to help the slot
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
 
@@ -46,7 +47,10 @@ class Call:
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
-        if parallel.return_generator:
+        if parallel.return_generator and client.nested:
+            self._wait_retrieval = parallel._wait_retrieval
+            parallel._wait_retrieval = self._help_while_waiting
+        elif parallel.return_generator:
             threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
 
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
@@ -86,30 +90,54 @@ class Call:
     def collect_until_done(self) -> None:
         """Run joblib's callbacks here until the call is complete, aborted or timed out."""
         parallel = self._parallel
-        head = 0
-        with self._client.reading.borrowed() as reading:
-            while parallel._wait_retrieval() and not parallel._aborting:
-                if self._done.empty():
-                    wait, head = self._time_left(head)
-                    self._wait(reading, wait)
-                elif reading is None:
-                    self._run_callbacks()
-                else:
-                    reading.run(self._run_callbacks)
+        self._collect(lambda: parallel._wait_retrieval() and not parallel._aborting)
 
-    def _wait(self, reading: Borrowed | None, seconds: float | None) -> None:
-        """Wait until there may be callbacks to run."""
-        if reading is not None:
-            reading.read(seconds)
-            return
+    def _collect(self, go_on: Callable[[], bool]) -> None:
+        head = 0
+        while go_on():
+            with self._client.reading.borrowed() as reading:
+                while go_on():
+                    if not self._done.empty():
+                        self._run_callbacks(reading)
+                        continue
+                    wait, head = self._time_left(head)
+                    if reading is not None:
+                        reading.read(wait)
+                    elif not self._wait_for_others(wait):
+                        break  # to look whether it is our turn now
+
+    def _wait_for_others(self, seconds: float | None) -> bool:
+        """Wait until there may be callbacks to run, while another thread reads; False if there are none so far."""
+        if self._client.nested:  # and that thread runs what this slot is given: it may stop to at any time
+            seconds = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
         with contextlib.suppress(queue.Empty):
             self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
+            return True
+        return not self._client.nested
 
-    def _run_callbacks(self) -> None:
+    def _run_callbacks(self, reading: Borrowed | None) -> None:
+        if reading is not None:
+            reading.run(lambda: self._run_callbacks(None))
+            return
         while not self._done.empty():
             item = self._done.get()
             if item is not None:
                 item[0](item[1])
+
+    def _help_while_waiting(self) -> bool:
+        """In the place of joblib's own look whether a generator has more to come, in a task.
+
+        joblib's would go to sleep where nothing has come yet; this one has the slot run what it waits for.
+        """
+        parallel = self._parallel
+
+        def nothing_to_retrieve() -> bool:
+            jobs = parallel._jobs
+            come = bool(jobs) and (not parallel.return_ordered or jobs[0].status != "Pending")
+            return self._wait_retrieval() and not come and not parallel._aborting
+
+        self._collect(nothing_to_retrieve)
+        return bool(self._wait_retrieval())
 
     def _time_left(self, head: int) -> tuple[float | None, int]:
         """Seconds until the oldest pending job has used up joblib's timeout, and its position."""
@@ -134,6 +162,7 @@ class Call:
         self._client.cancel(list(self._pending), force=True)
 
     def close(self) -> None:
+        self._parallel.__dict__.pop("_wait_retrieval", None)
         self._done.put(None)
         self._group.close()
 

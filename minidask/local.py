@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
 from minidask.folders import memory_folder, runtime_folder
+from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
@@ -180,16 +181,16 @@ class _NodeThread:
 
     async def _serve(self, config: dict[str, Any]) -> int:
         # The user's process loads scheduler and worker only if they are to run inside it.
-        from minidask.addresses import Address  # noqa: PLC0415
         from minidask.local_node import LocalNode  # noqa: PLC0415
         from minidask.worker.memory import MemoryLimits  # noqa: PLC0415
         from minidask.worker.slotpool import ThreadSlot  # noqa: PLC0415
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         limits = MemoryLimits(None, config["machine_memory"])
-        node = LocalNode(config["slots"], ThreadSlot, limits, BlobStore(config["store"]))
+        around = Surroundings(config["store"], config["address"], config["access_file"])
+        node = LocalNode(config["slots"], ThreadSlot, limits, around)
         try:
-            await node.start(Address.parse(config["address"]), config["access_file"])
+            await node.start()
             assert node.server is not None
             self._started.set_result(node)
             ends = [asyncio.create_task(self._end.wait()), asyncio.create_task(node.server.stopped.wait())]

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 
+from minidask.nesting import Surroundings
 from minidask.resources import thread_limits
 from minidask.worker.launch import launch
 
@@ -27,7 +28,8 @@ def main(arguments: list[str]) -> None:
     if config is None:
         return  # the user's process is gone already
     environment = thread_limits(config["slots"], os.environ)
-    launched = [launch(environment, config["store"]) for _ in range(config["slots"])]
+    around = Surroundings(config["store"], config["address"], config["access_file"])
+    launched = [launch(environment, around) for _ in range(config["slots"])]
 
     from minidask.local_node import serve  # noqa: PLC0415 - only now, see above
 

@@ -25,6 +25,7 @@ from minidask._version import __version__
 from minidask.access import load_or_create_secret
 from minidask.addresses import Address
 from minidask.blobstore import BlobStore
+from minidask.nesting import Surroundings
 from minidask.program import run_loop
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Event, Received
@@ -43,20 +44,20 @@ class LocalNode:
         slots: how many calls run at once.
         make_slot: processes or threads.
         limits: how much memory slots may use.
-        store: where large data is, shared with clients.
+        around: where to listen, the file for the secret, and where large data is, shared with clients.
     """
 
-    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, store: BlobStore) -> None:
+    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, around: Surroundings) -> None:
         self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
-        self.agent = Agent("local", slots, make_slot, limits, store, peers=None)
-        self._store = store
+        self.agent = Agent("local", slots, make_slot, limits, around, BlobStore(around.store), peers=None)
+        self._around = around
         self.server: SchedulerServer | None = None
 
-    async def start(self, address: Address, access_file: str) -> None:
-        """Listen there, with a fresh secret in `access_file`, and start the slots."""
-        info = {"store": str(self._store.folder)}
-        self.server = SchedulerServer(self._core, load_or_create_secret(access_file), info)
-        await self.server.listen(address)
+    async def start(self) -> None:
+        """Listen, with a fresh secret, and start the slots."""
+        info = {"store": self._around.store}
+        self.server = SchedulerServer(self._core, load_or_create_secret(self._around.access_file), info)
+        await self.server.listen(Address.parse(self._around.scheduler))
         to_worker = _ToWorker(self.agent)
         # A task reaches this worker without a round trip, so it need not hold any in advance.
         worker_info = {**self.agent.info, "prefetch": 0}
@@ -115,12 +116,13 @@ async def _serve(control: socket.socket, config: dict[str, Any], launched: list[
     reader, writer = await asyncio.open_unix_connection(sock=control)
     limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
 
-    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> ProcessSlot:
-        return ProcessSlot(number, events, environment, store, launched.pop() if launched else None)
+    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings) -> ProcessSlot:
+        return ProcessSlot(number, events, environment, around, launched.pop() if launched else None)
 
-    node = LocalNode(config["slots"], make_slot, limits, BlobStore(config["store"]))
+    around = Surroundings(config["store"], config["address"], config["access_file"])
+    node = LocalNode(config["slots"], make_slot, limits, around)
     try:
-        await node.start(Address.parse(config["address"]), config["access_file"])
+        await node.start()
         assert node.server is not None
         writer.write(b'{"ready": true}\n')
         ends = [asyncio.create_task(_obey(reader, node)), asyncio.create_task(node.server.stopped.wait())]

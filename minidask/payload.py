@@ -431,11 +431,6 @@ def use_blobs(table: BlobTable) -> None:
     _current.table = table
 
 
-def inside_task() -> bool:
-    """Whether this thread is a slot's."""
-    return getattr(_current, "table", None) is not None
-
-
 def resolve_blob(blob: bytes) -> Any:
     """What a pickle calls in the place of a shared object."""
     return _table().resolve(blob)

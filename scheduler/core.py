@@ -19,6 +19,7 @@ from .blobs import BlobShelf
 from .describe import describe
 from .distribution import Distribution
 from .events import Event, Joined, Left, Received
+from .nesting import Nesting
 from .placement import WorkerPool, next_assignment
 from .ready import ReadyQueue
 from .tasks import Abandoned, ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
@@ -47,6 +48,7 @@ class SchedulerCore:
         self.tasks: dict[int, TaskRecord] = {}
         self.blobs = BlobShelf()
         self.ready = ReadyQueue()
+        self.nesting = Nesting(self.ready)
         self.pool = WorkerPool()
         self._pinned: dict[int, WorkerRecord] = {}
         self.finished = 0
@@ -83,6 +85,8 @@ class SchedulerCore:
             m.FetchFailed: self.data.failed,
             m.FetchPart: self.data.part_wanted,
             m.OfferResult: self._offer_result,
+            m.Waiting: self._waiting,
+            m.Resumed: self._resumed,
             m.BlobPart: self.data.result_part,
             m.NoBlob: self.data.result_part,
         }
@@ -109,6 +113,10 @@ class SchedulerCore:
         """Give ready tasks to workers as far as they go; return the messages to send."""
         for peer in list(self._pinned):
             self._place_pinned(self._pinned[peer], now)
+        while (loan := self.nesting.next_guest()) is not None:
+            guest, host = loan
+            assert isinstance(host.state, Running | Abandoned), "only what runs can wait"
+            self._assign(guest, host.state.worker, now, host)
         while (assignment := next_assignment(self.ready, self.pool, self.blobs)) is not None:
             self._assign(*assignment, now)
         return self._take()
@@ -118,6 +126,11 @@ class SchedulerCore:
             task = worker.pinned.pop(0)
             if type(task.state) is Ready:
                 self._assign(task, worker, now)
+        for task in list(worker.pinned):
+            host = self.nesting.host_of(task, worker) if type(task.state) is Ready else None
+            if host is not None:
+                worker.pinned.remove(task)
+                self._assign(task, worker, now, host)
         if not worker.pinned:
             del self._pinned[worker.peer]
 
@@ -151,7 +164,8 @@ class SchedulerCore:
         info = event.info
         name = str(info.get("name") or event.address)
         if event.role == "client":
-            self.clients[event.peer] = ClientRecord(event.peer, name, bool(info.get("forward_output", True)))
+            client = ClientRecord(event.peer, name, bool(info.get("forward_output", True)), bool(info.get("nested")))
+            self.clients[event.peer] = client
             self._out.append((event.peer, self._worker_list()))
             return
         slots, prefetch = info.get("slots"), info.get("prefetch", 0)
@@ -243,16 +257,33 @@ class SchedulerCore:
             raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
         if message.timeout is not None and not message.timeout > 0:
             raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
+        parent = self._parent(message)
+        if message.parent and parent is None:
+            text = f"task {message.name!r}: the task that has submitted it has ended"
+            self._send(client.peer, m.TaskLost(message.task, "cancelled", text))
+            return
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
         task = TaskRecord(
             self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
-            group, message.pin, client.task_blobs, message.payload,
+            group, message.pin, client.task_blobs, message.payload, parent=parent,
         )  # fmt: skip
         self.tasks[task.id] = client.tasks[message.task] = task
+        task.root.unfinished += 1
+        if task.parent is not None:
+            self.nesting.born(task)
         self.blobs.use(task.blobs)
         self._queue(task)
+
+    def _parent(self, message: m.Submit) -> TaskRecord | None:
+        """The task that has submitted another one, if that attempt of it is still wanted."""
+        if len(message.parent) not in (0, 2):
+            raise ProtocolError(f"task {message.task} names a parent by {len(message.parent)} numbers, not two")
+        number, attempt = message.parent or (0, 0)
+        task = self.tasks.get(number)
+        wanted = task is not None and task.attempt == attempt and type(task.state) is Running
+        return task if wanted else None
 
     def _pin(self, task: TaskRecord) -> None:
         """A task for one worker takes no turn in the queue: it takes that worker's next free slot."""
@@ -277,8 +308,21 @@ class SchedulerCore:
         if type(task.state) is Running:
             task.move("abandon", Abandoned(task.state.worker, task.state.attempt))
             task.payload = []
+        if force:
+            self._drop_children(task)
         if type(task.state) is Abandoned and (force or task.id in task.state.worker.delivering):
             self._out.append((task.state.worker.peer, m.Stop(task.id, task.attempt)))
+
+    def _drop_children(self, task: TaskRecord) -> None:
+        """What a task has submitted ends with it: nobody else could have the outcome."""
+        if task.nest is None:
+            return
+        self.nesting.goes_on(task)
+        for child in list(task.nest.children.values()):
+            if type(child.state) is not Abandoned:
+                self._tell(child, m.TaskLost(child.number, "cancelled", f"task {child.name!r}: its parent has ended"))
+            self._drop(child, force=True)
+        self.ready.close(task)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
         self._out.append((client.peer, m.Answer(message.request, describe(self))))
@@ -289,14 +333,21 @@ class SchedulerCore:
 
     # --- a task's attempts ---
 
-    def _assign(self, task: TaskRecord, worker: WorkerRecord, now: float) -> None:
+    def _assign(self, task: TaskRecord, worker: WorkerRecord, now: float, host: TaskRecord | None = None) -> None:
+        """Have a worker run a task: in a slot of its own, or in that of the task `host`, which waits for it."""
         task.attempt += 1
         task.move("assign", Running(worker, task.attempt, now))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
+        if host is not None:
+            worker.guests[task.id] = host
+            self.nesting.lend(host, task)
         self.data.give(task.blobs, worker)
-        run = m.Run(task.id, task.attempt, task.client.peer, task.name, task.timeout, task.blobs, task.payload)
+        run = m.Run(
+            task.id, task.attempt, task.root.peer, task.name, task.timeout, task.blobs,
+            0 if host is None else host.id, task.payload,
+        )  # fmt: skip
         self._out.append((worker.peer, run))
         self.pool.update(worker)
 
@@ -320,16 +371,25 @@ class SchedulerCore:
 
     def _unload(self, task: TaskRecord, worker: WorkerRecord) -> None:
         del worker.tasks[task.id]
+        self._leave_host(task, worker)
         if task.id in worker.delivering:
             worker.delivering.discard(task.id)
         else:
             self._leave_group(task)
+        self._drop_children(task)
+
+    def _leave_host(self, task: TaskRecord, worker: WorkerRecord) -> None:
+        """It runs no more: the slot of the one that waits for it is that one's again."""
+        host = worker.guests.pop(task.id, None)
+        if host is not None:
+            self.nesting.give_back(host)
 
     def _leave_group(self, task: TaskRecord) -> None:
         """It runs no more: the next one of its group may."""
         if task.group is not None:
             task.group.running -= 1
             self.ready.unpark(task.group)
+            self.nesting.is_ready(task)
 
     def _offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
         """An attempt has returned, and its client has to fetch a large part of the result."""
@@ -339,6 +399,7 @@ class SchedulerCore:
             return
         if task.id not in worker.delivering:
             worker.delivering.add(task.id)
+            self._leave_host(task, worker)
             self._leave_group(task)
             self.pool.update(worker)
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
@@ -378,12 +439,23 @@ class SchedulerCore:
             )
 
     def _returned(self, worker: WorkerRecord, message: m.Returned) -> None:
+        guest = message.task in worker.guests
         task = self._release(worker, message)
         if task is not None:
-            worker.congested = True
+            worker.congested = not guest
             self.pool.update(worker)
             task.move("returned", Ready())
             self._queue(task)
+
+    def _waiting(self, worker: WorkerRecord, message: m.Waiting) -> None:
+        task = worker.tasks.get(message.task)
+        if task is not None and task.attempt == message.attempt:
+            self.nesting.waits(task)
+
+    def _resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
+        task = worker.tasks.get(message.task)
+        if task is not None and task.attempt == message.attempt:
+            self.nesting.goes_on(task)
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
         """An attempt died with its process or its worker: queue the task again, unless it has had its chances."""
@@ -399,6 +471,7 @@ class SchedulerCore:
     def _queue(self, task: TaskRecord) -> None:
         if task.pin is None:
             self.ready.push(task)
+            self.nesting.is_ready(task)
         else:
             self._pin(task)
 
@@ -418,6 +491,8 @@ class SchedulerCore:
         self.finished += 1
         del self.tasks[task.id]
         del task.client.tasks[task.number]
+        task.root.unfinished -= 1
+        self.nesting.ended(task)
         if queued and task.pin is None:
             self.ready.cancelled(task)
         if task.blobs:

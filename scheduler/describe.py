@@ -16,8 +16,9 @@ def describe(core: SchedulerCore) -> dict[str, Any]:
     ]
     clients = []
     for client in core.clients.values():
-        queued = core.ready.live(client)
-        clients.append({"name": client.name, "queued": queued, "running": len(client.tasks) - queued})
+        if not client.nested:
+            queued = core.ready.live(client)
+            clients.append({"name": client.name, "queued": queued, "running": client.unfinished - queued})
     running = sum(len(worker.tasks) for worker in core.workers.values())
     tasks = {"queued": len(core.ready), "running": running, "finished": core.finished}
     return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}

@@ -20,6 +20,7 @@ def check(core: SchedulerCore) -> None:
     _check_workers(core)
     _check_clients(core)
     _check_groups(core)
+    _check_nesting(core)
     _check_blobs(core)
 
 
@@ -32,7 +33,7 @@ def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
     else:
         assert isinstance(state, Ready), f"{task} has ended but is still known"
         assert task.payload, f"{task} waits without its payload"
-    if task.client.peer not in core.clients:
+    if task.client.peer not in core.clients or task.root.peer not in core.clients:
         assert isinstance(state, Abandoned), f"{task} is kept for a client that left"
     assert task.client.tasks.get(task.number) is task, f"{task} is unknown to its client"
 
@@ -53,8 +54,10 @@ def _check_workers(core: SchedulerCore) -> None:
 
 
 def _check_clients(core: SchedulerCore) -> None:
-    waiting = Counter(t.client.peer for t in core.tasks.values() if isinstance(t.state, Ready) and t.pin is None)
+    waiting = Counter(t.root.peer for t in core.tasks.values() if isinstance(t.state, Ready) and t.pin is None)
+    unfinished = Counter(t.root.peer for t in core.tasks.values())
     for client in core.clients.values():
+        assert client.unfinished == unfinished[client.peer], f"the tasks behind client {client.name} are miscounted"
         assert core.ready.live(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
         for task in client.tasks.values():
             assert core.tasks.get(task.id) is task, f"client {client.name} still has {task}"
@@ -72,6 +75,23 @@ def _check_groups(core: SchedulerCore) -> None:
     for group in {id(t.group): t.group for t in core.tasks.values() if t.group}.values():
         assert group.running == running[id(group)], f"group {group.number} miscounts its running tasks"
         assert not group.limit or group.running <= group.limit, f"group {group.number} is over its limit"
+
+
+def _check_nesting(core: SchedulerCore) -> None:
+    for task in core.tasks.values():
+        if task.parent is not None and not isinstance(task.state, Abandoned):
+            assert core.tasks.get(task.parent.id) is task.parent, f"{task} has outlived its parent"
+            assert isinstance(task.parent.state, Running | Abandoned), f"the parent of {task} does not run"
+            assert task.parent.nest is not None and task.id in task.parent.nest.children, f"{task} is nobody's child"
+        if task.nest is not None and task.nest.waits:
+            assert isinstance(task.state, Running | Abandoned), f"{task} waits and does not run"
+    for worker in core.workers.values():
+        guests = {task.id: task.nest.guest for task in worker.tasks.values() if task.nest and task.nest.guest}
+        hosts = {host.id: worker.tasks[number] for number, host in worker.guests.items() if host.id in worker.tasks}
+        assert guests == hosts, f"{worker.name} miscounts what runs in lent slots"
+        assert worker.guests.keys() <= worker.tasks.keys() - worker.delivering, (
+            f"{worker.name} has guests that are over"
+        )
 
 
 def _check_blobs(core: SchedulerCore) -> None:

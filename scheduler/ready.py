@@ -1,11 +1,11 @@
 """The queue of tasks that wait for a worker: fair between clients, then by priority, then by order.
 
-    client ─► its lines, a heap ordered by (priority, oldest task) ─► a line: the tasks of one group and priority
+    client ─► its lines, a heap by (priority, oldest task) ─► a line: the tasks of one group, priority and parent
 
 Clients take turns. A line is in order of age without sorting, so a task costs the same behind a
 million others. The line of a group that may run no more at once is parked with its group as a whole, and comes
 back when one of the group's tasks ends. Cancelled tasks are skipped when met, and swept out when they are
-the larger part.
+the larger part. Tasks within tasks take the turns of the client behind them all.
 """
 
 from __future__ import annotations
@@ -18,16 +18,19 @@ from dataclasses import dataclass, field
 from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 
 Entry = tuple[int, int, "Line"]
+Key = tuple[int, int, int]
 SWEEP_FROM = 64
 
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Tasks of one client that share a group and a priority, oldest first; `waste` of them are cancelled."""
+    """Tasks of one client that share a group, a priority and a parent, oldest first; `waste` of them are cancelled."""
 
     peer: int
+    key: Key
     group: GroupRecord | None
     priority: int
+    parent: TaskRecord | None
     tasks: collections.deque[TaskRecord] = field(default_factory=collections.deque)
     waste: int = 0
 
@@ -52,15 +55,16 @@ class ReadyQueue:
     """All tasks in state `Ready` that no worker is pinned to."""
 
     def __init__(self) -> None:
-        self._lines: dict[int, dict[tuple[int, int], Line]] = {}
+        self._lines: dict[int, dict[Key, Line]] = {}
         self._heaps: dict[int, list[Entry]] = {}  # by client; the first in the dict is the next to take a turn
         self._live: dict[int, int] = {}
+        self._within: dict[int, list[Line]] = {}  # by task: the lines of what it has submitted
 
     def __len__(self) -> int:
         return sum(self._live.values())
 
     def live(self, client: ClientRecord) -> int:
-        """How many tasks of this client wait, parked ones included."""
+        """How many tasks of this client wait, with parked ones and those within tasks."""
         return self._live.get(client.peer, 0)
 
     def peers(self) -> set[int]:
@@ -69,13 +73,15 @@ class ReadyQueue:
 
     def push(self, task: TaskRecord) -> None:
         """Queue a task; one that comes back takes its old place."""
-        peer, key = task.client.peer, _key(task)
+        peer, key = task.root.peer, _key(task)
         self._live[peer] = self._live.get(peer, 0) + 1
         lines = self._lines.setdefault(peer, {})
         line = lines.get(key)
         if line is None:
-            line = lines[key] = Line(peer, task.group, task.priority)
+            line = lines[key] = Line(peer, key, task.group, task.priority, task.parent)
             line.tasks.append(task)
+            if task.parent is not None:
+                self._within.setdefault(task.parent.id, []).append(line)
             heapq.heappush(self._heaps.setdefault(peer, []), line.entry)
         elif not line.tasks or task.id > line.tasks[-1].id:
             line.tasks.append(task)
@@ -111,6 +117,40 @@ class ReadyQueue:
                 return task
         return None
 
+    def pop_child(self, parent: TaskRecord) -> TaskRecord | None:
+        """Take out the next of a task's own children that may run now; None if there is none."""
+        line = self._child_line(parent)
+        if line is None:
+            return None
+        task = line.tasks.popleft()  # where the line stands in the heap is put right when it is met there
+        self._live[line.peer] -= 1
+        line.strip()
+        if not line.tasks:
+            self._discard(line)
+        return task
+
+    def _child_line(self, parent: TaskRecord) -> Line | None:
+        lines = self._within.get(parent.id, ())
+        for line in lines:
+            line.strip()
+        open_lines = [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
+        return min(open_lines, key=lambda line: line.entry, default=None)
+
+    def close(self, parent: TaskRecord) -> None:
+        """None of a task's children will come any more, and none waits."""
+        for line in list(self._within.get(parent.id, ())):
+            self._discard(line)
+
+    def _discard(self, line: Line) -> None:
+        """Take out a line that need not have come to its turn."""
+        self._drop(line)
+        heap = self._heaps.get(line.peer)
+        if heap is not None:
+            heap[:] = [entry for entry in heap if entry[2] is not line]
+            heapq.heapify(heap)
+            if not heap:
+                del self._heaps[line.peer]
+
     def _next_line(self, peer: int) -> Line | None:
         """The client's line whose head is to run next; lines that are used up, or may not run now, are put away."""
         while peer in self._heaps:
@@ -141,10 +181,17 @@ class ReadyQueue:
             del self._heaps[line.peer]
 
     def _drop(self, line: Line) -> None:
-        lines = self._lines[line.peer]
-        del lines[id(line.group), line.priority]
-        if not lines:
-            del self._lines[line.peer]
+        lines = self._lines.get(line.peer, {})
+        if lines.get(line.key) is line:
+            del lines[line.key]
+            if not lines:
+                del self._lines[line.peer]
+        if line.parent is not None:
+            siblings = self._within.get(line.parent.id, [])
+            if line in siblings:
+                siblings.remove(line)
+            if not siblings:
+                self._within.pop(line.parent.id, None)
 
     def unpark(self, group: GroupRecord) -> None:
         """A task of the group has ended: its lines may be taken from again."""
@@ -153,12 +200,12 @@ class ReadyQueue:
             line.strip()
             if line.tasks:
                 heapq.heappush(self._heaps.setdefault(line.peer, []), line.entry)
-            elif line.peer in self._lines:
+            else:
                 self._drop(line)
 
     def cancelled(self, task: TaskRecord) -> None:
         """A queued task left the state `Ready`; its place in the line is now waste."""
-        peer = task.client.peer
+        peer = task.root.peer
         self._live[peer] -= 1
         line = self._lines[peer][_key(task)]
         line.waste += 1
@@ -171,8 +218,9 @@ class ReadyQueue:
         self._live.pop(client.peer, None)
 
 
-def _key(task: TaskRecord) -> tuple[int, int]:
-    return id(task.group), task.priority  # by identity: a client may use the number of a closed group again
+def _key(task: TaskRecord) -> Key:
+    # The group by identity: a client may use the number of a closed one again.
+    return id(task.group), task.priority, 0 if task.parent is None else task.parent.id
 
 
 def _id(task: TaskRecord) -> int:

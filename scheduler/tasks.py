@@ -66,11 +66,16 @@ class IllegalTransition(Exception):
 
 @dataclass(slots=True, eq=False)
 class ClientRecord:
-    """A connected client; `tasks` by the client's own numbers."""
+    """A connected client; `tasks` by the client's own numbers.
+
+    A `nested` one is a task's, in its slot. Of any other, `unfinished` counts all tasks, with those within them.
+    """
 
     peer: int
     name: str
     forward_output: bool = True
+    nested: bool = False
+    unfinished: int = 0
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
@@ -101,7 +106,8 @@ class WorkerRecord:
 
     It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
-    Tasks in `delivering` have returned, and their clients fetch the results.
+    Tasks in `delivering` have returned, and their clients fetch the results. `guests` are the numbers of those that run
+    in lent slots, with the tasks whose slots those are.
     """
 
     peer: int
@@ -119,16 +125,33 @@ class WorkerRecord:
     pinned: list[TaskRecord] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
     delivering: set[int] = field(default_factory=set)
+    guests: dict[int, TaskRecord] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
         """Slots without a task: one whose result is being fetched needs none, but only so many of those at a time."""
-        return self.slots - len(self.tasks) + min(len(self.delivering), self.slots)
+        return self.slots - len(self.tasks) + len(self.guests) + min(len(self.delivering), self.slots)
+
+
+@dataclass(slots=True, eq=False)
+class Nest:
+    """What a task has submitted: its live `children`, and those of them that have children too.
+
+    While it `waits` for them, its slot runs one descendant after the other: the `guest`.
+    """
+
+    children: dict[int, TaskRecord] = field(default_factory=dict)
+    parents: dict[int, TaskRecord] = field(default_factory=dict)
+    waits: bool = False
+    guest: TaskRecord | None = None
 
 
 @dataclass(slots=True, eq=False)
 class TaskRecord:
-    """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's."""
+    """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's.
+
+    What another task has submitted has that for a `parent`.
+    """
 
     id: int
     client: ClientRecord
@@ -145,6 +168,13 @@ class TaskRecord:
     story: tuple[str, ...] = ()
     deaths: int = 0
     last_worker: str | None = None
+    parent: TaskRecord | None = None
+    nest: Nest | None = None
+
+    @property
+    def root(self) -> ClientRecord:
+        """The client that is behind it: for a task within a task, that of the outermost one."""
+        return self.client if self.parent is None else self.parent.root
 
     def move(self, step: str, state: State) -> None:
         """Take one step of the table.

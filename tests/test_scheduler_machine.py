@@ -39,6 +39,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.fetching: dict[tuple[int, bytes], str] = {}  # worker and blob -> where it was told to fetch
         self.failed: set[tuple[int, bytes, int]] = set()
         self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
+        self.nested: dict[int, int] = {}  # worker -> the client of the tasks in its slots
+        self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
 
     # --- driving the core ---
 
@@ -58,6 +60,9 @@ class SchedulerMachine(RuleBasedStateMachine):
                 assert set(message.blobs) <= self.blobs[peer], "a task came before its blobs"
                 assert message.task not in self.holding[peer], "a worker was given a task that it has"
                 self.holding[peer][message.task] = message
+                if message.host:
+                    assert self.waiting[peer][message.host] == 0, "a slot was used that is not lent, or is in use"
+                    self.waiting[peer][message.host] = message.task
             elif isinstance(message, m.PutBlob):
                 assert message.blob not in self.blobs[peer], "a blob was sent twice"
                 self.blobs[peer].add(message.blob)
@@ -95,6 +100,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.fetching = {key: source for key, source in self.fetching.items() if key[0] != peer}
         self.holding.pop(peer, None)
         self.blobs.pop(peer, None)
+        self.waiting.pop(peer, None)
 
     def report(self, worker: int, message: Any) -> None:
         if worker in self.holding:
@@ -107,6 +113,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             return None
         run = held.pop(data.draw(st.sampled_from(sorted(held))))
         self.stale.append((worker, run))
+        lent = self.waiting[worker]
+        lent.pop(run.task, None)
+        if run.host in lent:
+            lent[run.host] = 0
         return run
 
     # --- peers ---
@@ -114,7 +124,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans())
     def worker_joins(self, slots: int, prefetch: int, serves: bool) -> int:
         self.peers += 1
-        self.holding[self.peers], self.blobs[self.peers] = {}, set()
+        self.holding[self.peers], self.blobs[self.peers], self.waiting[self.peers] = {}, set(), {}
         address = f"tcp://w:{self.peers}" if serves else ""
         info = {"name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address}
         self.send(Joined(self.peers, "worker", f"tcp://w:{self.peers}", info))
@@ -131,6 +141,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_vanishes(self, worker: int) -> None:
         self.forget_worker(worker)
         self.send(Left(worker, "gone"))
+
+    @rule(target=clients, worker=workers)
+    def a_slot_connects_for_its_tasks(self, worker: int) -> int:
+        self.peers += 1
+        self.wanted[self.peers], self.limits[self.peers] = set(), {}
+        self.nested[worker] = self.peers
+        self.send(Joined(self.peers, "client", f"tcp://n:{self.peers}", {"name": "nested", "nested": True}))
+        return self.peers
 
     @rule(client=clients)
     def client_vanishes(self, client: int) -> None:
@@ -166,7 +184,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.tasks += 1
             self.wanted[client].add(self.tasks)
             blobs = [blob] if blob else []
-            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [b"call"])
+            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [], [b"call"])
             self.send(Received(client, submit))
         if blob:
             self.send(Received(client, m.ReleaseBlobs([blob])))
@@ -183,6 +201,48 @@ class SchedulerMachine(RuleBasedStateMachine):
         if client in self.wanted and group in self.limits[client]:
             self.send(Received(client, m.CloseGroup(group)))
             self.send(Received(client, m.OpenGroup(group, 0)))  # the number may be used again
+
+    # --- tasks within tasks ---
+
+    def held(self, worker: int, data: st.DataObject) -> m.Run | None:
+        """One of the attempts that a worker holds."""
+        held = self.holding.get(worker)
+        return held[data.draw(st.sampled_from(sorted(held)))] if held else None
+
+    @rule(worker=workers, count=st.integers(1, 4), limit=st.integers(0, 2), pin=st.none() | workers, data=st.data())
+    def task_submits(self, worker: int, count: int, limit: int, pin: int | None, data: st.DataObject) -> None:
+        client, run = self.nested.get(worker, 0), self.held(worker, data)
+        if run is None or client not in self.wanted:
+            return
+        group = len(self.limits[client]) + 1
+        self.limits[client][group] = limit
+        self.send(Received(client, m.OpenGroup(group, limit)))
+        pinned = f"tcp://w:{pin}" if pin is not None else None
+        for _ in range(count):
+            self.tasks += 1
+            self.wanted[client].add(self.tasks)
+            submit = m.Submit(
+                self.tasks, "g", 0, None, group if pin is None else 0, pinned, [], [run.task, run.attempt], [b"call"]
+            )
+            self.send(Received(client, submit))
+
+    @rule(worker=workers, data=st.data())
+    def task_waits(self, worker: int, data: st.DataObject) -> None:
+        run = self.held(worker, data)
+        if run is not None and run.task not in self.waiting[worker]:
+            self.waiting[worker][run.task] = 0
+            self.report(worker, m.Waiting(run.task, run.attempt))
+
+    @rule(worker=workers, data=st.data())
+    def task_goes_on(self, worker: int, data: st.DataObject) -> None:
+        """It does so when nothing runs in its slot; or what was sent there crosses with its word, and comes back."""
+        run = self.held(worker, data)
+        if run is not None and run.task in self.waiting[worker]:
+            guest = self.holding[worker].pop(self.waiting[worker].pop(run.task), None)
+            if guest is not None:
+                self.waiting[worker].pop(guest.task, None)
+                self.report(worker, m.Returned(guest.task, guest.attempt))
+            self.report(worker, m.Resumed(run.task, run.attempt))
 
     # --- workers ---
 
@@ -292,6 +352,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def no_slot_idles_beside_work(self) -> None:
         if self.core.pool.idle:
             assert self.core.ready.peek() is None
+
+    @invariant()
+    def no_lent_slot_idles_beside_work(self) -> None:
+        assert self.core.nesting.next_guest() is None
 
     @invariant()
     def nobody_dies_too_often(self) -> None:

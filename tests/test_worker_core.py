@@ -40,8 +40,8 @@ class Rig:
         return self.do(w.Tick())
 
 
-def run(task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = ()) -> m.Run:
-    return m.Run(task, 1, 7, "f", timeout, list(blobs), [b"call"])
+def run(task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = (), host: int = 0) -> m.Run:
+    return m.Run(task, 1, 7, "f", timeout, list(blobs), host, [b"call"])
 
 
 def done(task: int) -> m.Done:
@@ -170,7 +170,7 @@ def test_an_idle_slot_that_dies_is_nobodys_fault() -> None:
 def test_stopping_interrupts_first_and_kills_after_the_grace() -> None:
     rig = Rig()
     rig.run(1)
-    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0)]
+    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0, 1, 1)]
     assert rig.pass_time(w.GRACE_SECONDS / 2) == []
     assert rig.pass_time(w.GRACE_SECONDS) == [w.Kill(0)]
     assert rig.core.next_deadline() is None
@@ -204,7 +204,7 @@ def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
     rig.run(1, timeout=2.0)
     assert rig.core.next_deadline() == 2.0
     assert rig.pass_time(1.9) == []
-    assert rig.pass_time(0.1) == [w.Interrupt(0)]
+    assert rig.pass_time(0.1) == [w.Interrupt(0, 1, 1)]
     rig.do(w.FromSlot(0, m.Failed(1, 1, 2.0, "KeyboardInterrupt", [])))
     (told,) = rig.said
     assert isinstance(told, m.Stopped)
@@ -249,7 +249,7 @@ def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
     rig.run(1)
     rig.run(2)
     rig.run(3)
-    assert set(rig.do(w.SchedulerGone())) == {w.Interrupt(0), w.Interrupt(1)}
+    assert set(rig.do(w.SchedulerGone())) == {w.Interrupt(0, 1, 1), w.Interrupt(1, 2, 1)}
     rig.do(w.FromSlot(0, done(1)))
     rig.do(w.SlotExited(1, "SIGKILL", "?"))
     assert rig.said == []

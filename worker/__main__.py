@@ -16,6 +16,7 @@ from minidask.addresses import Address
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder
+from minidask.nesting import Surroundings
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import format_bytes, parse_bytes
@@ -128,7 +129,8 @@ async def _work(options: argparse.Namespace) -> int:
     store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
     peers = Peers(secret)
     await peers.listen(options.address, options.port)
-    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, store, peers)
+    around = Surroundings(str(folder), str(options.address), str(options.access_file or ""))
+    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, around, store, peers)
     daemon = Daemon(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(

@@ -25,6 +25,7 @@ import psutil
 
 from minidask.blobstore import BlobStore, blob_id
 from minidask.folders import place_of
+from minidask.nesting import Surroundings
 from minidask.payload import LARGE_BYTES, left_in
 from minidask.resources import thread_limits
 from minidask.transport import Link
@@ -84,6 +85,7 @@ class Agent:
         slots: how many calls it runs at once.
         make_slot: `ProcessSlot` or `ThreadSlot`.
         limits: how much memory slots may use.
+        around: what slots have to know of the cluster.
         store: where this machine's large data is.
         peers: the way to other workers; None where there can be none, as the clients use the same store.
     """
@@ -94,6 +96,7 @@ class Agent:
         slots: int,
         make_slot: SlotFactory,
         limits: MemoryLimits,
+        around: Surroundings,
         store: BlobStore,
         peers: Peers | None,
     ) -> None:
@@ -103,6 +106,7 @@ class Agent:
         self._size = slots
         self._make_slot = make_slot
         self._limits = limits
+        self._around = around
         self._store = store
         self._peers = peers
         self._transfers = Transfers(store, peers is None, self.post, self._ask)
@@ -170,8 +174,8 @@ class Agent:
         for number, slot in slots:
             if self._core.starting(number):
                 slot.kill()  # there is nothing in it yet
-            elif self._core.running(number) is not None:
-                slot.interrupt()
+            elif (run := self._core.running(number)) is not None:
+                slot.interrupt(run.task, run.attempt)
             slot.retire()
         await self._wait_for_slots(GRACE_SECONDS)
         for slot in self._slots.values():
@@ -249,8 +253,8 @@ class Agent:
             case Spawn(slot):
                 if not self._closing:
                     self._slots[slot] = self._start_slot(slot)
-            case Interrupt(slot):
-                self._slots[slot].interrupt()
+            case Interrupt(slot, task, attempt):
+                self._slots[slot].interrupt(task, attempt)
             case Kill(slot):
                 self._slots[slot].kill()
             case Retire(slot):
@@ -267,7 +271,7 @@ class Agent:
                 self.gave_up.set()
 
     def _start_slot(self, number: int) -> SlotHandle:
-        return self._make_slot(number, self._pool_events, self._environment, str(self._store.folder))
+        return self._make_slot(number, self._pool_events, self._environment, self._around)
 
     def _send(self, message: Message) -> None:
         if self._link is not None:

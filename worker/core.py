@@ -7,6 +7,8 @@ Pure, as the scheduler's core: `handle(event, now)` returns effects for the shel
                                    │ stop, timeout         (interrupted first, killed GRACE_SECONDS later)
                                    └──────► Ending ─reply─► Idle
     any of them ─exit─► replaced by a fresh slot, and the attempt that died with it is told
+
+A call that waits for calls of its own lends its slot to one of them, on top of which may be another one, and so on.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from minidask.wire.messages import (
     PutBlob,
     ReleaseBlobs,
     ResultTaken,
+    Resumed,
     Returned,
     Run,
     SlotReady,
     Stop,
     Stopped,
+    Waiting,
 )
 
 from .events import (
@@ -82,10 +86,11 @@ class Idle(NamedTuple):
 
 
 class Busy(NamedTuple):
-    """Runs a call; `deadline` is when its time limit ends, None without one."""
+    """Runs a call; `deadline` is when its time limit ends, None without one; it may wait for calls of its own."""
 
     run: Run
     deadline: float | None
+    waits: bool = False
 
 
 class Ending(NamedTuple):
@@ -102,14 +107,37 @@ SlotState = Starting | Idle | Busy | Ending
 
 @dataclass(slots=True, eq=False)
 class SlotRecord:
-    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it."""
+    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it.
+
+    `below` are the calls, outermost first, that wait for the one that `state` is about and that runs on top of them.
+    """
 
     number: int
     state: SlotState = Starting()
+    below: list[Busy | Ending] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
     verdict: str = ""
     killed: bool = False
     retiring: bool = False
+
+    @property
+    def calls(self) -> list[Busy | Ending]:
+        """All calls that are in it, outermost first."""
+        return [*self.below, self.state] if isinstance(self.state, Busy | Ending) else []
+
+    def replace(self, call: Busy | Ending, other: Busy | Ending) -> None:
+        """Have another state for one of the calls."""
+        if self.state is call:
+            self.state = other
+        else:
+            self.below[self.below.index(call)] = other
+
+    def remove(self, call: Busy | Ending) -> None:
+        """One of the calls is over."""
+        if self.state is call:
+            self.state = self.below.pop() if self.below else Idle()
+        else:
+            self.below.remove(call)
 
 
 @dataclass(slots=True, eq=False)
@@ -140,11 +168,11 @@ class WorkerCore:
             case FromScheduler(message):
                 self._from_scheduler(message, now)
             case FromSlot(slot, message):
-                self._from_slot(self.slots[slot], message)
+                self._from_slot(self.slots[slot], message, now)
             case SlotExited(slot, how, hint):
                 self._slot_exited(self.slots.pop(slot), how, hint)
             case ResultLeft(slot, done, parts):
-                self._from_slot(self.slots[slot], done, parts)
+                self._from_slot(self.slots[slot], done, now, parts)
             case BlobHere(blob):
                 self._blob_here(blob, now)
             case BlobFailed(blob, source, text):
@@ -183,9 +211,8 @@ class WorkerCore:
         if self.queue and not self._any_starting():
             yield self.queue[0][1] + RETURN_SECONDS
         for slot in self.slots.values():
-            deadline = slot.state.deadline if isinstance(slot.state, Busy | Ending) else None
-            if deadline is not None and not slot.killed:
-                yield deadline
+            if not slot.killed:
+                yield from (call.deadline for call in slot.calls if call.deadline is not None)
 
     # --- the scheduler's wishes ---
 
@@ -195,7 +222,7 @@ class WorkerCore:
                 if self.wanted and not self.wanted.isdisjoint(message.blobs):
                     self.held.append(message)
                 else:
-                    self.queue.append((message, now))
+                    self._accept(message, now)
             case PutBlob(blob, payload):
                 self.blobs[blob] = payload
             case NeedBlob(blob, size, source, places):
@@ -217,7 +244,20 @@ class WorkerCore:
             self._effects.append(ToScheduler(HaveBlob(blob)))
             ready = [run for run in self.held if self.wanted.isdisjoint(run.blobs)]
             self.held = [run for run in self.held if not self.wanted.isdisjoint(run.blobs)]
-            self.queue.extend((run, now) for run in ready)
+            for run in ready:
+                self._accept(run, now)
+
+    def _accept(self, run: Run, now: float) -> None:
+        """Queue a call, or give it to the slot that is lent for it; back, if that one's call has gone on meanwhile."""
+        if not run.host:
+            self.queue.append((run, now))
+            return
+        for slot in self.slots.values():
+            if isinstance(slot.state, Busy) and slot.state.waits and slot.state.run.task == run.host:
+                slot.below.append(slot.state)
+                self._send_call(slot, run, now)
+                return
+        self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
 
     def _do_without(self, blob: bytes, text: str) -> None:
         """A blob will not come: what needs it cannot run here."""
@@ -251,9 +291,9 @@ class WorkerCore:
             self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
             return
         for slot in self.slots.values():
-            state = slot.state
-            if isinstance(state, Busy) and (state.run.task, state.run.attempt) == (task, attempt):
-                self._interrupt(slot, state.run, "cancelled", "it was cancelled", now)
+            call = _find(slot, task, attempt)
+            if isinstance(call, Busy):
+                self._interrupt(slot, call, "cancelled", "it was cancelled", now)
 
     def _taken(self, blob: bytes) -> None:
         """The client has this part of a result: with the last one, the outcome is told."""
@@ -268,9 +308,9 @@ class WorkerCore:
     def _drop_delivery(self, task: int) -> None:
         self._effects += [RemoveResult(blob) for blob in sorted(self.deliveries.pop(task).left)]
 
-    def _interrupt(self, slot: SlotRecord, run: Run, reason: str, text: str, now: float) -> None:
-        slot.state = Ending(run, reason, text, now + GRACE_SECONDS)
-        self._effects.append(Interrupt(slot.number))
+    def _interrupt(self, slot: SlotRecord, call: Busy, reason: str, text: str, now: float) -> None:
+        slot.replace(call, Ending(call.run, reason, text, now + GRACE_SECONDS))
+        self._effects.append(Interrupt(slot.number, call.run.task, call.run.attempt))
 
     def _drop_everything(self, now: float) -> None:
         self.queue.clear()
@@ -279,10 +319,11 @@ class WorkerCore:
         for task in list(self.deliveries):
             self._drop_delivery(task)
         for slot in self.slots.values():
-            if isinstance(slot.state, Busy):
-                self._interrupt(slot, slot.state.run, ORPHANED, "", now)
-            elif isinstance(slot.state, Ending):
-                slot.state = slot.state._replace(reason=ORPHANED)
+            for call in slot.calls:
+                if isinstance(call, Busy):
+                    self._interrupt(slot, call, ORPHANED, "", now)
+                else:
+                    slot.replace(call, call._replace(reason=ORPHANED))
 
     # --- slots ---
 
@@ -305,22 +346,54 @@ class WorkerCore:
         slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
         self._effects.append(ToSlot(slot.number, run))
 
-    def _from_slot(self, slot: SlotRecord, message: Message, parts: Mapping[bytes, int] = NO_PARTS) -> None:
-        state = slot.state
-        if type(message) is SlotReady:
-            self._failed_starts = 0
-            slot.state = Idle()
-        elif isinstance(message, Done | Failed) and isinstance(state, Busy | Ending):
-            if isinstance(state, Ending):
-                self._report_stopped(state)  # even if it got to its end first
-                self._effects += [RemoveResult(blob) for blob in parts]
-            elif isinstance(message, Done) and parts:
-                self._deliver(message, parts)
-            else:
-                self._effects.append(ToScheduler(message))
-            slot.state = Idle()
+    def _from_slot(self, slot: SlotRecord, message: Message, now: float, parts: Mapping[bytes, int] = NO_PARTS) -> None:
+        match message:
+            case SlotReady():
+                self._failed_starts = 0
+                slot.state = Idle()
+            case Done() | Failed():
+                self._over(slot, message, now, parts)
+            case Waiting(task, attempt):
+                call = _find(slot, task, attempt)
+                if isinstance(call, Busy) and call is slot.state:
+                    slot.state = call._replace(waits=True)
+                    self._effects.append(ToScheduler(message))
+            case Resumed():
+                self._goes_on(slot, message)
         if slot.retiring and type(slot.state) is Idle:
             self._effects.append(Retire(slot.number))
+
+    def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
+        """A call has come to its end."""
+        call = _find(slot, message.task, message.attempt)
+        if call is None:
+            return
+        if isinstance(call, Ending):
+            self._report_stopped(call)  # even if it got to its end first
+            self._effects += [RemoveResult(blob) for blob in parts]
+        elif isinstance(message, Done) and parts:
+            self._deliver(message, parts)
+        else:
+            self._effects.append(ToScheduler(message))
+        slot.remove(call)
+        if isinstance(slot.state, Ending):  # the interrupt has hit what ran on top of it
+            slot.state = slot.state._replace(deadline=now + GRACE_SECONDS)
+            self._effects.append(Interrupt(slot.number, slot.state.run.task, slot.state.run.attempt))
+
+    def _goes_on(self, slot: SlotRecord, message: Resumed) -> None:
+        """A call waits no more; what was sent for it to run meanwhile, and crossed with that word, goes back."""
+        if isinstance(slot.state, Busy | Ending) and slot.state.run.host == message.task:
+            crossed = slot.state
+            slot.remove(crossed)
+            if isinstance(crossed, Ending):
+                self._report_stopped(crossed)
+            else:
+                self._effects.append(ToScheduler(Returned(crossed.run.task, crossed.run.attempt)))
+        call = _find(slot, message.task, message.attempt)
+        if isinstance(call, Busy):
+            slot.replace(call, call._replace(waits=False))
+            self._effects.append(ToScheduler(message))
+        self._effects.append(ToSlot(slot.number, message))
 
     def _deliver(self, done: Done, parts: Mapping[bytes, int]) -> None:
         self.deliveries[done.task] = Delivery(done, set(parts))
@@ -328,14 +401,16 @@ class WorkerCore:
             self._effects.append(ToScheduler(OfferResult(done.task, done.attempt, blob, size)))
 
     def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
-        state = slot.state
-        match state:
-            case Busy(run):
-                self._effects.append(ToScheduler(Died(run.task, run.attempt, how, slot.verdict or hint)))
-            case Ending():
-                self._report_stopped(state)
-            case Starting():
-                self._failed_starts += 1
+        for call in reversed(slot.calls):
+            if isinstance(call, Ending):
+                self._report_stopped(call)
+            else:
+                cause = slot.verdict or hint
+                if call is not slot.state:
+                    cause = f"{cause}; what it waited for, task {slot.calls[-1].run.name!r}, ran there just then"
+                self._effects.append(ToScheduler(Died(call.run.task, call.run.attempt, how, cause)))
+        if type(slot.state) is Starting:
+            self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
             self._effects.append(
                 GiveUp(f"slots die before they are ready: the last one with {how}; see its output above")
@@ -374,12 +449,14 @@ class WorkerCore:
 
     def _tick(self, now: float) -> None:
         for slot in self.slots.values():
-            state = slot.state
-            if isinstance(state, Ending) and now >= state.deadline:
-                self._kill(slot)
-            elif isinstance(state, Busy) and state.deadline is not None and now >= state.deadline:
-                limit = f"it ran longer than its time limit of {state.run.timeout:g} seconds and was stopped"
-                self._interrupt(slot, state.run, "timeout", limit, now)
+            for call in slot.calls:
+                if call.deadline is None or now < call.deadline:
+                    continue
+                if isinstance(call, Ending):
+                    self._kill(slot)
+                else:
+                    limit = f"it ran longer than its time limit of {call.run.timeout:g} seconds and was stopped"
+                    self._interrupt(slot, call, "timeout", limit, now)
         while self.queue and now >= self.queue[0][1] + RETURN_SECONDS and not self._any_starting():
             run, _ = self.queue.popleft()
             self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
@@ -387,3 +464,11 @@ class WorkerCore:
     def _any_starting(self) -> bool:
         """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""
         return any(self.starting(slot) for slot in self.slots)
+
+
+def _find(slot: SlotRecord, task: int, attempt: int) -> Busy | Ending | None:
+    """The call of a slot that is this attempt."""
+    for call in slot.calls:
+        if (call.run.task, call.run.attempt) == (task, attempt):
+            return call
+    return None

@@ -112,9 +112,11 @@ class Spawn(NamedTuple):
 
 
 class Interrupt(NamedTuple):
-    """Ask the call in this slot to end: it may clean up."""
+    """Ask a call in this slot to end: it may clean up."""
 
     slot: int
+    task: int
+    attempt: int
 
 
 class Kill(NamedTuple):

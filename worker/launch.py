@@ -8,36 +8,42 @@ import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from minidask.nesting import Surroundings
 from minidask.spawn import python_command
 
 
 class Launched(NamedTuple):
-    """A slot process that was started: our ends of its socket and of its output pipes, by stream."""
+    """A slot process that was started: our ends of its socket, its output pipes, by stream, and its pipe for stops."""
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
     outputs: dict[str, int]
+    stops: int
 
 
-def launch(environment: Mapping[str, str], store: str) -> Launched:
+def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
     """Start a slot in a process and process group of its own.
 
     Args:
         environment: variables beside the inherited ones.
-        store: folder of the machine's blob store.
+        around: what it has to know.
     """
     ours, theirs = socket.socketpair()
     outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
+    told, stops = os.pipe()
+    numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
     process = subprocess.Popen(
-        python_command("minidask.worker.slot", str(theirs.fileno()), str(os.getpid()), store),
+        python_command("minidask.worker.slot", *numbers, *around),
         stdin=subprocess.DEVNULL,
         stdout=outputs["stdout"][1],
         stderr=outputs["stderr"][1],
-        pass_fds=[theirs.fileno()],
+        pass_fds=[theirs.fileno(), told],
         env={**os.environ, **environment},
         process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
     )
     theirs.close()
+    os.close(told)
     for _, write_end in outputs.values():
         os.close(write_end)
-    return Launched(process, ours, {stream: read_end for stream, (read_end, _) in outputs.items()})
+    os.set_blocking(stops, False)
+    return Launched(process, ours, {stream: read_end for stream, (read_end, _) in outputs.items()}, stops)

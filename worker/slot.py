@@ -1,31 +1,52 @@
-"""A slot: one process, one thread, one loop. Read a call, run it in the main thread, reply.
+"""A slot: one process, one loop. Read a call, run it in the main thread, reply.
 
 It may be killed at any moment: it holds nothing that is not also held elsewhere. SIGINT asks the call
-that runs now to end, as Ctrl-C would; outside of a call it is ignored. The same loop, in a thread and
-without signals, serves `processes=False`.
+that the pipe for stops names to end, as Ctrl-C would; one that is over is left in peace. The same loop, in a thread
+and without signals, serves `processes=False`.
+
+A call that waits for calls of its own runs them, and theirs, in the same loop, one level deeper: `minidask.nesting`.
 """
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import logging
 import os
 import signal
 import socket
+import struct
 import sys
+import threading
 import time
 import traceback
 from types import FrameType, TracebackType
 from typing import Any
 
+from minidask.batch import run_task
 from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
+from minidask.nesting import Surroundings, belongs_to
 from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
-from minidask.wire.messages import Done, Failed, Message, PutBlob, ReleaseBlobs, Run, SlotReady, decode, encode
+from minidask.wire.messages import (
+    Done,
+    Failed,
+    Message,
+    PutBlob,
+    ReleaseBlobs,
+    Resumed,
+    Run,
+    SlotReady,
+    Waiting,
+    decode,
+    encode,
+)
 
 MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
+STOP = struct.Struct("<QQ")
+"""A task's number and attempt, in the pipe for stops."""
 
 
 class Slot:
@@ -33,68 +54,150 @@ class Slot:
 
     Args:
         sock: the connected socket to the worker daemon, blocking.
-        store: folder of the machine's blob store.
-        alone: whether the process is the slot's own: then it may set its signals, paths and logging.
+        around: what is around it.
+        stops: the pipe that names calls to be stopped; None if the process is not the slot's own: then it does not
+            set signals, paths and logging.
     """
 
-    def __init__(self, sock: socket.socket, store: str, *, alone: bool) -> None:
+    def __init__(self, sock: socket.socket, around: Surroundings, stops: int | None) -> None:
+        self.scheduler = around.scheduler
+        self.access_file = around.access_file
+        self.store = BlobStore(around.store)
+        self.client: Any = None
         self._sock = sock
-        self._alone = alone
+        self._stops = stops
+        self._alone = stops is not None
         self._decoder = FrameDecoder(AUTHENTICATED)
-        self._store = BlobStore(store)
-        self._blobs = BlobTable(self._store)
+        self._blobs = BlobTable(self.store)
         self._session: bytes | None = None
         self._in_call = False
+        self._calls: list[list[int]] = []  # those that run, outermost first, as number and attempt
+        self._given: collections.deque[Run] = collections.deque()  # to be run next
+        self._this_thread = threading.local()
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+        self._resumed = 0  # how often the daemon has still to take note that a call has gone on
 
     def serve(self) -> None:
         """Serve calls until the worker daemon closes the socket."""
-        use_blobs(self._blobs)
+        belongs_to(self, whole_process=self._alone)
         if self._alone:
             signal.signal(signal.SIGINT, self._interrupt)
         self._send(SlotReady(os.getpid()))
-        while True:
-            count = self._sock.recv_into(self._decoder.get_buffer())
-            if not count:
-                return
-            for frame in self._decoder.received(count):
-                self._handle(decode(frame))
+        with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
+            while True:
+                with self._receiving:
+                    self._receive()
+                while self._given:
+                    self.run_call()
 
     def _handle(self, message: Message) -> None:
-        if isinstance(message, Run):
-            outcome = self._run(message)
-            if self._alone:
-                _flush_output()
-            self._send(outcome)
-        elif isinstance(message, PutBlob):
-            self._blobs.put(message.blob, message.payload)
-        elif isinstance(message, ReleaseBlobs):
-            for blob in message.blobs:
-                self._blobs.forget(blob)
+        match message:
+            case Run():
+                if not message.host or not self._resumed:
+                    self._given.append(message)
+            case PutBlob(blob, payload):
+                self._blobs.put(blob, payload)
+            case ReleaseBlobs(blobs):
+                for blob in blobs:
+                    self._blobs.forget(blob)
+            case Resumed():
+                self._resumed -= 1
 
     def _send(self, message: Message) -> None:
         pieces = [memoryview(piece) for piece in encode(message)]
-        while pieces:
-            sent = self._sock.sendmsg(pieces[:MAX_IOVEC])
-            while pieces and sent >= len(pieces[0]):
-                sent -= len(pieces.pop(0))
-            if sent:
-                pieces[0] = pieces[0][sent:]
+        with self._sending:  # the outermost call may end while another thread of it runs one of its own
+            while pieces:
+                sent = self._sock.sendmsg(pieces[:MAX_IOVEC])
+                while pieces and sent >= len(pieces[0]):
+                    sent -= len(pieces.pop(0))
+                if sent:
+                    pieces[0] = pieces[0][sent:]
+
+    # --- for a call that waits for calls of its own; see `minidask.nesting.TaskSlot` ---
+
+    @property
+    def call(self) -> list[int]:
+        """Number and attempt of the task that this thread works for; empty between tasks."""
+        own: list[int] | None = getattr(self._this_thread, "call", None)
+        return own or (self._calls[0] if self._calls else [])
+
+    def fileno(self) -> int:
+        """What gets readable when there may be a call to run."""
+        return self._sock.fileno()
+
+    def begin_wait(self, call: list[int]) -> None:
+        """The task, which `call` was, waits from now on."""
+        self._send(Waiting(*call))
+
+    def receive(self) -> None:
+        """Read what has come, unless another thread does.
+
+        Raises:
+            ConnectionError: the daemon has gone.
+        """
+        if self._receiving.acquire(blocking=False):
+            try:
+                self._receive()
+            finally:
+                self._receiving.release()
+
+    def _receive(self) -> None:
+        count = self._sock.recv_into(self._decoder.get_buffer())
+        if not count:
+            raise ConnectionAbortedError("the worker daemon of this task is gone")
+        for frame in self._decoder.received(count):
+            self._handle(decode(frame))
+
+    def has_call(self, call: list[int]) -> bool:
+        """Whether there is a call to run, and the one that waits for it goes on at all."""
+        return bool(self._given) and call in self._calls
+
+    def run_call(self) -> None:
+        """Run it, and reply."""
+        outer = self._in_call
+        try:
+            outcome = self._run(self._given.popleft())
+            if self._alone:
+                _flush_output()
+            self._send(outcome)
+        finally:
+            self._in_call = outer
+
+    def end_wait(self, call: list[int]) -> None:
+        """The task goes on. What was sent to be run meanwhile, and not begun, is void."""
+        if call in self._calls:
+            self._given.clear()
+        self._resumed += 1
+        self._send(Resumed(*call))
 
     # --- one call ---
 
     def _run(self, run: Run) -> Message:
+        """Run a call, on top of those that wait for it, if there are any."""
+        outer, call = getattr(self._this_thread, "call", None), [run.task, run.attempt]
+        self._calls.append(call)
+        self._this_thread.call = call
+        try:
+            return self._outcome(run)
+        finally:
+            self._calls.remove(call)
+            self._this_thread.call = outer
+
+    def _outcome(self, run: Run) -> Message:
         modules = len(sys.modules)
         began = time.perf_counter()
+        use_blobs(self._blobs)
         try:
             self._apply_session(run)
             try:
                 self._in_call = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
-                result = function(*args, **kwargs)
+                result = run_task(function, args, kwargs)
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
                 self._in_call = False
-            payload = handed_over(payload, self._store)
+            payload = handed_over(payload, self.store)
             return Done(run.task, run.attempt, time.perf_counter() - began, payload)
         except KeyboardInterrupt as error:
             self._in_call = False
@@ -116,8 +219,16 @@ class Slot:
         return Failed(run.task, run.attempt, duration, text, payload)
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._in_call:
+        if self._in_call and self._is_meant():
             raise KeyboardInterrupt
+
+    def _is_meant(self) -> bool:
+        """Whether a stop is for a call that still runs, or from somebody who names none."""
+        named = []
+        with contextlib.suppress(BlockingIOError):
+            while self._stops is not None and (data := os.read(self._stops, STOP.size)):
+                named.append(list(STOP.unpack(data)))
+        return not named or any(call in self._calls for call in named)
 
     # --- the caller's session ---
 
@@ -183,14 +294,20 @@ def _yield_to_the_others() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The slot process: `arguments` are the socket's file descriptor, the daemon's process id, the store's folder."""
-    sock = socket.socket(fileno=int(arguments[0]))
-    sock.set_inheritable(False)
-    _die_with(int(arguments[1]))
+    """The slot process.
+
+    Args:
+        arguments: the file descriptors of the socket and of the pipe for stops, the daemon's process id, and what is in
+            `Surroundings`.
+    """
+    sock, stops = socket.socket(fileno=int(arguments[0])), int(arguments[1])
+    for descriptor in (sock.fileno(), stops):
+        os.set_inheritable(descriptor, False)
+    os.set_blocking(stops, False)
+    _die_with(int(arguments[2]))
     _yield_to_the_others()
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, errors="backslashreplace")
-    with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
-        Slot(sock, arguments[2], alone=True).serve()
+    Slot(sock, Surroundings(*arguments[3:]), stops).serve()

@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.errors import MinidaskError
+from minidask.nesting import Surroundings
 from minidask.transport import MessageLink
 from minidask.wire.messages import Message
 
 from .launch import Launched, launch
-from .slot import Slot
+from .slot import STOP, Slot
 
 EXIT_SECONDS = 1.0
 READ_BYTES = 64 * 1024
@@ -41,7 +42,7 @@ class SlotHandle(Protocol):
 
     def send(self, message: Message) -> None: ...
     def flush(self) -> None: ...
-    def interrupt(self) -> None: ...
+    def interrupt(self, task: int, attempt: int) -> None: ...
     def kill(self) -> None: ...
     def retire(self) -> None: ...
     def sweep(self) -> None: ...
@@ -50,7 +51,9 @@ class SlotHandle(Protocol):
 class SlotFactory(Protocol):
     """Makes slots; `ProcessSlot` and `ThreadSlot` do."""
 
-    def __call__(self, number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> SlotHandle: ...
+    def __call__(
+        self, number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings
+    ) -> SlotHandle: ...
 
 
 class ProcessSlot:
@@ -61,13 +64,13 @@ class ProcessSlot:
         number: int,
         events: PoolEvents,
         environment: Mapping[str, str],
-        store: str,
+        around: Surroundings,
         launched: Launched | None = None,
     ) -> None:
         self._number = number
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._process, sock, self._pipes = launched or launch(environment, store)
+        self._process, sock, self._pipes, self._stops = launched or launch(environment, around)
         self.pid = self._process.pid
         self._printed = select.poll()
         for stream, pipe in self._pipes.items():
@@ -89,8 +92,10 @@ class ProcessSlot:
     def flush(self) -> None:
         self._link.flush()
 
-    def interrupt(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
+    def interrupt(self, task: int, attempt: int) -> None:
+        """Interrupt this call, and no other that may run there by the time that the signal comes."""
+        with contextlib.suppress(ProcessLookupError, OSError):
+            os.write(self._stops, STOP.pack(task, attempt))
             os.kill(self.pid, signal.SIGINT)
 
     def kill(self) -> None:
@@ -164,6 +169,8 @@ class ProcessSlot:
         for stream in list(self._pipes):
             self._read_pipe(stream)
             self._close_pipe(stream)
+        os.close(self._stops)
+        self._stops = -1
         self._events.exited(self._number, *explain_exit(self._process.returncode))
 
 
@@ -194,10 +201,10 @@ def explain_exit(returncode: int) -> tuple[str, str]:
 class ThreadSlot:
     """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
 
-    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str], store: str) -> None:
+    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings) -> None:
         self._number = number
         self._events = events
-        self._store = store
+        self._around = around
         self.pid = os.getpid()
         ours, self._theirs = socket.socketpair()
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
@@ -210,7 +217,7 @@ class ThreadSlot:
     def flush(self) -> None:
         self._link.flush()
 
-    def interrupt(self) -> None:
+    def interrupt(self, task: int, attempt: int) -> None:
         """A thread cannot be interrupted; its call goes on, and its outcome is dropped."""
 
     def kill(self) -> None:
@@ -225,7 +232,7 @@ class ThreadSlot:
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
-            Slot(self._theirs, self._store, alone=False).serve()
+            Slot(self._theirs, self._around, None).serve()
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:

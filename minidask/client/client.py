@@ -30,6 +30,7 @@ from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
+from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
@@ -100,6 +101,7 @@ class Client:
             self.cluster = address
             address = address.scheduler_address
         self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
+        self._slot = self._find_slot()
         self.timeout = timeout
         self._pending: PendingTable[Future] = PendingTable()
         self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
@@ -121,11 +123,12 @@ class Client:
                 self.cluster.close()
             raise
         self._store = BlobStore.of(self._connection.peer_info)
-        self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, self._store)
+        own_store = self._store if self._slot is None else self._slot.store
+        self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, own_store)
         self._results = Results(self._send_if_connected, self._pending.knows)
         self._session = Session(self.blobs.put, self._release_blob)
         self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False)
-        self.reading = Reading(self._connection, self._handle, self._lost)
+        self.reading = Reading(self._connection, self._handle, self._lost, self._slot)
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
         live_clients.append(self)
@@ -133,7 +136,12 @@ class Client:
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
         parsed = Address.parse(address)
         info = {"name": self.name, "host": socket.gethostname(), "pid": self._pid, "forward_output": forward_output}
+        info["nested"] = self._slot is not None
         return Connection(parsed, access_file, info, self.timeout)
+
+    def _find_slot(self) -> TaskSlot | None:
+        """The slot whose tasks this client is for: see `TaskClient`."""
+        return None
 
     # --- work ---
 
@@ -291,6 +299,11 @@ class Client:
     # --- the end ---
 
     @property
+    def nested(self) -> bool:
+        """Whether this is the client of a task, in its slot."""
+        return self._slot is not None
+
+    @property
     def closed(self) -> bool:
         """Whether this client is of no more use."""
         return bool(self._why_closed) or self._forked
@@ -360,20 +373,24 @@ class Client:
         with self._table_lock:
             session = self._session.blob()
             number = self._pending.next_number()
-            future = Future(number, name, self._cancelled, self.reading.in_this_thread)
+            future = self._new_future(number, name)
             if on_done is not None:
                 future.add_done_callback(on_done)  # type: ignore[arg-type]
             if used:
                 future.add_done_callback(lambda _: self._dropped.append(used))
             self._pending.add(number, future)
         try:
-            self._send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], payload)])
+            parent = self._slot.call if self._slot is not None else []
+            self._send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
         except MinidaskError:
             with self._table_lock:
                 self._pending.take(number)
             self._dropped.append(used)
             raise
         return future
+
+    def _new_future(self, number: int, name: str) -> Future:
+        return Future(number, name, self._cancelled, self.reading.in_this_thread)
 
     def _next_group(self) -> int:
         with self._table_lock:

@@ -4,6 +4,9 @@ A result that the waiting thread reads itself is there one thread switch, and on
 interpreter lock, earlier. A thread that has borrowed the reading reads between the callbacks that it
 runs, and not during them: they are a user's code, and may themselves wait for results. So the reading
 thread looks in every few milliseconds, and steps in when one callback goes on for long.
+
+Inside a task, the thread that has borrowed the reading also runs what the task's slot is given meanwhile: calls that
+the task waits for, or that those wait for.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
 from minidask.client.interrupts import Uninterrupted
+from minidask.nesting import TaskSlot
 from minidask.wire.messages import Message
 
 LOOK_IN_SECONDS = 0.01
@@ -28,16 +32,23 @@ class Reading:
         connection: whose socket is to be read.
         on_message: called with each message, by whichever thread reads; never by two at once.
         on_end: called once, with the reason, when the connection has ended.
+        slot: in which this is, if it is in one.
     """
 
     def __init__(
-        self, connection: Connection, on_message: Callable[[Message], None], on_end: Callable[[str], None]
+        self,
+        connection: Connection,
+        on_message: Callable[[Message], None],
+        on_end: Callable[[str], None],
+        slot: TaskSlot | None = None,
     ) -> None:
+        self.slot = slot
         self._connection = connection
         self._on_message = on_message
         self._on_end = on_end
         self._part = threading.Lock()  # whoever holds it reads
         self._loan = threading.Lock()  # whoever holds it has borrowed the reading
+        self._borrower = 0  # the thread that does
         self._wanted = False  # whether the borrower waits for the part
         self._turns = 0  # how often the borrower has paused: whether its callbacks get on
         self._dispatching = 0
@@ -48,6 +59,9 @@ class Reading:
         self._poll = select.poll()
         self._poll.register(connection.fileno(), select.POLLIN)
         self._poll.register(self._nudged, select.POLLIN)
+        self._poll_all = select.poll()
+        for number in (connection.fileno(), self._nudged, *([slot.fileno()] if slot is not None else [])):
+            self._poll_all.register(number, select.POLLIN)
         self._thread = threading.Thread(target=self._read_forever, name="minidask-reader", daemon=True)
         self._thread.start()
 
@@ -66,20 +80,30 @@ class Reading:
 
     @contextlib.contextmanager
     def borrowed(self) -> Iterator[Borrowed | None]:
-        """Have this thread do the reading for the time of the block; None if another one does already."""
-        if not self._loan.acquire(blocking=False):
+        """Have this thread do the reading for the time of the block; None if another one does already.
+
+        A callback, or a call within a task, may borrow it again from the same thread, which has paused.
+        """
+        if self.in_this_thread():
+            raise RuntimeError("a done-callback may not wait for a task: this thread would have to complete it")
+        this_thread = threading.get_ident()
+        again = self._borrower == this_thread
+        if not again and not self._loan.acquire(blocking=False):
             yield None
             return
         try:
+            self._borrower = this_thread
             with Uninterrupted(self.nudge) as guard:
                 borrowed = Borrowed(self, guard)
                 try:
                     borrowed.resume()
                     yield borrowed
                 finally:
-                    borrowed.pause()
+                    borrowed.end()
         finally:
-            self._loan.release()
+            if not again:
+                self._borrower = 0
+                self._loan.release()
 
     def nudge(self) -> None:
         """Have whoever waits for messages come out of it."""
@@ -102,11 +126,18 @@ class Reading:
             with self._part:
                 self.read(None)
 
-    def read(self, seconds: float | None) -> None:
-        """Wait for messages, a nudge, or so many seconds; hand out what has come."""
+    def read(self, seconds: float | None, *, for_slot: bool = False) -> None:
+        """Wait for messages, a nudge, or so many seconds; hand out what has come.
+
+        Args:
+            for_slot: wait for the slot as well, and have it read what has come for it.
+        """
         if self._ended:
             return
-        ready = [number for number, _ in self._poll.poll(None if seconds is None else seconds * 1000)]
+        poll = self._poll_all if for_slot else self._poll
+        ready = [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        if for_slot and self.slot is not None and self.slot.fileno() in ready:
+            self.slot.receive()
         if self._nudged in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._nudged, 4096)
@@ -145,11 +176,21 @@ class Borrowed:
         self._reading = reading
         self._guard = guard
         self._holds = False
+        self._lent: list[int] = []  # the call whose slot is
 
     def read(self, seconds: float | None) -> None:
-        """Wait for messages, at most so many seconds, and hand them out. Ctrl-C ends the wait."""
-        self._reading.read(seconds)
+        """Wait for messages, at most so many seconds, and hand them out. Ctrl-C ends the wait.
+
+        Inside a task: or run a call that its slot was given.
+        """
+        slot = self._reading.slot
+        if slot is not None and not self._lent and slot.call:
+            self._lent = slot.call
+            slot.begin_wait(self._lent)
+        self._reading.read(seconds, for_slot=bool(self._lent))
         self._guard.check()
+        if slot is not None and self._lent and slot.has_call(self._lent):
+            self.run(slot.run_call)
 
     def run(self, callbacks: Callable[[], None]) -> None:
         """Run these with the reading paused: others may read, and Ctrl-C may interrupt them."""
@@ -157,6 +198,14 @@ class Borrowed:
         with self._guard.interruptible():
             callbacks()
         self.resume()
+
+    def end(self) -> None:
+        """Give the reading back, and the task its slot."""
+        try:
+            if self._reading.slot is not None and self._lent:
+                self._reading.slot.end_wait(self._lent)
+        finally:
+            self.pause()
 
     def pause(self) -> None:
         if self._holds:

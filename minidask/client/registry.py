@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from minidask.errors import MinidaskError
+from minidask.nesting import here
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
@@ -16,13 +17,18 @@ live_clients: list[Client] = []
 
 
 def get_client() -> Client:
-    """The client made last in this process that is still open.
+    """The client made last in this process that is still open; inside a task, that of its slot.
 
     Raises:
         MinidaskError: there is none.
     """
+    slot = here()
+    if slot is not None:
+        from minidask.client.nested import client_of  # noqa: PLC0415 - most tasks need none
+
+        return client_of(slot)
     for client in reversed(live_clients):
-        if not client.closed:
+        if not client.closed and not client.nested:
             return client
     raise MinidaskError("there is no Client in this process: make one with minidask.Client()")
 

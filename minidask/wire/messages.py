@@ -73,7 +73,8 @@ class Submit(NamedTuple):
     """Run the call in `payload`. `task` is the client's own number for it, `group` 0 means none.
 
     `timeout` is in seconds of running time; `pin` names the one worker (its address) that may run it;
-    such a task belongs to no group.
+    such a task belongs to no group. What a task submits names that: `parent` is its number and attempt, as in `Run`,
+    or empty.
     """
 
     task: int
@@ -83,6 +84,7 @@ class Submit(NamedTuple):
     group: int
     pin: str | None
     blobs: list[bytes]
+    parent: list[int]
     payload: Payload
 
 
@@ -172,7 +174,10 @@ class Goodbye(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run this attempt of this task. `task` is the scheduler's number for it; `client` owns its output."""
+    """Run this attempt of this task. `task` is the scheduler's number for it; `client` owns its output.
+
+    With a `host`, the number of a task that waits for it, it is to run in that one's slot; 0: in a slot of its own.
+    """
 
     task: int
     attempt: int
@@ -180,6 +185,7 @@ class Run(NamedTuple):
     name: str
     timeout: float | None
     blobs: list[bytes]
+    host: int
     payload: Payload
 
 
@@ -358,6 +364,26 @@ class ResultTaken(NamedTuple):
     peer: int
 
 
+# --- tasks within tasks: slot to worker, worker to scheduler ---
+
+
+class Waiting(NamedTuple):
+    """The attempt waits for tasks that it has submitted: its slot may run those, and theirs, meanwhile."""
+
+    task: int
+    attempt: int
+
+
+class Resumed(NamedTuple):
+    """The attempt goes on: its slot takes no more. A worker answers its slot with the same.
+
+    What was sent to the slot for that wait, and not begun, is void; the worker gives it back.
+    """
+
+    task: int
+    attempt: int
+
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -368,6 +394,7 @@ Message = (
     | WorkerChanged
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
+    | Waiting | Resumed
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

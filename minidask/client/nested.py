@@ -1,0 +1,119 @@
+"""The client that a task uses: what it submits is that task's, and while it waits for it, its slot runs it.
+
+    result, exception, wait, as_completed, Parallel ──► Reading.borrowed ──► messages, and calls for the slot
+
+Every slot has a connection of its own to the scheduler, made when a task first needs one and kept for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from minidask.client.client import Client
+from minidask.client.future import Future
+from minidask.client.reading import Reading
+from minidask.client.registry import live_clients
+from minidask.nesting import TaskSlot
+
+LOOK_SECONDS = 0.05
+"""How often a thread that waits looks whether another one still helps its slot, and whether it was cancelled."""
+
+
+class TaskClient(Client):
+    """A client for the tasks of one slot.
+
+    Args:
+        slot: in which it is.
+    """
+
+    def __init__(self, slot: TaskSlot) -> None:
+        self._within = slot
+        super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
+
+    def _find_slot(self) -> TaskSlot:
+        return self._within
+
+    def _lost(self, why: str) -> None:
+        super()._lost(why)
+        with contextlib.suppress(ValueError):
+            live_clients.remove(self)
+
+    def _new_future(self, number: int, name: str) -> Future:
+        return NestedFuture(number, name, self._cancelled, self.reading)
+
+
+class NestedFuture(Future):
+    """A future in a task: waiting for it, the thread runs what its slot is given.
+
+    Args:
+        reading: of the client.
+    """
+
+    def __init__(self, number: int, name: str, cancel: Callable[[Future], None], reading: Reading) -> None:
+        super().__init__(number, name, cancel, reading.in_this_thread)
+        self._reading = reading
+        self._waiters = _Waiters(reading)  # where `concurrent.futures` puts what waits for several futures
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As the standard one."""
+        if not self._reading.in_this_thread():
+            timeout = help_until(self.done, timeout, self._reading)
+        return super().exception(timeout)
+
+
+class _Waiters(list[Any]):
+    """Waiters of `concurrent.futures`, made to help while they wait."""
+
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self._reading = reading
+
+    def append(self, waiter: Any) -> None:
+        """Take one; it may have been put into the list of another future before."""
+        if not isinstance(waiter.event, _HelpingEvent):
+            waiter.event = _HelpingEvent(self._reading)
+        super().append(waiter)
+
+
+class _HelpingEvent(threading.Event):
+    def __init__(self, reading: Reading) -> None:
+        super().__init__()
+        self._reading = reading
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As the standard one."""
+        help_until(self.is_set, timeout, self._reading)
+        return self.is_set()
+
+
+def help_until(done: Callable[[], bool], timeout: float | None, reading: Reading) -> float | None:
+    """Run what the slot of this thread's task is given, until something is done, or for `timeout` seconds.
+
+    Returns what is left of those.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    while not done() and (end is None or time.monotonic() < end):
+        with reading.borrowed() as borrowed:
+            if borrowed is None:
+                threading.Event().wait(LOOK_SECONDS)  # another thread of this task helps
+                continue
+            while not done() and (end is None or time.monotonic() < end):
+                left = LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic())
+                borrowed.read(max(0.0, left))
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
+_connecting = threading.Lock()
+
+
+def client_of(slot: TaskSlot) -> TaskClient:
+    """The client of a slot: connected if it is not yet, or no more."""
+    with _connecting:
+        if slot.client is None or slot.client.closed:
+            slot.client = TaskClient(slot)
+        client: TaskClient = slot.client
+        return client

@@ -1,0 +1,98 @@
+"""Where a task's own code finds the slot that it runs in: what it submits is that task's, and while it waits it helps.
+
+    slot: sets itself, and the call that runs ──► here() ◄── client, joblib backend: submit and wait through it
+
+In a process slot every thread belongs to the slot's task; where slots are threads, only the slot's own does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from minidask.blobstore import BlobStore
+
+
+class Surroundings(NamedTuple):
+    """What a slot has to know of what is around it.
+
+    Attributes:
+        store: folder of the machine's blob store.
+        scheduler: its address, for what tasks submit themselves.
+        access_file: with the secret for that; empty for the usual places.
+    """
+
+    store: str
+    scheduler: str
+    access_file: str
+
+
+class TaskSlot(Protocol):
+    """A slot, as seen from the code of its task.
+
+    Attributes:
+        scheduler: the address of its scheduler.
+        access_file: with the secret for that; empty for the usual places.
+        store: the machine's large data.
+        client: what its tasks have for a client, once one of them has needed it.
+    """
+
+    scheduler: str
+    access_file: str
+    store: BlobStore
+    client: Any
+
+    @property
+    def call(self) -> list[int]:
+        """Number and attempt of the task that this thread works for; empty between tasks."""
+
+    def fileno(self) -> int:
+        """What gets readable when there may be a descendant to run."""
+
+    def begin_wait(self, call: list[int]) -> None:
+        """The task, which `call` was, waits from now on."""
+
+    def receive(self) -> None:
+        """Read what has come, unless another thread does.
+
+        Raises:
+            ConnectionError: the worker daemon has gone, and nothing will come any more.
+        """
+
+    def has_call(self, call: list[int]) -> bool:
+        """Whether a descendant is there to be run, and the task goes on at all."""
+
+    def run_call(self) -> None:
+        """Run that."""
+
+    def end_wait(self, call: list[int]) -> None:
+        """The task goes on."""
+
+
+_this_thread = threading.local()
+_this_process: TaskSlot | None = None
+
+
+def belongs_to(slot: TaskSlot, *, whole_process: bool) -> None:
+    """From now on this thread, or all of this process, works for a slot."""
+    global _this_process
+    _this_thread.slot = slot
+    if whole_process:
+        _this_process = slot
+
+
+def here() -> TaskSlot | None:
+    """The slot whose task this thread works for; None outside of tasks."""
+    slot: TaskSlot | None = getattr(_this_thread, "slot", _this_process)
+    return slot if slot is not None and slot.call else None
+
+
+def _after_fork_in_child() -> None:
+    global _this_process
+    _this_process = None
+    _this_thread.__dict__.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
