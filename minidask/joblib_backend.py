@@ -32,6 +32,7 @@ from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
+from minidask.nested_call import NestedCall
 from minidask.payload import LARGE_BYTES, PRIVATE, SHARED
 
 
@@ -158,7 +159,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         client = self.client()
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
-        self._call = Call(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared)
+        kind = NestedCall if client.nested else Call
+        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"

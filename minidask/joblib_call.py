@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from minidask.client.client import Client
 from minidask.client.core import Lost
@@ -20,9 +20,16 @@ from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.payload import Scattered
 
-LOOK_SECONDS = 0.05  # how often a task's thread looks whether it is its turn to help the slot
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
+
+
+class Job(NamedTuple):
+    """One batch: its calls, as `(function, args, kwargs)` each, and joblib's callback for when it is done."""
+
+    items: list[Any]
+    nesting_level: int | None
+    callback: Callback | None
 
 
 class Call:
@@ -47,33 +54,42 @@ class Call:
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
-        if parallel.return_generator and client.nested:
-            self._wait_retrieval = parallel._wait_retrieval
-            parallel._wait_retrieval = self._help_while_waiting
-        elif parallel.return_generator:
+        self._start_collecting()
+
+    def _start_collecting(self) -> None:
+        """See to the callbacks of a generator; for a list, `collect_until_done` does."""
+        if self._parallel.return_generator:
             threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
 
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
         """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
-        items = self._with_handles(batch.items) if hasattr(batch, "items") else [(batch, (), {})]
-
-        def on_done(future: Future) -> None:
-            self._pending.discard(future)
-            if callback is not None and not future.cancelled():
-                self._done.put((callback, future))
-
+        job = Job(batch.items if hasattr(batch, "items") else [(batch, (), {})], nesting_level, callback)
         try:
-            arguments = (items, nesting_level, self._inner_threads)
-            future = self._group.submit(self._run_batch, arguments, name=_name_of(items), on_done=on_done)
+            return self._send(job)
         except MinidaskError as error:
             future = Future(0, "batch", lambda future: None, lambda: False)
             future.settle(Lost(error))
-            future.add_done_callback(on_done)  # type: ignore[arg-type]
+            self._is_done(job, future)
             return future
+
+    def _send(self, job: Job) -> Future:
+        """Have the cluster run a batch.
+
+        Raises:
+            MinidaskError: it cannot be sent.
+        """
+        arguments = (self._with_handles(job.items), job.nesting_level, self._inner_threads)
+        name = _name_of(job.items)
+        future = self._group.submit(self._run_batch, arguments, name=name, on_done=lambda f: self._is_done(job, f))
         self._pending.add(future)
         if future.done():
             self._pending.discard(future)
         return future
+
+    def _is_done(self, job: Job, future: Future) -> None:
+        self._pending.discard(future)
+        if job.callback is not None and not future.cancelled():
+            self._done.put((job.callback, future))
 
     def _with_handles(self, items: list[Any]) -> list[Any]:
         """Put handles in the place of scattered lists and dicts, which the pickler does not ask about."""
@@ -100,6 +116,8 @@ class Call:
                     if not self._done.empty():
                         self._run_callbacks(reading)
                         continue
+                    if self._work_here(reading):
+                        continue
                     wait, head = self._time_left(head)
                     if reading is not None:
                         reading.read(wait)
@@ -107,13 +125,10 @@ class Call:
                         break  # to look whether it is our turn now
 
     def _wait_for_others(self, seconds: float | None) -> bool:
-        """Wait until there may be callbacks to run, while another thread reads; False if there are none so far."""
-        if self._client.nested:  # and that thread runs what this slot is given: it may stop to at any time
-            seconds = LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS)
+        """Wait until there may be callbacks to run, while another thread reads; False to try to read again."""
         with contextlib.suppress(queue.Empty):
             self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
-            return True
-        return not self._client.nested
+        return True
 
     def _run_callbacks(self, reading: Borrowed | None) -> None:
         if reading is not None:
@@ -124,20 +139,9 @@ class Call:
             if item is not None:
                 item[0](item[1])
 
-    def _help_while_waiting(self) -> bool:
-        """In the place of joblib's own look whether a generator has more to come, in a task.
-
-        joblib's would go to sleep where nothing has come yet; this one has the slot run what it waits for.
-        """
-        parallel = self._parallel
-
-        def nothing_to_retrieve() -> bool:
-            jobs = parallel._jobs
-            come = bool(jobs) and (not parallel.return_ordered or jobs[0].status != "Pending")
-            return self._wait_retrieval() and not come and not parallel._aborting
-
-        self._collect(nothing_to_retrieve)
-        return bool(self._wait_retrieval())
+    def _work_here(self, reading: Borrowed | None) -> bool:
+        """Do something useful before waiting; False if there is nothing to do."""
+        return False
 
     def _time_left(self, head: int) -> tuple[float | None, int]:
         """Seconds until the oldest pending job has used up joblib's timeout, and its position."""
@@ -162,7 +166,6 @@ class Call:
         self._client.cancel(list(self._pending), force=True)
 
     def close(self) -> None:
-        self._parallel.__dict__.pop("_wait_retrieval", None)
         self._done.put(None)
         self._group.close()
 

@@ -51,6 +51,8 @@ class SchedulerCore:
         self.nesting = Nesting(self.ready)
         self.pool = WorkerPool()
         self._pinned: dict[int, WorkerRecord] = {}
+        self._idle = False
+        self._askers: dict[int, ClientRecord] = {}  # clients of slots, to be told when that changes
         self.finished = 0
         self.stopping = False
         self._next_task = 0
@@ -119,6 +121,9 @@ class SchedulerCore:
             self._assign(guest, host.state.worker, now, host)
         while (assignment := next_assignment(self.ready, self.pool, self.blobs)) is not None:
             self._assign(*assignment, now)
+        if self._idle != bool(self.pool.idle):
+            self._idle = not self._idle
+            self._out += [(peer, m.Idle(self._idle)) for peer in self._askers]
         return self._take()
 
     def _place_pinned(self, worker: WorkerRecord, now: float) -> None:
@@ -185,6 +190,7 @@ class SchedulerCore:
             self._lose_worker(worker, reason)
         client = self.clients.pop(peer, None)
         if client is not None:
+            self._askers.pop(peer, None)
             self._lose_client(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
@@ -242,9 +248,14 @@ class SchedulerCore:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
             raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
         client.groups[message.group] = GroupRecord(message.group, message.limit)
+        if client.nested:
+            self._askers[client.peer] = client
+            self._send(client.peer, m.Idle(self._idle))
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
         client.groups.pop(message.group, None)
+        if not client.groups:
+            self._askers.pop(client.peer, None)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
         group = client.groups.get(message.group) if message.group else None
@@ -319,7 +330,7 @@ class SchedulerCore:
             return
         self.nesting.goes_on(task)
         for child in list(task.nest.children.values()):
-            if type(child.state) is not Abandoned:
+            if type(child.state) is not Abandoned and child.client.peer in self.clients:
                 self._tell(child, m.TaskLost(child.number, "cancelled", f"task {child.name!r}: its parent has ended"))
             self._drop(child, force=True)
         self.ready.close(task)

@@ -170,12 +170,6 @@ def test_several_threads_of_a_task_wait_at_once(any_client: minidask.Client) -> 
             thread.join()
         return sorted(results.values())
 
-    if (
-        any_client.slots() == 1
-        and any_client.cluster is not None
-        and "thread" in repr(any_client.cluster._node).lower()
-    ):
-        pytest.skip("where slots are threads, other threads of a task have no part in its slot")
     assert any_client.submit(outer).result(60) == [0, 1, 2, 3]
 
 

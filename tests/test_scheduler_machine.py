@@ -239,10 +239,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         run = self.held(worker, data)
         if run is not None and run.task in self.waiting[worker]:
             guest = self.holding[worker].pop(self.waiting[worker].pop(run.task), None)
+            self.report(worker, m.Resumed(run.task, run.attempt))
             if guest is not None:
                 self.waiting[worker].pop(guest.task, None)
                 self.report(worker, m.Returned(guest.task, guest.attempt))
-            self.report(worker, m.Resumed(run.task, run.attempt))
 
     # --- workers ---
 
@@ -258,6 +258,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             run = self.holding[worker][data.draw(st.sampled_from(sorted(self.holding[worker])))]
             said = self.core.handle(Received(worker, m.OfferResult(run.task, run.attempt, b"r" * 16, 9)), self.now)
             assert [type(message) for _, message in said] in ([m.ResultOffered], [m.ResultTaken])
+            if type(said[0][1]) is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
+                self.waiting[worker][run.host] = 0  # it runs no more
             self.send(Tick())
 
     @rule(worker=workers, client=clients)

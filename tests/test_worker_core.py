@@ -256,7 +256,103 @@ def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
     assert not rig.core.queue
 
 
-UNTOLD = m.HaveBlob | m.FetchFailed | m.OfferResult
+def lent(rig: Rig, host: int) -> None:
+    """Have the call that runs wait for calls of its own."""
+    assert rig.do(w.FromSlot(0, m.Waiting(host, 1))) == [w.ToScheduler(m.Waiting(host, 1))]
+
+
+def test_a_call_that_waits_lends_its_slot() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    guest = run(2, host=1)
+    assert rig.do(w.FromScheduler(guest)) == [w.ToSlot(0, guest)]
+    lent(rig, 2)
+    deeper = run(3, host=2)
+    assert rig.do(w.FromScheduler(deeper)) == [w.ToSlot(0, deeper)]
+    assert rig.core.running(0) == deeper
+    for task in (3, 2, 1):
+        assert rig.do(w.FromSlot(0, done(task))) == [w.ToScheduler(done(task))]
+    assert rig.run(4) == [w.ToSlot(0, run(4))]
+
+
+def test_what_comes_for_a_call_that_waits_no_more_goes_back() -> None:
+    rig = Rig()
+    rig.run(1)
+    returned = m.Returned(2, 1)
+    assert rig.do(w.FromScheduler(run(2, host=1))) == [w.ToScheduler(returned)]
+    lent(rig, 1)
+    resumed = m.Resumed(1, 1)
+    assert rig.do(w.FromSlot(0, resumed)) == [w.ToScheduler(resumed), w.ToSlot(0, resumed)]
+    assert rig.do(w.FromScheduler(run(2, host=1))) == [w.ToScheduler(returned)]
+
+
+def test_what_crosses_with_the_word_that_a_call_goes_on_goes_back() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    resumed = m.Resumed(1, 1)
+    told = [w.ToScheduler(resumed), w.ToScheduler(m.Returned(2, 1)), w.ToSlot(0, resumed)]
+    assert rig.do(w.FromSlot(0, resumed)) == told
+    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+
+
+def test_a_slot_that_dies_takes_all_its_calls_with_it() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    rig.said.clear()
+    rig.do(w.SlotExited(0, "SIGSEGV", "a crash"))
+    inner, outer = rig.said
+    assert inner == m.Died(2, 1, "SIGSEGV", "a crash")
+    assert isinstance(outer, m.Died) and outer.task == 1 and "a crash; what it waited for" in outer.hint
+
+
+def test_stopping_a_call_stops_what_runs_on_top_of_it_first() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0, 1, 1)]
+    failed = m.Failed(2, 1, 0.1, "KeyboardInterrupt", [])
+    assert rig.do(w.FromSlot(0, failed)) == [w.ToScheduler(failed), w.Interrupt(0, 1, 1)]
+    rig.said.clear()
+    rig.do(w.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
+    assert rig.said == [m.Stopped(1, 1, "cancelled", "it was cancelled")]
+
+
+def test_stopping_what_runs_on_top_leaves_the_call_below_alone() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    assert rig.do(w.FromScheduler(m.Stop(2, 1))) == [w.Interrupt(0, 2, 1)]
+    stopped = m.Stopped(2, 1, "cancelled", "it was cancelled")
+    assert rig.do(w.FromSlot(0, m.Failed(2, 1, 0.1, "", []))) == [w.ToScheduler(stopped)]
+    assert rig.do(w.FromScheduler(run(3, host=1))) == [w.ToSlot(0, run(3, host=1))]
+
+
+def test_the_time_limit_of_a_call_holds_while_it_waits() -> None:
+    rig = Rig()
+    rig.run(1, timeout=2.0)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    assert rig.pass_time(2.0) == [w.Interrupt(0, 1, 1)]
+
+
+def test_the_outermost_call_may_end_while_another_thread_of_it_helps() -> None:
+    rig = Rig()
+    rig.run(1)
+    lent(rig, 1)
+    rig.do(w.FromScheduler(run(2, host=1)))
+    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+    assert rig.run(3) == []  # the slot still runs something
+    assert rig.do(w.FromSlot(0, done(2))) == [w.ToScheduler(done(2)), w.ToSlot(0, run(3))]
+
+
+UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult
 
 
 class WorkerMachine(RuleBasedStateMachine):
@@ -268,14 +364,19 @@ class WorkerMachine(RuleBasedStateMachine):
         self.tasks = 0
         self.owed: set[int] = set()
         self.read = 0
-        self.slot_runs: dict[int, m.Run] = {}
+        self.slot_runs: dict[int, list[m.Run]] = {}  # what each slot runs, outermost first
+        self.lent: set[int] = set()  # tasks that wait for others
         self.coming: set[bytes] = set()
 
     def do(self, event: w.Event) -> None:
         for effect in self.rig.do(event):
             if isinstance(effect, w.ToSlot) and isinstance(effect.message, m.Run):
-                assert effect.slot not in self.slot_runs, "a slot got a second call"
-                self.slot_runs[effect.slot] = effect.message
+                calls = self.slot_runs.setdefault(effect.slot, [])
+                if effect.message.host:
+                    assert calls[-1].task == effect.message.host and calls[-1].task in self.lent, "it is not lent"
+                else:
+                    assert not calls, "a slot got a second call"
+                calls.append(effect.message)
             elif isinstance(effect, w.Fetch):
                 self.coming.add(effect.blob)
             elif isinstance(effect, w.Forget):
@@ -312,17 +413,53 @@ class WorkerMachine(RuleBasedStateMachine):
     def scheduler_stops_a_call(self, task: int) -> None:
         self.do(w.FromScheduler(m.Stop(task, 1)))
 
+    def ended(self, slot: int) -> int:
+        """The task of the innermost call of a slot, which has come to its end."""
+        task = self.slot_runs[slot].pop().task
+        self.lent.discard(task)
+        if not self.slot_runs[slot]:
+            del self.slot_runs[slot]
+        return task
+
+    @precondition(lambda self: self.slot_runs)
+    @rule(data=st.data())
+    def a_call_waits(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        task = self.slot_runs[slot][-1].task
+        if task not in self.lent:
+            self.lent.add(task)
+            self.do(w.FromSlot(slot, m.Waiting(task, 1)))
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data())
+    def a_call_goes_on(self, data: st.DataObject) -> None:
+        task = data.draw(st.sampled_from(sorted(self.lent)))
+        slot, calls = next(item for item in self.slot_runs.items() if task in [call.task for call in item[1]])
+        place = [call.task for call in calls].index(task)
+        if place >= len(calls) - 2:  # what is on top of it may have crossed with its word
+            self.lent -= {call.task for call in calls[place:]}
+            del calls[place + 1 :]
+            self.do(w.FromSlot(slot, m.Resumed(task, 1)))
+
+    @precondition(lambda self: self.owed)
+    @rule(data=st.data())
+    def scheduler_sends_a_guest(self, data: st.DataObject) -> None:
+        host = data.draw(st.sampled_from(sorted(self.owed)))
+        self.tasks += 1
+        self.owed.add(self.tasks)
+        self.do(w.FromScheduler(run(self.tasks, None, (), host)))
+
     @precondition(lambda self: self.slot_runs)
     @rule(data=st.data())
     def slot_replies(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
-        self.do(w.FromSlot(slot, done(self.slot_runs.pop(slot).task)))
+        self.do(w.FromSlot(slot, done(self.ended(slot))))
 
     @precondition(lambda self: self.slot_runs)
     @rule(data=st.data())
     def slot_leaves_a_large_result(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
-        task = self.slot_runs.pop(slot).task
+        task = self.ended(slot)
         self.do(w.ResultLeft(slot, done(task), {task.to_bytes(16, "big"): 1}))
 
     @rule(task=st.integers(1, 20))
@@ -338,7 +475,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def slot_dies(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(self.live(w.Idle, w.Busy, w.Ending)))
-        self.slot_runs.pop(slot, None)
+        self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
         self.do(w.SlotExited(slot, "SIGKILL", "?"))
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
@@ -354,7 +491,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def every_attempt_is_somewhere(self) -> None:
         core = self.rig.core
         waiting = {entry[0].task for entry in core.queue} | {call.task for call in core.held}
-        in_slots = {run.task for number in core.slots if (run := core.running(number)) is not None}
+        in_slots = {call.run.task for slot in core.slots.values() for call in slot.calls}
         assert waiting | in_slots | core.deliveries.keys() == self.owed
         assert not waiting & in_slots
 

@@ -382,6 +382,10 @@ class WorkerCore:
 
     def _goes_on(self, slot: SlotRecord, message: Resumed) -> None:
         """A call waits no more; what was sent for it to run meanwhile, and crossed with that word, goes back."""
+        call = _find(slot, message.task, message.attempt)
+        if isinstance(call, Busy):
+            slot.replace(call, call._replace(waits=False))
+            self._effects.append(ToScheduler(message))
         if isinstance(slot.state, Busy | Ending) and slot.state.run.host == message.task:
             crossed = slot.state
             slot.remove(crossed)
@@ -389,10 +393,6 @@ class WorkerCore:
                 self._report_stopped(crossed)
             else:
                 self._effects.append(ToScheduler(Returned(crossed.run.task, crossed.run.attempt)))
-        call = _find(slot, message.task, message.attempt)
-        if isinstance(call, Busy):
-            slot.replace(call, call._replace(waits=False))
-            self._effects.append(ToScheduler(message))
         self._effects.append(ToSlot(slot.number, message))
 
     def _deliver(self, done: Done, parts: Mapping[bytes, int]) -> None:

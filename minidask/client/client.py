@@ -39,6 +39,7 @@ from minidask.wire.messages import (
     Cancel,
     FetchPart,
     Goodbye,
+    Idle,
     Message,
     NoBlob,
     ResultOffered,
@@ -476,6 +477,8 @@ class Client:
                 self._results.refused(message)
             case FetchPart():
                 self._send_if_connected([self.blobs.part(message)])
+            case Idle(idle):
+                self.told_idle(idle)
             case Goodbye(reason):
                 self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
 
@@ -488,6 +491,9 @@ class Client:
             return outcome._replace(payload=taken(outcome.payload, take))
         except (SerializationError, OSError) as error:
             return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
+
+    def told_idle(self, idle: bool) -> None:
+        """There are slots with nothing to do, or none: of use to `TaskClient`."""
 
     def _know_workers(self, workers: dict[str, tuple[str, int]]) -> None:
         with self._changed:

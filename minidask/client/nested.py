@@ -32,6 +32,10 @@ class TaskClient(Client):
 
     def __init__(self, slot: TaskSlot) -> None:
         self._within = slot
+        self.idle: bool | None = None
+        """Whether there are slots with nothing to do; None while a call that wants to know has not been told yet."""
+        self.on_idle: list[Callable[[], None]] = []
+        """Called, by whoever reads, when there are such slots."""
         super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
 
     def _find_slot(self) -> TaskSlot:
@@ -41,6 +45,11 @@ class TaskClient(Client):
         super()._lost(why)
         with contextlib.suppress(ValueError):
             live_clients.remove(self)
+
+    def told_idle(self, idle: bool) -> None:
+        self.idle = idle
+        for call in list(self.on_idle) if idle else ():
+            call()
 
     def _new_future(self, number: int, name: str) -> Future:
         return NestedFuture(number, name, self._cancelled, self.reading)

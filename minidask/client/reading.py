@@ -178,13 +178,13 @@ class Borrowed:
         self._holds = False
         self._lent: list[int] = []  # the call whose slot is
 
-    def read(self, seconds: float | None) -> None:
+    def read(self, seconds: float | None, *, lend: bool = True) -> None:
         """Wait for messages, at most so many seconds, and hand them out. Ctrl-C ends the wait.
 
-        Inside a task: or run a call that its slot was given.
+        Inside a task: or run a call that its slot was given, if it is to be lent.
         """
         slot = self._reading.slot
-        if slot is not None and not self._lent and slot.call:
+        if slot is not None and lend and not self._lent and slot.call:
             self._lent = slot.call
             slot.begin_wait(self._lent)
         self._reading.read(seconds, for_slot=bool(self._lent))
@@ -202,10 +202,15 @@ class Borrowed:
     def end(self) -> None:
         """Give the reading back, and the task its slot."""
         try:
-            if self._reading.slot is not None and self._lent:
-                self._reading.slot.end_wait(self._lent)
+            self.keep_slot()
         finally:
             self.pause()
+
+    def keep_slot(self) -> None:
+        """The task has work of its own for its slot: nobody else's may come any more."""
+        lent, self._lent = self._lent, []
+        if self._reading.slot is not None and lent:
+            self._reading.slot.end_wait(lent)
 
     def pause(self) -> None:
         if self._holds:

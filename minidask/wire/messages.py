@@ -384,6 +384,12 @@ class Resumed(NamedTuple):
     attempt: int
 
 
+class Idle(NamedTuple):
+    """Scheduler to the client of a slot, while that has a group open: whether there are slots with nothing to do."""
+
+    idle: bool
+
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -394,7 +400,7 @@ Message = (
     | WorkerChanged
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
-    | Waiting | Resumed
+    | Waiting | Resumed | Idle
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -1,0 +1,154 @@
+"""A run of a `joblib.Parallel` object inside a task: it does its calls itself, and shares them with whoever is idle.
+
+    submit ─► kept here ──► run here, one after the other, nothing pickled
+                  │ slots are idle
+                  └────► sent, as any other call; while nothing is kept, the slot runs what was sent and not taken
+
+So where all slots are busy, a nested call costs what a loop does.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import Any
+
+from minidask.client.client import Client
+from minidask.client.future import Future
+from minidask.client.nested import LOOK_SECONDS, TaskClient
+from minidask.client.reading import Borrowed
+from minidask.errors import SerializationError
+from minidask.joblib_call import Call, Job
+
+
+class NestedCall(Call):
+    """See the module's docstring; arguments as `Call`'s."""
+
+    def __init__(self, client: Client, *arguments: Any) -> None:
+        assert isinstance(client, TaskClient)
+        self._kept: collections.deque[Job] = collections.deque()
+        self._task_client = client
+        self._sharing = threading.Lock()
+        self._running_here = False
+        super().__init__(client, *arguments)
+        client.on_idle.append(self._share_if_busy)
+
+    def _start_collecting(self) -> None:
+        """A generator hands control back to the task, whose thread so collects whenever it wants to have a result.
+
+        joblib's own loop would go to sleep where none has come yet.
+        """
+        if self._parallel.return_generator:
+            self._wait_retrieval = self._parallel._wait_retrieval
+            self._parallel._wait_retrieval = self._collect_until_retrievable
+
+    def _collect_until_retrievable(self) -> bool:
+        """In the place of joblib's look whether there is more to come."""
+        parallel = self._parallel
+
+        def nothing_to_retrieve() -> bool:
+            jobs = parallel._jobs
+            come = bool(jobs) and (not parallel.return_ordered or jobs[0].status != "Pending")
+            return self._wait_retrieval() and not come and not parallel._aborting
+
+        self._collect(nothing_to_retrieve)
+        return bool(self._wait_retrieval())
+
+    def _send(self, job: Job) -> Future:
+        if self._task_client.idle:
+            with self._sharing:
+                return self._send_or_keep(job)
+        self._kept.append(job)
+        return _future()
+
+    def _send_or_keep(self, job: Job) -> Future:
+        try:
+            return super()._send(job)
+        except SerializationError:
+            self._kept.append(job)  # it has to run here
+            self._only_here = True
+            return _future()
+
+    # --- sharing ---
+
+    def _share(self) -> None:
+        """Send what is kept: others have nothing to do."""
+        with self._sharing:
+            for _ in range(len(self._kept)):
+                try:
+                    job = self._kept.popleft()
+                except IndexError:
+                    return  # the task has just begun it
+                self._send_or_keep(job)
+
+    def _share_if_busy(self) -> None:
+        """Others have nothing to do, while the task's own thread may be busy for long."""
+        if self._running_here and self._kept:
+            threading.Thread(target=self._share, name="minidask-share", daemon=True).start()
+
+    # --- working ---
+
+    _only_here = False
+
+    def _work_here(self, reading: Borrowed | None) -> bool:
+        if not self._kept:
+            return False
+        if self._task_client.idle is None and reading is not None:
+            reading.read(1.0, lend=False)  # it will be told in a moment
+        if self._task_client.idle and not self._only_here:
+            self._share()
+        else:
+            self._run_one(reading)
+        return True
+
+    def _run_one(self, reading: Borrowed | None) -> None:
+        try:
+            job = self._kept.popleft()
+        except IndexError:
+            return  # it has just been sent
+        future = _future()
+        self._running_here = True
+        try:
+            if reading is None:
+                self._run(job, future)
+            else:
+                reading.keep_slot()
+                reading.run(lambda: self._run(job, future))
+                reading.read(0, lend=False)
+        finally:
+            self._running_here = False
+        self._is_done(job, future)
+
+    def _run(self, job: Job, future: Future) -> None:
+        began = time.perf_counter()
+        future.set_running_or_notify_cancel()
+        try:
+            result = self._run_batch(job.items, job.nesting_level, self._inner_threads)
+        except Exception as error:  # noqa: BLE001 - whatever it raises is its outcome
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        future.duration = time.perf_counter() - began
+
+    def _wait_for_others(self, seconds: float | None) -> bool:
+        """The thread that reads also runs what this slot is given, and may stop to at any time."""
+        super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
+        return False
+
+    # --- the end ---
+
+    def abort(self) -> None:
+        self._kept.clear()
+        super().abort()
+
+    def close(self) -> None:
+        self._task_client.on_idle.remove(self._share_if_busy)
+        if not self._task_client.on_idle:
+            self._task_client.idle = None
+        self._parallel.__dict__.pop("_wait_retrieval", None)
+        super().close()
+
+
+def _future() -> Future:
+    return Future(0, "batch", lambda future: None, lambda: False)
