@@ -2,7 +2,8 @@
 
     client ─► its lines, a heap by (priority, oldest task) ─► a line: the tasks of one group, priority and parent
 
-Clients take turns. A line is in order of age without sorting, so a task costs the same behind a
+Clients take turns: next is the one that was served the longest ago, so one that comes does not wait for a turn of
+those that have queued much. A line is in order of age without sorting, so a task costs the same behind a
 million others. The line of a group that may run no more at once is parked with its group as a whole, and comes
 back when one of the group's tasks ends. Cancelled tasks are skipped when met, and swept out when they are
 the larger part. Tasks within tasks take the turns of the client behind them all.
@@ -59,6 +60,8 @@ class ReadyQueue:
         self._heaps: dict[int, list[Entry]] = {}  # by client; the first in the dict is the next to take a turn
         self._live: dict[int, int] = {}
         self._within: dict[int, list[Line]] = {}  # by task: the lines of what it has submitted
+        self._turns: dict[int, int] = {}  # by client: when it was last served, counted in turns
+        self._turn = 0
 
     def __len__(self) -> int:
         return sum(self._live.values())
@@ -69,7 +72,7 @@ class ReadyQueue:
 
     def peers(self) -> set[int]:
         """The clients that the queue knows of."""
-        return self._lines.keys() | self._heaps.keys() | self._live.keys()
+        return self._lines.keys() | self._heaps.keys() | self._live.keys() | self._turns.keys()
 
     def push(self, task: TaskRecord) -> None:
         """Queue a task; one that comes back takes its old place."""
@@ -82,13 +85,21 @@ class ReadyQueue:
             line.tasks.append(task)
             if task.parent is not None:
                 self._within.setdefault(task.parent.id, []).append(line)
-            heapq.heappush(self._heaps.setdefault(peer, []), line.entry)
+            heapq.heappush(self._heap(peer), line.entry)
         elif not line.tasks or task.id > line.tasks[-1].id:
             line.tasks.append(task)
         else:
             line.tasks.insert(bisect.bisect(line.tasks, task.id, key=_id), task)
             if line.tasks[0] is task:
                 self._sort(peer)
+
+    def _heap(self, peer: int) -> list[Entry]:
+        """The client's lines; one that had none takes its place among those that wait for their turn."""
+        if peer not in self._heaps:
+            self._heaps[peer] = []
+            if len(self._heaps) > 1:
+                self._heaps = dict(sorted(self._heaps.items(), key=lambda item: self._turns.get(item[0], 0)))
+        return self._heaps[peer]
 
     def _sort(self, peer: int) -> None:
         """The head of one of the client's lines has become an older one: put the heap in order again."""
@@ -112,6 +123,8 @@ class ReadyQueue:
                 task = line.tasks.popleft()
                 self._live[peer] -= 1
                 self._advance(line)
+                self._turn += 1
+                self._turns[peer] = self._turn
                 if peer in self._heaps:
                     self._heaps[peer] = self._heaps.pop(peer)
                 return task
@@ -199,7 +212,7 @@ class ReadyQueue:
         for line in parked:
             line.strip()
             if line.tasks:
-                heapq.heappush(self._heaps.setdefault(line.peer, []), line.entry)
+                heapq.heappush(self._heap(line.peer), line.entry)
             else:
                 self._drop(line)
 
@@ -216,6 +229,7 @@ class ReadyQueue:
         self._lines.pop(client.peer, None)
         self._heaps.pop(client.peer, None)
         self._live.pop(client.peer, None)
+        self._turns.pop(client.peer, None)
 
 
 def _key(task: TaskRecord) -> Key:

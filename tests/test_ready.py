@@ -27,8 +27,7 @@ class Model:
         self.clients = [ClientRecord(peer, f"c{peer}") for peer in (1, 2, 3)]
         self.groups = {client.peer: [None, GroupRecord(1, 1), GroupRecord(2, 2)] for client in self.clients}
         self.tasks: list[TaskRecord] = []
-        self.last: ClientRecord | None = None
-        self.could: set[int] = set()
+        self.served: dict[int, int] = {}  # by client: when it was last served
 
     def push(self, client: int, group: int, priority: int) -> None:
         record = self.clients[client]
@@ -51,8 +50,8 @@ class Model:
             assert not can
             return
         assert task is min(self.runnable(task.client), key=lambda t: (-t.priority, t.id))
-        assert task.client is not self.last or not (self.could & can) - {task.client.peer}, "others were due"
-        self.last, self.could = task.client, can
+        assert self.served.get(task.client.peer, 0) == min(self.served.get(peer, 0) for peer in can), "others were due"
+        self.served[task.client.peer] = max(self.served.values(), default=0) + 1
         task.attempt += 1
         task.move("assign", Running(WORKER, task.attempt, 0.0))
         if task.group is not None:
@@ -97,6 +96,17 @@ def test_the_next_task_is_the_models(steps: list[tuple[str, int, int, int]]) -> 
         model.step("pop")
         model.step("end", 0)
     assert not model.queue.peers() - {client.peer for client in model.clients}
+
+
+def test_a_newcomer_is_served_before_a_client_with_a_hundred_thousand_tasks() -> None:
+    model = Model()
+    for _ in range(100_000):
+        model.push(0, 0, 0)
+    model.queue.pop()
+    model.push(1, 0, 0)
+    task = model.queue.pop()
+    assert task is not None
+    assert task.client is model.clients[1]
 
 
 def test_a_line_of_cancelled_tasks_is_swept() -> None:
