@@ -20,7 +20,7 @@ from .describe import describe
 from .distribution import Distribution
 from .events import Event, Joined, Left, Received
 from .nesting import Nesting
-from .placement import WorkerPool, next_assignment
+from .placement import WorkerPool, is_direct, learn, next_assignment
 from .ready import ReadyQueue
 from .tasks import Abandoned, ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
@@ -347,7 +347,7 @@ class SchedulerCore:
     def _assign(self, task: TaskRecord, worker: WorkerRecord, now: float, host: TaskRecord | None = None) -> None:
         """Have a worker run a task: in a slot of its own, or in that of the task `host`, which waits for it."""
         task.attempt += 1
-        task.move("assign", Running(worker, task.attempt, now))
+        task.move("assign", Running(worker, task.attempt, now, host is None and is_direct(task, worker)))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
@@ -416,11 +416,9 @@ class SchedulerCore:
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
     def _done(self, worker: WorkerRecord, message: m.Done) -> None:
+        learn(worker, message)
         task = self._release(worker, message)
         if task is not None:
-            if task.group is not None:
-                old = task.group.seconds
-                task.group.seconds = message.duration if old is None else 0.8 * old + 0.2 * message.duration
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
 

@@ -1,21 +1,70 @@
 """Which ready task goes to which worker: a decision of its own, run once per batch of input.
 
-A free slot takes the next task; of several, one whose worker has the task's blobs already. Where no slot is
-free, a worker across the network may hold a few *short* tasks in advance, so that its slots never idle for a
-round trip; long ones are never held, so that none waits behind another while a slot elsewhere is free.
+A free slot takes the next task; of several, one whose worker has the task's blobs already, and then one of the
+worker with the largest share of free slots. Where no slot is free, a worker across the network may hold a few *short*
+tasks in advance, so that its slots do not idle for a round trip between two of them; long ones are never held, so
+that none waits behind another while a slot elsewhere is free. How short is short, and how many, follows from
+what was measured: the tasks' durations, and the round trips to the worker.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
+
+from minidask.wire.messages import Done
 
 from .blobs import BlobShelf
 from .ready import ReadyQueue
-from .tasks import TaskRecord, WorkerRecord
+from .tasks import Running, TaskRecord, WorkerRecord
 
-SHORT_SECONDS = 0.005
+SHORT_SECONDS = 0.02
+ROUND_TRIPS = 10
+HELD_SECONDS = 0.04  # a worker gives back what has waited 0.05 there
+MAX_DEPTH = 16
+SMOOTHING = 0.2
+MAX_NAMES = 1000
 LOOK_AT = 16
 FAILED = 1 << 60
+
+
+def depth(seconds: float | None, round_trip: float | None) -> int:
+    """How many tasks of so many seconds a slot shall hold beyond the one that it runs; None: not measured yet.
+
+    None of those that last ten round trips and more: without any in advance a slot idles a tenth of its time at most.
+    Of the shorter ones, as many as run in the time that it takes to send the next.
+    """
+    if seconds is None or round_trip is None or seconds >= min(SHORT_SECONDS, ROUND_TRIPS * round_trip):
+        return 0
+    return min(MAX_DEPTH, math.ceil(min(round_trip, HELD_SECONDS) / max(seconds, 1e-6)))
+
+
+def learn(worker: WorkerRecord, message: Done) -> None:
+    """Note what an attempt that its worker now reports, at `worker.seen`, tells of durations and round trips."""
+    task = worker.tasks.get(message.task)
+    if task is None or type(task.state) is not Running or task.attempt != message.attempt:
+        return
+    if not 0 <= message.duration < math.inf:
+        return
+    if task.group is not None:
+        task.group.seconds = _smoothed(task.group.seconds, message.duration)
+    else:
+        seconds = task.client.seconds
+        if len(seconds) >= MAX_NAMES and task.name not in seconds:
+            seconds.clear()
+        seconds[task.name] = _smoothed(seconds.get(task.name), message.duration)
+    if task.state.direct and task.id not in worker.delivering:
+        latest = max(worker.seen - task.state.since - message.duration, 0.0)
+        worker.round_trip = min(latest, _smoothed(worker.round_trip, latest))
+
+
+def _smoothed(old: float | None, latest: float) -> float:
+    return latest if old is None else (1 - SMOOTHING) * old + SMOOTHING * latest
+
+
+def is_direct(task: TaskRecord, worker: WorkerRecord) -> bool:
+    """Whether nothing but the way to the worker is between a task and its start: no other task, and no data."""
+    return worker.free > 0 and worker.blobs.issuperset(task.blobs)
 
 
 class WorkerPool:
@@ -45,25 +94,41 @@ def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tu
         return None if task is None else (task, _pick(task, pool.idle, blobs))
     if pool.spare:
         task = ready.peek()
-        if task is not None and _is_short(task):
-            ready.pop()
-            return task, _pick(task, pool.spare, blobs)
+        if task is not None:
+            fit = _with_room(task, pool.spare)
+            if not fit and task.root.unfinished == ready.live(task.root):
+                fit = _holding(pool.spare)
+            if fit:
+                ready.pop()
+                return task, _pick(task, fit, blobs)
     return None
 
 
-def _is_short(task: TaskRecord) -> bool:
-    return task.group is not None and task.group.seconds is not None and task.group.seconds < SHORT_SECONDS
+def _with_room(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
+    """Those of the workers that hold too few tasks as short as this one; the last updated are looked at first."""
+    seconds = task.client.seconds.get(task.name) if task.group is None else task.group.seconds
+    if seconds is None or seconds >= SHORT_SECONDS:
+        return {}
+    some = itertools.islice(reversed(workers.items()), LOOK_AT)
+    return {peer: worker for peer, worker in some if -worker.free < worker.slots * depth(seconds, worker.round_trip)}
+
+
+def _holding(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
+    """Those of the workers that hold tasks in advance: the first one of a client, of any length, goes before these."""
+    some = itertools.islice(reversed(workers.items()), LOOK_AT)
+    return {peer: worker for peer, worker in some if worker.free < 0}
 
 
 def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobShelf) -> WorkerRecord:
-    """The worker that has waited longest, but rather one that has the task's blobs, and did not fail at it before.
+    """The worker that did not fail at the task before, has its blobs, is the least busy, and has waited longest.
 
     Only a few are looked at: no task waits for a worker that has its blobs, and many workers cost no more than some.
     """
     first = next(iter(workers.values()))
-    if len(workers) == 1 or _misfit(task, first, blobs) == 0:
+    if len(workers) == 1 or (not first.tasks and _misfit(task, first, blobs) == 0):
         return first
-    return min(itertools.islice(workers.values(), LOOK_AT), key=lambda worker: _misfit(task, worker, blobs))
+    some = itertools.islice(workers.values(), LOOK_AT)
+    return min(some, key=lambda worker: (_misfit(task, worker, blobs), -worker.free / worker.slots))
 
 
 def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobShelf) -> int:

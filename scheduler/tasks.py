@@ -25,11 +25,15 @@ class Ready(NamedTuple):
 
 
 class Running(NamedTuple):
-    """Was sent to a worker, which runs it or has it next; `since` is the scheduler's clock then, in seconds."""
+    """Was sent to a worker, which runs it or has it next; `since` is the scheduler's clock then, in seconds.
+
+    `direct`: a slot was free for it, and it needed no data that the worker did not have.
+    """
 
     worker: WorkerRecord
     attempt: int
     since: float
+    direct: bool = False
 
 
 class Abandoned(NamedTuple):
@@ -69,6 +73,7 @@ class ClientRecord:
     """A connected client; `tasks` by the client's own numbers.
 
     A `nested` one is a task's, in its slot. Of any other, `unfinished` counts all tasks, with those within them.
+    `seconds` is the smoothed duration of its tasks that belong to no group, by their name.
     """
 
     peer: int
@@ -80,6 +85,7 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)
@@ -102,8 +108,9 @@ class GroupRecord:
 
 @dataclass(slots=True, eq=False)
 class WorkerRecord:
-    """A connected worker daemon. `prefetch` is how many short tasks it may hold beyond its slots.
+    """A connected worker daemon. `prefetch` is how many short tasks it may hold beyond its slots, at most.
 
+    `round_trip` is how many seconds of an attempt with a free slot were not spent in the slot; None: not known yet.
     It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
     Tasks in `delivering` have returned, and their clients fetch the results. `guests` are the numbers of those that run
@@ -121,6 +128,7 @@ class WorkerRecord:
     place: str = ""
     memory: int = 0
     congested: bool = False
+    round_trip: float | None = None
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     pinned: list[TaskRecord] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)

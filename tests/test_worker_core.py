@@ -71,6 +71,35 @@ def test_what_waits_too_long_behind_others_is_returned() -> None:
     assert rig.pass_time(w.RETURN_SECONDS) == [w.ToScheduler(m.Returned(2, 1))]
 
 
+def test_the_first_call_of_another_client_is_next() -> None:
+    rig = Rig()
+    for task in range(1, 5):
+        rig.run(task)
+    rig.do(w.FromScheduler(run(5)._replace(client=8)))
+    rig.do(w.FromScheduler(run(6)._replace(client=8)))
+    order = [rig.do(w.FromSlot(0, done(task)))[1] for task in (1, 5, 2)]
+    assert [effect.message.task for effect in order if isinstance(effect, w.ToSlot)] == [5, 2, 3]  # type: ignore[union-attr]
+
+
+def test_what_waits_when_the_worker_drains_goes_back_at_once_and_what_runs_goes_on() -> None:
+    rig = Rig(2)
+    rig.do(w.FromScheduler(NEED))
+    for task in range(1, 4):
+        rig.run(task)
+    rig.run(4, blobs=(b"blob",))
+    assert rig.do(w.Resize(0)) == [w.ToScheduler(m.Returned(3, 1)), w.ToScheduler(m.Returned(4, 1))]
+    assert rig.run(5) == [w.ToScheduler(m.Returned(5, 1))], "it was on its way"
+    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
+    rig.do(w.SlotExited(0, "exit code 0", "?"))
+    assert not rig.core.drained
+    rig.do(w.ResultLeft(1, done(2), {PART: 100}))
+    rig.do(w.SlotExited(1, "exit code 0", "?"))
+    assert not rig.core.drained, "the client has not got the result yet"
+    assert rig.run(6) == [w.ToScheduler(m.Returned(6, 1))]
+    assert rig.do(w.FromScheduler(m.ResultTaken(PART, 0))) == [w.RemoveResult(PART), w.ToScheduler(done(2))]
+    assert rig.core.drained
+
+
 def test_a_blob_goes_to_a_slot_once_and_before_its_call() -> None:
     rig = Rig()
     put = m.PutBlob(b"blob", [b"data"])
@@ -483,7 +512,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.rig.now += seconds
         self.do(w.Tick())
 
-    @rule(slots=st.integers(1, 3))
+    @rule(slots=st.integers(0, 3))
     def is_resized(self, slots: int) -> None:
         self.do(w.Resize(slots))
 
@@ -500,6 +529,12 @@ class WorkerMachine(RuleBasedStateMachine):
         core = self.rig.core
         assert all(not core.wanted.isdisjoint(call.blobs) for call in core.held)
         assert core.wanted == self.coming
+
+    @invariant()
+    def nothing_waits_where_nothing_is_to_run(self) -> None:
+        core = self.rig.core
+        if all(slot.retiring for slot in core.slots.values()):
+            assert not core.queue and not core.held
 
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:

@@ -73,6 +73,7 @@ from .transfers import Transfers
 HEARTBEAT_SECONDS = 5.0
 MEMORY_SECONDS = 0.5
 KILL_SECONDS = 2.0
+PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
 log = logging.getLogger("minidask.worker")
 
@@ -133,7 +134,7 @@ class Agent:
         return {
             "name": self.name,
             "slots": self._size,
-            "prefetch": self._size,
+            "prefetch": PREFETCH * self._size,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "python": platform.python_version(),

@@ -190,6 +190,8 @@ class WorkerCore:
             case Tick():
                 self._tick(now)
         self._fill_slots(now)
+        if self.queue or self.held:
+            self._return_if_draining()
         effects, self._effects = self._effects, []
         return effects
 
@@ -207,9 +209,15 @@ class WorkerCore:
         record = self.slots.get(slot)
         return record is not None and type(record.state) is Starting
 
+    @property
+    def drained(self) -> bool:
+        """Whether nothing runs, waits, or is to be fetched."""
+        busy = any(self.running(number) is not None for number in self.slots)
+        return not (busy or self.queue or self.held or self.deliveries)
+
     def _deadlines(self) -> Iterator[float]:
         if self.queue and not self._any_starting():
-            yield self.queue[0][1] + RETURN_SECONDS
+            yield min(since for _, since in self.queue) + RETURN_SECONDS
         for slot in self.slots.values():
             if not slot.killed:
                 yield from (call.deadline for call in slot.calls if call.deadline is not None)
@@ -237,6 +245,13 @@ class WorkerCore:
             case Stop(task, attempt):
                 self._stop(task, attempt, now)
 
+    def _wait(self, run: Run, now: float) -> None:
+        """Queue a call: what one client was given in advance is not to delay the first call of another."""
+        if any(other.client == run.client for other, _ in self.queue):
+            self.queue.append((run, now))
+        else:
+            self.queue.appendleft((run, now))
+
     def _blob_here(self, blob: bytes, now: float) -> None:
         if blob in self.wanted:
             self.wanted.discard(blob)
@@ -250,7 +265,7 @@ class WorkerCore:
     def _accept(self, run: Run, now: float) -> None:
         """Queue a call, or give it to the slot that is lent for it; back, if that one's call has gone on meanwhile."""
         if not run.host:
-            self.queue.append((run, now))
+            self._wait(run, now)
             return
         for slot in self.slots.values():
             if isinstance(slot.state, Busy) and slot.state.waits and slot.state.run.task == run.host:
@@ -457,9 +472,21 @@ class WorkerCore:
                 else:
                     limit = f"it ran longer than its time limit of {call.run.timeout:g} seconds and was stopped"
                     self._interrupt(slot, call, "timeout", limit, now)
-        while self.queue and now >= self.queue[0][1] + RETURN_SECONDS and not self._any_starting():
-            run, _ = self.queue.popleft()
-            self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
+        if self.queue and not self._any_starting():
+            self._give_back([entry for entry in self.queue if now >= entry[1] + RETURN_SECONDS])
+
+    def _return_if_draining(self) -> None:
+        """Where no slot is to stay, nothing that has not begun is to wait."""
+        if all(slot.retiring for slot in self.slots.values()):
+            self._give_back(list(self.queue))
+            self._effects += [ToScheduler(Returned(run.task, run.attempt)) for run in self.held]
+            self.held.clear()
+
+    def _give_back(self, entries: list[tuple[Run, float]]) -> None:
+        """These may go elsewhere."""
+        for entry in entries:
+            self.queue.remove(entry)
+            self._effects.append(ToScheduler(Returned(entry[0].task, entry[0].attempt)))
 
     def _any_starting(self) -> bool:
         """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""
