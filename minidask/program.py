@@ -7,7 +7,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minidask._version import __version__
@@ -33,6 +33,19 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+
+
+def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
+    """Have a first SIGTERM call `drain`; a second one, or SIGINT at any time, sets `stopped`."""
+    stop_on_signals(stopped, log)
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        log.info("draining: got SIGTERM; this ends when what runs has ended, or at once on another signal")
+        stop_on_signals(stopped, log)
+        drain()
+
+    loop.add_signal_handler(signal.SIGTERM, first)
 
 
 def make_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:

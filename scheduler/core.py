@@ -229,7 +229,7 @@ class SchedulerCore:
                 silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
                 self._out.append((worker.peer, m.Goodbye(silence)))
                 self._leave(worker.peer, silence)
-        if self.workers or not self.tasks:
+        if not self.tasks or any(worker.slots for worker in self.workers.values()):
             self._starved_since = None
         elif self._starved_since is None:
             self._starved_since = now
@@ -240,7 +240,8 @@ class SchedulerCore:
                 " start some with minidask-worker ADDRESS, on as many machines as you like"
             )
             for task in list(self.tasks.values()):
-                self._lose(task, "fail", "no-workers", text)
+                if type(task.state) is Ready:  # others may still run on workers that are about to end
+                    self._lose(task, "fail", "no-workers", text)
 
     # --- what clients ask for ---
 

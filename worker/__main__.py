@@ -17,7 +17,7 @@ from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder
 from minidask.nesting import Surroundings
-from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
+from minidask.program import drain_on_sigterm, fail, make_parser, run_loop, start_logging
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import format_bytes, parse_bytes
 
@@ -34,6 +34,9 @@ ADDRESS is host:port, tcp://host:port, unix:///path, or with IPv6 [host]:port; t
 
 One such program is enough for a machine, whatever its number of cores. The tasks' code is imported
 here: install the same packages, and the same Python version, as where the client runs.
+
+SIGTERM has it take nothing new and end when what runs has ended: what waits here goes back and runs elsewhere.
+A second signal, or Ctrl-C (SIGINT), ends it now; what ran is run again elsewhere.
 
 exit codes: 0 ended by a signal or a client, 1 could not start or lost the scheduler, 2 wrong usage
 """
@@ -139,7 +142,7 @@ async def _work(options: argparse.Namespace) -> int:
         f"  runs         {options.nworkers} tasks at once, memory: {limit}",
         flush=True,
     )
-    stop_on_signals(daemon.stopped, log)
+    drain_on_sigterm(daemon.drain, daemon.stopped, log)
     try:
         await daemon.run()
     finally:

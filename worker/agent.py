@@ -103,6 +103,8 @@ class Agent:
     ) -> None:
         self.name = name
         self.gave_up = asyncio.Event()
+        self.drained = asyncio.Event()
+        """Set when all that ran when `drain()` was called is over, and its outcome on its way."""
         self.reason = ""
         self._size = slots
         self._make_slot = make_slot
@@ -126,6 +128,7 @@ class Agent:
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
+        self._draining = False
         self._closing = False
 
     @property
@@ -161,8 +164,13 @@ class Agent:
         """Have this many slots from now on."""
         self._size = slots
         self._environment = thread_limits(max(slots, 1), os.environ)
+        self._send(Resized(slots))  # first: what is given back must not come again
         self.post(Resize(slots))
-        self._send(Resized(slots))
+
+    def drain(self) -> None:
+        """Take nothing new, give back what has not begun, and set `drained` when the rest is over."""
+        self._draining = True
+        self.resize(0)
 
     async def close(self) -> None:
         """End every slot and wait until all are gone: idle ones in their own way, the others by force if they must."""
@@ -207,6 +215,8 @@ class Agent:
                     self._flush()
         finally:
             self._busy = False
+        if self._draining and self._core.drained:
+            self.drained.set()
         self._set_timer()
 
     def from_scheduler(self, messages: list[Message]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -19,6 +20,7 @@ from .events import SchedulerGone
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 3.0
+CLOSE_SECONDS = 2.0
 
 log = logging.getLogger("minidask.worker")
 
@@ -43,9 +45,18 @@ class Daemon:
         self._closed = asyncio.Event()
         self._error: MinidaskError | OSError | None = None
         self._was_open = False
+        self._draining = False
+
+    def drain(self) -> None:
+        """End when what runs is over, and take nothing new; at once if there is no scheduler to tell of it."""
+        if self._was_open and not self._closed.is_set():
+            self._draining = True
+            self._agent.drain()
+        else:
+            self.stopped.set()
 
     async def run(self) -> None:
-        """Work for the scheduler until `stopped` is set.
+        """Work for the scheduler until `stopped` is set, or all is over after `drain()`.
 
         Raises:
             SchedulerLost: no scheduler answered for `death_timeout` seconds.
@@ -55,24 +66,36 @@ class Daemon:
         self._agent.start()
         stop = asyncio.create_task(self.stopped.wait())
         give_up = asyncio.create_task(self._agent.gave_up.wait())
+        drained = asyncio.create_task(self._agent.drained.wait())
         work = asyncio.create_task(self._stay_connected())
         try:
-            await asyncio.wait([stop, give_up, work], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([stop, give_up, drained, work], return_when=asyncio.FIRST_COMPLETED)
             if give_up.done():
                 raise MinidaskError(self._agent.reason)
             if work.done():
                 work.result()
         finally:
-            for task in (stop, give_up, work):
+            self.stopped.set()
+            for task in (stop, give_up, drained, work):
                 task.cancel()
             if self._link is not None:
                 self._link.close()
             await self._agent.close()
+            await self._wait_for_the_link()
+
+    async def _wait_for_the_link(self) -> None:
+        """What was said last is written before the program ends."""
+        if self._link is not None and self._was_open:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), CLOSE_SECONDS)
+            self._link.abort()
 
     async def _stay_connected(self) -> None:
         last_contact, pause = time.monotonic(), FIRST_RETRY_SECONDS
         while True:
             await self._work_once()
+            if self._draining:
+                return
             if self._was_open:
                 last_contact, pause = time.monotonic(), FIRST_RETRY_SECONDS
                 log.warning("the connection to %s is gone: %s; trying again", self._address, self._error or "closed")
@@ -113,6 +136,6 @@ class Daemon:
     def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._error = error
         self._closed.set()
-        if self._was_open:
+        if self._was_open and not self.stopped.is_set():
             self._agent.attach(None)
             self._agent.post(SchedulerGone())

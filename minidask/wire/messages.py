@@ -295,7 +295,7 @@ class Stopped(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """The worker has waited too long for a free slot: the attempt has not begun and may go elsewhere."""
+    """The attempt has not begun, for no slot got free in time or none is left: it may go elsewhere."""
 
     task: int
     attempt: int
@@ -317,7 +317,7 @@ class Heartbeat(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """The worker now has this many slots."""
+    """The worker now has this many slots; 0: it takes nothing more, and ends when what it runs is over."""
 
     slots: int
 
