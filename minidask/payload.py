@@ -23,6 +23,7 @@ import cloudpickle
 
 from minidask.blobstore import BlobStore, blob_id
 from minidask.errors import MinidaskError, SerializationError
+from minidask.functions import Key, copy_of_wrapper, fingerprint, importable, is_wrapper, parts_of_wrapper
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
@@ -31,6 +32,7 @@ MAX_BUFFERS = 1024
 LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
 REPEATED_BYTES = 64 * 1024
 MAX_REPEATED = 256
+MAX_TWINS = 100
 BLOB_ID_BYTES = 16
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
@@ -91,7 +93,8 @@ class Interner:
     Args:
         put: called with a blob's name and payload; holds it, once for each call.
         drop: called with the names of blobs to hold once less, from anywhere: a garbage collection may do it.
-        functions: whether to ship functions that cannot be imported; else only scattered handles get a name.
+        functions: whether to ship functions and classes that cannot be imported; else only scattered handles
+            get a name.
         large: buffers of at least so many bytes become blobs too; None: none do.
         mode: whether tasks see those read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
     """
@@ -113,11 +116,14 @@ class Interner:
         self._data: dict[Place, tuple[weakref.ref[Any], bytes]] = {}
         self._seen: set[bytes] = set()
         self._known: dict[int, tuple[Any, bytes]] = {}  # by id(); the object is held so that the id stays its own
+        self._twins: dict[Key, tuple[Key, bytes]] = {}  # by `fingerprint`: what keeps its ids, and the blob
+        self._copies: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id()
         self._shipped: set[bytes] = set()
         self._parts: dict[bytes, list[bytes]] = {}
 
     def close(self) -> None:
         """No more tasks will come."""
+        self._copies.clear()
         data, self._data = self._data, {}
         self._drop([*self._shipped, *(blob for _, blob in data.values())])
         self._shipped.clear()
@@ -132,21 +138,51 @@ class Interner:
         return self._parts.get(blob, [])
 
     def find(self, obj: Any) -> bytes | None:
-        """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
-        if type(obj) is not types.FunctionType:
-            return self.find_data(obj)
-        if not self._functions:
-            return None
+        """The blob that stands for `obj`, `BY_NAME` for what is imported, None for anything else."""
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
-        blob = BY_NAME
-        if not _importable(obj):
-            payload, parts = dumps_naming(obj, f"function {obj.__qualname__}", _InFunction(self))
-            blob = blob_id(payload)
-            self._ship(blob, payload)
-            self._parts[blob] = parts
-        self._known[id(obj)] = (obj, blob)
+        kind = type(obj)
+        if not self._functions:
+            return self.find_data(obj)
+        if kind is types.FunctionType:
+            return (
+                BY_NAME if self._is_imported(obj) else self._find_twin(obj, f"function {obj.__qualname__}", fingerprint)
+            )
+        if isinstance(obj, type):
+            return None if obj.__module__ == "builtins" else self._find_class(obj)
+        if is_wrapper(obj):
+            return self._find_twin(obj, "scikit-learn's wrapper of a function", parts_of_wrapper)
+        return self.find_data(obj)
+
+    def _is_imported(self, obj: Any) -> bool:
+        imported = importable(obj)
+        if imported:
+            self._known[id(obj)] = (obj, BY_NAME)
+        return imported
+
+    def _find_class(self, cls: type) -> bytes:
+        if self._is_imported(cls):
+            return BY_NAME
+        blob = self._define(cls, f"class {cls.__qualname__}")
+        self._known[id(cls)] = (cls, blob)
+        return blob
+
+    def _find_twin(self, obj: Any, what: str, parts: Callable[[Any], tuple[Key, Key]]) -> bytes | None:
+        """The blob of an object that consists of the same parts; None if there are too many different ones."""
+        key, held = parts(obj)
+        twin = self._twins.get(key)
+        if twin is None:
+            if len(self._twins) >= MAX_TWINS:
+                return None  # most likely each task has a closure of its own: it goes along
+            twin = self._twins[key] = (held, self._define(obj, what))
+        return twin[1]
+
+    def _define(self, obj: Any, what: str) -> bytes:
+        payload, parts = dumps_naming(obj, what, _InFunction(self))
+        blob = blob_id(payload)
+        self._ship(blob, payload)
+        self._parts[blob] = parts
         return blob
 
     def find_data(self, obj: Any) -> bytes | None:
@@ -158,6 +194,17 @@ class Interner:
             self._parts[obj.blob] = obj.parts
             return obj.blob
         return None
+
+    def contiguous(self, array: Any) -> Any:
+        """A copy of an array whose elements do not lie side by side: NumPy would pickle all of it for each task."""
+        if not self._functions:
+            return array.copy()
+        known = self._copies.get(id(array))
+        if known is None:
+            number = id(array)
+            forget = weakref.ref(array, lambda _: self._copies.pop(number, None))
+            known = self._copies[number] = (forget, array.copy())
+        return known[1]
 
     def reference(self, raw: memoryview) -> bytes | None:
         """What stands for a buffer whose bytes are shipped once for all tasks; None for one that goes along.
@@ -213,30 +260,21 @@ class _InFunction:
         self.find = interner.find_data
         self.reference = interner.reference_in_function
         self.parts = interner.parts
-
-
-def _importable(function: types.FunctionType) -> bool:
-    """Whether a worker finds this very function by importing its module (cloudpickle then sends its name only)."""
-    module = sys.modules.get(function.__module__ or "")
-    if module is None or function.__module__ == "__main__":
-        return False
-    if any(name in cloudpickle.list_registry_pickle_by_value() for name in _parents(function.__module__)):
-        return False
-    found: Any = module
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is function
-
-
-def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[: index + 1]) for index in range(len(parts))]
+        self.contiguous = interner.contiguous
 
 
 def _place(raw: memoryview) -> Place | None:
     """Where in memory a NumPy array's buffer lies, and its size; None for what does not tell."""
     interface = getattr(raw.obj, "__array_interface__", None)
     return (interface["data"][0], raw.nbytes) if interface else None
+
+
+def _is_scattered_in_memory(obj: Any) -> bool:
+    """Whether this is a large NumPy array without one buffer that holds it, such as a slice of columns."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(obj) is not numpy.ndarray or obj.nbytes < OUT_OF_BAND_BYTES:
+        return False
+    return not (obj.flags.c_contiguous or obj.flags.f_contiguous or obj.dtype.hasobject)
 
 
 class _Beside:
@@ -287,9 +325,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             blob = self._interner.find(obj)
             if blob:
                 self._beside.name(blob)
-                return resolve_blob, (blob,)
+                return resolve_copy if is_wrapper(obj) else resolve_blob, (blob,)
             if blob == BY_NAME:
                 return NotImplemented
+            if _is_scattered_in_memory(obj):
+                return self._interner.contiguous(obj).__reduce_ex__(5)
         return super().reducer_override(obj)
 
 
@@ -389,14 +429,17 @@ class BlobTable:
         self._payloads: dict[bytes, Payload] = {}
         self._maps: dict[bytes, memoryview] = {}
         self._objects: dict[bytes, Any] = {}
+        self._states: dict[int, bytes] = {}  # by id of a class: the blob that it was last made from
 
     def put(self, blob: bytes, payload: Payload) -> None:
         self._payloads[blob] = [memoryview(part).toreadonly() for part in payload]
 
     def forget(self, blob: bytes) -> None:
         self._payloads.pop(blob, None)
-        self._objects.pop(blob, None)
         self._maps.pop(blob, None)
+        obj = self._objects.pop(blob, None)
+        if self._states.get(id(obj)) == blob:
+            del self._states[id(obj)]
 
     def data(self, reference: bytes) -> Buffer:
         """The bytes of a large buffer."""
@@ -415,12 +458,17 @@ class BlobTable:
         return self._maps[blob]
 
     def resolve(self, blob: bytes) -> Any:
-        if blob not in self._objects:
-            if blob not in self._payloads:
-                raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
-            payload = self._payloads[blob] or [self.data(blob + SHARED)]
-            self._objects[blob] = loads(payload, f"blob {blob.hex()[:8]}")
+        if blob not in self._objects or self._states.get(id(self._objects[blob]), blob) != blob:
+            obj = self._objects[blob] = self._load(blob)
+            if isinstance(obj, type):
+                self._states[id(obj)] = blob  # another blob may be the same class, changed: it is then that again
         return self._objects[blob]
+
+    def _load(self, blob: bytes) -> Any:
+        if blob not in self._payloads:
+            raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
+        payload = self._payloads[blob] or [self.data(blob + SHARED)]
+        return loads(payload, f"blob {blob.hex()[:8]}")
 
 
 _current = threading.local()
@@ -434,6 +482,11 @@ def use_blobs(table: BlobTable) -> None:
 def resolve_blob(blob: bytes) -> Any:
     """What a pickle calls in the place of a shared object."""
     return _table().resolve(blob)
+
+
+def resolve_copy(blob: bytes) -> Any:
+    """The same for a wrapper of a function, of which each task has its own."""
+    return copy_of_wrapper(_table().resolve(blob))
 
 
 def _table() -> BlobTable:
