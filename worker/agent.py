@@ -149,7 +149,7 @@ class Agent:
 
     def start(self) -> None:
         """Start the slots; to be called in the event loop."""
-        self._environment = thread_limits(max(self._size, 1), os.environ)
+        self._set_environment()
         self.post(Resize(self._size))
         loop = asyncio.get_running_loop()
         self._chores = [loop.create_task(self._send_heartbeats()), loop.create_task(self._watch_memory())]
@@ -163,7 +163,7 @@ class Agent:
     def resize(self, slots: int) -> None:
         """Have this many slots from now on."""
         self._size = slots
-        self._environment = thread_limits(max(slots, 1), os.environ)
+        self._set_environment()
         self._send(Resized(slots))  # first: what is given back must not come again
         self.post(Resize(slots))
 
@@ -171,6 +171,10 @@ class Agent:
         """Take nothing new, give back what has not begun, and set `drained` when the rest is over."""
         self._draining = True
         self.resize(0)
+
+    def _set_environment(self) -> None:
+        """What slots that start from now on find in their environment."""
+        self._environment = {**thread_limits(max(self._size, 1), os.environ), "MINIDASK_WORKER": self.name}
 
     async def close(self) -> None:
         """End every slot and wait until all are gone: idle ones in their own way, the others by force if they must."""

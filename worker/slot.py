@@ -43,6 +43,8 @@ from minidask.wire.messages import (
     encode,
 )
 
+from .missing import explained
+
 MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
 STOP = struct.Struct("<QQ")
@@ -210,6 +212,9 @@ class Slot:
 
     def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
         duration = time.perf_counter() - began
+        if run.blobs and run.blobs[0] == self._session:
+            worker = f"{os.environ.get('MINIDASK_WORKER', 'local')!r} on {socket.gethostname()}"
+            error = explained(error, run.name, worker, self._blobs.resolve(run.blobs[0]))
         lines = traceback.format_exception(type(error), error, _below_this_file(error.__traceback__))
         text = "".join(lines)[-MAX_TRACEBACK:]
         try:

@@ -33,6 +33,8 @@ class Session:
             path, log_level = list(sys.path), logging.root.level
             description = {
                 "python": list(sys.version_info[:2]),
+                "version": sys.version.split()[0],
+                "executable": sys.executable,
                 "path": [os.path.abspath(entry) for entry in path],
                 "log_level": log_level,
             }
