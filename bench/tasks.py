@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+import threading
 import time
 from collections.abc import Callable
 from operator import neg
@@ -61,13 +63,52 @@ def _nap(seconds: float) -> float:
     return seconds
 
 
-@workload("a straggler of 1 s among 100 tasks of 20 ms: time over the ideal", "s")
+def _best(lengths: list[float], workers: int) -> float:
+    """The seconds that tasks take, in their order, without any overhead."""
+    free = [0.0] * workers
+    for length in lengths:
+        heapq.heapreplace(free, free[0] + length)
+    return max(free)
+
+
+def _straggler(setting: Setting, **options: Any) -> float:
+    naps = [0.02] * (4 if setting.short else 400)
+    naps.insert(len(naps) // 2, 0.1 if setting.short else 5.0)
+    seconds = timed(lambda: Parallel(**options)(delayed(_nap)(n) for n in naps), lambda r: r == naps)
+    return (seconds / _best(naps, joblib.effective_n_jobs(-1)) - 1) * 100
+
+
+@workload("a straggler of 5 s among 400 tasks of 20 ms", "% over")
 def straggler(setting: Setting) -> float:
-    naps = [0.02] * (4 if setting.short else 100)
-    naps[len(naps) // 2] = 0.1 if setting.short else 1.0
-    workers = joblib.effective_n_jobs(-1)
-    ideal = max(sum(naps) / workers, max(naps))
-    return timed(lambda: Parallel()(delayed(_nap)(n) for n in naps), lambda r: r == naps) - ideal
+    return _straggler(setting)
+
+
+@workload("the same with batch_size=1", "% over")
+def straggler_single(setting: Setting) -> float:
+    return _straggler(setting, batch_size=1)
+
+
+def _in_threads(setting: Setting) -> list[list[int]]:
+    count = 20 if setting.short else 500
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    calls: list[list[int]] = [[] for _ in range(4)]
+
+    def call(results: list[int]) -> None:
+        with joblib.parallel_config(backend, n_jobs=n_jobs):
+            results += Parallel()(delayed(neg)(i) for i in range(count))
+
+    threads = [threading.Thread(target=call, args=(results,)) for results in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return calls
+
+
+@workload("4 threads, each with a Parallel of 500 short tasks", "ms")
+def four_threads(setting: Setting) -> float:
+    expected = [[-i for i in range(20 if setting.short else 500)]] * 4
+    return timed(lambda: _in_threads(setting), lambda calls: calls == expected) * 1e3
 
 
 def _spin(seconds: float) -> float:

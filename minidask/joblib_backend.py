@@ -159,8 +159,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         client = self.client()
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
+        slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
         kind = NestedCall if client.nested else Call
-        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared)
+        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared, slots)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"

@@ -22,6 +22,7 @@ from minidask.payload import Scattered
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
+NOBODY = Future(0, "", lambda future: None, lambda: False)
 
 
 class Job(NamedTuple):
@@ -33,7 +34,10 @@ class Job(NamedTuple):
 
 
 class Call:
-    """One run of a `Parallel` object: its tasks, and who runs joblib's callbacks for them."""
+    """One run of a `Parallel` object: its tasks, and who runs joblib's callbacks for them.
+
+    With `slots`, those that the cluster has now, it makes use of those that come later too.
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class Call:
         run_batch: RunBatch,
         inner_threads: int | None,
         shared: list[tuple[Any, Scattered]],
+        slots: int = 0,
     ) -> None:
         self._client = client
         self._group = group
@@ -51,9 +56,15 @@ class Call:
         self._inner_threads = inner_threads
         self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
         self._pending: set[Future] = set()
+        self._slots = slots
+        self._most = 0
+        self._call_id = parallel._call_id
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
+        if slots:
+            client.on_workers.add(self._workers_changed)
+            self._workers_changed()
         self._start_collecting()
 
     def _start_collecting(self) -> None:
@@ -82,6 +93,7 @@ class Call:
         name = _name_of(job.items)
         future = self._group.submit(self._run_batch, arguments, name=name, on_done=lambda f: self._is_done(job, f))
         self._pending.add(future)
+        self._most = max(self._most, len(self._pending))
         if future.done():
             self._pending.discard(future)
         return future
@@ -100,6 +112,26 @@ class Call:
             (function, tuple(get(id(a), a) for a in args), {key: get(id(a), a) for key, a in kwargs.items()})
             for function, args, kwargs in items
         ]
+
+    # --- slots that come during the call ---
+
+    def _workers_changed(self) -> None:
+        if self._client.slots() > self._slots:
+            self._done.put((self._widen, NOBODY))
+
+    def _widen(self, nobody: Future) -> None:
+        """Dispatch more: joblib keeps so many batches under way as it chose to for the slots of the beginning."""
+        parallel, slots = self._parallel, self._client.slots()
+        with parallel._lock:
+            if parallel._call_id != self._call_id or slots <= self._slots:
+                return
+            if not isinstance(parallel.pre_dispatch, str):
+                return  # a number is the user's own choice
+            more = -(-self._most * slots // self._slots) - self._most
+            self._slots = parallel._cached_effective_n_jobs = slots
+            for _ in range(more):
+                if parallel._original_iterator is not None and not parallel._aborting:
+                    parallel.dispatch_next()
 
     # --- collecting ---
 
@@ -166,6 +198,7 @@ class Call:
         self._client.cancel(list(self._pending), force=True)
 
     def close(self) -> None:
+        self._client.on_workers.discard(self._workers_changed)
         self._done.put(None)
         self._group.close()
 

@@ -110,6 +110,8 @@ class Client:
         self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
         self._workers: dict[str, tuple[str, int]] = {}  # by address: name and slots
         self._changed = threading.Condition()
+        self.on_workers: set[Callable[[], None]] = set()
+        """Called when workers come, go, or change, by the thread that reads: they must not wait."""
         self._knows_workers = False
         self._groups = 0
         self._requests = 0
@@ -500,6 +502,8 @@ class Client:
             self._workers = workers  # replaced, never changed: others may be going through it
             self._knows_workers = True
             self._changed.notify_all()
+        for tell in list(self.on_workers):
+            tell()
 
 
 def _name_of(function: Callable[..., Any]) -> str:
