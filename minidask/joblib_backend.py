@@ -52,6 +52,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
     default_n_jobs = -1
+    # Between these many seconds a batch is to last. joblib's own 0.2 and 2 are for engines with more to hide; what is
+    # in a batch with a long task waits for that.
+    MIN_IDEAL_BATCH_DURATION = 0.05
+    MAX_IDEAL_BATCH_DURATION = 0.5
 
     def __init__(
         self,

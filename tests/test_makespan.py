@@ -41,6 +41,15 @@ def test_a_straggler_costs_no_more_than_its_own_time(
     assert parallel(cluster, lengths, batch_size=batch_size) < 1.05 * best(lengths, 4)
 
 
+@pytest.mark.parametrize("slots", [2, 4])
+@pytest.mark.parametrize("count", [100, 400])
+def test_little_waits_in_a_batch_behind_a_straggler_wherever_it_is(count: int, slots: int) -> None:
+    for position in range(0, count, count // 20):
+        lengths = [0.02] * count
+        lengths.insert(position, 1.0)
+        assert parallel(Cluster([slots]), lengths) < 1.06 * best(lengths, slots)
+
+
 @pytest.mark.parametrize("seconds", [0.0002, 0.001, 0.004])
 @pytest.mark.parametrize("machines", [[4], [2, 2], [1] * 20])
 def test_no_slot_idles_between_short_tasks(seconds: float, machines: list[int]) -> None:
