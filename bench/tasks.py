@@ -90,11 +90,10 @@ def straggler_single(setting: Setting) -> float:
 
 def _in_threads(setting: Setting) -> list[list[int]]:
     count = 20 if setting.short else 500
-    backend, n_jobs = joblib.parallel.get_active_backend()
     calls: list[list[int]] = [[] for _ in range(4)]
 
     def call(results: list[int]) -> None:
-        with joblib.parallel_config(backend, n_jobs=n_jobs):
+        with joblib.parallel_config(setting.engine, n_jobs=setting.workers):  # each thread has its own configuration
             results += Parallel()(delayed(neg)(i) for i in range(count))
 
     threads = [threading.Thread(target=call, args=(results,)) for results in calls]
