@@ -44,6 +44,7 @@ from minidask.wire.messages import (
 )
 
 from .missing import explained
+from .modules import forget_changed
 
 MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
@@ -72,6 +73,7 @@ class Slot:
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = BlobTable(self.store)
         self._session: bytes | None = None
+        self._modules: dict[str, str] = {}
         self._in_call = False
         self._calls: list[list[int]] = []  # those that run, outermost first, as number and attempt
         self._given: collections.deque[Run] = collections.deque()  # to be run next
@@ -250,6 +252,7 @@ class Slot:
             )
         if self._alone:
             sys.path += [path for path in session["path"] if path not in sys.path]
+            self._modules = forget_changed(self._modules, session.get("modules", {}))
             if session["log_level"] < logging.WARNING:
                 logging.basicConfig()
             logging.getLogger().setLevel(session["log_level"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from minidask.blobstore import blob_id
 from minidask.payload import dumps
+from minidask.sources import OwnModules
 from minidask.wire.messages import Payload
 
 
@@ -25,11 +26,12 @@ class Session:
         self._release = release
         self._path: list[str] = []
         self._log_level = -1
+        self._modules = OwnModules()
         self._blob = b""
 
     def blob(self) -> bytes:
         """The name of the blob that describes this process as it is now; cheap while nothing has changed."""
-        if self._path != sys.path or self._log_level != logging.root.level:
+        if self._modules.changed() or self._path != sys.path or self._log_level != logging.root.level:
             path, log_level = list(sys.path), logging.root.level
             description = {
                 "python": list(sys.version_info[:2]),
@@ -37,6 +39,7 @@ class Session:
                 "executable": sys.executable,
                 "path": [os.path.abspath(entry) for entry in path],
                 "log_level": log_level,
+                "modules": self._modules.digests,
             }
             payload = dumps(description, "the session")
             before, after = self._blob, blob_id(payload)
