@@ -10,6 +10,7 @@ pickle only names it: `Interner` on the sending side, `BlobTable` on the receivi
 
 from __future__ import annotations
 
+import collections
 import io
 import pickle
 import sys
@@ -114,6 +115,7 @@ class Interner:
         self._large = large
         self._mode = mode
         self._data: dict[Place, tuple[weakref.ref[Any], bytes]] = {}
+        self._gone: collections.deque[bytes] = collections.deque()
         self._seen: set[bytes] = set()
         self._known: dict[int, tuple[Any, bytes]] = {}  # by id(); the object is held so that the id stays its own
         self._twins: dict[Key, tuple[Key, bytes]] = {}  # by `fingerprint`: what keeps its ids, and the blob
@@ -121,9 +123,15 @@ class Interner:
         self._shipped: set[bytes] = set()
         self._parts: dict[bytes, list[bytes]] = {}
 
+    def begin(self) -> None:
+        """The next task is pickled, so the one before it is on its way, and holds what it needs."""
+        while self._gone:
+            self._drop([self._gone.popleft()])
+
     def close(self) -> None:
         """No more tasks will come."""
         self._copies.clear()
+        self.begin()
         data, self._data = self._data, {}
         self._drop([*self._shipped, *(blob for _, blob in data.values())])
         self._shipped.clear()
@@ -225,19 +233,28 @@ class Interner:
         else:
             blob = blob_id([raw])
             self._put(blob, [raw])
-            self._data[place] = (weakref.ref(raw.obj, lambda _: self._forget(place)), blob)
+            self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), blob)
         return blob + self._mode
 
     def reference_in_function(self, raw: memoryview) -> bytes | None:
-        """As `reference`, for what a function holds: all its calls in a slot share that, so none may write to it."""
-        reference = self.reference(raw) if self._large is not None and raw.nbytes >= self._large else None
-        return None if reference is None else reference[:BLOB_ID_BYTES] + SHARED
+        """As `reference`, for what a function holds: all its calls in a slot share that, so none may write to it.
+
+        It is held as long as the function is, also where the buffer is a copy that was made to be pickled.
+        """
+        if self._large is None or raw.nbytes < self._large:
+            return None
+        blob = blob_id([raw])
+        self._ship(blob, [raw])
+        return blob + SHARED
 
     def _forget(self, place: Place) -> None:
-        """The array is gone, so no more tasks will take it, and another one may come to lie there."""
+        """The array is gone, so no more tasks will take it, and another one may come to lie there.
+
+        It may have been made to be pickled, for a task that does not hold the blob yet: hence `begin`.
+        """
         entry = self._data.pop(place, None)
         if entry is not None:
-            self._drop([entry[1]])
+            self._gone.append(entry[1])
 
     def _repeated(self, raw: memoryview) -> bytes | None:
         blob = blob_id([raw])
@@ -275,6 +292,13 @@ def _is_scattered_in_memory(obj: Any) -> bool:
     if numpy is None or type(obj) is not numpy.ndarray or obj.nbytes < OUT_OF_BAND_BYTES:
         return False
     return not (obj.flags.c_contiguous or obj.flags.f_contiguous or obj.dtype.hasobject)
+
+
+def _owner(array: Any, place: Place) -> Any:
+    """The array that lives as long as the data: NumPy pickles a Fortran-ordered one through a view made for that."""
+    base = getattr(array, "base", None)
+    interface = getattr(base, "__array_interface__", None)
+    return base if interface and (interface["data"][0], base.nbytes) == place else array
 
 
 class _Beside:
@@ -345,6 +369,8 @@ def dumps(obj: Any, what: str) -> Payload:
 def dumps_naming(obj: Any, what: str, interner: Interner | _InFunction | None) -> tuple[Payload, list[bytes]]:
     """As `dumps`, with what the interner knows sent by name; also returns the names used."""
     file, beside = io.BytesIO(), _Beside(interner)
+    if isinstance(interner, Interner):
+        interner.begin()
     try:
         _Pickler(file, beside).dump(obj)
     except MinidaskError:

@@ -15,6 +15,8 @@ from minidask.wire.messages import Payload
 RELAY = 0
 """In the place of a worker as source: the client, through the scheduler."""
 
+MAX_FAILED = 2
+
 
 @dataclass(slots=True)
 class Copy:
@@ -27,11 +29,11 @@ class Copy:
 
 @dataclass(slots=True, eq=False)
 class BlobRecord:
-    """One blob, the clients that hold it, and how many tasks need it; a large one has a size and no payload."""
+    """One blob, the clients that hold it, and how many tasks need it; one that was offered has a size."""
 
     payload: Payload
     size: int = 0
-    holders: dict[int, str] = field(default_factory=dict)  # by client: the place of its store, if it has offered it
+    holders: dict[int, str | None] = field(default_factory=dict)  # by client: the place of its store, if it offers it
     copies: dict[int, Copy] = field(default_factory=dict)  # by worker
     users: int = 0
 
@@ -44,7 +46,9 @@ class BlobShelf:
 
     def put(self, name: bytes, payload: Payload, holder: int) -> None:
         """`holder` holds the blob from now on; a blob that is known already keeps the bytes it has."""
-        self.records.setdefault(name, BlobRecord(payload)).holders[holder] = ""
+        record = self.records.setdefault(name, BlobRecord(payload))
+        record.holders[holder] = None
+        record.payload = record.payload or payload  # it was offered, and whoever did so may leave
 
     def offer(self, name: bytes, size: int, place: str, holder: int) -> None:
         """`holder` holds the blob from now on, and sends its bytes when asked."""
@@ -80,6 +84,11 @@ class BlobShelf:
                 gone.append(name)
         return self._remove(gone)
 
+    def relayed(self, name: bytes) -> list[int]:
+        """The workers that are fetching a blob from a client."""
+        copies = self.records[name].copies
+        return [peer for peer, copy in copies.items() if copy.source == RELAY and not copy.complete]
+
     def _remove(self, names: list[bytes]) -> list[bytes]:
         for name in names:
             del self.records[name]
@@ -96,25 +105,30 @@ class BlobShelf:
 
         From a worker that has it or is about to: then that passes each part on as it comes. So the data goes from one
         to the next along chains, each network card sends it about once, and the time hardly grows with the
-        number of machines. The client sends it when nobody else can.
+        number of machines. The client sends it when nobody else can, or when others have failed to more than once: a
+        firewall between workers costs a few seconds for each.
         """
         copies = self.records[name].copies
         own = copies.setdefault(worker, Copy())
+        if len(own.failed) >= MAX_FAILED and RELAY not in own.failed:
+            own.source = RELAY
+            return True
         fed = Counter(copy.source for copy in copies.values() if not copy.complete)
-        candidates = [
-            peer
-            for peer in copies
-            if peer in serving and peer not in own.failed and not _hangs_on(copies, peer, worker)
-        ]
+        excluded = own.failed | _hanging_on(copies, worker)
+        candidates = [peer for peer in copies if peer in serving and peer not in excluded]
         own.source = min(candidates, key=lambda peer: fed[peer], default=RELAY)
         return own.source not in own.failed
 
 
-def _hangs_on(copies: dict[int, Copy], peer: int, worker: int) -> bool:
-    """Whether what `peer` gets comes from `worker`, directly or not."""
-    while peer != worker:
-        copy = copies.get(peer)
-        if copy is None or copy.complete or copy.source == RELAY:
-            return False
-        peer = copy.source
-    return True
+def _hanging_on(copies: dict[int, Copy], worker: int) -> set[int]:
+    """The worker, and those that get it from there, directly or not."""
+    fed_by: dict[int, list[int]] = {}
+    for peer, copy in copies.items():
+        if not copy.complete:
+            fed_by.setdefault(copy.source, []).append(peer)
+    found, waiting = {worker}, [worker]
+    while waiting:
+        new = fed_by.get(waiting.pop(), [])
+        found.update(new)
+        waiting += new
+    return found

@@ -214,7 +214,7 @@ class SchedulerCore:
         for task in list(client.tasks.values()):
             self._drop(task, force=True)
         self.ready.forget(client)
-        self.data.forget(self.blobs.release(client.blobs, client.peer))
+        self.data.leave(client)
 
     def _worker_list(self) -> m.Workers:
         return m.Workers([[w.address, w.name, w.slots] for w in self.workers.values()])

@@ -77,11 +77,14 @@ class Distribution:
                 self._direct(name, self._workers[peer], f"worker {worker.name}, which was to have it, has not got it")
             return
         source = self._serving.get(record.copies[worker.peer].source)
+        address = source.serves if source else ""
+        self._send(worker.peer, m.NeedBlob(name, record.size, address, self._places(record, worker)))
+
+    def _places(self, record: BlobRecord, worker: WorkerRecord) -> list[str]:
+        """The stores on a worker's own machine that have a blob."""
         places = [place for place in record.holders.values() if place]
         places += [self._workers[peer].place for peer, copy in record.copies.items() if copy.complete]
-        self._send(
-            worker.peer, m.NeedBlob(name, record.size, source.serves if source else "", [p for p in places if p])
-        )
+        return [place for place in places if place and place.partition(":")[0] == worker.place.partition(":")[0]]
 
     # --- what workers say ---
 
@@ -102,11 +105,14 @@ class Distribution:
     def part_wanted(self, worker: WorkerRecord, message: m.FetchPart) -> None:
         """A worker wants a part from a client."""
         record = self._record(message.blob)
-        holder = next(iter(record.holders), None) if record is not None else None
-        if holder is None:
-            self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
-        else:
+        holder = _offering(record) if record is not None else None
+        if holder is not None:
             self._send(holder, message._replace(peer=worker.peer))
+        elif record is not None and record.payload and 0 <= message.offset <= message.offset + message.size:
+            part = memoryview(record.payload[0])[message.offset : message.offset + message.size]
+            self._send(worker.peer, m.BlobPart(message.blob, message.offset, 0, [part]))
+        else:
+            self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
 
     def _record(self, blob: bytes) -> BlobRecord | None:
         record = self._shelf.records.get(blob)
@@ -132,9 +138,20 @@ class Distribution:
 
     def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
         """A client needs these no more."""
-        held = client.blobs.intersection(message.blobs)
-        client.blobs -= held
-        self.forget(self._shelf.release(held, client.peer))
+        self._let_go(client, client.blobs.intersection(message.blobs))
+
+    def leave(self, client: ClientRecord) -> None:
+        """A client is gone: workers that fetched from it go on with another one that has the same, if there is one."""
+        self._let_go(client, set(client.blobs))
+
+    def _let_go(self, client: ClientRecord, names: set[bytes]) -> None:
+        client.blobs -= names
+        sources = {name: _offering(self._shelf.records[name]) for name in names}
+        self.forget(self._shelf.release(names, client.peer))
+        for name, source in sources.items():
+            if source == client.peer and name in self._shelf.records:
+                for peer in self._shelf.relayed(name):
+                    self._direct(name, self._workers[peer], "")
 
     def answer(self, client: ClientRecord, message: m.BlobPart | m.NoBlob) -> None:
         """A client answers what a worker wanted; nobody else is sent anything."""
@@ -161,3 +178,8 @@ class Distribution:
         """A client needs a part of a result no more."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=0))
+
+
+def _offering(record: BlobRecord) -> int | None:
+    """The client that sends the parts of a blob."""
+    return next((client for client, place in record.holders.items() if place is not None), None)

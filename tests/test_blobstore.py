@@ -12,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask import errors
-from minidask.blobstore import DISK, LOCK, LOOK_AFTER, BlobStore
+from minidask.blobstore import DISK, LOCK, LOOK_AFTER, BlobStore, blob_id
 
 KIB = 1024
 
 
-def blob(number: int) -> bytes:
-    return bytes([number]) * 16
-
-
 def data(number: int, size: int = 10 * KIB) -> bytes:
     return bytes([number]) * size
+
+
+def blob(number: int, size: int = 10 * KIB) -> bytes:
+    return blob_id([data(number, size)])
 
 
 def files(store: BlobStore) -> set[str]:
@@ -76,25 +76,25 @@ def test_the_least_recently_used_goes_first_and_never_one_in_use(store: BlobStor
         store.unpin(blob(number))
     os.utime(store.folder / blob(2).hex(), (100, 100))
     view = store.map(blob(3))
-    BlobStore(store.folder).put(blob(10), data(10, 50 * KIB))
+    BlobStore(store.folder).put(blob(10, 50 * KIB), data(10, 50 * KIB))
     left = {name for name in files(store) if "." not in name}
-    assert left == {blob(number).hex() for number in (1, 2, 7, 8, 10)}
+    assert left == {blob(number).hex() for number in (1, 2, 7, 8)} | {blob(10, 50 * KIB).hex()}
     assert view == data(3), "what is mapped stays, also without a name"
 
 
 def test_what_has_no_room_in_memory_goes_to_disk(store: BlobStore, tmp_path: Path) -> None:
-    store.put(blob(1), data(1, 80 * KIB))
+    store.put(blob(1, 80 * KIB), data(1, 80 * KIB))
     with pytest.warns(UserWarning, match="no room in shared memory"):
-        store.put(blob(2), data(2, 80 * KIB))
-    assert (store.folder / blob(2).hex()).is_symlink()
-    assert store.map(blob(2)) == data(2, 80 * KIB)
+        store.put(blob(2, 80 * KIB), data(2, 80 * KIB))
+    assert (store.folder / blob(2, 80 * KIB).hex()).is_symlink()
+    assert store.map(blob(2, 80 * KIB)) == data(2, 80 * KIB)
     name = store.hand_over(data(3, 80 * KIB))
     assert len(list((tmp_path / "disk").iterdir())) == 2
     assert store.take(name) == data(3, 80 * KIB)
     assert len(list((tmp_path / "disk").iterdir())) == 1
     store.unpin_all()
-    store.put(blob(4), data(4, 90 * KIB))
-    assert not (store.folder / blob(4).hex()).is_symlink()
+    store.put(blob(4, 90 * KIB), data(4, 90 * KIB))
+    assert not (store.folder / blob(4, 90 * KIB).hex()).is_symlink()
     assert not list((tmp_path / "disk").iterdir()), "the file goes with its last name"
 
 
@@ -103,7 +103,7 @@ def test_no_room_anywhere_is_an_error_and_leaves_nothing(store: BlobStore) -> No
     (store.folder / DISK).symlink_to("/dev/full-of-nothing")
     before = files(store)
     with pytest.raises(OSError, match="full-of-nothing"):
-        store.put(blob(1), data(1, 200 * KIB))
+        store.put(blob(1, 200 * KIB), data(1, 200 * KIB))
     with pytest.raises(OSError, match="full-of-nothing"):
         store.hand_over(data(1, 200 * KIB))
     assert files(store) == before
@@ -126,8 +126,8 @@ def test_what_is_not_there_is_told(store: BlobStore) -> None:
 
 
 def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
-    store.put(blob(1), b"")
-    assert store.map(blob(1)) == b""
+    store.put(blob(1, 0), b"")
+    assert store.map(blob(1, 0)) == b""
     assert BlobStore.of(None) is None
     assert BlobStore.of({"store": "/nowhere"}) is None
     assert BlobStore.of({"store": str(store.folder)}) is not None
@@ -135,16 +135,25 @@ def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
 
 def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
     code = (
-        "import os, sys; from minidask.blobstore import BlobStore; s = BlobStore(sys.argv[1]);"
-        " s.put(bytes([1]) * 16, bytes(80 * 1024));"
+        "import os, sys; from minidask.blobstore import BlobStore, blob_id; s = BlobStore(sys.argv[1]);"
+        " data = bytes(80 * 1024); s.put(blob_id([data]), data);"
         " open(s.folder / f'{bytes([2]).hex() * 16}.{os.getpid()}-9.part', 'w');"
         " os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(store.folder)], check=False, timeout=30)
     assert len(files(store)) == 3
-    store.put(blob(3), data(3, 90 * KIB))
-    assert {name.partition(".")[0] for name in files(store)} == {blob(3).hex()}
-    assert not (store.folder / blob(3).hex()).is_symlink()
+    store.put(blob(3, 90 * KIB), data(3, 90 * KIB))
+    assert {name.partition(".")[0] for name in files(store)} == {blob(3, 90 * KIB).hex()}
+    assert not (store.folder / blob(3, 90 * KIB).hex()).is_symlink()
+
+
+def test_what_changes_while_it_is_written_is_refused_and_leaves_nothing(store: BlobStore) -> None:
+    changed = bytearray(data(1, 64 * KIB))
+    name = blob_id([changed])
+    changed[-1] = 9
+    with pytest.raises(errors.SerializationError, match="was changed while it was being sent"):
+        store.put(name, changed)
+    assert files(store) == set()
 
 
 @pytest.mark.filterwarnings("ignore:no room in shared memory")
@@ -165,13 +174,13 @@ def test_pinned_blobs_are_always_there_and_memory_is_never_over_its_budget(
     for step, who, number, kib in steps:
         if step == "put":
             size = sizes.setdefault(number, kib * KIB)
-            stores[who].put(blob(number), data(number, size))
+            stores[who].put(blob(number, size), data(number, size))
             pinned[who].add(number)
         elif step == "unpin":
-            stores[who].unpin(blob(number))
+            stores[who].unpin(blob(number, sizes.get(number, 0)))
             pinned[who].discard(number)
         for held in pinned[0] | pinned[1]:
-            assert stores[1 - who].map(blob(held)) == data(held, sizes[held])
+            assert stores[1 - who].map(blob(held, sizes[held])) == data(held, sizes[held])
         in_memory = [p for p in first.folder.iterdir() if not p.is_symlink() and "." not in p.name and p.name != LOCK]
         assert sum(p.stat().st_size for p in in_memory) <= (1 + 1 / LOOK_AFTER) * 100 * KIB
     for store in stores:
