@@ -150,8 +150,6 @@ class BlobStore:
         except FileNotFoundError:
             return None
         try:
-            if suffix:
-                os.utime(fd)  # it is not abandoned
             return _read(fd, offset, size)
         finally:
             os.close(fd)
@@ -210,6 +208,11 @@ class BlobStore:
             return self._path(name).with_suffix(RESULT).stat().st_size
         except FileNotFoundError:
             return 0
+
+    def keep_result(self, name: bytes) -> None:
+        """Somebody will still take it."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._path(name).with_suffix(RESULT))
 
     def remove_result(self, name: bytes) -> None:
         """Nobody will take it."""

@@ -1,14 +1,15 @@
 """A blob on its way, part by part: what to ask for next. The receiver sets the pace; pure.
 
 So many parts are asked for in advance that the line is never empty, and so few that nobody on the way has to keep
-much. Parts come in order, and one that does not is of an earlier request, and ignored: after a change of source,
-`again` starts from where the last one ended.
+much: `ROOM` is for all blobs from one source together. Parts come in order, and one that does not is of an earlier
+request, and ignored: after a change of source, `again` starts from where the last one ended.
 """
 
 from __future__ import annotations
 
 PART_BYTES = 1024 * 1024
 PARTS_UNDER_WAY = 8
+ROOM = PARTS_UNDER_WAY * PART_BYTES
 
 
 class Parts:
@@ -23,13 +24,21 @@ class Parts:
     def complete(self) -> bool:
         return self.have == self.size
 
-    def wanted(self) -> list[tuple[int, int]]:
-        """The parts to ask for now, as `(offset, bytes)`; they count as asked for."""
+    @property
+    def under_way(self) -> int:
+        """The bytes that were asked for and have not come."""
+        return self._asked - self.have
+
+    def wanted(self, room: int) -> list[tuple[int, int]]:
+        """The parts to ask for now, as `(offset, bytes)`, at most `room` bytes of them; they count as asked for."""
         parts = []
-        while self._asked < self.size and self._asked - self.have < PARTS_UNDER_WAY * PART_BYTES:
+        while self._asked < self.size:
             count = min(PART_BYTES, self.size - self._asked)
+            if count > room:
+                break
             parts.append((self._asked, count))
             self._asked += count
+            room -= count
         return parts
 
     def came(self, offset: int, count: int) -> bool:

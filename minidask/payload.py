@@ -296,7 +296,7 @@ def _is_scattered_in_memory(obj: Any) -> bool:
 
 def _owner(array: Any, place: Place) -> Any:
     """The array that lives as long as the data: NumPy pickles a Fortran-ordered one through a view made for that."""
-    base = getattr(array, "base", None)
+    base: Any = getattr(array, "base", None)
     interface = getattr(base, "__array_interface__", None)
     return base if interface and (interface["data"][0], base.nbytes) == place else array
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidask.blobstore import BlobStore, blob_id
+from minidask.client.results import Results
+from minidask.errors import SerializationError
 from minidask.folders import place_of
-from minidask.parts import PART_BYTES, PARTS_UNDER_WAY, Parts
+from minidask.parts import PART_BYTES, PARTS_UNDER_WAY, ROOM, Parts
 from minidask.scheduler.blobs import RELAY, BlobShelf
 from minidask.wire import messages as m
 from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
@@ -25,8 +28,8 @@ def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: lis
     parts, came, step = Parts(size), 0, 0
     under_way: list[tuple[int, int]] = []
     while not parts.complete:
-        under_way += parts.wanted()
-        assert sum(count for _, count in under_way) <= PARTS_UNDER_WAY * PART_BYTES
+        under_way += parts.wanted(ROOM - parts.under_way)
+        assert sum(count for _, count in under_way) <= ROOM
         step += 1
         if step in broken:
             under_way.clear()
@@ -38,7 +41,7 @@ def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: lis
         came += count
         assert not parts.came(offset, count), "the same part again is ignored"
     assert came == size
-    assert parts.wanted() == []
+    assert parts.wanted(ROOM) == []
 
 
 # --- where to fetch ---
@@ -217,3 +220,103 @@ def test_without_room_it_is_said(machines: list[Machine], tmp_path: Path) -> Non
     machines[0].transfers.want(NAME, 1 << 40, "peer", [])
     (event,) = machines[0].events
     assert isinstance(event, NoRoom)
+
+
+def test_many_blobs_from_one_source_are_asked_for_no_faster_than_one(machines: list[Machine]) -> None:
+    first, second, _ = machines
+    blobs = {blob_id([data]): data for data in (bytes([number]) * (3 * MIB + number) for number in range(1, 9))}
+    for name, data in blobs.items():
+        first.store.put(name, data)
+    for name, data in sorted(blobs.items(), reverse=True):
+        second.transfers.want(name, len(data), "peer", [])
+    most = 0
+    while second.asked:
+        most = max(most, sum(wanted.size for _, wanted in second.asked if isinstance(wanted, m.FetchPart)))
+        second.fetch_from(first, steps=1)
+    assert len(second.events) == len(blobs)
+    assert most <= ROOM + len(blobs) * PART_BYTES, "each was the first by name for a while"
+    assert all(second.store.map(name) == data for name, data in blobs.items())
+
+
+def test_of_two_that_fetch_from_one_another_none_waits_for_ever(machines: list[Machine]) -> None:
+    first, second, third = machines
+    blobs = [bytes([number]) * (12 * MIB) for number in range(4)]
+    names = sorted((blob_id([data]), data) for data in blobs)
+    for name, data in names:
+        first.store.put(name, data)
+    for number, (name, data) in enumerate(names):
+        one, other = (second, third) if number % 2 else (third, second)
+        one.transfers.want(name, len(data), "first", [])
+        other.transfers.want(name, len(data), "other", [])
+    while second.asked or third.asked:
+        for machine, other in ((second, third), (third, second)):
+            source, _ = machine.asked[0] if machine.asked else ("", None)
+            if source:
+                machine.fetch_from(first if source == "first" else other, steps=1)
+    assert len(second.events) == len(third.events) == len(names)
+
+
+def test_a_source_that_is_given_up_makes_room_for_the_next_blob(machines: list[Machine]) -> None:
+    _, second, _ = machines
+    names = sorted(blob_id([bytes([number]) * (20 * MIB)]) for number in range(2))
+    for name in names:
+        second.transfers.want(name, 20 * MIB, "peer", [])
+    assert {wanted.blob for _, wanted in second.asked if isinstance(wanted, m.FetchPart)} == {names[0]}
+    second.transfers.want(names[0], 20 * MIB, "another", [])
+    assert second.asked[-1][0] == "another" or second.asked[-1][1] == m.FetchPart(names[1], 7 * MIB, MIB, 0)
+    assert {wanted.blob for source, wanted in second.asked if source == "peer" and isinstance(wanted, m.FetchPart)} == {
+        *names
+    }
+    second.transfers.forget([names[0]])
+    assert not [path for path in second.store.folder.iterdir() if path.name.startswith(names[0].hex())]
+
+
+def test_a_store_that_was_removed_is_said_and_nothing_breaks(machines: list[Machine]) -> None:
+    first, second, _ = machines
+    shutil.rmtree(first.store.folder)
+    first.transfers.want(NAME, len(DATA), "peer", [])
+    assert [type(event) for event in first.events] == [NoRoom]
+    second.transfers.want(NAME, len(DATA), "peer", [])
+    shutil.rmtree(second.store.folder)
+    for offset in range(0, len(DATA), PART_BYTES):
+        second.transfers.part(m.BlobPart(NAME, offset, 0, [DATA[offset : offset + PART_BYTES]]))
+    assert [type(event) for event in second.events] == [NoRoom]
+
+
+# --- large results ---
+
+
+def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_up() -> None:
+    sent: list[m.Message] = []
+    tasks = {1, 2, 3}
+    results = Results(sent.extend, tasks.__contains__)
+    size = 6 * MIB
+    for task, peer in ((1, 7), (2, 7), (3, 8)):
+        results.offered(m.ResultOffered(task, bytes([task]) * 16, size, peer))
+    asked = [wanted for wanted in sent if isinstance(wanted, m.FetchPart)]
+    assert sum(wanted.size for wanted in asked if wanted.peer == 7) == ROOM
+    assert sum(wanted.size for wanted in asked if wanted.peer == 8) == size
+    results.offered(m.ResultOffered(1, b"again" + bytes(11), size, 9))  # worker 7 was lost, and 1 tried again
+    results.offered(m.ResultOffered(2, b"later" + bytes(11), size, 9))
+    sent.clear()
+    for task in (1, 2):
+        name = (b"again" if task == 1 else b"later") + bytes(11)
+        for offset in range(0, size, MIB):
+            results.part(m.BlobPart(name, offset, 9, [bytes([task]) * MIB]))
+        assert m.ResultTaken(name, 9) in sent
+        assert results.take(name) == bytes([task]) * size
+    with pytest.raises(SerializationError):
+        results.take(bytes([1]) * 16)
+    tasks.discard(3)
+    results.forget_others()
+    results.part(m.BlobPart(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
+    with pytest.raises(SerializationError):
+        results.take(bytes([3]) * 16)
+
+
+@pytest.mark.parametrize("size", [0, -1, 1 << 62, 1 << 63])
+def test_a_result_for_which_there_is_no_memory_is_let_go(size: int) -> None:
+    sent: list[m.Message] = []
+    results = Results(sent.extend, lambda task: True)
+    results.offered(m.ResultOffered(1, b"x" * 16, size, 7))
+    assert sent == [m.ResultTaken(b"x" * 16, 7)]

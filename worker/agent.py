@@ -358,6 +358,9 @@ class Agent:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._send(Heartbeat(self._memory))
+            for delivery in self._core.deliveries.values():
+                for name in delivery.left:
+                    self._store.keep_result(name)
 
     async def _watch_memory(self) -> None:
         while True:

@@ -19,6 +19,8 @@ from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
 if TYPE_CHECKING:
     from .transfers import Transfers
 
+CONNECT_SECONDS = 5.0
+
 log = logging.getLogger("minidask.worker")
 
 
@@ -95,7 +97,10 @@ class Peers:
 
     async def _open(self, address: str, link: MessageLink) -> None:
         try:
-            await connect(Address.parse(address), link)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await connect(Address.parse(address), link)
+        except TimeoutError:  # a firewall drops what is sent there
+            self._lost(address, f"no answer within {CONNECT_SECONDS:g} seconds")
         except (MinidaskError, ValueError) as error:
             self._lost(address, str(error))
 

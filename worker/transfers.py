@@ -6,6 +6,10 @@
 
 What has come of a blob is passed on at once, also while the rest is still under way: `serve` keeps a request
 that is ahead of that until its bytes come.
+
+A source is asked for a few parts at a time, whatever the number of blobs, so that neither it nor the scheduler has to
+keep much: for those of the first blob by name, and of the next ones while there is room. As all workers have the
+same order, those that fetch from one another never wait in a ring.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import dataclass, field
 
 from minidask.blobstore import RESULT, BlobStore, Incoming
 from minidask.folders import folders_here
-from minidask.parts import PART_BYTES
+from minidask.parts import PART_BYTES, ROOM
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
 
 from .events import BlobFailed, BlobHere, Event, NoRoom
@@ -61,26 +65,31 @@ class Transfers:
         """Have a blob here, from the store, from another one on this machine, or from `source`."""
         transfer = self._coming.get(blob)
         if transfer is None:
-            if self._shared or self._store.pin(blob) or self._store.adopt(blob, folders_here(places)):
-                self._post(BlobHere(blob))
-                return
             try:
+                if self._shared or self._store.pin(blob) or self._store.adopt(blob, folders_here(places)):
+                    self._post(BlobHere(blob))
+                    return
                 transfer = self._coming[blob] = _Transfer(self._store.begin(blob, size), source)
             except OSError as error:
                 self._post(NoRoom(blob, f"no room for its {size} bytes of data: {error}"))
                 return
-        transfer.source = source
+        before, transfer.source = transfer.source, source
         transfer.incoming.parts.again()
-        self._ask(blob, transfer)
+        for each in {before, source}:
+            self._ask(each)
 
     def forget(self, blobs: Sequence[bytes]) -> None:
         """These are needed no more: the store keeps them while it has room."""
+        sources = set()
         for blob in blobs:
             self._store.unpin(blob)
             transfer = self._coming.pop(blob, None)
             if transfer is not None:
+                sources.add(transfer.source)
                 transfer.incoming.abandon()
                 self._refuse(blob, transfer, "it is wanted no more")
+        for source in sources:
+            self._ask(source)
 
     def close(self) -> None:
         """The scheduler is gone, and with it all need for data."""
@@ -92,12 +101,15 @@ class Transfers:
         transfer = self._coming.get(message.blob)
         if transfer is None or len(message.payload) != 1:
             return
-        transfer.incoming.write(message.offset, message.payload[0])
-        if transfer.incoming.parts.complete:
-            self._finish(message.blob, transfer)
-        else:
-            self._serve_waiting(transfer)
-            self._ask(message.blob, transfer)
+        try:
+            transfer.incoming.write(message.offset, message.payload[0])
+            if transfer.incoming.parts.complete:
+                self._finish(message.blob, transfer)
+            else:
+                self._serve_waiting(transfer)
+        except OSError as error:  # the disk is full, or the store was removed
+            self._post(NoRoom(message.blob, f"its data cannot be written: {error}"))
+        self._ask(transfer.source)
 
     def refused(self, source: str, message: NoBlob) -> None:
         """A source does not have the blob."""
@@ -111,10 +123,20 @@ class Transfers:
             if transfer.source == source:
                 self._post(BlobFailed(blob, source, f"{source}: {why}"))
 
-    def _ask(self, blob: bytes, transfer: _Transfer) -> None:
-        wanted = transfer.incoming.parts.wanted()
+    def _ask(self, source: str) -> None:
+        """Ask a source for what there is room for, and always for a part of the first blob."""
+        blobs = sorted(blob for blob, transfer in self._coming.items() if transfer.source == source)
+        room = ROOM - sum(self._coming[blob].incoming.parts.under_way for blob in blobs)
+        wanted = []
+        for blob in blobs:
+            parts = self._coming[blob].incoming.parts
+            asked = parts.wanted(max(room, PART_BYTES - parts.under_way) if blob == blobs[0] else room)
+            room -= sum(size for _, size in asked)
+            wanted += [FetchPart(blob, offset, size, 0) for offset, size in asked]
+            if room < PART_BYTES:
+                break
         if wanted:
-            self._send(transfer.source, [FetchPart(blob, offset, size, 0) for offset, size in wanted])
+            self._send(source, wanted)
 
     def _finish(self, blob: bytes, transfer: _Transfer) -> None:
         del self._coming[blob]

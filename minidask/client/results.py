@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from minidask.errors import SerializationError
-from minidask.parts import Parts
+from minidask.parts import PART_BYTES, ROOM, Parts
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, ResultOffered, ResultTaken
 
 
@@ -33,37 +33,43 @@ class Results:
         self._send = send
         self._wanted = wanted
         self._arrivals: dict[bytes, _Arrival] = {}
+        self._coming: dict[int, dict[bytes, _Arrival]] = {}  # by worker: those that are not complete, in order
 
     def offered(self, message: ResultOffered) -> None:
         """A worker has a part of a result."""
         self.forget_others()
         if not self._wanted(message.task):
             return  # the scheduler has told the worker
+        self._forget(lambda arrival: arrival.task == message.task and arrival.peer != message.peer)  # it was lost
         try:
             memory = memoryview(mmap.mmap(-1, message.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
-        except (OSError, ValueError):  # no memory, or it is gone already: `take` will tell
+        except (OSError, ValueError, OverflowError):  # no memory, or it is gone already: `take` will tell
             self._send([ResultTaken(message.blob, message.peer)])
             return
         arrival = _Arrival(message.task, message.peer, Parts(message.size), memory)
-        self._arrivals[message.blob] = arrival
-        self._ask(message.blob, arrival)
+        self._arrivals[message.blob] = self._coming.setdefault(message.peer, {})[message.blob] = arrival
+        self._ask(message.peer)
 
     def part(self, message: BlobPart) -> None:
         """Bytes have come."""
-        arrival = self._arrivals.get(message.blob)
-        if arrival is None or arrival.peer != message.peer or len(message.payload) != 1:
+        arrival = self._coming.get(message.peer, {}).get(message.blob)
+        if arrival is None or len(message.payload) != 1:
             return
         data = message.payload[0]
         if arrival.parts.came(message.offset, len(data)):
             arrival.memory[message.offset : message.offset + len(data)] = data
-        self._ask(message.blob, arrival)
+        if arrival.parts.complete:
+            self._over(message.blob, message.peer)
+            self._send([ResultTaken(message.blob, message.peer)])
+        self._ask(message.peer)
 
     def refused(self, message: NoBlob) -> None:
         """It is gone: if its worker is too, the task is tried again, and else `take` will tell."""
-        arrival = self._arrivals.get(message.blob)
-        if arrival is not None and arrival.peer == message.peer:
+        if message.blob in self._coming.get(message.peer, {}):
             del self._arrivals[message.blob]
+            self._over(message.blob, message.peer)
             self._send([ResultTaken(message.blob, message.peer)])
+            self._ask(message.peer)
 
     def take(self, blob: bytes) -> memoryview:
         """A part that has come whole.
@@ -71,21 +77,41 @@ class Results:
         Raises:
             SerializationError: it has not.
         """
-        arrival = self._arrivals.pop(blob, None)
+        arrival = self._arrivals.get(blob)
         if arrival is None or not arrival.parts.complete:
             raise SerializationError("its worker does not have it any more, or there is no memory for it here")
-        return arrival.memory
+        return self._arrivals.pop(blob).memory
 
     def forget_others(self) -> None:
         """Drop what came of tasks that are over or cancelled, and was not taken."""
         if self._arrivals:
-            for blob in [blob for blob, arrival in self._arrivals.items() if not self._wanted(arrival.task)]:
-                del self._arrivals[blob]
+            self._forget(lambda arrival: not self._wanted(arrival.task))
 
-    def _ask(self, blob: bytes, arrival: _Arrival) -> None:
-        if arrival.parts.complete:
-            self._send([ResultTaken(blob, arrival.peer)])
-        else:
-            wanted = arrival.parts.wanted()
-            if wanted:
-                self._send([FetchPart(blob, offset, size, arrival.peer) for offset, size in wanted])
+    def _forget(self, gone: Callable[[_Arrival], bool]) -> None:
+        peers = set()
+        for blob, arrival in [(blob, arrival) for blob, arrival in self._arrivals.items() if gone(arrival)]:
+            del self._arrivals[blob]
+            self._over(blob, arrival.peer)
+            peers.add(arrival.peer)
+        for peer in peers:
+            self._ask(peer)
+
+    def _over(self, blob: bytes, peer: int) -> None:
+        """Nothing more of it comes."""
+        coming = self._coming.get(peer, {})
+        coming.pop(blob, None)
+        if not coming:
+            self._coming.pop(peer, None)
+
+    def _ask(self, peer: int) -> None:
+        """Ask a worker for what there is room for: the scheduler passes it on, and should not have to keep much."""
+        room, wanted = ROOM, []
+        for blob, arrival in self._coming.get(peer, {}).items():
+            room -= arrival.parts.under_way
+            asked = arrival.parts.wanted(room)
+            room -= sum(size for _, size in asked)
+            wanted += [FetchPart(blob, offset, size, peer) for offset, size in asked]
+            if room < PART_BYTES:
+                break
+        if wanted:
+            self._send(wanted)
