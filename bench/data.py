@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import scipy.sparse
 from joblib import Parallel, delayed
 
 from bench.timing import timed
@@ -39,28 +40,73 @@ def _ends(array: Array, i: int) -> float:
     return float(array[0] + array[-1]) + i
 
 
-def _with_array(array: Array) -> float:
-    expected = [_ends(array, i) for i in range(4)]
-    return timed(lambda: Parallel()(delayed(_ends)(array, i) for i in range(4)), lambda r: r == expected)
+def _with_array(array: Array, tasks: int) -> float:
+    expected = [_ends(array, i) for i in range(tasks)]
+    return timed(lambda: Parallel()(delayed(_ends)(array, i) for i in range(tasks)), lambda r: r == expected)
+
+
+def _new_array(setting: Setting) -> Array:
+    """Data that no engine has seen before."""
+    array = large_array(setting)
+    array[1] = time.perf_counter()
+    return array
+
+
+def _hundred(setting: Setting) -> int:
+    return 4 if setting.short else 100
 
 
 @workload("4 tasks with one argument of 256 MiB, first call", "s")
 def large_first(setting: Setting) -> float:
-    array = large_array(setting)
-    array[1] = time.perf_counter()  # data that no engine has seen before
-    return _with_array(array)
+    return _with_array(_new_array(setting), 4)
 
 
 @workload("4 tasks with one argument of 256 MiB, next call", "s")
 def large_next(setting: Setting) -> float:
     array = large_array(setting)
-    _with_array(array)
-    return _with_array(array)
+    _with_array(array, 4)
+    return _with_array(array, 4)
+
+
+@workload("100 tasks with one argument of 256 MiB, first call", "s")
+def hundred_first(setting: Setting) -> float:
+    return _with_array(_new_array(setting), _hundred(setting))
+
+
+@workload("100 tasks with one argument of 256 MiB, next call", "s")
+def hundred_next(setting: Setting) -> float:
+    array = large_array(setting)
+    _with_array(array, 4)
+    return _with_array(array, _hundred(setting))
+
+
+@functools.cache
+def _sparse_matrix(mebibytes: int) -> Any:
+    """A matrix in CSR form whose buffers have so many bytes together."""
+    rows, columns = 2**10, 2**20
+    count = mebibytes * MIB // 12 // rows * rows  # 8 bytes for a value, 4 for its column
+    random = np.random.default_rng(0)
+    indices = np.sort(random.integers(0, columns, (rows, count // rows), dtype=np.int32), axis=1)
+    indptr = np.arange(0, count + 1, count // rows, dtype=np.int32)
+    return scipy.sparse.csr_matrix((random.random(count), indices.ravel(), indptr), shape=(rows, columns))
+
+
+def _last_value(inputs: dict[str, Any], i: int) -> float:
+    return float(inputs["matrix"].data[-1]) + i
+
+
+@workload("100 tasks with a sparse matrix of 64 MiB in a dict", "s")
+def sparse_nested(setting: Setting) -> float:
+    inputs = {"name": "text", "matrix": _sparse_matrix(4 if setting.short else 64)}
+    inputs["matrix"].data[0] = time.perf_counter()
+    count = _hundred(setting)
+    expected = [_last_value(inputs, i) for i in range(count)]
+    return timed(lambda: Parallel()(delayed(_last_value)(inputs, i) for i in range(count)), lambda r: r == expected)
 
 
 @workload("100 results of 8 MiB", "s")
 def large_results(setting: Setting) -> float:
-    count = 4 if setting.short else 100
+    count = _hundred(setting)
     return timed(
         lambda: Parallel()(delayed(np.full)(2**20, float(i)) for i in range(count)),
         lambda r: [a[-1] for a in r] == list(range(count)),
@@ -110,11 +156,20 @@ def _tree_bytes() -> int:
 
 @workload("4 tasks with one argument of 256 MiB: peak memory of all processes beyond before", "MiB")
 def large_memory(setting: Setting) -> float:
-    array = large_array(setting)
-    array[1] = time.perf_counter()
-    return _peak_mebibytes(lambda: _with_array(array))
+    return _peak_mebibytes(lambda: large_first(setting))
+
+
+@workload("100 tasks with one argument of 256 MiB: peak memory of all processes beyond before", "MiB")
+def hundred_memory(setting: Setting) -> float:
+    return _peak_mebibytes(lambda: hundred_first(setting))
 
 
 @workload("100 results of 8 MiB: peak memory of all processes beyond before", "MiB")
 def results_memory(setting: Setting) -> float:
     return _peak_mebibytes(lambda: large_results(setting))
+
+
+@workload("100 tasks with a sparse matrix of 64 MiB in a dict: peak memory of all processes beyond before", "MiB")
+def sparse_memory(setting: Setting) -> float:
+    _sparse_matrix(4 if setting.short else 64)
+    return _peak_mebibytes(lambda: sparse_nested(setting))

@@ -19,6 +19,7 @@ import fcntl
 import itertools
 import mmap
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,10 +35,11 @@ from minidask.wire.frames import Buffer
 
 LOCK = "lock"
 DISK = "disk"
+WARNED = "warned"
 RESULT = ".result"
 RESULT_SECONDS = 600.0
 COPY_BYTES = 256 * 1024
-LOOK_AFTER = 8  # a process looks through the folder again when it has used up this part of the free room
+LOOK_AFTER = 64  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()
 
@@ -49,7 +51,6 @@ class BlobStore:
         self.folder = Path(folder)
         self._pins: dict[bytes, Path] = {}
         self._allowance = 0
-        self._warned = False
 
     @classmethod
     def create(cls, folder: Path, budget: int, disk: Path) -> BlobStore:
@@ -70,6 +71,11 @@ class BlobStore:
         if not isinstance(folder, str) or not os.access(Path(folder) / LOCK, os.R_OK | os.W_OK):
             return None
         return cls(folder)
+
+    def remove(self) -> None:
+        """Remove the folder and that on disk, with all that is in them; what is mapped stays."""
+        for folder in ((self.folder / DISK).resolve(), self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # --- data on its way to tasks ---
 
@@ -185,7 +191,9 @@ class BlobStore:
             OSError: there is no room for it.
         """
         name = os.urandom(16)
-        self._write(self._path(name).with_suffix(RESULT), data)
+        part = self._part(name)
+        self._write(part, data)
+        part.rename(self._path(name).with_suffix(RESULT))
         return name
 
     def take(self, name: bytes) -> memoryview:
@@ -196,7 +204,8 @@ class BlobStore:
         """
         path = self._path(name).with_suffix(RESULT)
         try:
-            view = _map(path, mmap.ACCESS_WRITE)
+            # On a disk that is full, writing to a file's mapping ends the process; a private one is memory.
+            view = _map(path, mmap.ACCESS_COPY if path.is_symlink() else mmap.ACCESS_WRITE)
             _remove(path)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
@@ -256,8 +265,8 @@ class BlobStore:
 
     def _link_to_disk(self, path: Path, real: Path) -> None:
         path.symlink_to(real)
-        if not self._warned:
-            self._warned = True
+        with contextlib.suppress(FileExistsError):  # some process of those that use the store has said it
+            (self.folder / WARNED).touch(exist_ok=False)
             warnings.warn(
                 f"no room in shared memory: large data goes to {real.parent}, which is slower; close what uses"
                 f" {self.folder.parent}, or give workers more with --blob-memory",
@@ -285,7 +294,7 @@ class BlobStore:
                 status = path.lstat()
                 size = 0 if path.is_symlink() else status.st_size
                 total += size // status.st_nlink
-                if not path.suffix and path.name not in (LOCK, DISK) and status.st_nlink == 1:
+                if not path.suffix and path.name not in (LOCK, DISK, WARNED) and status.st_nlink == 1:
                     unpinned.append((status.st_mtime_ns, size, path))
         for _, size, path in sorted(unpinned):
             if total + wanted > budget or path.is_symlink():  # on disk is only what is in use

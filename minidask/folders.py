@@ -7,11 +7,13 @@ import functools
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
+LEAST_BYTES = 4 * 1024 * 1024
 
 
 def runtime_folder() -> Path:
@@ -23,8 +25,16 @@ def runtime_folder() -> Path:
 
 
 def memory_folder(instead: Path) -> Path:
-    """A new folder, for this user alone, in shared memory; without that, in `instead`."""
-    return _new_folder(SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else instead)
+    """A new folder, for this user alone, in shared memory; without that, or where it is full, in `instead`."""
+    _sweep(SHARED_MEMORY)
+    if not os.access(SHARED_MEMORY, os.W_OK):
+        return _new_folder(instead)
+    if shutil.disk_usage(SHARED_MEMORY).free < LEAST_BYTES:
+        warnings.warn(
+            f"{SHARED_MEMORY} is full: large data goes to {instead}, which is slower; close what uses it", stacklevel=3
+        )
+        return _new_folder(instead)
+    return _new_folder(SHARED_MEMORY)
 
 
 def disk_folder(parent: Path | None) -> Path:

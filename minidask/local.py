@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
-from minidask.folders import memory_folder, runtime_folder
 from minidask.nesting import Surroundings
+from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
@@ -58,8 +58,9 @@ class LocalCluster:
         self.n_workers = _worker_count(n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         self._folder = runtime_folder()
-        self._store = memory_folder(self._folder)
-        BlobStore.create(self._store, blob_memory(self._store), self._folder)
+        disk = disk_folder(None)
+        folder = memory_folder(disk)
+        self._store = BlobStore.create(folder, blob_memory(folder), disk)
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
@@ -67,7 +68,7 @@ class LocalCluster:
             "slots": self.n_workers,
             "address": self.scheduler_address,
             "access_file": str(self._folder / "access"),
-            "store": str(self._store),
+            "store": str(self._store.folder),
             "memory_limit": slot_limit,
             "machine_memory": memory_total(),
         }
@@ -91,8 +92,8 @@ class LocalCluster:
             self._remove_folders()
 
     def _remove_folders(self) -> None:
-        for folder in (self._store, self._folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        self._store.remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> LocalCluster:
         return self

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import sys
@@ -141,7 +140,7 @@ async def _serve(control: socket.socket, config: dict[str, Any], launched: list[
             writer.close()
             await writer.wait_closed()
         _remove(config["access_file"], Address.parse(config["address"]).path)
-        shutil.rmtree(config["store"], ignore_errors=True)
+        BlobStore(config["store"]).remove()
     return 0
 
 

@@ -298,7 +298,7 @@ def _owner(array: Any, place: Place) -> Any:
     """The array that lives as long as the data: NumPy pickles a Fortran-ordered one through a view made for that."""
     base: Any = getattr(array, "base", None)
     interface = getattr(base, "__array_interface__", None)
-    return base if interface and (interface["data"][0], base.nbytes) == place else array
+    return base if interface and base is not None and (interface["data"][0], base.nbytes) == place else array
 
 
 class _Beside:

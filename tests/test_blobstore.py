@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask import errors
-from minidask.blobstore import DISK, LOCK, LOOK_AFTER, BlobStore, blob_id
+from minidask.blobstore import DISK, LOCK, LOOK_AFTER, RESULT, WARNED, BlobStore, blob_id
 
 KIB = 1024
 
@@ -26,7 +26,7 @@ def blob(number: int, size: int = 10 * KIB) -> bytes:
 
 
 def files(store: BlobStore) -> set[str]:
-    return {path.name for path in store.folder.iterdir()} - {LOCK, DISK}
+    return {path.name for path in store.folder.iterdir()} - {LOCK, DISK, WARNED}
 
 
 @pytest.fixture
@@ -88,9 +88,12 @@ def test_what_has_no_room_in_memory_goes_to_disk(store: BlobStore, tmp_path: Pat
         store.put(blob(2, 80 * KIB), data(2, 80 * KIB))
     assert (store.folder / blob(2, 80 * KIB).hex()).is_symlink()
     assert store.map(blob(2, 80 * KIB)) == data(2, 80 * KIB)
-    name = store.hand_over(data(3, 80 * KIB))
+    name = BlobStore(store.folder).hand_over(data(3, 80 * KIB))  # another warning would be an error here
     assert len(list((tmp_path / "disk").iterdir())) == 2
-    assert store.take(name) == data(3, 80 * KIB)
+    view = store.take(name)
+    assert view == data(3, 80 * KIB)
+    view[0] = 9
+    assert view[0] == 9
     assert len(list((tmp_path / "disk").iterdir())) == 1
     store.unpin_all()
     store.put(blob(4, 90 * KIB), data(4, 90 * KIB))
@@ -120,6 +123,27 @@ def test_a_result_is_its_takers_own(store: BlobStore) -> None:
         store.take(name)
 
 
+def test_a_result_that_is_fetched_is_not_taken_for_an_abandoned_one(store: BlobStore) -> None:
+    kept, abandoned = store.hand_over(data(5)), store.hand_over(data(6))
+    for name in (kept, abandoned):
+        os.utime(store.folder / f"{name.hex()}{RESULT}", (1, 1))
+    store.keep_result(kept)
+    store.keep_result(b"gone" * 4)
+    store.put(blob(3, 80 * KIB), data(3, 80 * KIB))
+    assert files(store) == {f"{kept.hex()}{RESULT}"} | {
+        n for n in files(store) if n.startswith(blob(3, 80 * KIB).hex())
+    }
+
+
+def test_a_store_is_removed_with_its_files_on_disk(store: BlobStore, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no room in shared memory"):
+        store.put(blob(2, 200 * KIB), data(2, 200 * KIB))
+    view = store.map(blob(2, 200 * KIB))
+    store.remove()
+    assert not list(tmp_path.iterdir())
+    assert view == data(2, 200 * KIB)
+
+
 def test_what_is_not_there_is_told(store: BlobStore) -> None:
     with pytest.raises(errors.SerializationError, match="not in the store"):
         store.map(blob(1))
@@ -136,12 +160,12 @@ def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
 def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
     code = (
         "import os, sys; from minidask.blobstore import BlobStore, blob_id; s = BlobStore(sys.argv[1]);"
-        " data = bytes(80 * 1024); s.put(blob_id([data]), data);"
+        " data = bytes(40 * 1024); s.put(blob_id([data]), data);"
         " open(s.folder / f'{bytes([2]).hex() * 16}.{os.getpid()}-9.part', 'w');"
-        " os.kill(os.getpid(), 9)"
+        " write = os.write; os.write = lambda *a: (write(*a), os.kill(os.getpid(), 9)); s.hand_over(data)"
     )
     subprocess.run([sys.executable, "-c", code, str(store.folder)], check=False, timeout=30)
-    assert len(files(store)) == 3
+    assert len(files(store)) == 4, "a blob, its pin, an unfinished one, and an unfinished result"
     store.put(blob(3, 90 * KIB), data(3, 90 * KIB))
     assert {name.partition(".")[0] for name in files(store)} == {blob(3, 90 * KIB).hex()}
     assert not (store.folder / blob(3, 90 * KIB).hex()).is_symlink()
@@ -181,7 +205,8 @@ def test_pinned_blobs_are_always_there_and_memory_is_never_over_its_budget(
             pinned[who].discard(number)
         for held in pinned[0] | pinned[1]:
             assert stores[1 - who].map(blob(held, sizes[held])) == data(held, sizes[held])
-        in_memory = [p for p in first.folder.iterdir() if not p.is_symlink() and "." not in p.name and p.name != LOCK]
+        in_memory = [first.folder / name for name in files(first) if "." not in name]
+        in_memory = [path for path in in_memory if not path.is_symlink()]
         assert sum(p.stat().st_size for p in in_memory) <= (1 + 1 / LOOK_AFTER) * 100 * KIB
     for store in stores:
         store.unpin_all()

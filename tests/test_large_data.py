@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
+from minidask.blobstore import blob_id
 from minidask.payload import Scattered
 
 from .conftest import Programs, alive, wait_until
@@ -79,6 +80,8 @@ def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[C
         lambda a: {"data": a},
         lambda a: Box([0, {"data": Box(a)}]),
         lambda a: scipy.sparse.csr_matrix((a, np.zeros(len(a), dtype=np.int32), [0, len(a)]), shape=(1, 1)),
+        lambda a: np.asfortranarray(a.reshape(1024, -1)),
+        lambda a: {"data": a.reshape(1024, -1).T},
     ],
 )
 def test_wherever_it_is_it_is_sent_once_and_then_never_again(
@@ -90,6 +93,105 @@ def test_wherever_it_is_it_is_sent_once_and_then_never_again(
         results = Parallel(n_jobs=2)(delayed(total)(data) for _ in range(20))
         assert results == [(pytest.approx(expected), False)] * 20
         assert sent() < 100_000
+
+
+def frame_total(inputs: dict[str, Any]) -> float:
+    frame = inputs["frame"]
+    return float(frame["number"].sum()) + frame["text"].str.len().sum() + inputs["model"].coef_[0]
+
+
+def test_frames_with_numpy_and_arrow_columns_and_fitted_models_are_sent_once(sent: Callable[[], int]) -> None:
+    pandas = pytest.importorskip("pandas")
+    from sklearn.linear_model import Ridge
+
+    text = [f"row {i}" for i in range(200_000)]
+    frame = pandas.DataFrame({"number": np.arange(200_000.0), "text": pandas.array(text, dtype="string[pyarrow]")})
+    model = Ridge().fit(np.eye(1, 200_000), [1.0])
+    inputs = {"frame": frame, "model": model}
+    expected = frame_total(inputs)
+    for _ in range(2):
+        assert Parallel(n_jobs=2)(delayed(frame_total)(inputs) for _ in range(10)) == [expected] * 10
+        assert sent() < 300_000, "neither the numbers, nor the text, nor the model goes along"
+
+
+def test_what_a_function_holds_stays_as_long_as_its_call(client: minidask.Client) -> None:
+    held = np.asfortranarray(np.random.default_rng(0).random((1000, 300)))  # NumPy pickles it through a passing view
+
+    def add(i: int) -> float:
+        return float(held[0, 0]) + i
+
+    with joblib.parallel_config("minidask", scheduler=client):
+        results = Parallel(n_jobs=2, batch_size=1, pre_dispatch=2)(delayed(add)(i) for i in range(20))
+    assert results == [held[0, 0] + i for i in range(20)]
+
+
+class Computed:
+    """Pickles an array that is made for that, and is gone before the task is sent."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return float_sum, (ones(2, self.value),)
+
+
+def float_sum(array: np.ndarray[Any, Any]) -> float:
+    return float(array.sum())
+
+
+def test_threads_that_send_passing_arrays_do_not_take_them_from_one_another(client: minidask.Client) -> None:
+    failures: list[BaseException] = []
+
+    def submit_many(value: float) -> None:
+        try:
+            for _ in range(20):
+                group = client.group()
+                futures = [group.submit(abs, (Computed(value),), name="abs") for _ in range(4)]
+                group.close()
+                assert client.gather(futures) == [value * MIB / 4] * 4
+                assert client.submit(float, client.scatter(Computed(value))).result(30) == value * MIB / 4
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=submit_many, args=(float(value),)) for value in range(1, 5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(50)
+    assert not failures
+
+
+def test_within_one_call_data_is_taken_as_it_was_when_first_sent(client: minidask.Client) -> None:
+    data = ones(2)
+
+    def tasks() -> Iterator[Any]:
+        for i in range(6):
+            data[:] = i + 1
+            yield delayed(total)(data)
+
+    with joblib.parallel_config("minidask", scheduler=client):
+        results = Parallel(n_jobs=2, batch_size=1, pre_dispatch=1)(tasks())
+    assert results == [(len(data), False)] * 6
+
+
+def test_data_that_a_thread_changes_as_it_is_sent_is_an_error_and_the_store_stays_sound(
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = np.random.default_rng().random(MIB // 4)
+    before = data.copy()
+    monkeypatch.setattr("minidask.payload.blob_id", lambda payload: changing(blob_id(payload), data))
+    with pytest.raises(errors.SerializationError, match="was changed while it was being sent"):
+        client.map(total, [data])
+    monkeypatch.undo()
+    results = client.gather(client.map(total, [before, data]))
+    assert results == [(before.sum(), False), (data.sum(), False)]
+    assert before[-1] != data[-1]
+
+
+def changing(name: bytes, data: np.ndarray[Any, Any]) -> bytes:
+    data[-1] += 1
+    return name
 
 
 def test_data_changed_between_two_calls_is_seen_as_changed(sent: Callable[[], int]) -> None:
@@ -122,7 +224,10 @@ def write(data: np.ndarray[Any, Any], i: int) -> float:
     return float(data.sum())
 
 
-@pytest.mark.parametrize(("size", "options"), [(2.0, {"mmap_mode": "c"}), (0.25, {}), (2.0, {"max_nbytes": None})])
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [(2.0, {"mmap_mode": "c"}), (0.25, {}), (2.0, {"max_nbytes": None}), (2.0, {"mmap_mode": None})],
+)
 def test_what_a_task_writes_to_its_own_copy_no_other_sees(
     size: float, options: dict[str, Any], sent: Callable[[], int]
 ) -> None:
@@ -140,24 +245,39 @@ def test_by_default_large_data_is_read_only_and_other_modes_are_refused(client: 
             Parallel(n_jobs=2, mmap_mode="r+")(delayed(write)(ones(2), i) for i in range(2))
 
 
-def test_eight_slots_share_one_copy() -> None:
+def pss(pids: list[int]) -> int:
+    """The bytes that these processes have together, what they share counted once."""
+    lines = [line for pid in pids for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()]
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def test_eight_slots_share_one_copy(tmp_path: Path) -> None:
     data = np.random.default_rng(0).random(64 * MIB // 8)
 
-    def hold(array: np.ndarray[Any, Any]) -> tuple[int, float]:
-        array.sum()
-        memory = psutil.Process().memory_full_info()
-        return os.getpid(), memory.pss - base[0]
+    def hold(array: np.ndarray[Any, Any], i: int) -> float:
+        result = float(array.sum())
+        (tmp_path / f"has {i}").touch()
+        wait_until((tmp_path / "measured").exists, "the memory was measured")
+        return result
 
-    base = [0]
-    with minidask.Client(n_workers=8) as client, joblib.parallel_config("minidask", scheduler=client):
-        small = np.zeros(10)
-        Parallel(n_jobs=8, batch_size=1)(delayed(hold)(small) for _ in range(64))
+    with minidask.Client(n_workers=8) as client:
+        client.gather(client.map(abs, range(64)))
         node = psutil.Process(client.scheduler_info()["pid"])
-        before = sum(process.memory_full_info().pss for process in (node, *node.children()))
-        pids = {pid for pid, _ in Parallel(n_jobs=8, batch_size=1)(delayed(hold)(data) for _ in range(64))}
-        assert len(pids) > 2
-        after = sum(process.memory_full_info().pss for process in (node, *node.children()))
-    assert after - before < 1.25 * data.nbytes
+        pids = [os.getpid(), node.pid, *(slot.pid for slot in node.children())]
+        assert len(pids) == 10
+        small = client.map(hold, [np.zeros(10)] * 8, range(8))  # what the call itself takes
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 8, "all slots had it")
+        before = pss(pids)
+        (tmp_path / "measured").touch()
+        client.gather(small)
+        for path in tmp_path.iterdir():
+            path.unlink()
+        large = client.map(hold, [data] * 8, range(8))
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 8, "all slots had it")
+        used = pss(pids) - before
+        (tmp_path / "measured").touch()
+        assert client.gather(large) == [data.sum()] * 8
+    assert 0.9 * data.nbytes < used < 1.25 * data.nbytes
 
 
 def test_large_results_are_the_users_own_and_outlive_the_cluster() -> None:
@@ -313,7 +433,7 @@ def text(x: Any, y: Any) -> Any:
     from sklearn.linear_model import SGDClassifier
     from sklearn.model_selection import cross_val_score
 
-    sparse = scipy.sparse.csr_matrix(np.where(x > 0.5, x, 0))
+    sparse = scipy.sparse.csr_matrix(np.where(x > 0.1, x, 0))
     return cross_val_score(SGDClassifier(random_state=0), sparse, y, cv=3, n_jobs=-1)
 
 
@@ -351,9 +471,10 @@ def remembered(x: Any, y: Any) -> Any:
         return np.concatenate(Parallel(n_jobs=-1)(delayed(means)(i) for i in range(4)))
 
 
+@pytest.mark.parametrize("scattered", [False, True])
 @pytest.mark.parametrize("work", [forest, boosting, text, importance, clusters, remembered])
 def test_real_work_gives_the_same_as_without_a_cluster(
-    work: Callable[[Any, Any], Any], client: minidask.Client
+    work: Callable[[Any, Any], Any], scattered: bool, client: minidask.Client
 ) -> None:
     random = np.random.default_rng(0)
     x = random.random((20_000, 8))
@@ -364,5 +485,5 @@ def test_real_work_gives_the_same_as_without_a_cluster(
             return work(x, y)
 
     alone = run(joblib.parallel_config("sequential"))
-    shared = run(joblib.parallel_config("minidask", scheduler=client))
+    shared = run(joblib.parallel_config("minidask", scheduler=client, scatter=[x, y] if scattered else None))
     np.testing.assert_allclose(np.asarray(shared), np.asarray(alone), rtol=1e-9)

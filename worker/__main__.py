@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import socket
 import sys
 from pathlib import Path
@@ -147,8 +146,7 @@ async def _work(options: argparse.Namespace) -> int:
         await daemon.run()
     finally:
         peers.close()
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(disk, ignore_errors=True)
+        store.remove()
     return 0
 
 

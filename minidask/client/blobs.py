@@ -6,11 +6,9 @@ names are sent; else this process has one, and serves those parts that a worker 
 
 from __future__ import annotations
 
-import shutil
 import threading
 import warnings
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from minidask.blobstore import BlobStore
 from minidask.folders import disk_folder, memory_folder, place_of
@@ -35,7 +33,7 @@ class HeldBlobs:
         self._send = send
         self._send_if_connected = send_if_connected
         self._store = shared
-        self._own: list[Path] = []  # the folders of a store of our own
+        self._own: BlobStore | None = None
         self._full = False
         self._counts: dict[bytes, int] = {}
         self._stored: set[bytes] = set()
@@ -53,7 +51,7 @@ class HeldBlobs:
         if self._full or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
             return None
         try:
-            store = self._store = self._store or self._make_store()
+            self._store = store = self._store or self._make_store()
             store.put(blob, payload[0])
         except OSError as error:
             warnings.warn(
@@ -68,10 +66,9 @@ class HeldBlobs:
 
     def _make_store(self) -> BlobStore:
         disk = disk_folder(None)
-        self._own.append(disk)
         folder = memory_folder(disk)
-        self._own.append(folder)
-        return BlobStore.create(folder, blob_memory(folder), disk)
+        self._own = BlobStore.create(folder, blob_memory(folder), disk)
+        return self._own
 
     def part(self, wanted: FetchPart) -> BlobPart | NoBlob:
         """The answer to a worker that wants a part of a blob."""
@@ -122,5 +119,5 @@ class HeldBlobs:
             for blob in self._stored:
                 self._unpin(blob)
             self._stored.clear()
-            for folder in self._own:
-                shutil.rmtree(folder, ignore_errors=True)
+            if self._own is not None:
+                self._own.remove()
