@@ -1,0 +1,183 @@
+"""Large data when things go wrong: no shared memory, processes killed, machines that do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import minidask
+from minidask.worker import peers
+from minidask.worker.peers import Peers
+
+from .conftest import Program, Programs, alive, wait_until
+
+MIB = 2**20
+
+USE_MUCH = """
+import os, sys
+import minidask, numpy as np
+from joblib import Parallel, delayed, parallel_config
+
+def double(array, i):
+    return array * 2 + i
+
+arrays = [np.random.default_rng(i).random(4 << 17) for i in range(6)]
+with minidask.Client(n_workers=2) as client, parallel_config("minidask", scheduler=client):
+    for _ in range(2):
+        if sys.argv[1:] == ["meanwhile"]:
+            os.system("head -c 1G /dev/zero > /dev/shm/others 2>/dev/null")
+        results = Parallel(batch_size=1)(delayed(double)(array, i) for i, array in enumerate(arrays))
+        handles = client.scatter(arrays)
+        results += [client.submit(double, handle, i).result(30) for i, handle in enumerate(handles)]
+        for number, result in enumerate(results):
+            i = number % len(arrays)
+            assert (result == arrays[i] * 2 + i).all()
+            result[:] = 0
+print("all is right", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("size", "filled"), [(12, ""), (6, ""), (64, "before"), (64, "meanwhile")])
+def test_a_small_or_full_shared_memory_costs_one_warning(programs: Programs, size: int, filled: str) -> None:
+    if os.getuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("a file system of one's own needs root, and unshare")
+    path = programs.folder / "use_much.py"
+    path.write_text(USE_MUCH)
+    fill = "head -c 1G /dev/zero > /dev/shm/others 2>/dev/null;" if filled == "before" else ""
+    command = f"mount -t tmpfs -o size={size}M tmpfs /dev/shm; {fill} exec {sys.executable} {path} {filled}"
+    program = programs.start("unshare", "--mount", "sh", "-c", command)
+    assert program.exit_code(50) == 0, program.text
+    assert "all is right" in program.text
+    assert program.text.count("large data goes to") == 1, program.text
+    assert not ours([program.process.pid])
+
+
+HOLD_DATA = """
+import os, sys, time
+import minidask, numpy as np
+
+client = minidask.Client(*sys.argv[1:2]) if sys.argv[1] else minidask.Client(n_workers=2)
+client.wait_for_workers(2, 20)
+folder = sys.argv[2]
+array = np.random.default_rng(0).random(4 << 17)
+
+def hold(array, number, folder=folder):
+    if number:
+        open(os.path.join(folder, f"busy{number}"), "w").close()
+        time.sleep(600)
+    return array + 1
+
+kept = [client.submit(hold, client.scatter(array), 0).result(30) for _ in range(2)]
+futures = client.map(hold, [array, array], [1, 2])
+client.gather(futures)
+"""
+
+PARTS = ("client", "scheduler", "worker", "slots")
+SUBSETS = [subset for size in range(1, 5) for subset in itertools.combinations(PARTS, size)]
+
+
+def ours(pids: list[int]) -> list[str]:
+    """What is left of the folders of these processes."""
+    places = [Path("/dev/shm"), Path(tempfile.gettempdir()), Path("/tmp")]
+    return [str(path) for place in places for pid in pids for path in place.glob(f"minidask-{pid}-*")]
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def end(*started: Program) -> None:
+    for program in started:
+        if program.process.poll() is None:
+            program.send(signal.SIGTERM)
+    for program in started:
+        program.exit_code(20)
+
+
+def busy(folder: Path) -> bool:
+    return all((folder / f"busy{number}").exists() for number in (1, 2))
+
+
+@pytest.mark.parametrize("killed", SUBSETS, ids="+".join)
+def test_nothing_stays_whatever_was_killed_once_anything_of_ours_starts(
+    programs: Programs, killed: tuple[str, ...]
+) -> None:
+    scheduler, address = programs.scheduler()
+    worker = programs.worker(address, "--nworkers", "2")
+    client = programs.script(HOLD_DATA, address, str(programs.folder))
+    wait_until(lambda: busy(programs.folder), "both slots were busy")
+    slots = [process.pid for process in psutil.Process(worker.process.pid).children()]
+    pids = {
+        "client": [client.process.pid],
+        "scheduler": [scheduler.process.pid],
+        "worker": [worker.process.pid],
+        "slots": slots,
+    }
+    assert ours(pids["client"] + pids["worker"]), "there is something to remove"
+    kill([pid for part in killed for pid in pids[part]])
+    end(client, scheduler, worker)
+    wait_until(lambda: not alive(slots), "the slots were gone")
+    with minidask.Client(n_workers=1):
+        assert not ours([pid for part in pids.values() for pid in part])
+
+
+@pytest.mark.parametrize("killed", [("client",), ("node",), ("client", "node"), ("slots",), ("client", "slots")])
+def test_nothing_stays_of_a_local_cluster_either(programs: Programs, killed: tuple[str, ...]) -> None:
+    client = programs.script(HOLD_DATA, "", str(programs.folder))
+    wait_until(lambda: busy(programs.folder), "both slots were busy")
+    (node,) = psutil.Process(client.process.pid).children()
+    slots = [process.pid for process in node.children()]
+    pids = {"client": [client.process.pid], "node": [node.pid], "slots": slots}
+    kill([pid for part in killed for pid in pids[part]])
+    end(client)
+    wait_until(lambda: not alive([node.pid, *slots]), "node and slots were gone")
+    with minidask.Client(n_workers=1):
+        assert not ours([pid for part in pids.values() for pid in part])
+
+
+class Told:
+    """In the place of transfers: what they are told."""
+
+    def __init__(self) -> None:
+        self.lost: list[tuple[str, str]] = []
+        self.heard = asyncio.Event()
+
+    def source_lost(self, source: str, why: str) -> None:
+        self.lost.append((source, why))
+        self.heard.set()
+
+
+def test_a_worker_behind_a_firewall_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "CONNECT_SECONDS", 0.2)
+
+    async def connect_to(address: str) -> list[tuple[str, str]]:
+        told: Any = Told()
+        guest = Peers(b"x" * 32)
+        guest.transfers = told
+        guest.send(address, [])
+        await asyncio.wait_for(told.heard.wait(), 20)
+        guest.close()
+        return list(told.lost)
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        host, port = server.getsockname()
+        callers = [socket.socket() for _ in range(4)]
+        for caller in callers:  # nobody accepts: when the line is full, what else comes is dropped
+            caller.setblocking(False)
+            caller.connect_ex((host, port))
+        lost = asyncio.run(connect_to(f"tcp://{host}:{port}"))
+        for caller in callers:
+            caller.close()
+    assert lost == [(f"tcp://{host}:{port}", "no answer within 0.2 seconds")]
