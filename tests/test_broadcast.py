@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -53,6 +54,17 @@ client = minidask.Client(sys.argv[1])
 client.wait_for_workers(int(sys.argv[2]), 30)
 scheduler = psutil.Process(client.scheduler_info()["pid"])
 
+def memory():
+    # What the scheduler has now; `grown` tells by how much more it had at some time since.
+    with open(f"/proc/{scheduler.pid}/clear_refs", "w") as file:
+        file.write("5")
+    return scheduler.memory_info().rss
+
+def grown(before):
+    lines = open(f"/proc/{scheduler.pid}/status").read().splitlines()
+    (peak,) = [int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")]
+    print("scheduler", peak - before, flush=True)
+
 def sent():
     return int(open("/sys/class/net/e0/statistics/tx_bytes").read())
 
@@ -60,13 +72,13 @@ def total(data):
     return float(data.sum()), data.flags.writeable
 
 def measure(data):
-    before, memory = sent(), scheduler.memory_info().rss
+    before, had = sent(), memory()
     handle = client.scatter(data)
     results = set(client.run(total, handle).values())
     handle.release()
     print("results", results == {(float(data.sum()), False)}, flush=True)
     print("sent", (sent() - before) / data.nbytes, flush=True)
-    print("scheduler", scheduler.memory_info().rss - memory, flush=True)
+    grown(had)
 
 client.run(total, np.ones(10))
 """
@@ -135,18 +147,55 @@ def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hos
     assert int(found["scheduler"][0]) < 64 * MIB, "it passes parts on, and keeps none"
 
 
+MANY = """
+arrays = [np.full(8 << 17, number, dtype=float) for number in range(16)]
+had = memory()
+handles = client.scatter(arrays)
+for result in client.run(lambda *arrays: [float(array[-1]) for array in arrays], *handles).values():
+    assert result == [float(number) for number in range(16)], result
+grown(had)
+
+def make(number):
+    return np.full(8 << 17, number, dtype=float)
+
+client.gather([client.submit(make, 0) for _ in range(8)])
+had = memory()
+futures = [client.submit(make, number) for number in range(32)]
+for number, future in enumerate(futures):
+    assert future.result(60)[-1] == number
+grown(had)
+"""
+
+
+def test_many_blobs_and_results_do_not_pile_up_in_the_scheduler(hosts: Hosts, programs: Programs) -> None:
+    address, workers = start(hosts, programs)
+    for worker in workers[:2]:  # the client is there: what it sends and gets passes through the scheduler's machine
+        worker.end()
+    for one, other in ((3, 4), (4, 3)):
+        ip("-n", hosts.names[one], "route", "add", "prohibit", f"{hosts.address(other)}/32")
+    limit = ("tbf", "rate", "400mbit", "burst", "256kb", "latency", "50ms")  # slower than what comes in
+    subprocess.run(hosts.on(0, "tc", "qdisc", "add", "dev", "e0", "root", *limit), check=True)
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + MANY)
+    client = programs.start(*hosts.on(1, sys.executable, str(path), address, "2"))
+    assert client.exit_code(100) == 0, client.text
+    arguments, results = map(int, figures(client)["scheduler"])
+    assert arguments < 80 * MIB, "it passed on 256 MiB"
+    assert results < 80 * MIB, "it passed on 256 MiB"
+
+
 RESULTS = """
 def make(number):
     return [number, np.full(64 << 17, number, dtype=float)]
 
-memory = scheduler.memory_info().rss
+had = memory()
 futures = [client.submit(make, number) for number in range(8)]
 for number, future in enumerate(futures):
     name, array = future.result(60)
     assert name == number and array.shape == (64 << 17,) and (array == number).all() and array.flags.writeable
     array[0] = -1
     print("result", name, flush=True)
-print("scheduler", scheduler.memory_info().rss - memory, flush=True)
+grown(had)
 """
 
 
