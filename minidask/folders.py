@@ -1,8 +1,13 @@
-"""Folders of a process's own, which whoever of the same user makes the next one sweeps out if the process is gone."""
+"""Folders of a process's own, which whoever of the same user makes the next one sweeps out if the process is gone.
+
+Gone is a process whose number nobody has, and that holds no lock on the folder any more: in another container that
+shares this machine's shared memory it has a number that says nothing here.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import shutil
@@ -71,14 +76,40 @@ def sweep() -> None:
 
 def _new_folder(parent: Path) -> Path:
     _sweep(parent)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    _hold(folder)
+    return folder
+
+
+_held: list[int] = []
+
+
+def _hold(folder: Path) -> None:
+    """Lock a folder until this process ends; those that were removed are let go of."""
+    for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
+        _held.remove(fd)
+        os.close(fd)
+    fd = os.open(folder, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    _held.append(fd)
+
+
+def _is_held(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
         with contextlib.suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and not is_alive(pid):
+            if folder.stat().st_uid == os.getuid() and not is_alive(pid) and not _is_held(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
 

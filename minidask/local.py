@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
-from minidask.nesting import Surroundings
 from minidask.folders import disk_folder, memory_folder, runtime_folder
+from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
