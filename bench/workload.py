@@ -17,7 +17,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the table. `run` returns the figure, in `unit`; less is better. `engines` empty: all."""
+    """One row of the table. `run` returns the figure, in `unit`; less is better. `engines` empty: all.
+
+    `possible` tells whether this process may run it at all; those that it may not are left out unless asked for.
+    """
 
     name: str
     title: str
@@ -25,18 +28,20 @@ class Workload:
     run: Callable[[Setting], float]
     engines: tuple[str, ...] = ()
     module: str = ""
+    possible: Callable[[], bool] = lambda: True
 
 
 WORKLOADS: dict[str, Workload] = {}
 
 
 def workload(
-    title: str, unit: str, engines: tuple[str, ...] = ()
+    title: str, unit: str, engines: tuple[str, ...] = (), possible: Callable[[], bool] = lambda: True
 ) -> Callable[[Callable[[Setting], float]], Callable[[Setting], float]]:
     """Add a function to `WORKLOADS` under its name."""
 
     def add(function: Callable[[Setting], float]) -> Callable[[Setting], float]:
-        WORKLOADS[function.__name__] = Workload(function.__name__, title, unit, function, engines, function.__module__)
+        name = function.__name__
+        WORKLOADS[name] = Workload(name, title, unit, function, engines, function.__module__, possible)
         return function
 
     return add

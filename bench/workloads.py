@@ -13,12 +13,12 @@ WORKLOADS = dict(sorted(workload.WORKLOADS.items(), key=lambda item: ORDER.index
 
 
 def chosen(names: list[str]) -> Iterator[Workload]:
-    """The workloads with these names, or all.
+    """The workloads with these names, or all that are possible here.
 
     Raises:
         SystemExit: there is no such workload.
     """
-    for name in names or WORKLOADS:
+    for name in names or [name for name, one in WORKLOADS.items() if one.possible()]:
         if name not in WORKLOADS:
             raise SystemExit(f"there is no workload {name!r}; there are: {', '.join(WORKLOADS)}")
         yield WORKLOADS[name]
