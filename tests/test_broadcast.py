@@ -46,6 +46,12 @@ def start(hosts: Hosts, programs: Programs) -> tuple[str, list[Program]]:
     return f"{host}:8786", workers
 
 
+def slowly(hosts: Hosts, number: int, rate: str) -> None:
+    """Have a host's card send less than its programs can."""
+    limit = ("tbf", "rate", rate, "burst", "256kb", "latency", "50ms")
+    subprocess.run(hosts.on(number, "tc", "qdisc", "add", "dev", "e0", "root", *limit), check=True)
+
+
 SCRIPT = """
 import sys
 import minidask, numpy as np, psutil
@@ -131,6 +137,41 @@ print("results", [future.result(60) for future in futures])
     assert figures(client)["results"] == [str([(512.0 * (1 << 17), False)] * 4)]
 
 
+def test_when_the_client_that_sends_dies_another_with_the_same_data_goes_on(hosts: Hosts, programs: Programs) -> None:
+    address, workers = start(hosts, programs)
+    for worker in workers[:3]:
+        worker.end()
+    slowly(hosts, 1, "200mbit")
+    path = programs.folder / "client.py"
+    script = """
+import os, time
+print("ready", flush=True)
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.01)
+handle = client.scatter(np.ones(256 << 17))
+future = client.submit(total, handle)
+client.scheduler_info()
+print("offered", flush=True)
+print("result", future.result(60), flush=True)
+"""
+    path.write_text(SCRIPT + script)
+    first, second = (
+        programs.start(*hosts.on(number, sys.executable, str(path), address, "1", str(programs.folder / f"go{number}")))
+        for number in (1, 2)
+    )
+    first.wait_for("ready")
+    second.wait_for("ready")
+    (programs.folder / "go1").touch()
+    wait_until(lambda: hosts.sent(1) > 8 * MIB, "the first one sent data")
+    (programs.folder / "go2").touch()
+    second.wait_for("offered")
+    assert hosts.sent(1) < 250 * MIB, "it was to be in the middle of it"
+    first.send(signal.SIGKILL)
+    assert second.exit_code(60) == 0, second.text
+    assert figures(second)["result"] == [str((256.0 * (1 << 17), False))]
+    assert 200 * MIB < hosts.sent(1) + hosts.sent(2) < 300 * MIB, "it went on where the first one had ended"
+
+
 def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hosts: Hosts, programs: Programs) -> None:
     address, _ = start(hosts, programs)
     for one in range(1, 5):
@@ -173,8 +214,7 @@ def test_many_blobs_and_results_do_not_pile_up_in_the_scheduler(hosts: Hosts, pr
         worker.end()
     for one, other in ((3, 4), (4, 3)):
         ip("-n", hosts.names[one], "route", "add", "prohibit", f"{hosts.address(other)}/32")
-    limit = ("tbf", "rate", "400mbit", "burst", "256kb", "latency", "50ms")  # slower than what comes in
-    subprocess.run(hosts.on(0, "tc", "qdisc", "add", "dev", "e0", "root", *limit), check=True)
+    slowly(hosts, 0, "400mbit")
     path = programs.folder / "client.py"
     path.write_text(SCRIPT + MANY)
     client = programs.start(*hosts.on(1, sys.executable, str(path), address, "2"))

@@ -12,13 +12,17 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
 import minidask
+from minidask import errors
+from minidask.blobstore import blob_id
 from minidask.worker import peers
 from minidask.worker.peers import Peers
 
@@ -160,6 +164,37 @@ def test_another_container_that_shares_the_memory_removes_nothing_that_is_in_use
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.strip() == "False", result.stderr
     assert client._store.folder.exists()
+
+
+def total(array: Any) -> float:
+    return float(array.sum())
+
+
+def test_a_scheduler_that_was_started_again_finds_the_data_where_it_was(programs: Programs) -> None:
+    scheduler, address = programs.scheduler()
+    worker = programs.worker(address, "--nworkers", "1")
+    data = np.random.default_rng(0).random(MIB)
+    with minidask.Client(address) as client:
+        assert client.gather(client.map(total, [data])) == [data.sum()]
+        (store,) = Path("/dev/shm").glob(f"minidask-{worker.process.pid}-*")
+        (blob,) = [path for path in store.iterdir() if path.name == blob_id([data.tobytes()]).hex()]
+        inode = blob.stat().st_ino
+        pending = client.map(hold_it, [data])
+        scheduler.send(signal.SIGKILL)
+        with pytest.raises(errors.SchedulerLost):
+            client.gather(pending)
+    scheduler.exit_code()
+    again = programs.start(sys.executable, "-m", "minidask.scheduler", "--port", address.rpartition(":")[2])
+    again.wait_for("listens on")
+    with minidask.Client(address) as client:
+        client.wait_for_workers(1, 20)
+        assert client.gather(client.map(total, [data])) == [data.sum()]
+        assert blob.stat().st_ino == inode
+    wait_until(lambda: not list(store.glob(f"{blob.name}.*")), "the worker let go of it")
+
+
+def hold_it(array: Any) -> None:
+    time.sleep(60)
 
 
 class Told:
