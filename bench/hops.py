@@ -22,7 +22,8 @@ from bench.life import processor_seconds
 from minidask.batch import run_batch
 from minidask.client.core import Returned
 from minidask.client.future import Future
-from minidask.payload import Interner, dumps, dumps_naming, loads
+from minidask.interning import Interner
+from minidask.payload import dumps, dumps_naming, loads
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Received
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder

@@ -26,11 +26,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
+from minidask import blobfiles
+from minidask.blobfiles import Incoming
 from minidask.errors import SerializationError
 from minidask.folders import is_alive
-from minidask.parts import Parts
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
@@ -38,7 +37,6 @@ DISK = "disk"
 WARNED = "warned"
 RESULT = ".result"
 RESULT_SECONDS = 600.0
-COPY_BYTES = 256 * 1024
 LOOK_AFTER = 64  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()
@@ -89,7 +87,7 @@ class BlobStore:
         if not self.pin(blob):
             part = self._part(blob)
             if self._write(part, data) != blob:
-                _remove(part)
+                blobfiles.remove(part)
                 raise SerializationError(
                     "an array was changed while it was being sent: change it before a task takes it, or send a copy"
                 )
@@ -102,7 +100,7 @@ class BlobStore:
         path = self._path(blob)
         pin = self._named(blob, "")
         with self._locked():
-            if not _link(path, pin):
+            if not blobfiles.link(path, pin):
                 return False
             os.utime(path, follow_symlinks=False)
         self._pins[blob] = pin
@@ -112,11 +110,11 @@ class BlobStore:
         """Make the blob of a finished file, and pin it."""
         pin = self._named(blob, "")
         with self._locked():
-            if _link(self._path(blob), pin):
-                _remove(part)  # another process was faster
+            if blobfiles.link(self._path(blob), pin):
+                blobfiles.remove(part)  # another process was faster
             else:
                 os.rename(part, self._path(blob))
-                _link(self._path(blob), pin)
+                blobfiles.link(self._path(blob), pin)
         self._pins[blob] = pin
 
     def adopt(self, blob: bytes, folders: Sequence[str]) -> bool:
@@ -125,11 +123,11 @@ class BlobStore:
             part = self._part(blob)
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
-                if not theirs.is_symlink() and _link(theirs, part):
-                    if blob_id([_map(part, mmap.ACCESS_READ)]) == blob:
+                if not theirs.is_symlink() and blobfiles.link(theirs, part):
+                    if blobfiles.blob_id([blobfiles.mapped(part, mmap.ACCESS_READ)]) == blob:
                         self._seal(blob, part)
                         return True
-                    _remove(part)
+                    blobfiles.remove(part)
         return False
 
     def begin(self, blob: bytes, size: int) -> Incoming:
@@ -141,11 +139,11 @@ class BlobStore:
         part = self._part(blob)
         if self._has_room(size):
             try:
-                return Incoming(self, blob, part, _reserve(part, size), size)
+                return Incoming(blob, part, blobfiles.reserve(part, size), size, self._seal)
             except OSError:
                 self._allowance = 0
         real = self._on_disk(part)
-        incoming = Incoming(self, blob, part, _reserve(real, size), size)
+        incoming = Incoming(blob, part, blobfiles.reserve(real, size), size, self._seal)
         self._link_to_disk(part, real)
         return incoming
 
@@ -156,7 +154,7 @@ class BlobStore:
         except FileNotFoundError:
             return None
         try:
-            return _read(fd, offset, size)
+            return blobfiles.read(fd, offset, size)
         finally:
             os.close(fd)
 
@@ -178,7 +176,7 @@ class BlobStore:
             SerializationError: it is not in the store.
         """
         try:
-            return _map(self._path(blob), mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
+            return blobfiles.mapped(self._path(blob), mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise SerializationError(f"blob {blob.hex()} is not in the store of this machine, {self.folder}") from error
 
@@ -205,8 +203,8 @@ class BlobStore:
         path = self._path(name).with_suffix(RESULT)
         try:
             # On a disk that is full, writing to a file's mapping ends the process; a private one is memory.
-            view = _map(path, mmap.ACCESS_COPY if path.is_symlink() else mmap.ACCESS_WRITE)
-            _remove(path)
+            view = blobfiles.mapped(path, mmap.ACCESS_COPY if path.is_symlink() else mmap.ACCESS_WRITE)
+            blobfiles.remove(path)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
         return view
@@ -225,7 +223,7 @@ class BlobStore:
 
     def remove_result(self, name: bytes) -> None:
         """Nobody will take it."""
-        _remove(self._path(name).with_suffix(RESULT))
+        blobfiles.remove(self._path(name).with_suffix(RESULT))
 
     # --- inside ---
 
@@ -251,11 +249,11 @@ class BlobStore:
         view = memoryview(data).cast("B")
         if self._has_room(view.nbytes):
             try:
-                return _write(path, view)
+                return blobfiles.write(path, view)
             except OSError:  # shared memory is smaller than was thought, or others have filled it
                 self._allowance = 0
         real = self._on_disk(path)
-        name = _write(real, view)
+        name = blobfiles.write(real, view)
         self._link_to_disk(path, real)
         return name
 
@@ -298,7 +296,7 @@ class BlobStore:
                     unpinned.append((status.st_mtime_ns, size, path))
         for _, size, path in sorted(unpinned):
             if total + wanted > budget or path.is_symlink():  # on disk is only what is in use
-                _remove(path)
+                blobfiles.remove(path)
                 total -= size
         return total
 
@@ -313,121 +311,4 @@ class BlobStore:
                     owner = path.name.partition(".")[2].partition("-")[0]
                     stale = owner.isdigit() and not is_alive(int(owner))
                 if stale:
-                    _remove(path)
-
-
-class Incoming:
-    """A blob on its way into the store, part by part; there once all of it is what its name says."""
-
-    def __init__(self, store: BlobStore, blob: bytes, path: Path, fd: int, size: int) -> None:
-        self.parts = Parts(size)
-        self._store = store
-        self._blob = blob
-        self._path = path
-        self._fd = fd
-        self._digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
-
-    def write(self, offset: int, data: Buffer) -> None:
-        """Take the next part; any other is ignored."""
-        if self.parts.came(offset, len(data)):
-            self._digest.update(data)
-            view = memoryview(data)
-            while view.nbytes:
-                count = os.pwrite(self._fd, view, offset)
-                view, offset = view[count:], offset + count
-
-    def read(self, offset: int, size: int) -> bytes | None:
-        """Bytes that have come already; None if they have not."""
-        return _read(self._fd, offset, size) if offset + size <= self.parts.have else None
-
-    def finish(self) -> bool:
-        """Have it in the store, pinned; False if it is not what its name says, and therefore refused."""
-        os.close(self._fd)
-        if self._digest.digest() != self._blob:
-            _remove(self._path)
-            return False
-        self._store._seal(self._blob, self._path)
-        return True
-
-    def abandon(self) -> None:
-        """It is not wanted any more."""
-        os.close(self._fd)
-        _remove(self._path)
-
-
-def blob_id(payload: Sequence[Buffer]) -> bytes:
-    """The name of a blob: 16 bytes of a hash over the sizes and the content of its parts."""
-    digest = xxhash.xxh3_128()
-    for part in payload:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.digest()
-
-
-def _link(path: Path, pin: Path) -> bool:
-    """Whether there is such a file, which now has another name."""
-    try:
-        os.link(path, pin, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _remove(path: Path) -> None:
-    """Remove a name, and what it was the last name of."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.is_symlink() and path.lstat().st_nlink == 1:
-            path.resolve().unlink(missing_ok=True)
-        path.unlink()
-
-
-def _write(path: Path, view: memoryview) -> bytes:
-    """Write a file whole, or leave nothing. `write` tells when there is no room; touching a mapping would not.
-
-    Returns the name for the bytes that were written: each goes through a copy that nobody else can change. That costs
-    nothing, as the copy stays in the processor's cache.
-    """
-    digest = xxhash.xxh3_128(view.nbytes.to_bytes(8, "little"))
-    copy = memoryview(bytearray(min(COPY_BYTES, view.nbytes)))
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        while view.nbytes:
-            part = copy[: view.nbytes]
-            part[:] = view[: part.nbytes]
-            digest.update(part)
-            view = view[part.nbytes :]
-            while part.nbytes:
-                part = part[os.write(fd, part) :]
-    except BaseException:
-        os.unlink(path)
-        raise
-    finally:
-        os.close(fd)
-    return digest.digest()
-
-
-def _reserve(path: Path, size: int) -> int:
-    """A new file of that size, whose memory it has already; returns it open."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, size)
-    except BaseException:
-        os.close(fd)
-        os.unlink(path)
-        raise
-    return fd
-
-
-def _read(fd: int, offset: int, size: int) -> bytes | None:
-    data = os.pread(fd, size, offset)
-    return data if len(data) == size else None
-
-
-def _map(path: Path, access: int) -> memoryview:
-    fd = os.open(path, os.O_RDWR if access == mmap.ACCESS_WRITE else os.O_RDONLY)
-    try:
-        size = os.fstat(fd).st_size
-        return memoryview(mmap.mmap(fd, size, access=access)) if size else memoryview(b"")
-    finally:
-        os.close(fd)
+                    blobfiles.remove(path)

@@ -18,7 +18,7 @@ from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
-from minidask.payload import Scattered
+from minidask.interning import Scattered
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask import errors
-from minidask.blobstore import DISK, LOCK, LOOK_AFTER, RESULT, WARNED, BlobStore, blob_id
+from minidask.blobfiles import blob_id
+from minidask.blobstore import DISK, LOCK, LOOK_AFTER, RESULT, WARNED, BlobStore
 
 KIB = 1024
 
@@ -159,7 +160,8 @@ def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
 
 def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
     code = (
-        "import os, sys; from minidask.blobstore import BlobStore, blob_id; s = BlobStore(sys.argv[1]);"
+        "import os, sys; from minidask.blobfiles import blob_id; from minidask.blobstore import BlobStore;"
+        " s = BlobStore(sys.argv[1]);"
         " data = bytes(40 * 1024); s.put(blob_id([data]), data);"
         " open(s.folder / f'{bytes([2]).hex() * 16}.{os.getpid()}-9.part', 'w');"
         " write = os.write; os.write = lambda *a: (write(*a), os.kill(os.getpid(), 9)); s.hand_over(data)"

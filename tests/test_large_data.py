@@ -20,8 +20,8 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
-from minidask.blobstore import blob_id
-from minidask.payload import Scattered
+from minidask.blobfiles import blob_id
+from minidask.interning import Scattered
 
 from .conftest import Programs, alive, wait_until
 
@@ -180,7 +180,7 @@ def test_data_that_a_thread_changes_as_it_is_sent_is_an_error_and_the_store_stay
 ) -> None:
     data = np.random.default_rng().random(MIB // 4)
     before = data.copy()
-    monkeypatch.setattr("minidask.payload.blob_id", lambda payload: changing(blob_id(payload), data))
+    monkeypatch.setattr("minidask.interning.blob_id", lambda payload: changing(blob_id(payload), data))
     with pytest.raises(errors.SerializationError, match="was changed while it was being sent"):
         client.map(total, [data])
     monkeypatch.undo()

@@ -22,7 +22,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.blobstore import blob_id
+from minidask.blobfiles import blob_id
 from minidask.worker import peers
 from minidask.worker.peers import Peers
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidask.blobstore import BlobStore, blob_id
+from minidask.blobfiles import blob_id
+from minidask.blobstore import BlobStore
 from minidask.client.results import Results
 from minidask.errors import SerializationError
 from minidask.folders import place_of

@@ -23,7 +23,8 @@ from typing import Any
 
 import psutil
 
-from minidask.blobstore import BlobStore, blob_id
+from minidask.blobfiles import blob_id
+from minidask.blobstore import BlobStore
 from minidask.folders import place_of
 from minidask.nesting import Surroundings
 from minidask.payload import LARGE_BYTES, left_in

@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from minidask.blobstore import RESULT, BlobStore, Incoming
+from minidask.blobfiles import Incoming
+from minidask.blobstore import RESULT, BlobStore
 from minidask.folders import folders_here
 from minidask.parts import PART_BYTES, ROOM
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob

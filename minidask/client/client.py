@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from minidask.addresses import Address
-from minidask.blobstore import BlobStore, blob_id
+from minidask.blobfiles import blob_id
+from minidask.blobstore import BlobStore
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
@@ -30,8 +31,9 @@ from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
+from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
-from minidask.payload import LARGE_BYTES, SHARED, Interner, Scattered, dumps_naming, taken
+from minidask.payload import LARGE_BYTES, SHARED, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
     Ask,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minidask.client.future import Future
-from minidask.payload import LARGE_BYTES, SHARED, Interner
+from minidask.interning import Interner
+from minidask.payload import LARGE_BYTES, SHARED
 from minidask.wire.messages import CloseGroup, OpenGroup
 
 if TYPE_CHECKING:

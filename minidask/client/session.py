@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from minidask.blobstore import blob_id
+from minidask.blobfiles import blob_id
 from minidask.payload import dumps
 from minidask.sources import OwnModules
 from minidask.wire.messages import Payload
