@@ -100,6 +100,7 @@ def frame_total(inputs: dict[str, Any]) -> float:
     return float(frame["number"].sum()) + frame["text"].str.len().sum() + inputs["model"].coef_[0]
 
 
+@pytest.mark.timeout(180)  # the slots import all three packages
 def test_frames_with_numpy_and_arrow_columns_and_fitted_models_are_sent_once(sent: Callable[[], int]) -> None:
     pandas = pytest.importorskip("pandas")
     from sklearn.linear_model import Ridge
