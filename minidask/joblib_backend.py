@@ -14,8 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joblib.parallel import (
     AutoBatchingMixin,
@@ -33,7 +34,11 @@ from minidask.client.registry import get_client
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
+from minidask.nesting import here
 from minidask.payload import LARGE_BYTES, PRIVATE, SHARED
+
+if TYPE_CHECKING:
+    from minidask.client.progress import Bar
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -44,9 +49,11 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds to wait for a first worker.
+        progress: whether to show a progress bar.
 
     Raises:
-        TypeError: `scatter` is no list or tuple, or there is an unknown keyword.
+        TypeError: `scatter` is no list or tuple, `progress` is no bool, or there is an unknown keyword.
+        MinidaskError: `progress` needs tqdm, which is not installed.
     """
 
     supports_retrieve_callback = True
@@ -64,20 +71,24 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scheduler: str | Client | None = None,
         scatter: list[Any] | tuple[Any, ...] | None = None,
         wait_for_workers_timeout: float = 10,
+        progress: bool = False,
         **unknown: Any,
     ) -> None:
         if unknown:
             names = ", ".join(sorted(unknown))
             raise TypeError(
                 f"the minidask backend has no option {names}; it takes scheduler, scatter, wait_for_workers_timeout,"
-                " n_jobs and inner_max_num_threads"
+                " progress, n_jobs and inner_max_num_threads"
             )
         if scatter is not None and not isinstance(scatter, list | tuple):
             raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
+        if not isinstance(progress, bool):
+            raise TypeError(f"progress must be True or False, got {progress!r}")
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
         self._shared_data = SharedData(list(scatter or ()))
+        self._bar = self._new_bar() if progress and here() is None else None
         self._owned = False
         self._limit = 0
         self._large: int | None = LARGE_BYTES
@@ -87,6 +98,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def __reduce__(self) -> Any:
         return MinidaskBackend, ()
+
+    def _new_bar(self) -> Bar:
+        from minidask.client.progress import Bar  # noqa: PLC0415 - only whoever asks for a bar loads it
+
+        bar = Bar(gathers=True)
+        weakref.finalize(self, bar.release)  # at the end of the `with` block, where nothing else is told of it
+        return bar
 
     # --- before a call ---
 
@@ -165,7 +183,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         group = client.group(self._limit, self._large, self._mode)
         slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
         kind = NestedCall if client.nested else Call
-        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared, slots)
+        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -182,8 +200,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     @contextlib.contextmanager
     def retrieval_context(self) -> Iterator[None]:
-        if self._call is not None and not self.parallel.return_generator:
-            self._call.collect_until_done()
+        if self._call is not None:
+            self._call.count_all()
+            if not self.parallel.return_generator:
+                self._call.collect_until_done()
         if self.parallel._aborting:
             self.parallel._raise_error_fast()  # joblib itself forgets an error that came before any task
         yield

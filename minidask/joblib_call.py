@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidask.client.client import Client
 from minidask.client.core import Lost
@@ -19,6 +19,10 @@ from minidask.client.group import TaskGroup
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.interning import Scattered
+from minidask.joblib_total import calls_in_all
+
+if TYPE_CHECKING:
+    from minidask.client.progress import Bar, Calls
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
@@ -48,6 +52,7 @@ class Call:
         inner_threads: int | None,
         shared: list[tuple[Any, Scattered]],
         slots: int = 0,
+        bar: Bar | None = None,
     ) -> None:
         self._client = client
         self._group = group
@@ -59,6 +64,9 @@ class Call:
         self._slots = slots
         self._most = 0
         self._call_id = parallel._call_id
+        self._bars = list(dict.fromkeys([calls.bar for calls in client.bars] + ([bar] if bar else [])))
+        self._counts: list[Calls] = []
+        self._aborted = False
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
@@ -75,6 +83,7 @@ class Call:
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
         """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
         job = Job(batch.items if hasattr(batch, "items") else [(batch, (), {})], nesting_level, callback)
+        self._count(job.items)
         try:
             return self._send(job)
         except MinidaskError as error:
@@ -91,7 +100,9 @@ class Call:
         """
         arguments = (self._with_handles(job.items), job.nesting_level, self._inner_threads)
         name = _name_of(job.items)
-        future = self._group.submit(self._run_batch, arguments, name=name, on_done=lambda f: self._is_done(job, f))
+        future = self._group.submit(
+            self._run_batch, arguments, name=name, on_done=lambda f: self._is_done(job, f), counted=True
+        )
         self._pending.add(future)
         self._most = max(self._most, len(self._pending))
         if future.done():
@@ -100,8 +111,27 @@ class Call:
 
     def _is_done(self, job: Job, future: Future) -> None:
         self._pending.discard(future)
-        if job.callback is not None and not future.cancelled():
+        if future.cancelled():
+            return
+        for calls in self._counts:
+            calls.over(future, len(job.items))
+        if job.callback is not None:
             self._done.put((job.callback, future))
+
+    def _count(self, items: list[Any]) -> None:
+        """Show on bars, if there are any, that these are submitted."""
+        if self._bars and not self._counts:  # only now, where joblib sees to it that the call will be closed
+            total = self._parallel.n_tasks
+            self._counts = [bar.begin(self._client, _name_of(items), total) for bar in self._bars]
+        for calls in self._counts:
+            calls.submitted(len(items))
+
+    def count_all(self) -> None:
+        """Tell the bars how many there will be, if that is known by now."""
+        total = calls_in_all(self._parallel) if self._counts else None
+        if total is not None:
+            for calls in self._counts:
+                calls.expect(total)
 
     def _with_handles(self, items: list[Any]) -> list[Any]:
         """Put handles in the place of scattered lists and dicts, which the pickler does not ask about."""
@@ -195,12 +225,15 @@ class Call:
     # --- the end ---
 
     def abort(self) -> None:
+        self._aborted = True
         self._client.cancel(list(self._pending), force=True)
 
     def close(self) -> None:
         self._client.on_workers.discard(self._workers_changed)
         self._done.put(None)
         self._group.close()
+        for calls in self._counts:
+            calls.end(not self._aborted)
 
 
 class SharedData:

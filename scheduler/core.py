@@ -22,7 +22,7 @@ from .events import Event, Joined, Left, Received
 from .nesting import Nesting
 from .placement import WorkerPool, is_direct, learn, next_assignment
 from .ready import ReadyQueue
-from .tasks import Abandoned, ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
+from .tasks import FAILURES, Abandoned, ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 MAX_DEATHS = 3
 MAX_ATTEMPTS = 10
@@ -282,7 +282,7 @@ class SchedulerCore:
             group, message.pin, client.task_blobs, message.payload, parent=parent,
         )  # fmt: skip
         self.tasks[task.id] = client.tasks[message.task] = task
-        task.root.unfinished += 1
+        task.counts.submitted += 1
         if task.parent is not None:
             self.nesting.born(task)
         self.blobs.use(task.blobs)
@@ -337,7 +337,7 @@ class SchedulerCore:
         self.ready.close(task)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        self._out.append((client.peer, m.Answer(message.request, describe(self))))
+        self._out.append((client.peer, m.Answer(message.request, {**describe(self), "you": client.peer})))
 
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:
         self.stopping = True
@@ -499,9 +499,10 @@ class SchedulerCore:
         task.move(step, Ended())
         task.payload = []
         self.finished += 1
+        task.counts.finished += 1
+        task.counts.failed += step in FAILURES
         del self.tasks[task.id]
         del task.client.tasks[task.number]
-        task.root.unfinished -= 1
         self.nesting.ended(task)
         if queued and task.pin is None:
             self.ready.cancelled(task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def describe(core: SchedulerCore) -> dict[str, Any]:
-    """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts."""
+    """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts.
+
+    A client's `nested` counts the tasks that its tasks have submitted.
+    """
     workers = [
         {**w.info, "address": w.address, "name": w.name, "slots": w.slots, "tasks": len(w.tasks), "memory": w.memory}
         for w in core.workers.values()
@@ -18,7 +22,9 @@ def describe(core: SchedulerCore) -> dict[str, Any]:
     for client in core.clients.values():
         if not client.nested:
             queued = core.ready.live(client)
-            clients.append({"name": client.name, "queued": queued, "running": client.unfinished - queued})
+            now = {"queued": queued, "running": client.unfinished - queued}
+            within = asdict(client.within)
+            clients.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
     running = sum(len(worker.tasks) for worker in core.workers.values())
     tasks = {"queued": len(core.ready), "running": running, "finished": core.finished}
     return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}

@@ -64,28 +64,52 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
 }
 
 
+FAILURES = {"raised", "stopped", "fail", "died", "lost"}
+"""The steps to `Ended` that tell the client of an error."""
+
+
 class IllegalTransition(Exception):
     """A bug of the scheduler's: the task cannot take this step from where it is."""
+
+
+@dataclass(slots=True)
+class TaskCounts:
+    """How many tasks came in all, how many of those are over, and how many of those ended in an error."""
+
+    submitted: int = 0
+    finished: int = 0
+    failed: int = 0
+
+    @property
+    def unfinished(self) -> int:
+        return self.submitted - self.finished
 
 
 @dataclass(slots=True, eq=False)
 class ClientRecord:
     """A connected client; `tasks` by the client's own numbers.
 
-    A `nested` one is a task's, in its slot. Of any other, `unfinished` counts all tasks, with those within them.
-    `seconds` is the smoothed duration of its tasks that belong to no group, by their name.
+    A `nested` one is a task's, in its slot. Of any other, `counts` is about its own tasks, `within` about those that
+    these have submitted, and so on. `seconds` is the smoothed duration of its tasks that belong to no group, by their
+    name.
     """
 
     peer: int
     name: str
     forward_output: bool = True
     nested: bool = False
-    unfinished: int = 0
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
+    counts: TaskCounts = field(default_factory=TaskCounts)
+    within: TaskCounts = field(default_factory=TaskCounts)
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks it has, with those within them."""
+        return self.counts.unfinished + self.within.unfinished
 
 
 @dataclass(slots=True, eq=False)
@@ -183,6 +207,11 @@ class TaskRecord:
     def root(self) -> ClientRecord:
         """The client that is behind it: for a task within a task, that of the outermost one."""
         return self.client if self.parent is None else self.parent.root
+
+    @property
+    def counts(self) -> TaskCounts:
+        """Where it is counted."""
+        return self.client.counts if self.parent is None else self.root.within
 
     def move(self, step: str, state: State) -> None:
         """Take one step of the table.

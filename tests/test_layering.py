@@ -18,7 +18,14 @@ SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
     "minidask.worker": {"__main__", "agent", "daemon", "launch", "peers", "slot", "slotpool", "transfers"},
 }
-PURE_ALONE = {"minidask.addresses", "minidask.client.core", "minidask.errors", "minidask.parts", "minidask.sizes"}
+PURE_ALONE = {
+    "minidask.addresses",
+    "minidask.client.core",
+    "minidask.client.tally",
+    "minidask.errors",
+    "minidask.parts",
+    "minidask.sizes",
+}
 ASYNC = {
     "minidask.local",
     "minidask.local_node",

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.addresses import Address
 from minidask.blobfiles import blob_id
@@ -56,6 +56,7 @@ from minidask.wire.messages import (
 )
 
 if TYPE_CHECKING:
+    from minidask.client.progress import Calls
     from minidask.local import LocalCluster
 
 
@@ -109,7 +110,8 @@ class Client:
         self._pending: PendingTable[Future] = PendingTable()
         self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
         self._dropped: collections.deque[list[bytes]] = collections.deque()
-        self._answers: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        self._answers: dict[int, Callable[[dict[str, Any] | None], None]] = {}
+        self.bars: tuple[Calls, ...] = ()  # where what is submitted now is counted
         self._workers: dict[str, tuple[str, int]] = {}  # by address: name and slots
         self._changed = threading.Condition()
         self.on_workers: set[Callable[[], None]] = set()
@@ -244,6 +246,29 @@ class Client:
         futures = {address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address in self._workers}
         return {address: future.result() for address, future in futures.items()}
 
+    @overload
+    def progress(self) -> contextlib.AbstractContextManager[None]: ...
+    @overload
+    def progress(self, futures: Future | Iterable[Future]) -> None: ...
+    def progress(
+        self, futures: Future | Iterable[Future] | None = None
+    ) -> contextlib.AbstractContextManager[None] | None:
+        """Show a progress bar: `with client.progress():` of all that this client submits within the block, which does
+        not wait for it; `client.progress(futures)` of these, until they are done, however they end.
+
+        Raises:
+            MinidaskError: tqdm is not installed.
+        """
+        from minidask.client.progress import Bar  # noqa: PLC0415 - only whoever asks for a bar loads it
+
+        if futures is None:
+            return Bar().over(self)
+        futures = [futures] if isinstance(futures, Future) else list(futures)
+        if not all(isinstance(future, Future) for future in futures):
+            raise TypeError("progress() takes the futures that submit() and map() return")
+        Bar().wait(self, futures)
+        return None
+
     def get_executor(self) -> concurrent.futures.Executor:
         """A standard executor whose calls run on this cluster."""
         return ClientExecutor(self)
@@ -277,20 +302,22 @@ class Client:
     def scheduler_info(self) -> dict[str, Any]:
         """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run."""
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        with self._table_lock:
-            self._requests += 1
-            request = self._requests
-            self._answers[request] = answer
+        self.ask(answer.put)
         try:
-            self._send([Ask(request)])
             info = answer.get(timeout=self.timeout)
         except queue.Empty:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds") from None
-        finally:
-            self._answers.pop(request, None)
         if info is None:
             raise SchedulerLost(self._why_closed)
         return info
+
+    def ask(self, on_answer: Callable[[dict[str, Any] | None], None]) -> None:
+        """Have the reader call this with what `scheduler_info` returns; with None if the connection ends before."""
+        with self._table_lock:
+            self._requests += 1
+            request = self._requests
+            self._answers[request] = on_answer
+        self._send([Ask(request)])
 
     @property
     def address(self) -> str:
@@ -357,6 +384,15 @@ class Client:
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self._workers)
 
+    def count_on(self, calls: Calls) -> None:
+        """Count there what is submitted from now on."""
+        with self._table_lock:
+            self.bars = (*self.bars, calls)
+
+    def count_no_more_on(self, calls: Calls) -> None:
+        with self._table_lock:
+            self.bars = tuple(other for other in self.bars if other is not calls)
+
     # --- sending ---
 
     def _submit(
@@ -370,6 +406,7 @@ class Client:
         pin: str | None = None,
         interner: Interner | None = None,
         on_done: Callable[[Future], None] | None = None,
+        counted: bool = False,
     ) -> Future:
         self._check()
         self._release_dropped()
@@ -392,6 +429,9 @@ class Client:
                 self._pending.take(number)
             self._dropped.append(used)
             raise
+        if not counted:
+            for calls in self.bars:
+                calls.watch(future)
         return future
 
     def _new_future(self, number: int, name: str) -> Future:
@@ -448,8 +488,8 @@ class Client:
             lost = self._pending.take_all()
         for future in lost:
             future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self._why_closed}")))
-        for answer in list(self._answers.values()):
-            answer.put(None)
+        for on_answer in list(self._answers.values()):
+            on_answer(None)
         with self._changed:
             self._changed.notify_all()
 
@@ -470,9 +510,9 @@ class Client:
                 others = {known: entry for known, entry in self._workers.items() if known != address}
                 self._know_workers(others if slots is None else {**others, address: (name, slots)})
             case Answer(request, info):
-                answer = self._answers.get(request)
-                if answer is not None:
-                    answer.put(info)
+                on_answer = self._answers.pop(request, None)
+                if on_answer is not None:
+                    on_answer(info)
             case ResultOffered():
                 self._results.offered(message)
             case BlobPart():

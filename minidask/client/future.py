@@ -42,6 +42,7 @@ class Future(concurrent.futures.Future[Any]):
         name: the task's name.
         duration: seconds that the call took in its slot; None until it has returned.
         worker: name of the worker that ran it; None until then.
+        failed: whether it has ended with an exception, and not because it was cancelled.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Future(concurrent.futures.Future[Any]):
         self.name = name
         self.duration: float | None = None
         self.worker: str | None = None
+        self.failed = False
         self._tell_cancelled = cancel
         self._reading_here = reading_here
         self._decoding = threading.RLock()
@@ -106,6 +108,7 @@ class Future(concurrent.futures.Future[Any]):
             if self.cancelled():
                 return
             self.set_running_or_notify_cancel()
+        self.failed = not isinstance(outcome, Returned)
         match outcome:
             case Returned(_, duration, worker):
                 self.duration, self.worker = duration, worker

@@ -39,8 +39,12 @@ class TaskGroup:
         name: str,
         priority: int = 0,
         on_done: Callable[[Future], None] | None = None,
+        counted: bool = False,
     ) -> Future:
-        """As `Client.submit`, within the group; `on_done` is called with the future once it is done."""
+        """As `Client.submit`, within the group; `on_done` is called with the future once it is done.
+
+        If it is `counted` already, it is not counted again on bars over all that the client submits.
+        """
         return self.client._submit(
             (function, args, {}),
             name=name,
@@ -48,6 +52,7 @@ class TaskGroup:
             group=self.number,
             interner=self.interner,
             on_done=on_done,
+            counted=counted,
         )
 
     def close(self) -> None:
