@@ -253,6 +253,15 @@ def _client_for(address: str | None) -> Client:
         return client
 
 
+def _after_fork_in_child() -> None:
+    global _clients_lock
+    _clients_lock = threading.Lock()  # a thread of the parent may have held it
+    _clients.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 # --- in the slot ---
 
 

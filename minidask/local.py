@@ -81,8 +81,11 @@ class LocalCluster:
 
     def scale(self, n: int) -> None:
         """Have `n` workers from now on; those that are too many end after the task that they run."""
-        self.n_workers = _worker_count(n)
-        self._node.scale(self.n_workers)
+        count = _worker_count(n)
+        if self not in _live_clusters:
+            raise MinidaskError("this cluster is closed, or belongs to the process that forked this one off")
+        self.n_workers = count
+        self._node.scale(count)
 
     def close(self) -> None:
         """End the cluster and everything that runs on it. May be called twice."""

@@ -113,6 +113,11 @@ class HeldBlobs:
         if self._store is not None:
             self._store.unpin(blob)
 
+    def abandon(self) -> None:
+        """In a forked child: what is held is the parent's."""
+        self._store, self._own, self._stored = None, [], set()
+        self._lock = threading.RLock()
+
     def close(self) -> None:
         """The connection is gone: nothing is held any more."""
         with self._lock:

@@ -220,6 +220,7 @@ class Client:
 
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
+        self._check()
         self._release_dropped()
         interner = Interner(self.blobs.put, self._dropped.append, functions=False, large=LARGE_BYTES)
         payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
@@ -289,6 +290,7 @@ class Client:
         Raises:
             NoWorkersError: it does not, by then.
         """
+        self._check()
         timeout = self.timeout if timeout is None else timeout
         with self._changed:
             self._changed.wait_for(lambda: self.slots() >= n or self._why_closed, timeout)
@@ -355,6 +357,8 @@ class Client:
 
     def shutdown(self) -> None:
         """End the whole cluster, scheduler and all workers, whoever started it; then close."""
+        if self._forked:
+            self._check()
         self._send_if_connected([Shutdown()])
         if not self._owns_cluster:
             with self._changed:
@@ -365,8 +369,13 @@ class Client:
         """In a forked child: let go of what is the parent's."""
         self._forked = True
         self._connection.abandon()
+        self.blobs.abandon()
         self._table_lock = threading.RLock()
         self._changed = threading.Condition()
+        for future in self._pending.take_all():
+            future.abandon(
+                MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
+            )
 
     def __enter__(self) -> Client:
         return self
@@ -380,6 +389,12 @@ class Client:
         if self.closed:
             return f"<minidask.Client closed: {self._why_closed or 'this is a forked process'}>"
         return f"<minidask.Client {self.address} {len(self._workers)} machines, {self.slots()} workers>"
+
+    def __reduce__(self) -> Any:
+        raise SerializationError(
+            "a Client cannot be sent to a task or another process: in a task use what was submitted or scattered,"
+            f" in a process make one with minidask.Client({self.address!r})"
+        )
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self._workers)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
-from minidask.errors import SerializationError, TaskError
+from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
 
 
@@ -118,6 +118,15 @@ class Future(concurrent.futures.Future[Any]):
                 self.set_exception(_Undecoded(outcome))
             case Lost(error):
                 self.set_exception(error)
+
+    def abandon(self, error: MinidaskError) -> None:
+        """In a forked child: end so, whatever the parent's threads hold, and without telling those that wait there."""
+        state: Any = self
+        state._condition, state._waiters, state._done_callbacks = threading.Condition(), [], []
+        self._settling, self._decoding = threading.RLock(), threading.RLock()
+        if not self.done():
+            self.failed = True
+            self.set_exception(error)
 
     def _decode(self) -> None:
         state: Any = self

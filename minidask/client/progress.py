@@ -126,7 +126,7 @@ class Bar:
         self._drawn_at = time.time()
         with self.counting:
             line = self._tally.line(self._news.cluster)
-        if sys.stderr is None:
+        if sys.stderr is None or self._pid != os.getpid():
             return
         with contextlib.suppress(OSError, ValueError):  # the screen is gone or closed: there is nobody to show it to
             self._show(line)
@@ -146,7 +146,8 @@ class Bar:
         self._line.set_postfix_str(line.note)
 
     def abandon(self) -> None:
-        """In a forked child: the line is the parent's."""
+        """In a forked child: the line is the parent's, and so are the threads that hold the locks."""
+        self.counting, self._life = threading.Condition(threading.RLock()), threading.RLock()
         if self._line is not None:
             self._line.disable = True
 
