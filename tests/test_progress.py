@@ -145,14 +145,32 @@ def test_a_search_shows_all_its_fits(client: minidask.Client, capsys: pytest.Cap
     assert "15/15 [" in line
 
 
-def test_a_long_call_shows_how_it_gets_on(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
-    with with_bar(client):
-        Parallel(batch_size=1)([delayed(time.sleep)(0.1) for _ in range(24)])
-        text = capsys.readouterr().err
-    assert "24/24 [" in last_line(text)
-    assert "2 running" in text
-    assert len(set(re.findall(r"(\d+)/24 \[", text))) > 2
-    assert capsys.readouterr().err == ""
+def test_a_call_shows_how_it_gets_on(
+    client: minidask.Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 0)
+    go = tmp_path / "go"
+    text = ""
+
+    def waits(i: int) -> None:
+        while i >= 10 and not go.exists():
+            time.sleep(0.01)
+
+    def call() -> None:
+        with with_bar(client):
+            Parallel(batch_size=1)([delayed(waits)(i) for i in range(24)])
+
+    def shows_the_middle() -> bool:
+        nonlocal text
+        text += capsys.readouterr().err
+        return re.search(r"10/24 \[.*, 2 running", text) is not None
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_until(shows_the_middle, "the middle of the call was shown")
+    go.touch()
+    thread.join(20)
+    assert "24/24 [" in last_line(text + capsys.readouterr().err)
 
 
 def test_nothing_is_printed_and_nothing_loaded_where_no_bar_is_asked_for(programs: Programs) -> None:
@@ -167,16 +185,21 @@ def test_nothing_is_printed_and_nothing_loaded_where_no_bar_is_asked_for(program
 
 
 def test_short_calls_share_a_line_that_stays_when_the_block_ends(
-    client: minidask.Client, capsys: pytest.CaptureFixture[str]
+    client: minidask.Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 60)
     with with_bar(client):
         for _ in range(10):
             Parallel()(delayed(neg)(i) for i in range(5))
-        assert "\n" not in capsys.readouterr().err
+        drawn = capsys.readouterr().err
+        assert "\n" not in drawn
     assert "50/50 [" in last_line(capsys.readouterr().err)
 
 
-def test_calls_of_several_threads_are_added_up(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calls_of_several_threads_are_added_up(
+    client: minidask.Client, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 60)
     with with_bar(client):
         backends = [joblib.parallel.get_active_backend()[0]]
 
@@ -262,6 +285,15 @@ def test_a_client_shows_all_that_it_submits(client: minidask.Client, capsys: pyt
     assert "61/61 [" in last_line(capsys.readouterr().err)
     client.submit(neg, 1).result(10)
     assert capsys.readouterr().err == ""
+
+
+def test_the_scheduler_counts_what_a_client_has_submitted(client: minidask.Client) -> None:
+    with minidask.Client(client.address, name="counted") as other:
+        for future in [*other.map(neg, range(3)), other.submit(neg, "x"), other.submit(os._exit, 1)]:
+            future.exception(20)
+        (counts,) = [entry for entry in other.scheduler_info()["clients"] if entry["name"] == "counted"]
+    assert (counts["submitted"], counts["finished"], counts["failed"]) == (5, 5, 2)
+    assert counts["nested"] == {"submitted": 0, "finished": 0, "failed": 0}
 
 
 def test_a_bar_over_a_block_does_not_wait(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
