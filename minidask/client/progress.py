@@ -62,10 +62,11 @@ class Bar:
         """Count some calls, of which there will be `total`, None if nobody knows yet."""
         with self._life:
             self._calls += 1
+            self._name = name or self._name
             if self._calls == 1:
                 self._stretch_began = time.time()
                 if not self._tally:
-                    self._began, self._news, self._name = self._stretch_began, _News(client), name
+                    self._began, self._news = self._stretch_began, _News(client)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 self._thread.start()
@@ -131,6 +132,8 @@ class Bar:
         with contextlib.suppress(OSError, ValueError):  # the screen is gone or closed: there is nobody to show it to
             self._show(line)
             if last:
+                if getattr(self._line, "pos", 0):  # one line below another bar's, which tqdm would leave there too
+                    self._line.clear()
                 self._line.close()
 
     def _show(self, line: Line) -> None:
@@ -143,6 +146,7 @@ class Bar:
                 self._line.start_t = self._began
             self._line.total = line.total
         self._line.n = line.over
+        self._line.set_description(self._name or None, refresh=False)
         self._line.set_postfix_str(line.note)
 
     def abandon(self) -> None:
