@@ -8,6 +8,7 @@ Nothing here waits for the screen while it holds what others count with: a termi
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import os
 import queue
@@ -174,7 +175,7 @@ class Bar:
         try:
             for future in futures:
                 calls.watch(future)
-            calls.wait(None)
+            concurrent.futures.wait(futures)
         finally:
             calls.end()
 
@@ -220,11 +221,6 @@ class Calls:
             self.over(future, 1)
             self._watched.discard(future)
             self.bar.counting.notify_all()
-
-    def wait(self, seconds: float | None) -> None:
-        """Wait until all that were watched are done and counted; those that are not in time are left out."""
-        with self.bar.counting:
-            self.bar.counting.wait_for(lambda: not self._watched, seconds)
 
     def end(self, ended_well: bool = True) -> None:
         """No more will come; those that are done by now are still counted."""
