@@ -237,7 +237,7 @@ class _News:
         self._client = client
         self._before: Cluster | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self._asked = False
+        self._asked = self._ended = False
         self._ask()
 
     def follow(self) -> None:
@@ -246,22 +246,27 @@ class _News:
         self._ask()
 
     def last_word(self) -> None:
-        """Wait a moment for the last count of nested tasks, if there were any."""
-        if self.cluster is not None and self.cluster.nested:
-            self._take(LAST_WORD_SECONDS)
+        """Wait a moment for the last count of nested tasks."""
+        if not self._client.reading.in_this_thread():
+            self._take(LAST_WORD_SECONDS)  # the answer to a question of before
             self._ask()
             self._take(LAST_WORD_SECONDS)
 
     def _ask(self) -> None:
         if not self._asked:
             self._asked = True
-            with contextlib.suppress(MinidaskError):  # the connection is gone: the calls themselves will tell
+            try:
                 self._client.ask(self._answers.put)
+            except MinidaskError:  # the connection is gone: the calls themselves will tell
+                self._answers.put(None)
 
     def _take(self, seconds: float) -> None:
+        if self._ended:
+            return
         with contextlib.suppress(queue.Empty):
             info = self._answers.get(seconds > 0, seconds or None)
             cluster = None if info is None else cluster_of(info)
+            self._ended = cluster is None
             if cluster is not None:
                 self._asked = False
                 if self._before is None:
