@@ -16,6 +16,7 @@ from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
+from minidask.client.interrupts import Uninterrupted
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.interning import Scattered
@@ -121,8 +122,9 @@ class Call:
     def _count(self, items: list[Any]) -> None:
         """Show on bars, if there are any, that these are submitted."""
         if self._bars and not self._counts:  # only now, where joblib sees to it that the call will be closed
-            total = self._parallel.n_tasks
-            self._counts = [bar.begin(self._client, _name_of(items), total) for bar in self._bars]
+            with Uninterrupted():
+                for bar in self._bars:
+                    self._counts.append(bar.begin(self._client, _name_of(items), self._parallel.n_tasks))
         for calls in self._counts:
             calls.submitted(len(items))
 

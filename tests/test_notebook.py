@@ -113,7 +113,8 @@ def test_the_kernel_can_be_interrupted(call: str, notebook: Notebook, tmp_path: 
     interrupter.start()
     outputs = notebook.run(f"with joblib.parallel_config('minidask'):\n    {call}")
     interrupter.join()
-    assert outputs[-1].ename == "KeyboardInterrupt"
+    assert [output.ename for output in outputs if output.output_type == "error"] == ["KeyboardInterrupt"]
+    notebook.text("import threading\nassert 'minidask-progress' not in [t.name for t in threading.enumerate()]")
     if "Parallel" not in call:
         notebook.text("client.close(); client = minidask.Client(n_workers=2)")
     assert notebook.text("print(client.submit(abs, -1).result(10))") == "1\n"

@@ -115,7 +115,7 @@ class HeldBlobs:
 
     def abandon(self) -> None:
         """In a forked child: what is held is the parent's."""
-        self._store, self._own, self._stored = None, [], set()
+        self._store, self._own, self._stored = None, None, set()
         self._lock = threading.RLock()
 
     def close(self) -> None:

@@ -14,12 +14,12 @@ class Uninterrupted:
     """Puts off a SIGINT that comes inside the block to the block's end. It only concerns the main thread.
 
     Args:
-        wake: called when one comes, to end a wait.
+        wake: called when one comes, to end a wait; None where there is none.
     """
 
     __slots__ = ("_came", "_handler", "_interruptible", "_wake")
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None] | None = None) -> None:
         self._wake = wake
         self._came = False
         self._interruptible = False
@@ -60,4 +60,5 @@ class Uninterrupted:
             self._handler(number, frame)
         else:
             self._came = True
-            self._wake()
+            if self._wake is not None:
+                self._wake()

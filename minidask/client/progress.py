@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from minidask.client.interrupts import Uninterrupted
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
 
@@ -161,23 +162,30 @@ class Bar:
     @contextlib.contextmanager
     def over(self, client: Client) -> Iterator[None]:
         """Show all that a client submits within the block."""
-        calls = self.begin(client, total=0)
-        client.count_on(calls)
-        try:
-            yield
-        finally:
-            client.count_no_more_on(calls)
-            calls.end()
+        with self._counting(client) as calls:
+            client.count_on(calls)
+            try:
+                yield
+            finally:
+                client.count_no_more_on(calls)
 
     def wait(self, client: Client, futures: Sequence[Future]) -> None:
         """Show these futures until all are done."""
-        calls = self.begin(client, total=0)
-        try:
+        with self._counting(client) as calls:
             for future in futures:
                 calls.watch(future)
             concurrent.futures.wait(futures)
+
+    @contextlib.contextmanager
+    def _counting(self, client: Client) -> Iterator[Calls]:
+        begun: list[Calls] = []
+        try:
+            with Uninterrupted():  # what was begun is to be ended
+                begun.append(self.begin(client, total=0))
+            yield begun[0]
         finally:
-            calls.end()
+            for calls in begun:
+                calls.end()
 
 
 class Calls:
@@ -224,9 +232,11 @@ class Calls:
 
     def end(self, ended_well: bool = True) -> None:
         """No more will come; those that are done by now are still counted."""
-        with self.bar.counting:
-            self.bar.counting.wait_for(lambda: not any(future.done() for future in self._watched), LAST_WORD_SECONDS)
-        self.bar.end(self._part, ended_well)
+        with Uninterrupted():
+            with self.bar.counting:
+                counted = self.bar.counting
+                counted.wait_for(lambda: not any(future.done() for future in self._watched), LAST_WORD_SECONDS)
+            self.bar.end(self._part, ended_well)
 
 
 class _News:

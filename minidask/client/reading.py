@@ -23,6 +23,7 @@ from minidask.nesting import TaskSlot
 from minidask.wire.messages import Message
 
 LOOK_IN_SECONDS = 0.01
+INTERRUPT_SECONDS = 0.5
 
 
 class Reading:
@@ -187,6 +188,8 @@ class Borrowed:
         if slot is not None and lend and not self._lent and slot.call:
             self._lent = slot.call
             slot.begin_wait(self._lent)
+        # A signal that comes right before the wait does not end it: Python has looked for one just before.
+        seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
         self._reading.read(seconds, for_slot=bool(self._lent))
         self._guard.check()
         if slot is not None and self._lent and slot.has_call(self._lent):
