@@ -81,6 +81,7 @@ class Interner:
             get a name.
         large: buffers of at least so many bytes become blobs too; None: none do.
         mode: whether tasks see those read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
+        files: whether tasks run on this machine, and find files under the same names.
     """
 
     def __init__(
@@ -91,7 +92,9 @@ class Interner:
         functions: bool = True,
         large: int | None = None,
         mode: bytes = SHARED,
+        files: bool = False,
     ) -> None:
+        self.files = files
         self._put = put
         self._drop = drop
         self._functions = functions
@@ -261,6 +264,7 @@ class _InFunction:
         self.reference = interner.reference_in_function
         self.parts = interner.parts
         self.contiguous = interner.contiguous
+        self.files = interner.files
 
     def begin(self) -> None:
         """It is within the pickle of a task."""

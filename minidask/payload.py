@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import cloudpickle
 
+from minidask.arrays import reduction
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError, SerializationError
 from minidask.functions import copy_of_wrapper, is_wrapper
@@ -37,6 +38,8 @@ BY_NAME = b""  # in the place of a blob's name: the receiver imports the functio
 class Names(Protocol):
     """Gives what a pickle holds a name, so that it is sent once for all pickles; see `interning.py`."""
 
+    files: bool
+
     def begin(self) -> None:
         """A pickle begins."""
 
@@ -51,14 +54,6 @@ class Names(Protocol):
 
     def parts(self, blob: bytes) -> list[bytes]:
         """The blobs that this one refers to."""
-
-
-def _is_scattered_in_memory(obj: Any) -> bool:
-    """Whether this is a large NumPy array without one buffer that holds it, such as a slice of columns."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) is not numpy.ndarray or obj.nbytes < OUT_OF_BAND_BYTES:
-        return False
-    return not (obj.flags.c_contiguous or obj.flags.f_contiguous or obj.dtype.hasobject)
 
 
 class _Beside:
@@ -112,9 +107,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return resolve_copy if is_wrapper(obj) else resolve_blob, (blob,)
             if blob == BY_NAME:
                 return NotImplemented
-            if _is_scattered_in_memory(obj):
-                return self._interner.contiguous(obj).__reduce_ex__(5)
-        return super().reducer_override(obj)
+        interner = self._interner
+        if interner is None:
+            reduced = reduction(obj)
+        else:
+            reduced = reduction(obj, files=interner.files, lent=True, contiguous=interner.contiguous)
+        return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
 
 def dumps(obj: Any, what: str) -> Payload:

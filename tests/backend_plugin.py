@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import joblib.parallel
 import pytest
@@ -35,9 +36,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("--joblib-backend")
     backend = Counted if name == "minidask" else joblib.parallel.BACKENDS[name]
-    backend.default_n_jobs = config.getoption("--default-n-jobs")
+    _set_default_n_jobs(backend, config.getoption("--default-n-jobs"))
     joblib.parallel.register_parallel_backend(name, backend, make_default=True)
     config.pluginmanager.register(_Recorder(Path(config.getoption("--outcomes"))))
+
+
+def _set_default_n_jobs(backend: Any, default: int) -> None:
+    """Also where joblib's own backends take None for 1."""
+    effective = backend.effective_n_jobs
+    backend.default_n_jobs = default
+    backend.effective_n_jobs = lambda self, n_jobs: effective(self, default if n_jobs is None else n_jobs)
 
 
 class _Recorder:

@@ -17,6 +17,7 @@ import pytest
 import minidask
 import minidask.client.registry
 from minidask.folders import PREFIX, SHARED_MEMORY, is_alive, sweep
+from minidask.wire.messages import Message, OfferBlob, Submit
 
 DEADLINE = 30.0
 
@@ -94,6 +95,30 @@ def client(shared_client: minidask.Client) -> minidask.Client:
 def at_rest(client: minidask.Client) -> bool:
     tasks = client.scheduler_info()["tasks"]
     return not tasks["queued"] and not tasks["running"]
+
+
+@pytest.fixture
+def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """The messages that the client sends from now on."""
+    kept: list[Message] = []
+    send = client._connection.send
+
+    def keeping(batch: list[Message]) -> None:
+        kept.extend(batch)
+        send(batch)
+
+    monkeypatch.setattr(client._connection, "send", keeping)
+    return kept
+
+
+def offered(messages: list[Message]) -> int:
+    """How many pieces of large data were sent ahead."""
+    return sum(isinstance(message, OfferBlob) for message in messages)
+
+
+def largest_task(messages: list[Message]) -> int:
+    """Bytes of the largest of the tasks."""
+    return max(sum(map(len, message.payload)) for message in messages if isinstance(message, Submit))
 
 
 @pytest.fixture

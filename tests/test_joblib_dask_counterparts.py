@@ -37,39 +37,15 @@ import minidask
 from minidask import errors
 from minidask.joblib_backend import MinidaskBackend
 from minidask.payload import LARGE_BYTES
-from minidask.wire.messages import Message, OfferBlob, PutBlob, Submit
+from minidask.wire.messages import Message, PutBlob
 
-from .conftest import Programs, wait_until
+from .conftest import Programs, largest_task, offered, wait_until
 
 
 @pytest.fixture(autouse=True)
 def backend(client: minidask.Client) -> Iterator[None]:
     with parallel_config("minidask", scheduler=client):
         yield
-
-
-@pytest.fixture
-def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """The messages that the client sends."""
-    messages: list[Message] = []
-    send = client._connection.send
-
-    def keeping(batch: list[Message]) -> None:
-        messages.extend(batch)
-        send(batch)
-
-    monkeypatch.setattr(client._connection, "send", keeping)
-    return messages
-
-
-def offered(messages: list[Message]) -> int:
-    """How many pieces of large data were sent ahead."""
-    return sum(isinstance(message, OfferBlob) for message in messages)
-
-
-def largest_task(messages: list[Message]) -> int:
-    """Bytes of the largest of the tasks."""
-    return max(sum(map(len, message.payload)) for message in messages if isinstance(message, Submit))
 
 
 def pids_of(client: minidask.Client) -> set[int]:
@@ -245,7 +221,7 @@ def test_functions_are_not_taken_for_pure() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 10**6])
-def test_no_call_sees_what_another_did_to_its_argument(size: int, sent: list[Message]) -> None:
+def test_no_call_sees_what_another_did_to_its_argument(size: int, messages: list[Message]) -> None:
     """Arguments that look alike at first are pickled each time; only large data is sent once."""
     lists: list[list[str]] = [[] for _ in range(100)]
     data = np.arange(size) if size else None
@@ -259,7 +235,7 @@ def test_no_call_sees_what_another_did_to_its_argument(size: int, sent: list[Mes
     assert lists == [[] for _ in range(100)]
     assert [len(result) for result in results] == [1] * 100
     assert len({result[0] for result in results}) == 100
-    assert offered(sent) == (1 if size else 0)
+    assert offered(messages) == (1 if size else 0)
 
 
 def test_memory_recomputes_nothing_that_any_task_has_computed(tmp_path: Path) -> None:
@@ -319,30 +295,32 @@ def test_scattered_objects_are_pickled_once_and_others_as_often_as_by_submit(cli
     assert [item.count for item in items] == [1, 1, 1, len(calls)]
 
 
-def test_a_function_is_sent_once_for_all_tasks_of_a_call(sent: list[Message]) -> None:
+def test_a_function_is_sent_once_for_all_tasks_of_a_call(messages: list[Message]) -> None:
     table = list(range(10_000))
     lookup = lambda i: table[i]  # noqa: E731 - a function that no worker can import, and holds much
     assert Parallel(batch_size=1)(delayed(lookup)(i) for i in range(30)) == list(range(30))
-    large = [message for message in sent if isinstance(message, PutBlob) and sum(map(len, message.payload)) > 10_000]
+    large = [
+        message for message in messages if isinstance(message, PutBlob) and sum(map(len, message.payload)) > 10_000
+    ]
     assert len(large) == 1
-    assert largest_task(sent) < 1000
+    assert largest_task(messages) < 1000
 
 
-def test_large_arguments_are_sent_once_each_however_often_they_are_named(sent: list[Message]) -> None:
+def test_large_arguments_are_sent_once_each_however_often_they_are_named(messages: list[Message]) -> None:
     one, two = np.ones(LARGE_BYTES, dtype=np.uint8), np.zeros(LARGE_BYTES, dtype=np.uint8)
 
     def use(*args: Any, **kwargs: Any) -> None:
         assert args[0][0] == kwargs["option"][0]
 
     Parallel(batch_size=1)(delayed(use)(data, data, i, option=data) for i, data in enumerate([one] * 3 + [two] * 3))
-    assert offered(sent) == 2
-    assert largest_task(sent) < 1000
+    assert offered(messages) == 2
+    assert largest_task(messages) < 1000
 
 
-def test_small_arguments_go_with_their_tasks(sent: list[Message]) -> None:
+def test_small_arguments_go_with_their_tasks(messages: list[Message]) -> None:
     data = np.ones(LARGE_BYTES, dtype=np.uint8)
     assert Parallel(batch_size=1)(delayed(len)(data[: 3 + i]) for i in range(5)) == [3, 4, 5, 6, 7]
-    assert offered(sent) == 0
+    assert offered(messages) == 0
 
 
 # --- which cluster ---

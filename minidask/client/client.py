@@ -134,7 +134,7 @@ class Client:
         self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, own_store)
         self._results = Results(self._send_if_connected, self._pending.knows)
         self._session = Session(self.blobs.put, self._release_blob)
-        self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False)
+        self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False, files=self.is_here)
         self.reading = Reading(self._connection, self._handle, self._lost, self._slot)
         with self._changed:
             self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
@@ -336,6 +336,11 @@ class Client:
     def nested(self) -> bool:
         """Whether this is the client of a task, in its slot."""
         return self._slot is not None
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of the cluster is on this machine."""
+        return self._store is not None
 
     @property
     def closed(self) -> bool:

@@ -27,7 +27,8 @@ class TaskGroup:
     def __init__(self, client: Client, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
         self.client = client
         self.number = client._next_group()
-        self.interner = Interner(client.blobs.put, client._dropped.append, large=large, mode=mode)
+        put, drop, files = client.blobs.put, client._dropped.append, client.is_here
+        self.interner = Interner(put, drop, large=large, mode=mode, files=files)
         self._open = True
         client._send([OpenGroup(self.number, limit)])
 
