@@ -51,7 +51,7 @@ Outcomes = dict[str, tuple[str, float]]
 Results = dict[str, dict[str, Outcomes]]  # module, backend
 
 
-def tests_of(module: str) -> Path:
+def find_tests(module: str) -> Path:
     """Where scikit-learn keeps the tests of one of its modules.
 
     Raises:
@@ -76,7 +76,7 @@ def run_module(
     """
     log, lines = folder / f"{module}-{backend}.log", folder / f"{module}-{backend}.jsonl"
     lines.write_text("")
-    command = [sys.executable, "-m", "pytest", str(tests_of(module)), "-p", "tests.backend_plugin", "-k", keyword]
+    command = [sys.executable, "-m", "pytest", str(find_tests(module)), "-p", "tests.backend_plugin", "-k", keyword]
     command += ["--joblib-backend", backend, "--default-n-jobs", str(n_jobs), "--outcomes", str(lines)]
     command += ["--timeout", f"{timeout:g}"]
     command += ["-c", os.devnull, "--rootdir", str(PACKAGE.parent), "-p", "no:cacheprovider", "-v", "--tb=long"]
