@@ -21,6 +21,8 @@ from minidask.client.reading import Borrowed
 from minidask.errors import SerializationError
 from minidask.joblib_call import Call, Job
 
+TELL_SECONDS = 0.25
+
 
 class NestedCall(Call):
     """See the module's docstring; arguments as `Call`'s."""
@@ -31,6 +33,8 @@ class NestedCall(Call):
         self._task_client = client
         self._sharing = threading.Lock()
         self._running_here = False
+        self._ran = self._failed = 0  # calls that ran here, and that was not told yet
+        self._told = time.monotonic()
         super().__init__(client, *arguments)
         client.on_idle.append(self._share_if_busy)
 
@@ -130,6 +134,16 @@ class NestedCall(Call):
         else:
             future.set_result(result)
         future.duration = time.perf_counter() - began
+        self._ran += 1
+        self._failed += future.exception() is not None
+        if time.monotonic() - self._told > TELL_SECONDS:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Have the scheduler know how far the task is, for those who look at a progress bar."""
+        self._told = time.monotonic()
+        self._task_client.tell_ran(self._ran, self._failed)
+        self._ran = self._failed = 0
 
     def _wait_for_others(self, seconds: float | None) -> bool:
         """The thread that reads also runs what this slot is given, and may stop to at any time."""
@@ -147,6 +161,8 @@ class NestedCall(Call):
         if not self._task_client.on_idle:
             self._task_client.idle = None
         self._parallel.__dict__.pop("_wait_retrieval", None)
+        if self._ran:
+            self._tell()
         super().close()
 
 

@@ -72,6 +72,7 @@ class SchedulerCore:
             m.Submit: self._submit,
             m.Cancel: self._cancel,
             m.Ask: self._answer,
+            m.RanHere: self._ran_here,
             m.Shutdown: self._shutdown,
         }
         self._from_worker: dict[type[Any], Callable[[WorkerRecord, Any], None]] = {
@@ -288,10 +289,10 @@ class SchedulerCore:
         self.blobs.use(task.blobs)
         self._queue(task)
 
-    def _parent(self, message: m.Submit) -> TaskRecord | None:
-        """The task that has submitted another one, if that attempt of it is still wanted."""
+    def _parent(self, message: m.Submit | m.RanHere) -> TaskRecord | None:
+        """The task that a message is from, if that attempt of it is still wanted."""
         if len(message.parent) not in (0, 2):
-            raise ProtocolError(f"task {message.task} names a parent by {len(message.parent)} numbers, not two")
+            raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
         number, attempt = message.parent or (0, 0)
         task = self.tasks.get(number)
         wanted = task is not None and task.attempt == attempt and type(task.state) is Running
@@ -338,6 +339,11 @@ class SchedulerCore:
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
         self._out.append((client.peer, m.Answer(message.request, {**describe(self), "you": client.peer})))
+
+    def _ran_here(self, client: ClientRecord, message: m.RanHere) -> None:
+        parent = self._parent(message)
+        if parent is not None:
+            parent.root.within.add(message.finished, message.failed)
 
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:
         self.stopping = True

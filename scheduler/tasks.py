@@ -84,6 +84,12 @@ class TaskCounts:
     def unfinished(self) -> int:
         return self.submitted - self.finished
 
+    def add(self, finished: int, failed: int) -> None:
+        """Count some that came and ended elsewhere."""
+        self.submitted += finished
+        self.finished += finished
+        self.failed += failed
+
 
 @dataclass(slots=True, eq=False)
 class ClientRecord:

@@ -19,7 +19,8 @@ from sklearn.svm import SVC
 
 import minidask
 from minidask import payload as p
-from minidask.blobstore import blob_id
+from minidask.blobfiles import blob_id
+from minidask.interning import MAX_TWINS, Interner
 from minidask.wire.messages import Payload
 
 
@@ -28,7 +29,7 @@ class Sender:
 
     def __init__(self, **options: Any) -> None:
         self.shipped: dict[bytes, Payload] = {}
-        self.interner = p.Interner(self.put, lambda blobs: None, **options)
+        self.interner = Interner(self.put, lambda blobs: None, **options)
         self.table = p.BlobTable()
         p.use_blobs(self.table)
 
@@ -106,9 +107,9 @@ def test_a_closure_whose_variable_changes_is_another_one_each_time(sender: Sende
 
 
 def test_closures_that_all_differ_go_along_after_some(sender: Sender) -> None:
-    for number in range(2 * p.MAX_TWINS):
+    for number in range(2 * MAX_TWINS):
         assert sender.send(lambda n=number: n)[0]() == number
-    assert len(sender.shipped) == p.MAX_TWINS
+    assert len(sender.shipped) == MAX_TWINS
 
 
 def test_defaults_attributes_and_recursion(sender: Sender) -> None:
@@ -235,7 +236,7 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
         return payload, blobs
 
     monkeypatch.setattr("minidask.client.client.dumps_naming", watch)
-    monkeypatch.setattr(p, "dumps_naming", watch)
+    monkeypatch.setattr("minidask.interning.dumps_naming", watch)
     return tasks, shared
 
 

@@ -285,7 +285,7 @@ def test_a_slot_loads_joblib_only_for_a_task_that_does_and_nests_it_from_then_on
     with minidask.Client(n_workers=1) as client, joblib.parallel_config("minidask", scheduler=client):
         assert Parallel(n_jobs=2)([delayed(loaded)()]) == [set()]
         assert Parallel(n_jobs=2)([delayed(backend)(), delayed(backend)()]) == ["MinidaskBackend"] * 2
-        assert Parallel(n_jobs=2)([delayed(backend)()]) == ["ThreadingBackend"]
+        assert Parallel(n_jobs=2)([delayed(backend)()]) == ["MinidaskBackend"]
         assert client.submit(backend).result(10) == "LokyBackend"
 
 

@@ -18,6 +18,7 @@ from minidask.client.future import Future
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.nesting import TaskSlot
+from minidask.wire.messages import RanHere
 
 LOOK_SECONDS = 0.05
 """How often a thread that waits looks whether another one still helps its slot, and whether it was cancelled."""
@@ -40,6 +41,10 @@ class TaskClient(Client):
 
     def _find_slot(self) -> TaskSlot:
         return self._within
+
+    def tell_ran(self, finished: int, failed: int) -> None:
+        """The task has run so many of its calls itself."""
+        self._send_if_connected([RanHere(self._within.call, finished, failed)])
 
     def _lost(self, why: str) -> None:
         super()._lost(why)

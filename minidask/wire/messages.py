@@ -390,6 +390,17 @@ class Idle(NamedTuple):
     idle: bool
 
 
+class RanHere(NamedTuple):
+    """Client of a slot to the scheduler: its task `parent`, as in `Submit`, has run so many more calls itself.
+
+    For those who want to know how far it is; `failed` of them raised.
+    """
+
+    parent: list[int]
+    finished: int
+    failed: int
+
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -400,7 +411,7 @@ Message = (
     | WorkerChanged
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
-    | Waiting | Resumed | Idle
+    | Waiting | Resumed | Idle | RanHere
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.
