@@ -38,15 +38,15 @@ def fingerprint(function: types.FunctionType) -> tuple[Key, Key]:
     Returns:
         The key, made of identities; and the objects whose identities those are: they must live as long as the key.
     """
-    held = (
-        function.__code__,
-        function.__globals__,
-        *(cell_content(cell) for cell in function.__closure__ or ()),
-        *(function.__defaults__ or ()),
-        *(function.__kwdefaults__ or {}).values(),
-        *function.__dict__.values(),
-    )
-    return (function.__qualname__, *function.__dict__, *map(id, held)), held
+    held: list[Any] = [function.__code__, function.__globals__]
+    if function.__closure__:
+        held += map(cell_content, function.__closure__)
+    if function.__defaults__:
+        held += function.__defaults__
+    if function.__kwdefaults__:
+        held += function.__kwdefaults__.values()
+    held += function.__dict__.values()
+    return (function.__qualname__, *function.__dict__, *map(id, held)), tuple(held)
 
 
 def cell_content(cell: types.CellType) -> Any:

@@ -139,14 +139,10 @@ class Interner:
         kind = type(obj)
         if not self._functions:
             return self.find_data(obj)
-        if kind is types.FunctionType:
-            return (
-                BY_NAME if self._is_imported(obj) else self._find_twin(obj, f"function {obj.__qualname__}", fingerprint)
-            )
+        if kind is types.FunctionType or is_wrapper(obj):
+            return self._find_twin(obj)
         if isinstance(obj, type):
             return None if obj.__module__ == "builtins" else self._find_class(obj)
-        if is_wrapper(obj):
-            return self._find_twin(obj, "scikit-learn's wrapper of a function", parts_of_wrapper)
         return self.find_data(obj)
 
     def _is_imported(self, obj: Any) -> bool:
@@ -162,15 +158,20 @@ class Interner:
         self._known[id(cls)] = (cls, blob)
         return blob
 
-    def _find_twin(self, obj: Any, what: str, parts: Callable[[Any], tuple[Key, Key]]) -> bytes | None:
-        """The blob of an object that consists of the same parts; None if there are too many different ones."""
-        key, held = parts(obj)
+    def _find_twin(self, obj: Any) -> bytes | None:
+        """The blob of a function or wrapper that consists of the same; None if there are too many different ones."""
+        is_function = type(obj) is types.FunctionType
+        key, held = fingerprint(obj) if is_function else parts_of_wrapper(obj)
         twin = self._twins.get(key)
-        if twin is None:
-            if len(self._twins) >= MAX_TWINS:
-                return None  # most likely each task has a closure of its own: it goes along
-            twin = self._twins[key] = (held, self._define(obj, what))
-        return twin[1]
+        if twin is not None:
+            return twin[1]
+        if is_function and self._is_imported(obj):
+            return BY_NAME
+        if len(self._twins) >= MAX_TWINS:
+            return None  # most likely each task has a closure of its own: it goes along
+        what = f"function {obj.__qualname__}" if is_function else "scikit-learn's wrapper of a function"
+        self._twins[key] = (held, self._define(obj, what))
+        return self._twins[key][1]
 
     def _define(self, obj: Any, what: str) -> bytes:
         payload, parts = dumps_naming(obj, what, _InFunction(self))
