@@ -7,11 +7,13 @@ a result that nobody looks at is never unpickled.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
+from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
 
@@ -95,12 +97,18 @@ class Future(concurrent.futures.Future[Any]):
         """As the standard one: wait, and return what the task raised, or None."""
         if self._reading_here() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
-        error = super().exception(timeout)
+        error = self._wait(timeout)
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
             with self._decoding:
                 self._decode()
             error = super().exception()
         return error
+
+    def _wait(self, timeout: float | None) -> BaseException | None:
+        while timeout is None:
+            with contextlib.suppress(TimeoutError):
+                return super().exception(INTERRUPT_SECONDS)
+        return super().exception(timeout)
 
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome that the scheduler sent; called by the client, once."""

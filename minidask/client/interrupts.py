@@ -9,6 +9,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+INTERRUPT_SECONDS = 0.5
+"""The longest single wait. Python looks for signals before it gives up the interpreter, so one that comes right after
+that is not seen before the wait ends; under load, some do."""
+
 
 class Uninterrupted:
     """Puts off a SIGINT that comes inside the block to the block's end. It only concerns the main thread.

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minidask.client.interrupts import Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
 
@@ -174,7 +174,8 @@ class Bar:
         with self._counting(client) as calls:
             for future in futures:
                 calls.watch(future)
-            concurrent.futures.wait(futures)
+            while concurrent.futures.wait(futures, INTERRUPT_SECONDS).not_done:
+                pass
 
     @contextlib.contextmanager
     def _counting(self, client: Client) -> Iterator[Calls]:

@@ -18,12 +18,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
-from minidask.client.interrupts import Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
 from minidask.nesting import TaskSlot
 from minidask.wire.messages import Message
 
 LOOK_IN_SECONDS = 0.01
-INTERRUPT_SECONDS = 0.5
 
 
 class Reading:
@@ -188,7 +187,6 @@ class Borrowed:
         if slot is not None and lend and not self._lent and slot.call:
             self._lent = slot.call
             slot.begin_wait(self._lent)
-        # A signal that comes right before the wait does not end it: Python has looked for one just before.
         seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
         self._reading.read(seconds, for_slot=bool(self._lent))
         self._guard.check()
