@@ -11,6 +11,7 @@ from typing import Any
 
 import joblib.parallel
 import pytest
+import threadpoolctl
 
 from minidask.joblib_backend import MinidaskBackend
 
@@ -39,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     _set_default_n_jobs(backend, config.getoption("--default-n-jobs"))
     joblib.parallel.register_parallel_backend(name, backend, make_default=True)
     config.pluginmanager.register(_Recorder(Path(config.getoption("--outcomes"))))
+
+
+def pytest_sessionstart() -> None:
+    """After scikit-learn's own limit: on a machine that does other things too, several threads wait for each other."""
+    threadpoolctl.threadpool_limits(1)
 
 
 def _set_default_n_jobs(backend: Any, default: int) -> None:

@@ -27,6 +27,8 @@ from pathlib import Path
 
 import sklearn
 
+from minidask.resources import THREAD_VARIABLES
+
 MODULES = (
     "multioutput",
     "multiclass",
@@ -84,7 +86,7 @@ def run_module(
         try:
             status = subprocess.run(
                 command,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(THREAD_VARIABLES, "1")},
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
