@@ -21,10 +21,10 @@ def describe(core: SchedulerCore) -> dict[str, Any]:
     clients = []
     for client in core.clients.values():
         if not client.nested:
-            queued = core.ready.live(client)
+            queued = core.attempts.ready.live(client)
             now = {"queued": queued, "running": client.unfinished - queued}
             within = asdict(client.within)
             clients.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
     running = sum(len(worker.tasks) for worker in core.workers.values())
-    tasks = {"queued": len(core.ready), "running": running, "finished": core.finished}
+    tasks = {"queued": len(core.attempts.ready), "running": running, "finished": core.attempts.finished}
     return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}

@@ -28,7 +28,7 @@ class Distribution:
     def __init__(
         self, shelf: BlobShelf, workers: dict[int, WorkerRecord], send: Callable[[int, m.Message], None]
     ) -> None:
-        self._shelf = shelf
+        self.shelf = shelf
         self._workers = workers
         self._send = send
         self._serving: dict[int, WorkerRecord] = {}  # the workers at which others can fetch
@@ -44,7 +44,7 @@ class Distribution:
         """A worker is gone: those that fetched from it need another source."""
         self._serving.pop(worker.peer, None)
         for name in worker.blobs:
-            for peer in self._shelf.lose_copy(name, worker.peer):
+            for peer in self.shelf.lose_copy(name, worker.peer):
                 self._direct(name, self._workers[peer], f"worker {worker.name}, which had it, was lost")
 
     def give(self, names: Iterable[bytes], worker: WorkerRecord) -> None:
@@ -52,7 +52,7 @@ class Distribution:
         for name in names:
             if name not in worker.blobs:
                 worker.blobs.add(name)
-                record = self._shelf.records[name]
+                record = self.shelf.records[name]
                 if record.size:
                     self._direct(name, worker, "")
                 else:
@@ -68,10 +68,10 @@ class Distribution:
 
     def _direct(self, name: bytes, worker: WorkerRecord, why: str) -> None:
         """Tell a worker where to fetch a blob; or, for the reason `why`, that it cannot be had."""
-        record = self._shelf.records[name]
-        if not self._shelf.choose_source(name, worker.peer, self._serving):
+        record = self.shelf.records[name]
+        if not self.shelf.choose_source(name, worker.peer, self._serving):
             worker.blobs.discard(name)  # the next task that needs it starts afresh
-            peers = self._shelf.lose_copy(name, worker.peer)
+            peers = self.shelf.lose_copy(name, worker.peer)
             self._send(worker.peer, m.BlobLost(name, why))
             for peer in peers:
                 self._direct(name, self._workers[peer], f"worker {worker.name}, which was to have it, has not got it")
@@ -115,7 +115,7 @@ class Distribution:
             self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
 
     def _record(self, blob: bytes) -> BlobRecord | None:
-        record = self._shelf.records.get(blob)
+        record = self.shelf.records.get(blob)
         return record if record is not None and record.size else None
 
     def _copy(self, worker: WorkerRecord, blob: bytes) -> Copy | None:
@@ -126,14 +126,14 @@ class Distribution:
 
     def put(self, client: ClientRecord, message: m.PutBlob) -> None:
         """A client sends a small blob."""
-        self._shelf.put(message.blob, message.payload, client.peer)
+        self.shelf.put(message.blob, message.payload, client.peer)
         client.blobs.add(message.blob)
 
     def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
         """A client has a large one."""
         if message.size <= 0:
             raise ProtocolError(f"a blob of {message.size} bytes cannot be offered")
-        self._shelf.offer(message.blob, message.size, message.place, client.peer)
+        self.shelf.offer(message.blob, message.size, message.place, client.peer)
         client.blobs.add(message.blob)
 
     def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
@@ -146,11 +146,11 @@ class Distribution:
 
     def _let_go(self, client: ClientRecord, names: set[bytes]) -> None:
         client.blobs -= names
-        sources = {name: _offering(self._shelf.records[name]) for name in names}
-        self.forget(self._shelf.release(names, client.peer))
+        sources = {name: _offering(self.shelf.records[name]) for name in names}
+        self.forget(self.shelf.release(names, client.peer))
         for name, source in sources.items():
-            if source == client.peer and name in self._shelf.records:
-                for peer in self._shelf.relayed(name):
+            if source == client.peer and name in self.shelf.records:
+                for peer in self.shelf.relayed(name):
                     self._direct(name, self._workers[peer], "")
 
     def answer(self, client: ClientRecord, message: m.BlobPart | m.NoBlob) -> None:

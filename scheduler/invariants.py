@@ -15,7 +15,7 @@ def check(core: SchedulerCore) -> None:
     Raises:
         AssertionError: it is inconsistent, and where.
     """
-    for task in core.tasks.values():
+    for task in core.attempts.tasks.values():
         _check_task(core, task)
     _check_workers(core)
     _check_clients(core)
@@ -41,47 +41,47 @@ def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
 def _check_workers(core: SchedulerCore) -> None:
     for worker in core.workers.values():
         for task in worker.tasks.values():
-            assert core.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
+            assert core.attempts.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
             assert isinstance(task.state, Running | Abandoned), f"{worker.name} holds {task}"
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
         assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
-        in_idle, in_spare = worker.peer in core.pool.idle, worker.peer in core.pool.spare
+        in_idle, in_spare = worker.peer in core.attempts.pool.idle, worker.peer in core.attempts.pool.spare
         assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
         assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
         assert worker.blobs <= core.blobs.records.keys(), f"{worker.name} keeps blobs that are gone"
-    for pool in (core.pool.idle, core.pool.spare):
+    for pool in (core.attempts.pool.idle, core.attempts.pool.spare):
         assert pool.keys() <= core.workers.keys(), "a lost worker is still offered tasks"
 
 
 def _check_clients(core: SchedulerCore) -> None:
-    waiting = Counter(t.root.peer for t in core.tasks.values() if isinstance(t.state, Ready) and t.pin is None)
-    unfinished = Counter(t.root.peer for t in core.tasks.values())
+    waiting = Counter(t.root.peer for t in core.attempts.tasks.values() if isinstance(t.state, Ready) and t.pin is None)
+    unfinished = Counter(t.root.peer for t in core.attempts.tasks.values())
     for client in core.clients.values():
         assert client.unfinished == unfinished[client.peer], f"the tasks behind client {client.name} are miscounted"
-        assert core.ready.live(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
+        assert core.attempts.ready.live(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
         assert client.nested or client.counts.unfinished == len(client.tasks), f"client {client.name} is miscounted"
         for task in client.tasks.values():
-            assert core.tasks.get(task.id) is task, f"client {client.name} still has {task}"
-    assert len(core.ready) == sum(waiting.values()), "the queue keeps tasks of a client that left"
-    assert core.ready.peers() <= core.clients.keys(), "the queue keeps a client that left"
+            assert core.attempts.tasks.get(task.id) is task, f"client {client.name} still has {task}"
+    assert len(core.attempts.ready) == sum(waiting.values()), "the queue keeps tasks of a client that left"
+    assert core.attempts.ready.peers() <= core.clients.keys(), "the queue keeps a client that left"
 
 
 def _check_groups(core: SchedulerCore) -> None:
     running: Counter[int] = Counter()
-    for task in core.tasks.values():
+    for task in core.attempts.tasks.values():
         if task.group is None or not isinstance(task.state, Running | Abandoned):
             continue
         if task.id not in task.state.worker.delivering:
             running[id(task.group)] += 1
-    for group in {id(t.group): t.group for t in core.tasks.values() if t.group}.values():
+    for group in {id(t.group): t.group for t in core.attempts.tasks.values() if t.group}.values():
         assert group.running == running[id(group)], f"group {group.number} miscounts its running tasks"
         assert not group.limit or group.running <= group.limit, f"group {group.number} is over its limit"
 
 
 def _check_nesting(core: SchedulerCore) -> None:
-    for task in core.tasks.values():
+    for task in core.attempts.tasks.values():
         if task.parent is not None and not isinstance(task.state, Abandoned):
-            assert core.tasks.get(task.parent.id) is task.parent, f"{task} has outlived its parent"
+            assert core.attempts.tasks.get(task.parent.id) is task.parent, f"{task} has outlived its parent"
             assert isinstance(task.parent.state, Running | Abandoned), f"the parent of {task} does not run"
             assert task.parent.nest is not None and task.id in task.parent.nest.children, f"{task} is nobody's child"
         if task.nest is not None and task.nest.waits:
@@ -96,7 +96,7 @@ def _check_nesting(core: SchedulerCore) -> None:
 
 
 def _check_blobs(core: SchedulerCore) -> None:
-    users = Counter(name for task in core.tasks.values() for name in task.blobs)
+    users = Counter(name for task in core.attempts.tasks.values() for name in task.blobs)
     for name, record in core.blobs.records.items():
         assert record.users == users[name], f"blob {name.hex()} miscounts its users"
         assert record.users or record.holders, f"blob {name.hex()} is kept for nobody"

@@ -162,7 +162,7 @@ class Cluster:
     def tell_scheduler(self, event: Event) -> None:
         self._deliver(self._core.handle(event, self.now))
         self._deliver(self._core.place(self.now))
-        if len(self._core.tasks) < 50:
+        if len(self._core.attempts.tasks) < 50:
             invariants.check(self._core)
 
     def _deliver(self, outbox: Outbox) -> None:

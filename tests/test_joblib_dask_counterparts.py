@@ -424,7 +424,7 @@ def test_after_a_call_the_scheduler_keeps_nothing_of_it(
             call()
     (record,) = core.clients.values()
     thread_client.submit(neg, 1).result(20)  # which releases what the end of the data has left
-    wait_until(lambda: not core.tasks and not record.groups, "tasks and groups were gone")
+    wait_until(lambda: not core.attempts.tasks and not record.groups, "tasks and groups were gone")
     wait_until(lambda: set(core.blobs.records) == before, "its functions and data were gone")
     assert len(thread_client._pending) == 0
 

@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from minidask.scheduler import invariants
-from minidask.scheduler.core import LOST_AFTER_SECONDS, MAX_DEATHS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
+from minidask.scheduler.attempts import MAX_DEATHS
+from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.wire import messages as m
 
@@ -71,7 +72,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             elif isinstance(message, m.BlobLost):
                 self.lose_data(peer, message.blob)
             elif isinstance(message, m.ReleaseBlobs):
-                held = [run for run in self.holding[peer].values() if run.task in self.core.tasks]
+                held = [run for run in self.holding[peer].values() if run.task in self.core.attempts.tasks]
                 needed = {blob for run in held for blob in run.blobs}
                 assert not needed & set(message.blobs), "a blob was dropped that a task still needs"
                 self.blobs[peer] -= set(message.blobs)
@@ -352,16 +353,16 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_idles_beside_work(self) -> None:
-        if self.core.pool.idle:
-            assert self.core.ready.peek() is None
+        if self.core.attempts.pool.idle:
+            assert self.core.attempts.ready.peek() is None
 
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:
-        assert self.core.nesting.next_guest() is None
+        assert self.core.attempts.nesting.next_guest() is None
 
     @invariant()
     def nobody_dies_too_often(self) -> None:
-        assert all(task.deaths < MAX_DEATHS for task in self.core.tasks.values())
+        assert all(task.deaths < MAX_DEATHS for task in self.core.attempts.tasks.values())
 
     def teardown(self) -> None:
         """When every client has gone and every worker has reported, nothing is left."""
@@ -370,9 +371,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         for worker in list(self.holding):
             for run in list(self.holding[worker].values()):
                 self.report(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
-        assert not self.core.tasks
+        assert not self.core.attempts.tasks
         assert not self.core.blobs.records
-        assert not len(self.core.ready)
+        assert not len(self.core.attempts.ready)
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
