@@ -61,9 +61,8 @@ class Call:
         self._run_batch = run_batch
         self._inner_threads = inner_threads
         self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
-        self._pending: set[Future] = set()
         self._slots = slots
-        self._most = 0
+        self._under_way = self._most = 0  # batches
         self._call_id = parallel._call_id
         self._bars = list(dict.fromkeys([calls.bar for calls in client.bars] + ([bar] if bar else [])))
         self._counts: list[Calls] = []
@@ -100,18 +99,18 @@ class Call:
             MinidaskError: it cannot be sent.
         """
         arguments = (self._with_handles(job.items), job.nesting_level, self._inner_threads)
+
+        def on_done(future: Future) -> None:
+            self._under_way -= 1
+            self._is_done(job, future)
+
         name = _name_of(job.items)
-        future = self._group.submit(
-            self._run_batch, arguments, name=name, on_done=lambda f: self._is_done(job, f), counted=True
-        )
-        self._pending.add(future)
-        self._most = max(self._most, len(self._pending))
-        if future.done():
-            self._pending.discard(future)
+        future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
+        self._under_way += 1
+        self._most = max(self._most, self._under_way)
         return future
 
     def _is_done(self, job: Job, future: Future) -> None:
-        self._pending.discard(future)
         if future.cancelled():
             return
         for calls in self._counts:
@@ -228,7 +227,7 @@ class Call:
 
     def abort(self) -> None:
         self._aborted = True
-        self._client.cancel(list(self._pending), force=True)
+        self._group.cancel()
 
     def close(self) -> None:
         self._client.on_workers.discard(self._workers_changed)

@@ -416,6 +416,25 @@ def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) ->
     wait_until(lambda: at_rest(client), "what was interrupted was stopped", 5)
 
 
+def test_ctrl_c_right_after_a_task_was_sent_stops_that_too(
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = client._send
+    sent = []
+
+    def interrupted_send(messages: Any) -> None:
+        send(messages)
+        sent.extend(message for message in messages if type(message).__name__ == "Submit")
+        if len(sent) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "_send", interrupted_send)
+    with pytest.raises(KeyboardInterrupt):
+        Parallel(n_jobs=2, batch_size=1)([delayed(time.sleep)(60)] * 4)
+    monkeypatch.undo()
+    wait_until(lambda: at_rest(client), "both tasks were stopped", 5)
+
+
 def test_a_borrower_that_is_held_up_still_gets_the_reading(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -436,6 +436,7 @@ class Client:
             session = self._session.blob()
             number = self._pending.next_number()
             future = self._new_future(number, name)
+            future.group = group
             if on_done is not None:
                 future.add_done_callback(on_done)  # type: ignore[arg-type]
             if used:

@@ -79,6 +79,10 @@ class PendingTable(Generic[FutureT]):
         """Whether a future still waits for this task."""
         return number in self._futures
 
+    def all(self) -> list[FutureT]:
+        """All that still wait."""
+        return list(self._futures.values())
+
     def take(self, number: int) -> FutureT | None:
         """The future that waited for this task and now does no more; None for one that was cancelled."""
         return self._futures.pop(number, None)

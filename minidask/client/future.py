@@ -56,6 +56,7 @@ class Future(concurrent.futures.Future[Any]):
         self.duration: float | None = None
         self.worker: str | None = None
         self.failed = False
+        self.group = 0
         self._tell_cancelled = cancel
         self._reading_here = reading_here
         self._decoding = threading.RLock()

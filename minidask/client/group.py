@@ -56,6 +56,12 @@ class TaskGroup:
             counted=counted,
         )
 
+    def cancel(self) -> None:
+        """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
+        with self.client._table_lock:
+            futures = [future for future in self.client._pending.all() if future.group == self.number]
+        self.client.cancel(futures, force=True)
+
     def close(self) -> None:
         """No more tasks will come; those submitted go on."""
         if self._open:
