@@ -26,8 +26,9 @@ from minidask.interning import Interner
 from minidask.payload import dumps, dumps_naming, loads
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Received
+from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
-from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone, decode, encode
+from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone
 from minidask.worker.core import FromScheduler, FromSlot, Resize, WorkerCore
 
 CALL = (run_batch, ([(neg, (1,), {})], 0, None), {})

@@ -14,9 +14,10 @@ from typing import Protocol, cast
 from minidask.addresses import Address
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.sockets import keep_alive, no_scheduler
+from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
-from minidask.wire.messages import Message, decode, encode
+from minidask.wire.messages import Message
 
 HANDSHAKE_SECONDS = 10.0
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")

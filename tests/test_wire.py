@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from minidask.errors import AuthenticationError, ProtocolError, VersionMismatch
 from minidask.wire import handshake as hs
 from minidask.wire import messages as m
+from minidask.wire.codec import decode, encode
 from minidask.wire.frames import (
     AUTHENTICATED,
     BEFORE_AUTHENTICATION,
@@ -70,7 +71,7 @@ def test_arbitrary_bytes_never_do_worse_than_a_protocol_error(data: bytes) -> No
         decoder = FrameDecoder(AUTHENTICATED)
         try:
             for frame in feed(decoder, start + data):
-                m.decode(frame)
+                decode(frame)
         except ProtocolError:
             pass
 
@@ -166,15 +167,15 @@ any_message = st.one_of(*(_messages(kind) for kind in m.CODES))
 
 @given(message=any_message)
 def test_every_message_round_trips(message: m.Message) -> None:
-    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(m.encode(message)))
-    decoded = m.decode(frame)
+    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(encode(message)))
+    decoded = decode(frame)
     assert type(decoded) is type(message)
     assert decoded == message
 
 
 @given(message=any_message, data=st.data())
 def test_a_field_of_another_type_is_refused(message: m.Message, data: st.DataObject) -> None:
-    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(m.encode(message)))
+    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(encode(message)))
     fields = msgpack.unpackb(frame.header)
     position = data.draw(st.integers(0, len(fields)))
     if position == len(fields):
@@ -182,26 +183,26 @@ def test_a_field_of_another_type_is_refused(message: m.Message, data: st.DataObj
     else:
         fields[position] = {"not": b"expected"} if type(fields[position]) is not dict else []
     with pytest.raises(ProtocolError):
-        m.decode(Frame(msgpack.packb(fields), frame.buffers))
+        decode(Frame(msgpack.packb(fields), frame.buffers))
 
 
 @given(header=st.binary(max_size=60))
 def test_an_arbitrary_header_is_a_message_or_a_protocol_error(header: bytes) -> None:
     with contextlib.suppress(ProtocolError):
-        m.decode(Frame(header, []))
+        decode(Frame(header, []))
 
 
 @pytest.mark.parametrize("elements", [[1, "x"], ["x"], [True], [None]])
 def test_lists_are_checked_to_the_last_element(elements: list[Any]) -> None:
     code = m.CODES.index(m.Cancel)
     with pytest.raises(ProtocolError, match="elements"):
-        m.decode(Frame(msgpack.packb([code, elements, False]), []))
+        decode(Frame(msgpack.packb([code, elements, False]), []))
 
 
 def test_buffers_with_a_message_that_has_none_are_refused() -> None:
     code = m.CODES.index(m.Ask)
     with pytest.raises(ProtocolError, match="no buffers"):
-        m.decode(Frame(msgpack.packb([code, 1]), [b"x"]))
+        decode(Frame(msgpack.packb([code, 1]), [b"x"]))
 
 
 # --- the handshake ---

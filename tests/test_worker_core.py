@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from minidask.wire import messages as m
 from minidask.worker import core as w
+from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, SlotState, Starting
 
 
 class Rig:
@@ -495,15 +496,15 @@ class WorkerMachine(RuleBasedStateMachine):
     def client_takes_a_result(self, task: int) -> None:
         self.do(w.FromScheduler(m.ResultTaken(task.to_bytes(16, "big"), 0)))
 
-    @precondition(lambda self: self.live(w.Starting))
+    @precondition(lambda self: self.live(Starting))
     @rule(data=st.data())
     def slot_gets_ready(self, data: st.DataObject) -> None:
-        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(w.Starting))), m.SlotReady(1)))
+        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady(1)))
 
-    @precondition(lambda self: self.live(w.Idle, w.Busy, w.Ending))
+    @precondition(lambda self: self.live(Idle, Busy, Ending))
     @rule(data=st.data())
     def slot_dies(self, data: st.DataObject) -> None:
-        slot = data.draw(st.sampled_from(self.live(w.Idle, w.Busy, w.Ending)))
+        slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
         self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
         self.do(w.SlotExited(slot, "SIGKILL", "?"))
 
@@ -539,16 +540,16 @@ class WorkerMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:
         if self.rig.core.queue:
-            assert not any(type(s.state) is w.Idle and not s.retiring for s in self.rig.core.slots.values())
+            assert not any(type(s.state) is Idle and not s.retiring for s in self.rig.core.slots.values())
 
 
 WorkerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 TestWorker = WorkerMachine.TestCase
 
 
-@pytest.mark.parametrize("state", [w.Starting(), w.Idle()])
-def test_a_slot_without_a_call_runs_nothing(state: w.SlotState) -> None:
+@pytest.mark.parametrize("state", [Starting(), Idle()])
+def test_a_slot_without_a_call_runs_nothing(state: SlotState) -> None:
     core = w.WorkerCore()
-    core.slots[0] = w.SlotRecord(0, state)
+    core.slots[0] = SlotRecord(0, state)
     assert core.running(0) is None
     assert core.running(1) is None

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from minidask.wire.messages import (
     BlobLost,
@@ -66,78 +65,13 @@ from .events import (
     ToScheduler,
     ToSlot,
 )
+from .slots import Busy, Ending, Idle, SlotRecord, Starting
 
 GRACE_SECONDS = 0.3
 RETURN_SECONDS = 0.05
 MAX_FAILED_STARTS = 3
 NO_PARTS: Mapping[bytes, int] = {}
 ORPHANED = "orphaned"  # the reason to end a call whose scheduler is gone: its end is told to nobody
-
-
-# --- a slot's states: each carries its data ---
-
-
-class Starting(NamedTuple):
-    """Its process has been asked for and has not yet said that it is ready."""
-
-
-class Idle(NamedTuple):
-    """Waits for a call."""
-
-
-class Busy(NamedTuple):
-    """Runs a call; `deadline` is when its time limit ends, None without one; it may wait for calls of its own."""
-
-    run: Run
-    deadline: float | None
-    waits: bool = False
-
-
-class Ending(NamedTuple):
-    """Was interrupted, and is killed at `deadline` if it has not come back by then; `reason` is why."""
-
-    run: Run
-    reason: str
-    text: str
-    deadline: float
-
-
-SlotState = Starting | Idle | Busy | Ending
-
-
-@dataclass(slots=True, eq=False)
-class SlotRecord:
-    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it.
-
-    `below` are the calls, outermost first, that wait for the one that `state` is about and that runs on top of them.
-    """
-
-    number: int
-    state: SlotState = Starting()
-    below: list[Busy | Ending] = field(default_factory=list)
-    blobs: set[bytes] = field(default_factory=set)
-    verdict: str = ""
-    killed: bool = False
-    retiring: bool = False
-
-    @property
-    def calls(self) -> list[Busy | Ending]:
-        """All calls that are in it, outermost first."""
-        return [*self.below, self.state] if isinstance(self.state, Busy | Ending) else []
-
-    def replace(self, call: Busy | Ending, other: Busy | Ending) -> None:
-        """Have another state for one of the calls."""
-        if self.state is call:
-            self.state = other
-        else:
-            self.below[self.below.index(call)] = other
-
-    def remove(self, call: Busy | Ending) -> None:
-        """One of the calls is over."""
-        if self.state is call:
-            self.state = self.below.pop() if self.below else Idle()
-        else:
-            self.below.remove(call)
 
 
 @dataclass(slots=True, eq=False)
@@ -306,7 +240,7 @@ class WorkerCore:
             self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
             return
         for slot in self.slots.values():
-            call = _find(slot, task, attempt)
+            call = slot.find(task, attempt)
             if isinstance(call, Busy):
                 self._interrupt(slot, call, "cancelled", "it was cancelled", now)
 
@@ -369,7 +303,7 @@ class WorkerCore:
             case Done() | Failed():
                 self._over(slot, message, now, parts)
             case Waiting(task, attempt):
-                call = _find(slot, task, attempt)
+                call = slot.find(task, attempt)
                 if isinstance(call, Busy) and call is slot.state:
                     slot.state = call._replace(waits=True)
                     self._effects.append(ToScheduler(message))
@@ -380,7 +314,7 @@ class WorkerCore:
 
     def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
         """A call has come to its end."""
-        call = _find(slot, message.task, message.attempt)
+        call = slot.find(message.task, message.attempt)
         if call is None:
             return
         if isinstance(call, Ending):
@@ -397,7 +331,7 @@ class WorkerCore:
 
     def _goes_on(self, slot: SlotRecord, message: Resumed) -> None:
         """A call waits no more; what was sent for it to run meanwhile, and crossed with that word, goes back."""
-        call = _find(slot, message.task, message.attempt)
+        call = slot.find(message.task, message.attempt)
         if isinstance(call, Busy):
             slot.replace(call, call._replace(waits=False))
             self._effects.append(ToScheduler(message))
@@ -491,11 +425,3 @@ class WorkerCore:
     def _any_starting(self) -> bool:
         """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""
         return any(self.starting(slot) for slot in self.slots)
-
-
-def _find(slot: SlotRecord, task: int, attempt: int) -> Busy | Ending | None:
-    """The call of a slot that is this attempt."""
-    for call in slot.calls:
-        if (call.run.task, call.run.attempt) == (task, attempt):
-            return call
-    return None

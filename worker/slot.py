@@ -28,6 +28,7 @@ from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
 from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
+from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import (
     Done,
@@ -39,8 +40,6 @@ from minidask.wire.messages import (
     Run,
     SlotReady,
     Waiting,
-    decode,
-    encode,
 )
 
 from .missing import explained

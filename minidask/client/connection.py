@@ -15,9 +15,10 @@ from minidask.addresses import Address
 from minidask.client.outbox import Outbox
 from minidask.errors import ProtocolError, SchedulerLost
 from minidask.sockets import keep_alive, no_scheduler
+from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
-from minidask.wire.messages import Message, decode, encode
+from minidask.wire.messages import Message
 
 
 class Connection:

@@ -1,9 +1,7 @@
 """Every message that the programs exchange, grouped by direction.
 
-A message is a named tuple: immutable, and on the wire already what it is, a list with positions.
-Its header is msgpack `[code, field, ...]`; a message whose last field is `payload` carries that as the
-frame's raw buffers. Decoding checks the code and the type of every field, so a core never meets a
-message that its annotations do not describe.
+A message is a named tuple: immutable, and on the wire already what it is, a list with positions. `codec.py` makes
+frames of them.
 
     client ──► scheduler ──► worker ──► slot      PutBlob, Submit, ... / Run, Stop, ...
     client ◄── scheduler ◄── worker ◄── slot      TaskDone, ...        / Done, Failed, Died, ...
@@ -14,15 +12,10 @@ A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes th
 
 from __future__ import annotations
 
-import itertools
-import types
 import typing
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
-import msgpack
-
-from minidask.errors import ProtocolError
-from minidask.wire.frames import Buffer, Frame, encode_frame
+from minidask.wire.frames import Buffer
 
 Payload = list[Buffer]
 
@@ -416,79 +409,3 @@ Message = (
 
 # The position in this list is the message's code on the wire: only ever append.
 CODES: tuple[type[Any], ...] = typing.get_args(Message)
-
-
-class _Layout(NamedTuple):
-    """What the codec needs to know of one message type."""
-
-    code: int
-    build: Any
-    has_payload: bool
-    signatures: frozenset[tuple[type, ...]]
-    lists: tuple[tuple[int, type], ...]
-
-
-def _accepted(annotation: Any) -> list[type]:
-    """The exact types that a decoded field of this annotation may have."""
-    if typing.get_origin(annotation) in (Union, types.UnionType):
-        return [kind for part in typing.get_args(annotation) for kind in _accepted(part)]
-    return [typing.get_origin(annotation) or annotation]
-
-
-def _layout(code: int, kind: type[Any]) -> _Layout:
-    hints = typing.get_type_hints(kind)
-    has_payload = "payload" in hints
-    names = [name for name in kind._fields if name != "payload"]
-    signatures = itertools.product(*(_accepted(hints[name]) for name in names))
-    lists = tuple((index, element) for index, name in enumerate(names) if (element := _element(hints[name])))
-    return _Layout(code, kind._make, has_payload, frozenset(signatures), lists)
-
-
-def _element(annotation: Any) -> type | None:
-    """The type that every element of a decoded list must have, if its annotation names one."""
-    element = typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else Any
-    return None if element is Any else element
-
-
-_LAYOUTS = [_layout(code, kind) for code, kind in enumerate(CODES)]
-_BY_TYPE = dict(zip(CODES, _LAYOUTS, strict=True))
-
-
-def encode(message: Message) -> list[Buffer]:
-    """Return the pieces to write for one message.
-
-    Raises:
-        ProtocolError: the message is over the wire's limits; nothing is to be sent.
-    """
-    layout = _BY_TYPE[type(message)]
-    fields: tuple[Any, ...] = message
-    if layout.has_payload:
-        return encode_frame(msgpack.packb((layout.code, *fields[:-1])), fields[-1])
-    return encode_frame(msgpack.packb((layout.code, *fields)))
-
-
-def decode(frame: Frame) -> Message:
-    """Return the message in a frame.
-
-    Raises:
-        ProtocolError: the frame holds no known message, or one with a missing, surplus or ill-typed field.
-    """
-    try:
-        fields = msgpack.unpackb(frame.header)
-    except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise ProtocolError(f"a frame header is no msgpack: {error}") from error
-    if type(fields) is not list or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(CODES):
-        raise ProtocolError("a frame header begins with no known message code")
-    layout = _LAYOUTS[fields.pop(0)]
-    if tuple(map(type, fields)) not in layout.signatures:
-        found = ", ".join(type(field).__name__ for field in fields)
-        raise ProtocolError(f"{CODES[layout.code].__name__} with fields ({found}) is malformed")
-    for index, kind in layout.lists:
-        if any(type(element) is not kind for element in fields[index]):
-            raise ProtocolError(f"{CODES[layout.code].__name__} has a list of mixed or wrong elements")
-    if layout.has_payload:
-        fields.append(frame.buffers)
-    elif frame.buffers:
-        raise ProtocolError(f"{CODES[layout.code].__name__} carries no buffers, but {len(frame.buffers)} came with it")
-    message: Message = layout.build(fields)
-    return message
