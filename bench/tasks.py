@@ -127,3 +127,18 @@ def makespan(setting: Setting) -> float:
         lambda _: all(t >= length for t, length in zip(took, lengths, strict=True)),
     )
     return (seconds * setting.workers / sum(took) - 1) * 100
+
+
+def _naps_within(count: int) -> int:
+    return len(Parallel(n_jobs=-1)(delayed(_nap)(0.02) for _ in range(count)))
+
+
+@workload("2 outer tasks, one after the other, each with 100 inner ones of 20 ms: idle share of the workers", "% idle")
+def nested_idle(setting: Setting) -> float:
+    count = 4 if setting.short else 100
+    Parallel(n_jobs=2)(delayed(_naps_within)(2) for _ in range(2))
+    seconds = timed(
+        lambda: [Parallel(n_jobs=2)([delayed(_naps_within)(count)])[0] for _ in range(2)],
+        lambda result: result == [count] * 2,
+    )
+    return (1 - 2 * count * 0.02 / (setting.workers * seconds)) * 100

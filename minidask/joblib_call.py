@@ -71,7 +71,7 @@ class Call:
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
         if slots:
-            client.on_workers.add(self._workers_changed)
+            client.workers.on_change.add(self._workers_changed)
             self._workers_changed()
         self._start_collecting()
 
@@ -230,7 +230,7 @@ class Call:
         self._group.cancel()
 
     def close(self) -> None:
-        self._client.on_workers.discard(self._workers_changed)
+        self._client.workers.on_change.discard(self._workers_changed)
         self._done.put(None)
         self._group.close()
         for calls in self._counts:

@@ -29,6 +29,7 @@ from minidask.client.registry import live_clients
 from minidask.client.results import Results
 from minidask.client.screen import client_table, show_output
 from minidask.client.session import Session
+from minidask.client.workers import WorkerTable
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
 from minidask.interning import Interner, Scattered
@@ -112,11 +113,7 @@ class Client:
         self._dropped: collections.deque[list[bytes]] = collections.deque()
         self._answers: dict[int, Callable[[dict[str, Any] | None], None]] = {}
         self.bars: tuple[Calls, ...] = ()  # where what is submitted now is counted
-        self._workers: dict[str, tuple[str, int]] = {}  # by address: name and slots
-        self._changed = threading.Condition()
-        self.on_workers: set[Callable[[], None]] = set()
-        """Called when workers come, go, or change, by the thread that reads: they must not wait."""
-        self._knows_workers = False
+        self.workers = WorkerTable()
         self._groups = 0
         self._requests = 0
         self._why_closed = ""
@@ -136,8 +133,7 @@ class Client:
         self._session = Session(self.blobs.put, self._release_blob)
         self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False, files=self.is_here)
         self.reading = Reading(self._connection, self._handle, self._lost, self._slot)
-        with self._changed:
-            self._changed.wait_for(lambda: self._knows_workers or self._why_closed, timeout)
+        self.workers.wait(lambda: self.workers.known or self._why_closed, timeout)
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
@@ -244,7 +240,9 @@ class Client:
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
         """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`."""
-        futures = {address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address in self._workers}
+        futures = {
+            address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address in self.workers.entries
+        }
         return {address: future.result() for address, future in futures.items()}
 
     @overload
@@ -278,11 +276,11 @@ class Client:
 
     def nthreads(self) -> dict[str, int]:
         """`{worker address: slots}`: how many tasks each worker machine runs at once."""
-        return {address: slots for address, (_, slots) in self._workers.items()}
+        return self.workers.nthreads()
 
     def slots(self) -> int:
         """How many tasks the whole cluster runs at once."""
-        return sum(slots for _, slots in self._workers.values())
+        return self.workers.slots()
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until the cluster runs at least `n` tasks at once; `timeout` in seconds, None: the client's own.
@@ -292,8 +290,7 @@ class Client:
         """
         self._check()
         timeout = self.timeout if timeout is None else timeout
-        with self._changed:
-            self._changed.wait_for(lambda: self.slots() >= n or self._why_closed, timeout)
+        self.workers.wait(lambda: self.slots() >= n or self._why_closed, timeout)
         self._check()
         if self.slots() < n:
             raise NoWorkersError(
@@ -366,8 +363,7 @@ class Client:
             self._check()
         self._send_if_connected([Shutdown()])
         if not self._owns_cluster:
-            with self._changed:
-                self._changed.wait_for(lambda: self._why_closed, self.timeout)
+            self.workers.wait(lambda: self._why_closed, self.timeout)
         self.close()
 
     def _abandon(self) -> None:
@@ -376,7 +372,7 @@ class Client:
         self._connection.abandon()
         self.blobs.abandon()
         self._table_lock = threading.RLock()
-        self._changed = threading.Condition()
+        self.workers.abandon()
         for future in self._pending.take_all():
             future.abandon(
                 MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
@@ -393,7 +389,7 @@ class Client:
     def __repr__(self) -> str:
         if self.closed:
             return f"<minidask.Client closed: {self._why_closed or 'this is a forked process'}>"
-        return f"<minidask.Client {self.address} {len(self._workers)} machines, {self.slots()} workers>"
+        return f"<minidask.Client {self.address} {len(self.workers.entries)} machines, {self.slots()} workers>"
 
     def __reduce__(self) -> Any:
         raise SerializationError(
@@ -402,7 +398,7 @@ class Client:
         )
 
     def _repr_html_(self) -> str:
-        return client_table(repr(self).strip("<>"), self._workers)
+        return client_table(repr(self).strip("<>"), self.workers.entries)
 
     def count_on(self, calls: Calls) -> None:
         """Count there what is submitted from now on."""
@@ -511,8 +507,7 @@ class Client:
             future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self._why_closed}")))
         for on_answer in list(self._answers.values()):
             on_answer(None)
-        with self._changed:
-            self._changed.notify_all()
+        self.workers.wake()
 
     def _handle(self, message: Message) -> None:
         match message:
@@ -526,10 +521,9 @@ class Client:
             case TaskOutput(worker, stream, text):
                 show_output(worker, stream, text)
             case Workers(workers):
-                self._know_workers({address: (name, slots) for address, name, slots in workers})
+                self.workers.told(workers)
             case WorkerChanged(address, name, slots):
-                others = {known: entry for known, entry in self._workers.items() if known != address}
-                self._know_workers(others if slots is None else {**others, address: (name, slots)})
+                self.workers.told_of(address, name, slots)
             case Answer(request, info):
                 on_answer = self._answers.pop(request, None)
                 if on_answer is not None:
@@ -559,14 +553,6 @@ class Client:
 
     def told_idle(self, idle: bool) -> None:
         """There are slots with nothing to do, or none: of use to `TaskClient`."""
-
-    def _know_workers(self, workers: dict[str, tuple[str, int]]) -> None:
-        with self._changed:
-            self._workers = workers  # replaced, never changed: others may be going through it
-            self._knows_workers = True
-            self._changed.notify_all()
-        for tell in list(self.on_workers):
-            tell()
 
 
 def _name_of(function: Callable[..., Any]) -> str:
