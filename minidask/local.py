@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from minidask.local_node import LocalNode
 
 START_SECONDS = 30.0
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 8.0
 
 _live_clusters: list[LocalCluster] = []
 

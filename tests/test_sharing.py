@@ -127,8 +127,8 @@ def test_clients_are_told_apart_with_their_counts(programs: Programs, tmp_path: 
         futures = busy.map(meet, [tmp_path] * 10, range(10), [3] * 10)
         wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two of its tasks ran")
         (busy_info, late_info) = late.scheduler_info()["clients"]
-        assert busy_info == {"name": "busy", "running": 2, "queued": 8}
-        assert late_info == {"name": "late", "running": 0, "queued": 0}
+        assert busy_info.items() >= {"name": "busy", "running": 2, "queued": 8}.items()
+        assert late_info.items() >= {"name": "late", "running": 0, "queued": 0}.items()
         waits = late.submit(meet, tmp_path, 99, 3)
         wait_until(lambda: late.scheduler_info()["clients"][1]["queued"] == 1, "its task waited")
         (tmp_path / "third").touch()

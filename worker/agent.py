@@ -18,7 +18,7 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -68,7 +68,7 @@ from .events import (
 from .memory import MemoryLimits, over_limit
 from .output import LineSplitter, RateLimiter
 from .peers import Peers
-from .slotpool import PoolEvents, SlotFactory, SlotHandle
+from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
 from .transfers import Transfers
 
 HEARTBEAT_SECONDS = 5.0
@@ -191,17 +191,18 @@ class Agent:
             elif (run := self._core.running(number)) is not None:
                 slot.interrupt(run.task, run.attempt)
             slot.retire()
-        await self._wait_for_slots(GRACE_SECONDS)
+        await _wait_until(lambda: not self._slots, GRACE_SECONDS)
+        for number, slot in self._slots.items():
+            if self._core.running(number) is not None:
+                slot.kill()
+        await _wait_until(lambda: not self._slots, KILL_SECONDS)  # the others end what their libraries have started
         for slot in self._slots.values():
             slot.kill()
-        await self._wait_for_slots(KILL_SECONDS)
+        await _wait_until(lambda: not self._slots, KILL_SECONDS)
+        # Their children, a resource tracker for one, get the time to notice and to clean up.
+        await _wait_until(lambda: not any(slot.lingers() for _, slot in slots), EXIT_SECONDS)
         for _, slot in slots:
             slot.sweep()
-
-    async def _wait_for_slots(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while self._slots and time.monotonic() < end:
-            await asyncio.sleep(0.002)
 
     # --- events in, effects out ---
 
@@ -384,3 +385,9 @@ def _is_sound(message: PutBlob) -> bool:
         return True
     log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
     return False
+
+
+async def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        await asyncio.sleep(0.002)

@@ -45,6 +45,7 @@ class SlotHandle(Protocol):
     def interrupt(self, task: int, attempt: int) -> None: ...
     def kill(self) -> None: ...
     def retire(self) -> None: ...
+    def lingers(self) -> bool: ...
     def sweep(self) -> None: ...
 
 
@@ -102,8 +103,18 @@ class ProcessSlot:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
+    def lingers(self) -> bool:
+        """Whether something that the slot has started still runs; its process group is named after it."""
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass
+        return True
+
     def sweep(self) -> None:
-        """Kill what the slot has started and left running; its process group is named after it."""
+        """Kill what the slot has started and left running."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -227,8 +238,12 @@ class ThreadSlot:
     def retire(self) -> None:
         self._link.close()
 
-    def sweep(self) -> None:
+    def lingers(self) -> bool:
         """There is nothing that a thread leaves behind."""
+        return False
+
+    def sweep(self) -> None:
+        """As above."""
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
