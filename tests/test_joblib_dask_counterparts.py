@@ -174,7 +174,7 @@ def test_without_n_jobs_all_workers_are_used_and_nested_calls_end() -> None:
 def test_a_nested_call_that_requires_shared_memory_has_it(require: str | None) -> None:
     def outer() -> list[int]:
         found: list[int] = []
-        (result,) = Parallel(n_jobs=2, prefer="threads")([delayed(middle)(found)])
+        (result,) = Parallel(n_jobs=2, prefer="threads", require=require)([delayed(middle)(found)])
         return found if require else [int(i) for i in result]
 
     def middle(found: list[int]) -> list[int]:
@@ -439,7 +439,7 @@ def test_the_scheduler_calls_a_batch_by_its_first_function(mixed: bool, thread_c
 
     def look() -> None:
         assert started.wait(20)
-        names.extend(task.name for task in list(core_of(thread_client).tasks.values()))
+        names.extend(task.name for task in list(core_of(thread_client).attempts.tasks.values()))
         go_on.set()
 
     global _shared
