@@ -286,7 +286,7 @@ def test_a_slot_loads_joblib_only_for_a_task_that_does_and_nests_it_from_then_on
         assert Parallel(n_jobs=2)([delayed(loaded)()]) == [set()]
         assert Parallel(n_jobs=2)([delayed(backend)(), delayed(backend)()]) == ["MinidaskBackend"] * 2
         assert Parallel(n_jobs=2)([delayed(backend)()]) == ["MinidaskBackend"]
-        assert client.submit(backend).result(10) == "LokyBackend"
+        assert client.submit(backend).result(10) == "MinidaskBackend"
 
 
 def test_nested_calls_run_inside_their_task() -> None:
