@@ -87,10 +87,14 @@ class Call:
         try:
             return self._send(job)
         except MinidaskError as error:
-            future = Future(0, "batch", lambda future: None, lambda: False)
-            future.settle(Lost(error))
-            self._is_done(job, future)
-            return future
+            return self._fail(job, error)
+
+    def _fail(self, job: Job, error: MinidaskError) -> Future:
+        """A batch cannot be run, and why."""
+        future = Future(0, "batch", lambda future: None, lambda: False)
+        future.settle(Lost(error))
+        self._is_done(job, future)
+        return future
 
     def _send(self, job: Job) -> Future:
         """Have the cluster run a batch.

@@ -18,7 +18,7 @@ from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.nested import LOOK_SECONDS, TaskClient
 from minidask.client.reading import Borrowed
-from minidask.errors import SerializationError
+from minidask.errors import MinidaskError, SerializationError
 from minidask.joblib_call import Call, Job
 
 TELL_SECONDS = 0.25
@@ -33,6 +33,7 @@ class NestedCall(Call):
         self._task_client = client
         self._sharing = threading.Lock()
         self._running_here = False
+        self._only_here = False  # once something cannot be sent
         self._ran = self._failed = 0  # calls that ran here, and that was not told yet
         self._told = time.monotonic()
         super().__init__(client, *arguments)
@@ -60,7 +61,7 @@ class NestedCall(Call):
         return bool(self._wait_retrieval())
 
     def _send(self, job: Job) -> Future:
-        if self._task_client.idle:
+        if self._task_client.idle and not self._only_here:
             with self._sharing:
                 return self._send_or_keep(job)
         self._kept.append(job)
@@ -73,17 +74,19 @@ class NestedCall(Call):
             self._kept.append(job)  # it has to run here
             self._only_here = True
             return _future()
+        except MinidaskError as error:
+            return self._fail(job, error)
 
     # --- sharing ---
 
     def _share(self) -> None:
         """Send what is kept: others have nothing to do."""
         with self._sharing:
-            for _ in range(len(self._kept)):
+            while not self._only_here:
                 try:
                     job = self._kept.popleft()
                 except IndexError:
-                    return  # the task has just begun it
+                    return  # there is none left, or the task has just begun the last one
                 self._send_or_keep(job)
 
     def _share_if_busy(self) -> None:
@@ -92,8 +95,6 @@ class NestedCall(Call):
             threading.Thread(target=self._share, name="minidask-share", daemon=True).start()
 
     # --- working ---
-
-    _only_here = False
 
     def _work_here(self, reading: Borrowed | None) -> bool:
         if not self._kept:
