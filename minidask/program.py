@@ -38,14 +38,17 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
 def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
     """Have a first SIGTERM call `drain`; a second one, or SIGINT at any time, sets `stopped`."""
     stop_on_signals(stopped, log)
-    loop = asyncio.get_running_loop()
+    came = []
 
-    def first() -> None:
+    def on_sigterm() -> None:  # one for both: where a handler is replaced, a signal may find none
+        came.append(True)
+        if len(came) > 1:
+            stopped.set()
+            return
         log.info("draining: got SIGTERM; this ends when what runs has ended, or at once on another signal")
-        stop_on_signals(stopped, log)
         drain()
 
-    loop.add_signal_handler(signal.SIGTERM, first)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, on_sigterm)
 
 
 def make_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:

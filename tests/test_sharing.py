@@ -19,6 +19,14 @@ import minidask
 from .conftest import Programs, wait_until
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where calls tell that they have begun: nothing else is in it."""
+    made = tmp_path / "calls"
+    made.mkdir()
+    return made
+
+
 def meet(folder: Path, number: int, count: int) -> bool:
     """Be there until so many calls have begun; whether they have."""
     (folder / str(number)).touch()
@@ -48,23 +56,23 @@ def join_when_begun(folder: Path, count: int, join: Callable[[], object]) -> thr
 
 
 @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
-def test_a_call_fills_slots_that_come_while_it_waits(return_as: str, tmp_path: Path) -> None:
+def test_a_call_fills_slots_that_come_while_it_waits(return_as: str, folder: Path) -> None:
     """joblib itself has four calls under way, twice the slots of the beginning, until one of them ends."""
     with minidask.LocalCluster(2) as cluster, minidask.Client(cluster) as client:
-        joiner = join_when_begun(tmp_path, 2, lambda: cluster.scale(6))
+        joiner = join_when_begun(folder, 2, lambda: cluster.scale(6))
         with joblib.parallel_config("minidask", scheduler=client):
-            assert all(Parallel(batch_size=1, return_as=return_as)(meetings(tmp_path, 6)))
+            assert all(Parallel(batch_size=1, return_as=return_as)(meetings(folder, 6)))
         joiner.join()
         assert not client.workers.on_change
 
 
-def test_a_call_fills_a_machine_that_joins(programs: Programs, tmp_path: Path) -> None:
+def test_a_call_fills_a_machine_that_joins(programs: Programs, folder: Path) -> None:
     _, address = programs.scheduler()
     programs.worker(address, "--nworkers", "2")
     with minidask.Client(address) as client, joblib.parallel_config("minidask", scheduler=client):
         client.wait_for_workers(2)
-        joiner = join_when_begun(tmp_path, 2, lambda: programs.worker(address, "--nworkers", "4"))
-        assert all(Parallel()(meetings(tmp_path, 6)))
+        joiner = join_when_begun(folder, 2, lambda: programs.worker(address, "--nworkers", "4"))
+        assert all(Parallel()(meetings(folder, 6)))
         joiner.join()
 
 
@@ -81,8 +89,8 @@ def running(folder: Path, name: str, hold: Callable[[], bool] = lambda: False) -
 
 
 @pytest.mark.parametrize("options", [{"n_jobs": 2}, {"pre_dispatch": 2}])
-def test_what_the_user_has_limited_stays_limited(options: dict[str, Any], tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_what_the_user_has_limited_stays_limited(options: dict[str, Any], folder: Path) -> None:
+    gate = folder / "gate"
     with minidask.LocalCluster(2) as cluster, minidask.Client(cluster) as client:
 
         def grow() -> None:
@@ -90,9 +98,9 @@ def test_what_the_user_has_limited_stays_limited(options: dict[str, Any], tmp_pa
             client.wait_for_workers(4)
             gate.touch()
 
-        joiner = join_when_begun(tmp_path, 2, grow)
+        joiner = join_when_begun(folder, 2, grow)
         with joblib.parallel_config("minidask", scheduler=client):
-            calls = (delayed(running)(tmp_path, "call", lambda: not gate.exists()) for _ in range(20))
+            calls = (delayed(running)(folder, "call", lambda: not gate.exists()) for _ in range(20))
             assert max(Parallel(batch_size=1, **options)(calls)) == 2
         joiner.join()
 
@@ -120,45 +128,45 @@ def test_two_clients_with_four_threads_each_get_their_own_results(programs: Prog
         wait_until(lambda: not any(c["running"] + c["queued"] for c in first.scheduler_info()["clients"]), "all ended")
 
 
-def test_clients_are_told_apart_with_their_counts(programs: Programs, tmp_path: Path) -> None:
+def test_clients_are_told_apart_with_their_counts(programs: Programs, folder: Path) -> None:
     _, address = programs.scheduler()
     programs.worker(address, "--nworkers", "2")
     with minidask.Client(address, name="busy") as busy, minidask.Client(address, name="late") as late:
-        futures = busy.map(meet, [tmp_path] * 10, range(10), [3] * 10)
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "two of its tasks ran")
+        futures = busy.map(meet, [folder] * 10, range(10), [3] * 10)
+        wait_until(lambda: len(list(folder.iterdir())) == 2, "two of its tasks ran")
         (busy_info, late_info) = late.scheduler_info()["clients"]
         assert busy_info.items() >= {"name": "busy", "running": 2, "queued": 8}.items()
         assert late_info.items() >= {"name": "late", "running": 0, "queued": 0}.items()
-        waits = late.submit(meet, tmp_path, 99, 3)
+        waits = late.submit(meet, folder, 99, 3)
         wait_until(lambda: late.scheduler_info()["clients"][1]["queued"] == 1, "its task waited")
-        (tmp_path / "third").touch()
+        (folder / "third").touch()
         assert waits.result(20)
         assert all(busy.gather(futures))
 
 
-def test_a_newcomer_is_next_however_much_another_has_queued(programs: Programs, tmp_path: Path) -> None:
+def test_a_newcomer_is_next_however_much_another_has_queued(programs: Programs, folder: Path) -> None:
     _, address = programs.scheduler()
     programs.worker(address, "--nworkers", "1")
     with minidask.Client(address) as many, minidask.Client(address) as few:
-        holds = many.submit(meet, tmp_path, 0, 2)
-        wait_until(lambda: list(tmp_path.iterdir()), "the first task ran")
+        holds = many.submit(meet, folder, 0, 2)
+        wait_until(lambda: list(folder.iterdir()), "the first task ran")
         queued = many.map(neg, range(3000))
         wait_until(lambda: many.scheduler_info()["clients"][0]["queued"] == 3000, "all were queued")
         first = few.submit(time.monotonic_ns)
         wait_until(lambda: few.scheduler_info()["clients"][1]["queued"] == 1, "the newcomer's was, too")
         after = many.submit(time.monotonic_ns, priority=1)  # before all others of its client
-        (tmp_path / "second").touch()
+        (folder / "second").touch()
         assert holds.result(20)
         assert first.result(20) < after.result(20)
         assert many.gather(queued) == [-i for i in range(3000)]
 
 
-def test_n_jobs_holds_for_each_call_of_its_own(tmp_path: Path) -> None:
+def test_n_jobs_holds_for_each_call_of_its_own(folder: Path) -> None:
     with minidask.Client(n_workers=4) as client, ThreadPoolExecutor(3) as threads:
 
         def call(n_jobs: int) -> int:
             with joblib.parallel_config("minidask", scheduler=client):
-                calls = (delayed(running)(tmp_path, f"of{n_jobs}") for _ in range(30))
+                calls = (delayed(running)(folder, f"of{n_jobs}") for _ in range(30))
                 return max(Parallel(n_jobs=n_jobs, batch_size=1, pre_dispatch="all")(calls))
 
         assert [found <= n_jobs for n_jobs, found in zip((2, 3), threads.map(call, (2, 3)), strict=True)] == [
