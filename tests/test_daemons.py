@@ -192,14 +192,20 @@ def test_a_worker_comes_back_to_a_scheduler_that_was_started_again(programs: Pro
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_daemon_cleanly_with_every_child(number: signal.Signals, programs: Programs) -> None:
+def test_a_signal_ends_a_daemon_cleanly_with_every_child(
+    number: signal.Signals, programs: Programs, tmp_path: Path
+) -> None:
+    def compute() -> int:
+        (tmp_path / "begun").touch()
+        return sum(range(10**12))
+
     scheduler, address = programs.scheduler()
     worker = programs.worker(address, "--nworkers", "2")
     wait_until(lambda: len(psutil.Process(worker.process.pid).children()) == 2, "the slots had started")
     slots = psutil.Process(worker.process.pid).children()
     with minidask.Client(address) as client:
-        busy = client.submit(lambda: sum(range(10**12)))
-        wait_until(lambda: not at_rest(client), "the task was sent")
+        busy = client.submit(compute)
+        wait_until((tmp_path / "begun").exists, "the task ran")
         worker.send(number)
         if number == signal.SIGTERM:  # the first has it wait for what runs: see test_draining.py
             worker.wait_for("draining")
