@@ -130,7 +130,7 @@ def _working(payload: Any, result: Any) -> Callable[[], object]:
     core.handle(FromSlot(0, SlotReady(1)), 0.0)
 
     def step() -> None:
-        core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], payload)), 0.0)
+        core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], 0, payload)), 0.0)
         core.handle(FromSlot(0, Done(1, 1, 1e-6, result)), 0.0)
 
     return step

@@ -41,23 +41,22 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
     if function is run_batch:
         return function(*args, **kwargs)
-    with _nesting(None):
+    with _nested_from_import_on(None) if _nested is None else _nested(None):
         return function(*args, **kwargs)
 
 
 def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
     """Run the calls of one batch, as joblib's `BatchedCalls` does."""
-    with _nesting(nesting_level):
+    if _nested is not None:
+        with _nested(nesting_level):
+            return _run(items, inner_threads)
+    with _nested_from_import_on(nesting_level):
         return _run(items, inner_threads)
 
 
 @contextlib.contextmanager
-def _nesting(level: int | None) -> Iterator[None]:
-    """Have joblib's calls be nested ones, from its import on if it is not loaded yet."""
-    if _nested is not None:
-        with _nested(level):
-            yield
-        return
+def _nested_from_import_on(level: int | None) -> Iterator[None]:
+    """Have joblib's calls be nested ones as soon as it is loaded."""
     with contextlib.ExitStack() as stack:
         outer, _this_thread.on_joblib = _this_thread.on_joblib, lambda nested: stack.enter_context(nested(level))
         try:

@@ -12,6 +12,7 @@ waits in `retrieval_context`: it wakes when a result is there, where joblib itse
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import weakref
@@ -270,6 +271,7 @@ def nested_config(nesting_level: int | None) -> parallel_config:
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
 
 
+@functools.cache
 def _nested_backend(nesting_level: int | None) -> MinidaskBackend:
     """Calls within a task go to the cluster too, if they ask for it: without `n_jobs` they run inside their task."""
     backend = MinidaskBackend(nesting_level=(nesting_level or 0) + 1)

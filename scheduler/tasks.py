@@ -188,7 +188,7 @@ class Nest:
 class TaskRecord:
     """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's.
 
-    What another task has submitted has that for a `parent`.
+    What another task has submitted has that for a `parent`; `root` is the client behind the outermost one.
     """
 
     id: int
@@ -208,11 +208,10 @@ class TaskRecord:
     last_worker: str | None = None
     parent: TaskRecord | None = None
     nest: Nest | None = None
+    root: ClientRecord = field(init=False)
 
-    @property
-    def root(self) -> ClientRecord:
-        """The client that is behind it: for a task within a task, that of the outermost one."""
-        return self.client if self.parent is None else self.parent.root
+    def __post_init__(self) -> None:
+        self.root = self.client if self.parent is None else self.parent.root
 
     @property
     def counts(self) -> TaskCounts:

@@ -58,6 +58,9 @@ class SlotRecord:
 
     def find(self, task: int, attempt: int) -> Busy | Ending | None:
         """The call that is this attempt."""
+        state = self.state  # in most cases it is this one
+        if isinstance(state, Busy | Ending) and state.run.task == task and state.run.attempt == attempt:
+            return state
         return next((call for call in self.calls if (call.run.task, call.run.attempt) == (task, attempt)), None)
 
     def replace(self, call: Busy | Ending, other: Busy | Ending) -> None:
