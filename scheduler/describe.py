@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
 def describe(core: SchedulerCore) -> dict[str, Any]:
     """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts.
 
-    A client's `nested` counts the tasks that its tasks have submitted.
+    A client's `nested` counts the tasks that its tasks have submitted. A task that has lent its slot to another one
+    does not count as running.
     """
+    lent = Counter(host.root.peer for worker in core.workers.values() for host in worker.guests.values())
     workers = [
         {**w.info, "address": w.address, "name": w.name, "slots": w.slots, "tasks": len(w.tasks), "memory": w.memory}
         for w in core.workers.values()
@@ -22,9 +25,9 @@ def describe(core: SchedulerCore) -> dict[str, Any]:
     for client in core.clients.values():
         if not client.nested:
             queued = core.attempts.ready.live(client)
-            now = {"queued": queued, "running": client.unfinished - queued}
+            now = {"queued": queued, "running": client.unfinished - queued - lent[client.peer]}
             within = asdict(client.within)
             clients.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
-    running = sum(len(worker.tasks) for worker in core.workers.values())
+    running = sum(len(worker.tasks) - len(worker.guests) for worker in core.workers.values())
     tasks = {"queued": len(core.attempts.ready), "running": running, "finished": core.attempts.finished}
     return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}
