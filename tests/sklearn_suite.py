@@ -48,6 +48,7 @@ PACKAGE = Path(sklearn.__file__).parent
 ROOT = Path(__file__).parent.parent
 CRASHED = "(the run itself)"
 DIED = "died"
+TOO_LONG = -1000  # in the place of an exit code
 
 Outcomes = dict[str, tuple[str, float]]
 Results = dict[str, dict[str, Outcomes]]  # module, backend
@@ -95,11 +96,12 @@ def run_module(
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
-            status = -1
+            status = TOO_LONG
     found = (json.loads(line) for line in lines.read_text().splitlines())
     outcomes: Outcomes = {test: (outcome, seconds) for test, outcome, seconds in found}
     lines.unlink()
     if status not in (0, 1):  # neither all passed, nor some failed
+        print(f"{module} on {backend} ended early: exit code {status}, or too long if that is {TOO_LONG}; see {log}")
         outcomes[CRASHED] = (DIED, 0.0)
     return outcomes
 
