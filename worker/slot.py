@@ -74,6 +74,7 @@ class Slot:
         self._session: bytes | None = None
         self._modules: dict[str, str] = {}
         self._in_call = False
+        self._interrupted = False  # since the last call began
         self._calls: list[list[int]] = []  # those that run, outermost first, as number and attempt
         self._given: collections.deque[Run] = collections.deque()  # to be run next
         self._this_thread = threading.local()
@@ -188,7 +189,7 @@ class Slot:
             self._this_thread.call = outer
 
     def _outcome(self, run: Run) -> Message:
-        modules = len(sys.modules)
+        modules, self._interrupted = len(sys.modules), False
         began = time.perf_counter()
         use_blobs(self._blobs)
         try:
@@ -204,7 +205,7 @@ class Slot:
             return Done(run.task, run.attempt, time.perf_counter() - began, payload)
         except KeyboardInterrupt as error:
             self._in_call = False
-            if self._alone and len(sys.modules) != modules:
+            if self._interrupted and len(sys.modules) != modules:
                 os._exit(0)  # an import may have been cut in two, and that cannot be mended here: start afresh
             return self._failed(run, error, began)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
@@ -226,6 +227,7 @@ class Slot:
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
         if self._in_call and self._is_meant():
+            self._interrupted = True
             raise KeyboardInterrupt
 
     def _is_meant(self) -> bool:
