@@ -12,7 +12,7 @@ from .sklearn_suite import CRASHED, DIED, MODULES, Results, compare, differing, 
 
 @pytest.mark.timeout(150)
 def test_scikit_learns_tests_of_multioutput_pass(tmp_path: Path) -> None:
-    # One test compares sums of floats that a forest's threads, scikit-learn's own, add up in the order in which they end.
+    # One test compares sums of floats that a forest's threads add up in the order in which they happen to end.
     keyword = "not test_multi_output_classification or partial_fit"
     outcomes = run_module("multioutput", "minidask", tmp_path, n_jobs=-1, timeout=60, limit=140, keyword=keyword)
     log = (tmp_path / "multioutput-minidask.log").read_text()
