@@ -545,17 +545,24 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
     assert client.submit(len, data).result(30) == 3_000_000
 
 
-def test_what_a_task_started_is_ended_and_cleaned_up_with_its_slot() -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_task_started_is_ended_and_cleaned_up_with_its_slot(killed: bool) -> None:
     def use_loky() -> list[int]:
         import joblib
 
         with joblib.parallel_config("loky"):
             return [os.getpid(), *joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4))]
 
-    before = set(os.listdir("/dev/shm"))
+    def shared() -> list[str]:
+        names = (f"sem.loky-{pids[0]}-", f"joblib_memmapping_folder_{pids[0]}_")
+        return [name for name in os.listdir("/dev/shm") if name.startswith(names)]
+
     with minidask.Client(n_workers=1) as client:
         pids = client.submit(use_loky).result(30)
         assert len(set(pids)) > 1
-        assert set(os.listdir("/dev/shm")) - before
-    wait_until(lambda: not alive(pids), "all processes had ended", 5)
-    wait_until(lambda: not any(str(pids[0]) in name for name in os.listdir("/dev/shm")), "shared memory was free", 5)
+        assert shared()
+        if killed:
+            os.kill(pids[0], signal.SIGKILL)
+            wait_until(lambda: not alive(pids) and not shared(), "all was cleaned up beside a cluster that goes on")
+    wait_until(lambda: not alive(pids), "all processes had ended")
+    wait_until(lambda: not shared(), "shared memory was free")

@@ -115,8 +115,11 @@ class ProcessSlot:
 
     def sweep(self) -> None:
         """Kill what the slot has started and left running."""
+        self._signal_group(signal.SIGKILL)
+
+    def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.pid, number)
 
     def retire(self) -> None:
         self._link.close()
@@ -165,7 +168,9 @@ class ProcessSlot:
             os.close(self._watch)
             self._watch = -1
         self._process.wait()
-        # Its own children, a resource tracker for one, get the time to notice and to clean up.
+        # What it started is asked to end, and gets the time for it: a resource tracker, which ignores the signal, cleans
+        # up once the last of the processes that it serves is gone.
+        self._signal_group(signal.SIGTERM)
         self._loop.call_later(EXIT_SECONDS, self._end_of_grace)
         self._maybe_exited()
 
