@@ -48,7 +48,7 @@ def _with_array(array: Array, tasks: int) -> float:
 def _new_array(setting: Setting) -> Array:
     """Data that no engine has seen before."""
     array = large_array(setting)
-    array[1] = time.perf_counter()
+    np.add(array, 1.0, out=array)
     return array
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import mmap
 import os
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import xxhash
@@ -14,6 +17,8 @@ from minidask.parts import Parts
 from minidask.wire.frames import Buffer
 
 COPY_BYTES = 256 * 1024
+MAP_FIXED = 0x10
+MAP_FAILED = ctypes.c_void_p(-1).value
 
 
 def blob_id(payload: Sequence[Buffer]) -> bytes:
@@ -42,29 +47,42 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def write(path: Path, view: memoryview) -> bytes:
-    """Write a file whole, or leave nothing. `write` tells when there is no room; touching a mapping would not.
-
-    Returns the name for the bytes that were written: each goes through a copy that nobody else can change. That costs
-    nothing, as the copy stays in the processor's cache.
-    """
-    digest = xxhash.xxh3_128(view.nbytes.to_bytes(8, "little"))
-    copy = memoryview(bytearray(min(COPY_BYTES, view.nbytes)))
+def write(path: Path, chunks: Iterable[memoryview]) -> None:
+    """Write a file whole, or leave nothing. `write` tells when there is no room; touching a mapping would not."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        while view.nbytes:
-            part = copy[: view.nbytes]
-            part[:] = view[: part.nbytes]
-            digest.update(part)
-            view = view[part.nbytes :]
-            while part.nbytes:
-                part = part[os.write(fd, part) :]
+        for chunk in chunks:
+            while chunk.nbytes:
+                chunk = chunk[os.write(fd, chunk) :]
     except BaseException:
         os.unlink(path)
         raise
     finally:
         os.close(fd)
-    return digest.digest()
+
+
+class Hashed:
+    """The bytes of a blob on their way into a file: `name` is, at the end, the name for those that went.
+
+    Each chunk is a copy that nobody else can change. That costs nothing, as it stays in the processor's cache.
+    """
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._digest = xxhash.xxh3_128()
+
+    def __iter__(self) -> Iterator[memoryview]:
+        self._digest = xxhash.xxh3_128(self._view.nbytes.to_bytes(8, "little"))
+        copy = memoryview(bytearray(min(COPY_BYTES, self._view.nbytes)))
+        for start in range(0, self._view.nbytes, COPY_BYTES):
+            chunk = copy[: self._view.nbytes - start]
+            chunk[:] = self._view[start : start + chunk.nbytes]
+            self._digest.update(chunk)
+            yield chunk
+
+    @property
+    def name(self) -> bytes:
+        return self._digest.digest()
 
 
 def reserve(path: Path, size: int) -> int:
@@ -94,6 +112,49 @@ def mapped(path: Path, access: int) -> memoryview:
         return memoryview(mmap.mmap(fd, size, access=access)) if size else memoryview(b"")
     finally:
         os.close(fd)
+
+
+def mapped_together(paths: Sequence[Path], private: bool) -> memoryview:
+    """The bytes of several files, one after another; all but the last are whole pages.
+
+    Address space for all of them first, and each file over its part of that; Python's `mmap` cannot say where.
+    """
+    with contextlib.ExitStack() as stack:
+        fds = []
+        for path in paths:
+            fds.append(os.open(path, os.O_RDONLY))
+            stack.callback(os.close, fds[-1])
+        sizes = [os.fstat(fd).st_size for fd in fds]
+        libc = _libc()
+        space = _map(libc, None, sum(sizes), mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        region = (ctypes.c_char * sum(sizes)).from_address(space)
+        weakref.finalize(region, libc.munmap, space, sum(sizes)).atexit = False
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if private else 0)
+        flags = (mmap.MAP_PRIVATE if private else mmap.MAP_SHARED) | MAP_FIXED
+        for fd, size in zip(fds, sizes, strict=True):
+            _map(libc, space, size, protection, flags, fd)
+            space += size
+    view = memoryview(region).cast("B")
+    return view if private else view.toreadonly()
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
+        *(ctypes.c_int, ctypes.c_int, ctypes.c_long),
+    )
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    return libc
+
+
+def _map(libc: ctypes.CDLL, address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
+    mapped: int = libc.mmap(address, size, protection, flags, fd, 0)
+    if mapped == MAP_FAILED:
+        raise OSError(ctypes.get_errno(), f"cannot map {size} bytes")
+    return mapped
 
 
 class Incoming:

@@ -22,14 +22,15 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minidask import blobfiles
-from minidask.blobfiles import Incoming
+from minidask.blobfiles import Hashed, Incoming
 from minidask.errors import SerializationError
 from minidask.folders import is_alive
+from minidask.pieces import side_by_side
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
@@ -84,14 +85,33 @@ class BlobStore:
             OSError: there is no room for it.
             SerializationError: somebody changed it meanwhile, so that what was written is not what the name says.
         """
-        if not self.pin(blob):
-            part = self._part(blob)
-            if self._write(part, data) != blob:
-                blobfiles.remove(part)
-                raise SerializationError(
-                    "an array was changed while it was being sent: change it before a task takes it, or send a copy"
-                )
-            self._seal(blob, part)
+        self.put_all({blob: data})
+
+    def put_all(self, blobs: Mapping[bytes, Buffer]) -> None:
+        """As `put`, for several, written side by side; those that this process has pinned before stay pinned.
+
+        The kernel lets one thread write to a file at a time, but several to several.
+        """
+        new = [blob for blob in blobs if blob not in self._pins]
+        missing = [blob for blob in new if not self.pin(blob)]
+        fits = self._has_room(sum(len(blobs[blob]) for blob in missing))
+        try:
+            side_by_side(lambda blob: self._put(blob, blobs[blob], fits), missing)
+        except BaseException:
+            for blob in new:
+                self.unpin(blob)
+            raise
+
+    def _put(self, blob: bytes, data: Buffer, fits: bool) -> None:
+        part = self._part(blob)
+        content = Hashed(memoryview(data).cast("B"))
+        self._write(part, content, fits)
+        if content.name != blob:
+            blobfiles.remove(part)
+            raise SerializationError(
+                "an array was changed while it was being sent: change it before a task takes it, or send a copy"
+            )
+        self._seal(blob, part)
 
     def pin(self, blob: bytes) -> bool:
         """Keep the blob in the store until `unpin`; whether it is there at all."""
@@ -169,16 +189,23 @@ class BlobStore:
         if pin is not None:
             pin.unlink(missing_ok=True)
 
-    def map(self, blob: bytes, *, private: bool = False) -> memoryview:
-        """The blob's bytes, mapped: read-only, or `private`: what is written to them is seen by nobody else.
+    def map(self, *blobs: bytes, private: bool = False) -> memoryview:
+        """The bytes of a blob, or of several, one after another, mapped.
+
+        Args:
+            private: what is written to them is seen by nobody else; they are read-only if not.
 
         Raises:
-            SerializationError: it is not in the store.
+            SerializationError: a blob is not in the store.
         """
+        paths = [self._path(blob) for blob in blobs]
         try:
-            return blobfiles.mapped(self._path(blob), mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
+            if len(paths) > 1:
+                return blobfiles.mapped_together(paths, private)
+            return blobfiles.mapped(paths[0], mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
         except FileNotFoundError as error:
-            raise SerializationError(f"blob {blob.hex()} is not in the store of this machine, {self.folder}") from error
+            missing = Path(error.filename).name
+            raise SerializationError(f"blob {missing} is not in the store of this machine, {self.folder}") from error
 
     # --- results on their way back: each has one writer and one reader ---
 
@@ -190,7 +217,7 @@ class BlobStore:
         """
         name = os.urandom(16)
         part = self._part(name)
-        self._write(part, data)
+        self._write(part, [memoryview(data).cast("B")], self._has_room(len(data)))
         part.rename(self._path(name).with_suffix(RESULT))
         return name
 
@@ -244,18 +271,16 @@ class BlobStore:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield int(lock.read())
 
-    def _write(self, path: Path, data: Buffer) -> bytes:
-        """Write a file whole, or leave nothing: in memory if there is room, else on disk. Returns the name for it."""
-        view = memoryview(data).cast("B")
-        if self._has_room(view.nbytes):
+    def _write(self, path: Path, content: Iterable[memoryview], fits: bool) -> None:
+        """Write a file whole, or leave nothing: in memory if it fits, else on disk."""
+        if fits:
             try:
-                return blobfiles.write(path, view)
+                return blobfiles.write(path, content)
             except OSError:  # shared memory is smaller than was thought, or others have filled it
                 self._allowance = 0
         real = self._on_disk(path)
-        name = blobfiles.write(real, view)
-        self._link_to_disk(path, real)
-        return name
+        blobfiles.write(real, content)
+        return self._link_to_disk(path, real)
 
     def _on_disk(self, path: Path) -> Path:
         """Where a file is to be that finds no room in memory."""

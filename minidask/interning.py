@@ -9,13 +9,14 @@ from __future__ import annotations
 import collections
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from minidask.blobfiles import blob_id
 from minidask.errors import SerializationError
 from minidask.functions import Key, fingerprint, importable, is_wrapper, parts_of_wrapper
 from minidask.payload import BY_NAME, PRIVATE, SHARED, dumps_naming
+from minidask.pieces import cut, reference, side_by_side
 from minidask.wire.messages import Payload
 
 REPEATED_BYTES = 64 * 1024
@@ -75,7 +76,7 @@ class Interner:
     """Gives the objects that a call's tasks share a name, and ships each of them once.
 
     Args:
-        put: called with a blob's name and payload; holds it, once for each call.
+        put: called with the payloads of blobs, by their names; holds each, once for each call.
         drop: called with the names of blobs to hold once less, from anywhere: a garbage collection may do it.
         functions: whether to ship functions and classes that cannot be imported; else only scattered handles
             get a name.
@@ -86,7 +87,7 @@ class Interner:
 
     def __init__(
         self,
-        put: Callable[[bytes, Payload], None],
+        put: Callable[[Mapping[bytes, Payload]], None],
         drop: Callable[[list[bytes]], None],
         *,
         functions: bool = True,
@@ -100,8 +101,8 @@ class Interner:
         self._functions = functions
         self._large = large
         self._mode = mode
-        self._data: dict[Place, tuple[weakref.ref[Any], bytes]] = {}
-        self._gone: collections.deque[bytes] = collections.deque()
+        self._data: dict[Place, tuple[weakref.ref[Any], list[bytes]]] = {}
+        self._gone: collections.deque[list[bytes]] = collections.deque()
         self._seen: set[bytes] = set()
         self._known: dict[int, tuple[Any, bytes]] = {}  # by id(); the object is held so that the id stays its own
         self._twins: dict[Key, tuple[Key, bytes]] = {}  # by `fingerprint`: what keeps its ids, and the blob
@@ -112,14 +113,14 @@ class Interner:
     def begin(self) -> None:
         """The next task is pickled, so the one before it is on its way, and holds what it needs."""
         while self._gone:
-            self._drop([self._gone.popleft()])
+            self._drop(list(set(self._gone.popleft())))
 
     def close(self) -> None:
         """No more tasks will come."""
         self._copies.clear()
         self.begin()
         data, self._data = self._data, {}
-        self._drop([*self._shipped, *(blob for _, blob in data.values())])
+        self._drop([*self._shipped, *(name for _, names in data.values() for name in set(names))])
         self._shipped.clear()
 
     def alias(self, obj: Any, handle: Scattered) -> None:
@@ -176,7 +177,7 @@ class Interner:
     def _define(self, obj: Any, what: str) -> bytes:
         payload, parts = dumps_naming(obj, what, _InFunction(self))
         blob = blob_id(payload)
-        self._ship(blob, payload)
+        self._ship({blob: payload})
         self._parts[blob] = parts
         return blob
 
@@ -213,15 +214,14 @@ class Interner:
             return self._repeated(raw)
         place = _place(raw)
         if place is None:
-            blob = blob_id([raw])
-            self._ship(blob, [raw])
+            names = self._ship_pieces(raw)
         elif place in self._data:
-            blob = self._data[place][1]
+            names = self._data[place][1]
         else:
-            blob = blob_id([raw])
-            self._put(blob, [raw])
-            self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), blob)
-        return blob + self._mode
+            names, pieces = _pieces(raw)
+            self._put(pieces)
+            self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), names)
+        return reference(names, self._mode)
 
     def reference_in_function(self, raw: memoryview) -> bytes | None:
         """As `reference`, for what a function holds: all its calls in a slot share that, so none may write to it.
@@ -230,9 +230,7 @@ class Interner:
         """
         if self._large is None or raw.nbytes < self._large:
             return None
-        blob = blob_id([raw])
-        self._ship(blob, [raw])
-        return blob + SHARED
+        return reference(self._ship_pieces(raw), SHARED)
 
     def _forget(self, place: Place) -> None:
         """The array is gone, so no more tasks will take it, and another one may come to lie there.
@@ -248,13 +246,19 @@ class Interner:
         if blob not in self._seen or (blob not in self._shipped and len(self._shipped) >= MAX_REPEATED):
             self._seen.add(blob)
             return None
-        self._ship(blob, [raw])
-        return blob + PRIVATE
+        self._ship({blob: [raw]})
+        return reference([blob], PRIVATE)
 
-    def _ship(self, blob: bytes, payload: Payload) -> None:
-        if blob not in self._shipped:
-            self._put(blob, payload)
-            self._shipped.add(blob)
+    def _ship_pieces(self, raw: memoryview) -> list[bytes]:
+        names, pieces = _pieces(raw)
+        self._ship(pieces)
+        return names
+
+    def _ship(self, blobs: Mapping[bytes, Payload]) -> None:
+        new = {blob: payload for blob, payload in blobs.items() if blob not in self._shipped}
+        if new:
+            self._put(new)
+            self._shipped.update(new)
 
 
 class _InFunction:
@@ -269,6 +273,13 @@ class _InFunction:
 
     def begin(self) -> None:
         """It is within the pickle of a task."""
+
+
+def _pieces(raw: memoryview) -> tuple[list[bytes], dict[bytes, Payload]]:
+    """The names of a buffer's pieces, in order, and what each name stands for."""
+    pieces = cut(raw)
+    names = side_by_side(lambda piece: blob_id([piece]), pieces)
+    return names, {name: [piece] for name, piece in zip(names, pieces, strict=True)}
 
 
 def _place(raw: memoryview) -> Place | None:

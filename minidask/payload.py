@@ -1,7 +1,7 @@
 """Objects to bytes and back: cloudpickle, protocol 5, large buffers beside the pickle and not inside it.
 
 A payload is `[pickle, buffer, buffer, ...]`. A buffer beside the pickle has at least `OUT_OF_BAND_BYTES`, so a
-shorter one there is a *reference*: the name of a blob that holds the bytes, and a letter for how to take them.
+shorter one there is a *reference*: the names of the blobs that hold the bytes, and a letter for how to take them.
 
 What many tasks of a call share, functions defined in `__main__` above all, is pickled once as a *blob* named by a hash
 of its content, and every task's own pickle only names it: `interning.py` on the sending side, `BlobTable` on
@@ -24,13 +24,13 @@ from minidask.arrays import reduction
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError, SerializationError
 from minidask.functions import copy_of_wrapper, is_wrapper
+from minidask.pieces import names_in, reference
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
 OUT_OF_BAND_BYTES = 32 * 1024
 MAX_BUFFERS = 1024
 LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
-BLOB_ID_BYTES = 16
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
 
@@ -73,12 +73,13 @@ class _Beside:
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
             return True
-        reference = self.interner.reference(raw) if self.interner is not None else None
-        if reference is None:
+        named = self.interner.reference(raw) if self.interner is not None else None
+        if named is None:
             self.buffers.append(raw)
         else:
-            self.name(reference[:BLOB_ID_BYTES])
-            self.buffers.append(reference)
+            for name in names_in(named):
+                self.name(name)
+            self.buffers.append(named)
         return False
 
     def name(self, blob: bytes) -> None:
@@ -174,14 +175,14 @@ def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
     if len(part) < LARGE_BYTES:
         return part
     try:
-        return store.hand_over(part) + HANDED_OVER
+        return reference([store.hand_over(part)], HANDED_OVER)
     except OSError:  # there is no room: it goes along with the rest
         return part
 
 
 def left_in(payload: Payload) -> list[bytes]:
     """The names of what was left in a store of a result."""
-    return [bytes(part[:BLOB_ID_BYTES]) for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES]
+    return [name for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES for name in names_in(part)]
 
 
 def taken(payload: Payload, take: Callable[[bytes], Buffer]) -> Payload:
@@ -196,7 +197,7 @@ def taken(payload: Payload, take: Callable[[bytes], Buffer]) -> Payload:
 
 
 def _take(part: Buffer, take: Callable[[bytes], Buffer]) -> Buffer:
-    return part if len(part) >= OUT_OF_BAND_BYTES else take(bytes(part[:BLOB_ID_BYTES]))
+    return part if len(part) >= OUT_OF_BAND_BYTES else take(names_in(part)[0])
 
 
 class BlobTable:
@@ -211,7 +212,7 @@ class BlobTable:
     def __init__(self, store: BlobStore | None = None) -> None:
         self._store = store
         self._payloads: dict[bytes, Payload] = {}
-        self._maps: dict[bytes, memoryview] = {}
+        self._maps: dict[tuple[bytes, ...], memoryview] = {}
         self._objects: dict[bytes, Any] = {}
         self._states: dict[int, bytes] = {}  # by id of a class: the blob that it was last made from
 
@@ -220,26 +221,35 @@ class BlobTable:
 
     def forget(self, blob: bytes) -> None:
         self._payloads.pop(blob, None)
-        self._maps.pop(blob, None)
+        for names in [names for names in self._maps if blob in names]:
+            del self._maps[names]
         obj = self._objects.pop(blob, None)
         if self._states.get(id(obj)) == blob:
             del self._states[id(obj)]
 
-    def data(self, reference: bytes) -> Buffer:
-        """The bytes of a large buffer."""
-        blob, mode = reference[:BLOB_ID_BYTES], reference[BLOB_ID_BYTES:]
-        payload = self._payloads.get(blob)
-        if payload is None:
-            raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
-        if payload:
-            return payload[0] if mode == SHARED else bytearray(payload[0])
+    def data(self, named: bytes) -> Buffer:
+        """The bytes of a large buffer, given what stands for it."""
+        names, mode = names_in(named), named[-1:]
+        along = [self._payload(name) for name in names]
+        if any(along):
+            whole = len(names) == 1 and mode == SHARED
+            return along[0][0] if whole else bytearray().join(map(self._bytes, names, along))
         if self._store is None:
-            raise SerializationError(f"blob {blob.hex()} is in a store that this worker does not have")
+            raise SerializationError(f"blob {names[0].hex()} is in a store that this worker does not have")
         if mode == PRIVATE:
-            return self._store.map(blob, private=True)
-        if blob not in self._maps:
-            self._maps[blob] = self._store.map(blob)
-        return self._maps[blob]
+            return self._store.map(*names, private=True)
+        if names not in self._maps:
+            self._maps[names] = self._store.map(*names)
+        return self._maps[names]
+
+    def _payload(self, blob: bytes) -> Payload:
+        """What came of a blob: nothing, if it is in the store."""
+        if blob not in self._payloads:
+            raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
+        return self._payloads[blob]
+
+    def _bytes(self, blob: bytes, payload: Payload) -> Buffer:
+        return payload[0] if payload else self.data(reference([blob], SHARED))
 
     def resolve(self, blob: bytes) -> Any:
         if blob not in self._objects or self._states.get(id(self._objects[blob]), blob) != blob:
@@ -249,9 +259,7 @@ class BlobTable:
         return self._objects[blob]
 
     def _load(self, blob: bytes) -> Any:
-        if blob not in self._payloads:
-            raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
-        payload = self._payloads[blob] or [self.data(blob + SHARED)]
+        payload = self._payload(blob) or [self.data(reference([blob], SHARED))]
         return loads(payload, f"blob {blob.hex()[:8]}")
 
 

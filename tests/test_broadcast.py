@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import minidask
@@ -118,7 +119,7 @@ def test_the_clients_machine_sends_large_data_about_once_whatever_the_number_of_
 def test_a_peer_that_dies_in_the_middle_costs_only_its_transfer(hosts: Hosts, programs: Programs) -> None:
     address, workers = start(hosts, programs)
     script = """
-handle = client.scatter(np.ones(512 << 17))
+handle = client.scatter(np.arange(512 << 17, dtype=float))
 futures = [client.submit(total, handle) for _ in range(4)]
 print("results", [future.result(60) for future in futures])
 """
@@ -134,7 +135,7 @@ print("results", [future.result(60) for future in futures])
     number = max(range(1, 5), key=lambda number: hosts.sent(number) - passed_on[number - 1])
     workers[number - 1].send(signal.SIGKILL)
     assert client.exit_code(90) == 0, client.text
-    assert figures(client)["results"] == [str([(512.0 * (1 << 17), False)] * 4)]
+    assert figures(client)["results"] == [str([(float(np.arange(512 << 17, dtype=float).sum()), False)] * 4)]
 
 
 def test_when_the_client_that_sends_dies_another_with_the_same_data_goes_on(hosts: Hosts, programs: Programs) -> None:
@@ -148,7 +149,7 @@ import os, time
 print("ready", flush=True)
 while not os.path.exists(sys.argv[3]):
     time.sleep(0.01)
-handle = client.scatter(np.ones(256 << 17))
+handle = client.scatter(np.arange(256 << 17, dtype=float))
 future = client.submit(total, handle)
 client.scheduler_info()
 print("offered", flush=True)
@@ -168,7 +169,7 @@ print("result", future.result(60), flush=True)
     assert hosts.sent(1) < 250 * MIB, "it was to be in the middle of it"
     first.send(signal.SIGKILL)
     assert second.exit_code(60) == 0, second.text
-    assert figures(second)["result"] == [str((256.0 * (1 << 17), False))]
+    assert figures(second)["result"] == [str((float(np.arange(256 << 17, dtype=float).sum()), False))]
     assert 200 * MIB < hosts.sent(1) + hosts.sent(2) < 300 * MIB, "it went on where the first one had ended"
 
 
@@ -179,7 +180,7 @@ def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hos
             if one != other:
                 ip("-n", hosts.names[one], "route", "add", "prohibit", f"{hosts.address(other)}/32")
     path = programs.folder / "client.py"
-    path.write_text(SCRIPT + "measure(np.ones(64 << 17))\n")
+    path.write_text(SCRIPT + "measure(np.arange(64 << 17, dtype=float))\n")
     client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
     assert client.exit_code(60) == 0, client.text
     found = figures(client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import add
 from typing import Any
 
@@ -33,10 +33,11 @@ class Sender:
         self.table = p.BlobTable()
         p.use_blobs(self.table)
 
-    def put(self, blob: bytes, payload: Payload) -> None:
-        assert blob == blob_id(payload)
-        assert blob not in self.shipped, "it was shipped twice"
-        self.shipped[blob] = payload
+    def put(self, blobs: Mapping[bytes, Payload]) -> None:
+        for blob, payload in blobs.items():
+            assert blob == blob_id(payload)
+            assert blob not in self.shipped, "it was shipped twice"
+            self.shipped[blob] = payload
 
     def send(self, obj: Any) -> tuple[Any, int]:
         """What arrives, and how many bytes went along with the task."""
@@ -261,7 +262,8 @@ def test_a_search_sends_its_function_estimator_class_and_data_once(
         search = GridSearchCV(Constant(), {"label": list(range(10))}, cv=3, refit=False).fit(X, y)
     assert search.cv_results_["mean_test_score"].max() == pytest.approx(0.1, abs=0.01)
     assert sorted(shared) == [f"class {Constant.__qualname__}", "scikit-learn's wrapper of a function"]
-    assert sum(tasks) < X.nbytes + 40_000 * len(tasks)  # y, and which rows to train and to test on
+    rows = 2 * y.nbytes + 3_000  # of a fit, however many of them a batch has: y, and which rows to train and to test on
+    assert sum(tasks) < X.nbytes + 30 * rows
 
 
 def calls_of(client: minidask.Client, make: Callable[[], Iterable[Any]]) -> list[Any]:

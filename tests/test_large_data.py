@@ -391,7 +391,7 @@ def test_data_reaches_another_machines_store_and_results_come_back(programs: Pro
 
 def test_bytes_that_are_not_what_their_name_says_are_refused(client: minidask.Client) -> None:
     forged = b"x" * 16
-    client.blobs.put(forged, [b"not what the name says"])
+    client.blobs.put({forged: [b"not what the name says"]})
     handle = Scattered(forged, [], "bytes", client.blobs.release, lambda blobs: None)
     with pytest.raises(errors.SerializationError, match="was not sent along"):
         client.submit(len, handle).result(10)

@@ -168,8 +168,8 @@ class ProcessSlot:
             os.close(self._watch)
             self._watch = -1
         self._process.wait()
-        # What it started is asked to end, and gets the time for it: a resource tracker, which ignores the signal, cleans
-        # up once the last of the processes that it serves is gone.
+        # What it started is asked to end, and gets the time for it: a resource tracker, which ignores the signal,
+        # cleans up once the last of the processes that it serves is gone.
         self._signal_group(signal.SIGTERM)
         self._loop.call_later(EXIT_SECONDS, self._end_of_grace)
         self._maybe_exited()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from minidask.blobstore import BlobStore
 from minidask.folders import disk_folder, memory_folder, place_of
 from minidask.parts import PART_BYTES
 from minidask.payload import OUT_OF_BAND_BYTES
 from minidask.resources import blob_memory
+from minidask.wire.frames import Buffer
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 
 
@@ -39,30 +40,34 @@ class HeldBlobs:
         self._stored: set[bytes] = set()
         self._lock = threading.RLock()  # held while sending: whoever finds a blob held may name it at once
 
-    def put(self, blob: bytes, payload: Payload) -> None:
-        """Hold a blob, once more; the first time it is sent, or offered if it is large."""
+    def put(self, blobs: Mapping[bytes, Payload]) -> None:
+        """Hold these, each once more; the first time a blob is sent, or offered if it is large."""
         with self._lock:
-            if blob not in self._counts:
-                self._send(self._offer(blob, payload) or PutBlob(blob, payload))
-            self._counts[blob] = self._counts.get(blob, 0) + 1
+            new = {blob: payload for blob, payload in blobs.items() if blob not in self._counts}
+            offers = self._offer({blob: payload[0] for blob, payload in new.items() if _is_large(payload)})
+            for blob, payload in new.items():
+                self._send(offers.get(blob) or PutBlob(blob, payload))
+            for blob in blobs:
+                self._counts[blob] = self._counts.get(blob, 0) + 1
 
-    def _offer(self, blob: bytes, payload: Payload) -> OfferBlob | None:
-        """Put a large blob into the store; None if it is none, or there is no room."""
-        if self._full or len(payload) != 1 or len(payload[0]) < OUT_OF_BAND_BYTES:
-            return None
+    def _offer(self, large: Mapping[bytes, Buffer]) -> dict[bytes, OfferBlob]:
+        """Put large blobs into the store; none of them if there is no room."""
+        if self._full or not large:
+            return {}
         try:
             self._store = store = self._store or self._make_store()
-            store.put(blob, payload[0])
+            store.put_all(large)
         except OSError as error:
             warnings.warn(
-                f"no room for {len(payload[0])} bytes of large data ({error}): it is sent along instead,"
+                f"no room for {sum(map(len, large.values()))} bytes of large data ({error}): it is sent along instead,"
                 " which is slower and takes more memory",
                 stacklevel=2,
             )
             self._full = True
-            return None
-        self._stored.add(blob)
-        return OfferBlob(blob, len(payload[0]), place_of(store.folder))
+            return {}
+        self._stored.update(large)
+        place = place_of(store.folder)
+        return {blob: OfferBlob(blob, len(data), place) for blob, data in large.items()}
 
     def _make_store(self) -> BlobStore:
         disk = disk_folder(None)
@@ -126,3 +131,7 @@ class HeldBlobs:
             self._stored.clear()
             if self._own is not None:
                 self._own.remove()
+
+
+def _is_large(payload: Payload) -> bool:
+    return len(payload) == 1 and len(payload[0]) >= OUT_OF_BAND_BYTES

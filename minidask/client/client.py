@@ -221,7 +221,7 @@ class Client:
         interner = Interner(self.blobs.put, self._dropped.append, functions=False, large=LARGE_BYTES)
         payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
         blob = blob_id(payload)
-        self.blobs.put(blob, payload)
+        self.blobs.put({blob: payload})
         self.blobs.hold(parts)
         interner.close()
         return Scattered(blob, parts, type(data).__name__, self.blobs.release, self._dropped.append)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from minidask.blobfiles import blob_id
 from minidask.payload import dumps
@@ -17,11 +17,11 @@ class Session:
     """Keeps the scheduler's copy of this process's description up to date.
 
     Args:
-        put: called with the blob's name and payload when there is a new one.
+        put: called with the blob's payload, by its name, when there is a new one.
         release: called with the name of the one before.
     """
 
-    def __init__(self, put: Callable[[bytes, Payload], None], release: Callable[[bytes], None]) -> None:
+    def __init__(self, put: Callable[[Mapping[bytes, Payload]], None], release: Callable[[bytes], None]) -> None:
         self._put = put
         self._release = release
         self._path: list[str] = []
@@ -43,7 +43,7 @@ class Session:
             }
             payload = dumps(description, "the session")
             before, after = self._blob, blob_id(payload)
-            self._put(after, payload)
+            self._put({after: payload})
             self._path, self._log_level, self._blob = path, log_level, after
             if before and before != after:
                 self._release(before)
