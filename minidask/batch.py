@@ -12,10 +12,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 from minidask.resources import THREAD_VARIABLES
 
+T = TypeVar("T")
 Nested = Callable[[int | None], AbstractContextManager[Any]]
 
 
@@ -41,28 +42,33 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
     if function is run_batch:
         return function(*args, **kwargs)
-    with _nested_from_import_on(None) if _nested is None else _nested(None):
-        return function(*args, **kwargs)
+    return _run_nested(None, lambda: function(*args, **kwargs))
 
 
 def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
     """Run the calls of one batch, as joblib's `BatchedCalls` does."""
+    return _run_nested(nesting_level, lambda: _run(items, inner_threads))
+
+
+def _run_nested(level: int | None, run: Callable[[], T]) -> T:
+    """Have joblib's calls be nested ones, from when it is loaded on."""
     if _nested is not None:
-        with _nested(nesting_level):
-            return _run(items, inner_threads)
-    with _nested_from_import_on(nesting_level):
-        return _run(items, inner_threads)
+        with _nested(level):
+            return run()
+    entered: list[AbstractContextManager[Any]] = []
 
+    def on_joblib(nested: Nested) -> None:
+        context = nested(level)
+        context.__enter__()
+        entered.append(context)
 
-@contextlib.contextmanager
-def _nested_from_import_on(level: int | None) -> Iterator[None]:
-    """Have joblib's calls be nested ones as soon as it is loaded."""
-    with contextlib.ExitStack() as stack:
-        outer, _this_thread.on_joblib = _this_thread.on_joblib, lambda nested: stack.enter_context(nested(level))
-        try:
-            yield
-        finally:
-            _this_thread.on_joblib = outer
+    outer, _this_thread.on_joblib = _this_thread.on_joblib, on_joblib
+    try:
+        return run()
+    finally:
+        _this_thread.on_joblib = outer
+        for context in entered:
+            context.__exit__(None, None, None)
 
 
 def _run(items: list[Any], inner_threads: int | None) -> list[Any]:

@@ -198,9 +198,12 @@ class Call:
         return True
 
     def _run_callbacks(self, reading: Borrowed | None) -> None:
-        if reading is not None:
-            reading.run(lambda: self._run_callbacks(None))
-            return
+        if reading is None:
+            self._run_all()
+        else:
+            reading.run(self._run_all)
+
+    def _run_all(self) -> None:
         while not self._done.empty():
             item = self._done.get()
             if item is not None:

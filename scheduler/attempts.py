@@ -120,9 +120,10 @@ class Attempts:
     # --- what workers say of attempts ---
 
     def done(self, worker: WorkerRecord, message: m.Done) -> None:
-        learn(worker, message)
+        fetched = message.task in worker.delivering
         task = self._release(worker, message)
         if task is not None:
+            learn(task, worker, message.duration, fetched)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
 
@@ -219,12 +220,14 @@ class Attempts:
 
     def _unload(self, task: TaskRecord, worker: WorkerRecord) -> None:
         del worker.tasks[task.id]
-        self._leave_host(task, worker)
+        if worker.guests:
+            self._leave_host(task, worker)
         if task.id in worker.delivering:
             worker.delivering.discard(task.id)
         else:
             self._leave_group(task)
-        self._drop_children(task)
+        if task.nest is not None:
+            self._drop_children(task)
 
     def _leave_host(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """It runs no more: the slot of the one that waits for it is that one's again."""

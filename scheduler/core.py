@@ -229,11 +229,13 @@ class SchedulerCore:
             raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
         if message.timeout is not None and not message.timeout > 0:
             raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
-        parent = self._parent(message)
-        if message.parent and parent is None:
-            text = f"task {message.name!r}: the task that has submitted it has ended"
-            self._send(client.peer, m.TaskLost(message.task, "cancelled", text))
-            return
+        parent = None
+        if message.parent:
+            parent = self._parent(message)
+            if parent is None:
+                text = f"task {message.name!r}: the task that has submitted it has ended"
+                self._send(client.peer, m.TaskLost(message.task, "cancelled", text))
+                return
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
@@ -245,9 +247,9 @@ class SchedulerCore:
 
     def _parent(self, message: m.Submit | m.RanHere) -> TaskRecord | None:
         """The task that a message is from, if that attempt of it is still wanted."""
-        if len(message.parent) not in (0, 2):
+        if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
-        number, attempt = message.parent or (0, 0)
+        number, attempt = message.parent
         task = self.attempts.tasks.get(number)
         wanted = task is not None and task.attempt == attempt and type(task.state) is Running
         return task if wanted else None
@@ -262,7 +264,7 @@ class SchedulerCore:
         self._out.append((client.peer, m.Answer(message.request, {**describe(self), "you": client.peer})))
 
     def _ran_here(self, client: ClientRecord, message: m.RanHere) -> None:
-        parent = self._parent(message)
+        parent = self._parent(message) if message.parent else None
         if parent is not None:
             parent.root.within.add(message.finished, message.failed)
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 import itertools
 import math
 
-from minidask.wire.messages import Done
-
 from .blobs import BlobShelf
 from .ready import ReadyQueue
 from .tasks import Running, TaskRecord, WorkerRecord
@@ -39,22 +37,23 @@ def depth(seconds: float | None, round_trip: float | None) -> int:
     return min(MAX_DEPTH, math.ceil(min(round_trip, HELD_SECONDS) / max(seconds, 1e-6)))
 
 
-def learn(worker: WorkerRecord, message: Done) -> None:
-    """Note what an attempt that its worker now reports, at `worker.seen`, tells of durations and round trips."""
-    task = worker.tasks.get(message.task)
-    if task is None or type(task.state) is not Running or task.attempt != message.attempt:
-        return
-    if not 0 <= message.duration < math.inf:
+def learn(task: TaskRecord, worker: WorkerRecord, duration: float, fetched: bool) -> None:
+    """Note what an attempt that its worker reports, at `worker.seen`, tells of durations and round trips.
+
+    Args:
+        fetched: whether its result had to be fetched before, which takes its time.
+    """
+    if not 0 <= duration < math.inf or type(task.state) is not Running:
         return
     if task.group is not None:
-        task.group.seconds = _smoothed(task.group.seconds, message.duration)
+        task.group.seconds = _smoothed(task.group.seconds, duration)
     else:
         seconds = task.client.seconds
         if len(seconds) >= MAX_NAMES and task.name not in seconds:
             seconds.clear()
-        seconds[task.name] = _smoothed(seconds.get(task.name), message.duration)
-    if task.state.direct and task.id not in worker.delivering:
-        latest = max(worker.seen - task.state.since - message.duration, 0.0)
+        seconds[task.name] = _smoothed(seconds.get(task.name), duration)
+    if task.state.direct and not fetched:
+        latest = max(worker.seen - task.state.since - duration, 0.0)
         worker.round_trip = min(latest, _smoothed(worker.round_trip, latest))
 
 

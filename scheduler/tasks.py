@@ -168,7 +168,8 @@ class WorkerRecord:
     @property
     def free(self) -> int:
         """Slots without a task: one whose result is being fetched needs none, but only so many of those at a time."""
-        return self.slots - len(self.tasks) + len(self.guests) + min(len(self.delivering), self.slots)
+        free = self.slots - len(self.tasks) + len(self.guests)
+        return free + min(len(self.delivering), self.slots) if self.delivering else free
 
 
 @dataclass(slots=True, eq=False)
@@ -188,7 +189,8 @@ class Nest:
 class TaskRecord:
     """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's.
 
-    What another task has submitted has that for a `parent`; `root` is the client behind the outermost one.
+    What another task has submitted has that for a `parent`; `root` is the client behind the outermost one; `counts` is
+    where it is counted.
     """
 
     id: int
@@ -209,14 +211,11 @@ class TaskRecord:
     parent: TaskRecord | None = None
     nest: Nest | None = None
     root: ClientRecord = field(init=False)
+    counts: TaskCounts = field(init=False)
 
     def __post_init__(self) -> None:
         self.root = self.client if self.parent is None else self.parent.root
-
-    @property
-    def counts(self) -> TaskCounts:
-        """Where it is counted."""
-        return self.client.counts if self.parent is None else self.root.within
+        self.counts = self.client.counts if self.parent is None else self.root.within
 
     def move(self, step: str, state: State) -> None:
         """Take one step of the table.

@@ -8,7 +8,6 @@ from minidask.scheduler.blobs import BlobShelf
 from minidask.scheduler.placement import LOOK_AT, MAX_DEPTH, MAX_NAMES, WorkerPool, depth, learn, next_assignment
 from minidask.scheduler.ready import ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, Running, TaskRecord, WorkerRecord
-from minidask.wire.messages import Done
 
 CLIENT = ClientRecord(1, "client")
 SHELF = BlobShelf()
@@ -94,9 +93,8 @@ def test_the_depth_follows_what_was_measured(seconds: float | None, round_trip: 
 def finish(record: WorkerRecord, name: str, seconds: float, took: float, *, direct: bool = True) -> None:
     task = TaskRecord(1, CLIENT, 1, name, 0, None, None, None, [], [b"x"], attempt=1)
     task.state = Running(record, 1, record.seen, direct)
-    record.tasks[1] = task
     record.seen += took
-    learn(record, Done(1, 1, seconds, []))
+    learn(task, record, seconds, False)
 
 
 def test_durations_are_learnt_by_the_functions_name_and_round_trips_from_calls_that_waited_for_nothing() -> None:

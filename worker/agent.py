@@ -315,7 +315,7 @@ class Agent:
 
     def _slot_said(self, slot: int, message: Message) -> None:
         if slot in self._slots:
-            if isinstance(message, Done | Failed):
+            if isinstance(message, (Done, Failed)):
                 self._forward_partial_lines(slot)
             self.post(self._from_slot(slot, message))
 

@@ -65,7 +65,7 @@ from .events import (
     ToScheduler,
     ToSlot,
 )
-from .slots import Busy, Ending, Idle, SlotRecord, Starting
+from .slots import CALLS, Busy, Ending, Idle, SlotRecord, Starting
 
 GRACE_SECONDS = 0.3
 RETURN_SECONDS = 0.05
@@ -136,7 +136,7 @@ class WorkerCore:
     def running(self, slot: int) -> Run | None:
         """The call that a slot works on."""
         record = self.slots.get(slot)
-        return record.state.run if record and isinstance(record.state, Busy | Ending) else None
+        return record.state.run if record and isinstance(record.state, CALLS) else None
 
     def starting(self, slot: int) -> bool:
         """Whether a slot has not yet said that it is ready."""
@@ -335,7 +335,7 @@ class WorkerCore:
         if isinstance(call, Busy):
             slot.replace(call, call._replace(waits=False))
             self._effects.append(ToScheduler(message))
-        if isinstance(slot.state, Busy | Ending) and slot.state.run.host == message.task:
+        if isinstance(slot.state, CALLS) and slot.state.run.host == message.task:
             crossed = slot.state
             slot.remove(crossed)
             if isinstance(crossed, Ending):
@@ -388,7 +388,7 @@ class WorkerCore:
         staying = [slot for slot in self.slots.values() if not slot.retiring]
         for _ in range(slots - len(staying)):
             self._spawn()
-        idle_first = sorted(staying, key=lambda slot: isinstance(slot.state, Busy | Ending))
+        idle_first = sorted(staying, key=lambda slot: isinstance(slot.state, CALLS))
         for slot in idle_first[: max(0, len(staying) - slots)]:
             slot.retiring = True
             if type(slot.state) is Idle:

@@ -23,7 +23,7 @@ import traceback
 from types import FrameType, TracebackType
 from typing import Any
 
-from minidask.batch import run_task
+from minidask import batch
 from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
@@ -197,7 +197,7 @@ class Slot:
             try:
                 self._in_call = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
-                result = run_task(function, args, kwargs)
+                result = batch.run_task(function, args, kwargs)
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
                 self._in_call = False
@@ -217,7 +217,7 @@ class Slot:
         if run.blobs and run.blobs[0] == self._session:
             worker = f"{os.environ.get('MINIDASK_WORKER', 'local')!r} on {socket.gethostname()}"
             error = explained(error, run.name, worker, self._blobs.resolve(run.blobs[0]))
-        lines = traceback.format_exception(type(error), error, _below_this_file(error.__traceback__))
+        lines = traceback.format_exception(type(error), error, _from_the_task_on(error.__traceback__))
         text = "".join(lines)[-MAX_TRACEBACK:]
         try:
             payload = dumps(_presentable(error, run.name), "the exception")
@@ -268,9 +268,9 @@ def _presentable(error: BaseException, name: str) -> BaseException:
     return TaskError(f"task {name!r} {did}, which ends the task and not the program that called it")
 
 
-def _below_this_file(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames of the loop itself: they tell the user nothing."""
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+def _from_the_task_on(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames around the task's own: they tell the user nothing."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, batch.__file__):
         trace = trace.tb_next
     return trace
 

@@ -34,6 +34,8 @@ class Ending(NamedTuple):
 
 
 SlotState = Starting | Idle | Busy | Ending
+CALLS = (Busy, Ending)
+"""The states in which there is a call in a slot."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,12 +56,12 @@ class SlotRecord:
     @property
     def calls(self) -> list[Busy | Ending]:
         """All calls that are in it, outermost first."""
-        return [*self.below, self.state] if isinstance(self.state, Busy | Ending) else []
+        return [*self.below, self.state] if isinstance(self.state, CALLS) else []
 
     def find(self, task: int, attempt: int) -> Busy | Ending | None:
         """The call that is this attempt."""
         state = self.state  # in most cases it is this one
-        if isinstance(state, Busy | Ending) and state.run.task == task and state.run.attempt == attempt:
+        if isinstance(state, CALLS) and state.run.task == task and state.run.attempt == attempt:
             return state
         return next((call for call in self.calls if (call.run.task, call.run.attempt) == (task, attempt)), None)
 

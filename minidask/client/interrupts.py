@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -43,13 +42,12 @@ class Uninterrupted:
                 signal.signal(signal.SIGINT, self._handler)
             self.check()
 
-    @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A part of the block, a user's code, that Ctrl-C may interrupt after all."""
+    def run_interruptible(self, code: Callable[[], None]) -> None:
+        """Run a part of the block, a user's code, that Ctrl-C may interrupt after all."""
         try:
             self._interruptible = True
             self.check()
-            yield
+            code()
         finally:
             self._interruptible = False
 

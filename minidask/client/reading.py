@@ -196,8 +196,7 @@ class Borrowed:
     def run(self, callbacks: Callable[[], None]) -> None:
         """Run these with the reading paused: others may read, and Ctrl-C may interrupt them."""
         self.pause()
-        with self._guard.interruptible():
-            callbacks()
+        self._guard.run_interruptible(callbacks)
         self.resume()
 
     def end(self) -> None:
