@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import joblib.parallel as joblib_parallel
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -263,6 +265,17 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def alone(*args: Any) -> Any:
+        with lock:
+            return function(*args)
+
+    return alone
+
+
 # --- in the slot ---
 
 
@@ -279,5 +292,9 @@ def _nested_backend(nesting_level: int | None) -> MinidaskBackend:
     return backend
 
 
+if sys.version_info < (3, 12):
+    # `ast.parse` there counts the depth of all threads together (cpython gh-106905), and now and then one of several
+    # `Parallel` calls at once raises SystemError: with `processes=False` nested ones are in threads.
+    joblib_parallel.eval_expr = _one_at_a_time(joblib_parallel.eval_expr)
 register_parallel_backend("minidask", MinidaskBackend)
 joblib_is_loaded(nested_config)

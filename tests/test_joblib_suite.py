@@ -14,25 +14,6 @@ from minidask.folders import sweep
 
 # Child processes of other backends import minidask too: joblib's tests nest every backend in every other one.
 SITE = "import minidask\n"
-PLUGIN = """
-import ast
-import sys
-import threading
-
-import minidask
-
-# Python 3.11 counts the depth of all `ast.parse` calls in one place (cpython gh-106905), and joblib calls it from the
-# threads of its threading backend: now and then "SystemError: AST constructor recursion depth mismatch", with any
-# backend. One at a time, the tests tell about backends alone.
-if sys.version_info < (3, 12):
-    parse, one_at_a_time = ast.parse, threading.RLock()
-
-    def parse_alone(*args, **kwargs):
-        with one_at_a_time:
-            return parse(*args, **kwargs)
-
-    ast.parse = parse_alone
-"""
 
 
 # joblib.test.test_memmapping has few tests of backends. Those that name two of joblib's get ours as a third; those that
@@ -92,7 +73,7 @@ def run_suite(folder: Path, plugin: str, *tests: str) -> str:
 
 @pytest.mark.timeout(600)
 def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
-    printed = run_suite(tmp_path, PLUGIN, "joblib.test.test_parallel")
+    printed = run_suite(tmp_path, SITE, "joblib.test.test_parallel")
     ours = re.findall(r"::\S*minidask\S* (\w+)", printed)
     assert ours.count("PASSED") >= 60, printed[-3000:]
     assert set(ours) <= {"PASSED"}
