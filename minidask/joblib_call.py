@@ -64,14 +64,14 @@ class Call:
         self._slots = slots
         self._under_way = self._most = 0  # batches
         self._call_id = parallel._call_id
-        self._bars = list(dict.fromkeys([calls.bar for calls in client.bars] + ([bar] if bar else [])))
+        self._bars = list(dict.fromkeys([calls.bar for calls in client.link.bars] + ([bar] if bar else [])))
         self._counts: list[Calls] = []
         self._aborted = False
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
         if slots:
-            client.workers.on_change.add(self._workers_changed)
+            client.link.workers.on_change.add(self._workers_changed)
             self._workers_changed()
         self._start_collecting()
 
@@ -178,7 +178,7 @@ class Call:
     def _collect(self, go_on: Callable[[], bool]) -> None:
         head = 0
         while go_on():
-            with self._client.reading.borrowed() as reading:
+            with self._client.link.reading.borrowed() as reading:
                 while go_on():
                     if not self._done.empty():
                         self._run_callbacks(reading)
@@ -237,7 +237,7 @@ class Call:
         self._group.cancel()
 
     def close(self) -> None:
-        self._client.workers.on_change.discard(self._workers_changed)
+        self._client.link.workers.on_change.discard(self._workers_changed)
         self._done.put(None)
         self._group.close()
         for calls in self._counts:

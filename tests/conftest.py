@@ -101,13 +101,13 @@ def at_rest(client: minidask.Client) -> bool:
 def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """The messages that the client sends from now on."""
     kept: list[Message] = []
-    send = client._connection.send
+    send = client.link.connection.send
 
     def keeping(batch: list[Message]) -> None:
         kept.extend(batch)
         send(batch)
 
-    monkeypatch.setattr(client._connection, "send", keeping)
+    monkeypatch.setattr(client.link.connection, "send", keeping)
     return kept
 
 

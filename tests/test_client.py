@@ -507,11 +507,11 @@ def test_a_wrong_secret_and_a_missing_one(client: minidask.Client, tmp_path: Pat
 
 def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: minidask.Client) -> None:
     before = client.submit(abs, client.scatter(-1)).result(10)
-    with client._table_lock, client._connection._outbox._sending:
+    with client.link._lock, client.link.connection._outbox._sending:
         handle = client.scatter([1, 2])
         del handle
     assert client.submit(neg, before).result(10) == -1
-    assert not client._dropped
+    assert not client.link.dropped
 
 
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:

@@ -236,7 +236,7 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
             shared.append(what)
         return payload, blobs
 
-    monkeypatch.setattr("minidask.client.client.dumps_naming", watch)
+    monkeypatch.setattr("minidask.client.link.dumps_naming", watch)
     monkeypatch.setattr("minidask.interning.dumps_naming", watch)
     return tasks, shared
 

@@ -56,7 +56,7 @@ def total(data: Any) -> tuple[float, bool]:
 @pytest.fixture
 def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """How many bytes the client has sent since it was last asked."""
-    outbox, count = client._connection._outbox, [0]
+    outbox, count = client.link.connection._outbox, [0]
     send = outbox.send
 
     def counting(pieces: list[Any]) -> None:
@@ -287,7 +287,7 @@ def test_eight_slots_share_one_copy(tmp_path: Path) -> None:
 
 def test_large_results_are_the_users_own_and_outlive_the_cluster() -> None:
     with minidask.Client(n_workers=2) as client, joblib.parallel_config("minidask", scheduler=client):
-        folder = client._store.folder if client._store else Path()
+        folder = client.link.store.folder if client.link.store else Path()
         results = Parallel()(delayed(ones)(8, float(i)) for i in range(6))
         single = client.submit(ones, 4, 9.0).result(30)
         dropped = client.submit(ones, 4)
@@ -335,8 +335,8 @@ def test_calls_at_the_same_time_that_share_functions_and_data(client: minidask.C
 
 
 def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Client) -> None:
-    assert client._store is not None
-    folder, pins = client._store.folder, []
+    assert client.link.store is not None
+    folder, pins = client.link.store.folder, []
 
     def arrays() -> Iterator[Any]:
         for i in range(40):
@@ -353,8 +353,8 @@ def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Cl
 def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client._store is not None
-    monkeypatch.setattr(client._store, "folder", Path("/nowhere"))
+    assert client.link.store is not None
+    monkeypatch.setattr(client.link.store, "folder", Path("/nowhere"))
     with pytest.raises(errors.SerializationError, match="large result cannot be had"):
         client.submit(ones, 4).result(20)
     monkeypatch.undo()
@@ -363,10 +363,10 @@ def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
 
 def test_without_room_for_it_data_is_sent_and_that_is_said_once(client: minidask.Client) -> None:
     with minidask.Client(n_workers=2) as other, joblib.parallel_config("minidask", scheduler=other):
-        assert other._store is not None
-        (other._store.folder / "lock").write_text("0")
-        (other._store.folder / "disk").unlink()
-        (other._store.folder / "disk").symlink_to("/dev/full-of-nothing")
+        assert other.link.store is not None
+        (other.link.store.folder / "lock").write_text("0")
+        (other.link.store.folder / "disk").unlink()
+        (other.link.store.folder / "disk").symlink_to("/dev/full-of-nothing")
         with pytest.warns(UserWarning, match="no room for 2097152 bytes"):
             results = Parallel()(delayed(total)(ones(2)) for _ in range(4))
         assert results == [(2 * MIB / 8, False)] * 4
@@ -391,8 +391,8 @@ def test_data_reaches_another_machines_store_and_results_come_back(programs: Pro
 
 def test_bytes_that_are_not_what_their_name_says_are_refused(client: minidask.Client) -> None:
     forged = b"x" * 16
-    client.blobs.put({forged: [b"not what the name says"]})
-    handle = Scattered(forged, [], "bytes", client.blobs.release, lambda blobs: None)
+    client.link.blobs.put({forged: [b"not what the name says"]})
+    handle = Scattered(forged, [], "bytes", client.link.blobs.release, lambda blobs: None)
     with pytest.raises(errors.SerializationError, match="was not sent along"):
         client.submit(len, handle).result(10)
     handle.release()
@@ -403,7 +403,8 @@ def test_nothing_of_killed_processes_stays_once_anything_of_ours_starts_again(pr
     script = (
         "import time, numpy, minidask, os; c = minidask.Client(n_workers=2);"
         " f = c.map(len, [numpy.zeros(10**6)] * 2); c.gather(f);"
-        " print(os.listdir(c._store.folder), c._store.folder, c.scheduler_info()['pid'], flush=True); time.sleep(60)"
+        " folder = c.link.store.folder;"
+        " print(os.listdir(folder), folder, c.scheduler_info()['pid'], flush=True); time.sleep(60)"
     )
     program = programs.script(script)
     *_, folder, node = program.wait_for("/dev/shm").split()

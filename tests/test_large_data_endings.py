@@ -157,13 +157,13 @@ def test_nothing_stays_of_a_local_cluster_either(programs: Programs, killed: tup
 def test_another_container_that_shares_the_memory_removes_nothing_that_is_in_use(client: minidask.Client) -> None:
     if os.getuid() != 0 or not shutil.which("unshare"):
         pytest.skip("numbers of processes of one's own need root, and unshare")
-    assert client._store is not None
+    assert client.link.store is not None
     code = "import os; from minidask.folders import is_alive, sweep; sweep(); print(is_alive(int(os.environ['PID'])))"
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     environment = {**os.environ, "PID": str(os.getpid())}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.strip() == "False", result.stderr
-    assert client._store.folder.exists()
+    assert client.link.store.folder.exists()
 
 
 def total(array: Any) -> float:

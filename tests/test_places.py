@@ -263,7 +263,7 @@ def test_on_a_cluster(i, client, capfd):
     client.submit(time.sleep, 60)
     client.submit(time.sleep, 60)
     open(f"{os.path.dirname(__file__)}/cluster-{client.scheduler_info()['pid']}", "w").close()
-    client.cancel(list(client._pending._futures.values()), force=True)
+    client.cancel(list(client.link._pending._futures.values()), force=True)
 """
 
 

@@ -2,62 +2,33 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import os
 import queue
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.addresses import Address
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
-from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
-from minidask.client.reading import Reading
+from minidask.client.link import Hooks, Link
 from minidask.client.registry import live_clients
-from minidask.client.results import Results
-from minidask.client.screen import client_table, show_output
-from minidask.client.session import Session
-from minidask.client.workers import WorkerTable
-from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError
+from minidask.client.screen import client_table
+from minidask.errors import NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
-from minidask.interning import Interner, Scattered
+from minidask.interning import Scattered
 from minidask.nesting import TaskSlot
-from minidask.payload import LARGE_BYTES, SHARED, dumps_naming, taken
-from minidask.wire.messages import (
-    Answer,
-    Ask,
-    BlobPart,
-    Cancel,
-    FetchPart,
-    Goodbye,
-    Idle,
-    Message,
-    NoBlob,
-    ResultOffered,
-    Shutdown,
-    Submit,
-    TaskDone,
-    TaskLost,
-    TaskOutput,
-    TaskRaised,
-    WorkerChanged,
-    Workers,
-)
+from minidask.payload import LARGE_BYTES, SHARED
+from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
-    from minidask.client.progress import Calls
     from minidask.local import LocalCluster
 
 
@@ -81,6 +52,9 @@ class Client:
         VersionMismatch: the scheduler speaks another protocol version.
         ValueError: the address or a number makes no sense.
     """
+
+    nested = False
+    """Whether this is the client of a task, in its slot."""
 
     def __init__(
         self,
@@ -106,45 +80,26 @@ class Client:
             self.cluster = address
             address = address.scheduler_address
         self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
-        self._slot = self._find_slot()
         self.timeout = timeout
-        self._pending: PendingTable[Future] = PendingTable()
-        self._table_lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
-        self._dropped: collections.deque[list[bytes]] = collections.deque()
-        self._answers: dict[int, Callable[[dict[str, Any] | None], None]] = {}
-        self.bars: tuple[Calls, ...] = ()  # where what is submitted now is counted
-        self.workers = WorkerTable()
-        self._groups = 0
-        self._requests = 0
-        self._why_closed = ""
-        self._pid = os.getpid()
-        self._forked = False
         sweep()
         try:
-            self._connection = self._connect(address, access_file, forward_output)
+            self.link = self._connect(address, access_file, forward_output)
         except BaseException:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
-        self._store = BlobStore.of(self._connection.peer_info)
-        own_store = self._store if self._slot is None else self._slot.store
-        self.blobs = HeldBlobs(self._send_one, self._send_one_if_connected, own_store)
-        self._results = Results(self._send_if_connected, self._pending.knows)
-        self._session = Session(self.blobs.put, self._release_blob)
-        self._scatterer = Interner(self.blobs.put, self._dropped.append, functions=False, files=self.is_here)
-        self.reading = Reading(self._connection, self._handle, self._lost, self._slot)
-        self.workers.wait(lambda: self.workers.known or self._why_closed, timeout)
+        self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, timeout)
         live_clients.append(self)
 
-    def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Connection:
-        parsed = Address.parse(address)
-        info = {"name": self.name, "host": socket.gethostname(), "pid": self._pid, "forward_output": forward_output}
-        info["nested"] = self._slot is not None
-        return Connection(parsed, access_file, info, self.timeout)
+    def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Link:
+        parsed, (slot, hooks) = Address.parse(address), self._within()
+        info = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
+        info["nested"] = slot is not None
+        return Link(Connection(parsed, access_file, info, self.timeout), slot, hooks)
 
-    def _find_slot(self) -> TaskSlot | None:
-        """The slot whose tasks this client is for: see `TaskClient`."""
-        return None
+    def _within(self) -> tuple[TaskSlot | None, Hooks]:
+        """The slot whose tasks this client is for, and what is different there."""
+        return None, Hooks(_new_future, lambda idle: None, lambda: None)
 
     # --- work ---
 
@@ -171,7 +126,7 @@ class Client:
             raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
         if timeout is not None and not timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
-        return self._submit((fn, args, kwargs), name=_name_of(fn), priority=priority, timeout=timeout)
+        return self.link.submit((fn, args, kwargs), name=_name_of(fn), priority=priority, timeout=timeout)
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each."""
@@ -216,33 +171,16 @@ class Client:
 
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
-        self._check()
-        self._release_dropped()
-        interner = Interner(self.blobs.put, self._dropped.append, functions=False, large=LARGE_BYTES)
-        payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
-        blob = blob_id(payload)
-        self.blobs.put({blob: payload})
-        self.blobs.hold(parts)
-        interner.close()
-        return Scattered(blob, parts, type(data).__name__, self.blobs.release, self._dropped.append)
+        return self.link.scatter(data)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
         """Give up on these tasks; with `force`, those that run are stopped too."""
-        futures = [futures] if isinstance(futures, Future) else list(futures)
-        numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
-        for future in futures:
-            future.cancel_here()
-        with self._table_lock:
-            for number in numbers:
-                self._pending.take(number)
-        if numbers:
-            self._send_if_connected([Cancel(numbers, force)])
+        self.link.cancel([futures] if isinstance(futures, Future) else list(futures), force)
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
         """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`."""
-        futures = {
-            address: self._submit((fn, args, {}), name=_name_of(fn), pin=address) for address in self.workers.entries
-        }
+        name = _name_of(fn)
+        futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
         return {address: future.result() for address, future in futures.items()}
 
     @overload
@@ -276,11 +214,11 @@ class Client:
 
     def nthreads(self) -> dict[str, int]:
         """`{worker address: slots}`: how many tasks each worker machine runs at once."""
-        return self.workers.nthreads()
+        return self.link.workers.nthreads()
 
     def slots(self) -> int:
         """How many tasks the whole cluster runs at once."""
-        return self.workers.slots()
+        return self.link.workers.slots()
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until the cluster runs at least `n` tasks at once; `timeout` in seconds, None: the client's own.
@@ -288,10 +226,10 @@ class Client:
         Raises:
             NoWorkersError: it does not, by then.
         """
-        self._check()
+        self.link.check()
         timeout = self.timeout if timeout is None else timeout
-        self.workers.wait(lambda: self.slots() >= n or self._why_closed, timeout)
-        self._check()
+        self.link.workers.wait(lambda: self.slots() >= n or self.link.why_closed, timeout)
+        self.link.check()
         if self.slots() < n:
             raise NoWorkersError(
                 f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, not {n}:"
@@ -301,82 +239,49 @@ class Client:
     def scheduler_info(self) -> dict[str, Any]:
         """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run."""
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self.ask(answer.put)
+        self.link.ask(answer.put)
         try:
             info = answer.get(timeout=self.timeout)
         except queue.Empty:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds") from None
         if info is None:
-            raise SchedulerLost(self._why_closed)
+            raise SchedulerLost(self.link.why_closed)
         return info
-
-    def ask(self, on_answer: Callable[[dict[str, Any] | None], None]) -> None:
-        """Have the reader call this with what `scheduler_info` returns; with None if the connection ends before."""
-        with self._table_lock:
-            self._requests += 1
-            request = self._requests
-            self._answers[request] = on_answer
-        self._send([Ask(request)])
 
     @property
     def address(self) -> str:
         """The scheduler's address."""
-        return str(self._connection.address)
+        return str(self.link.connection.address)
 
     def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
         """Open a group for the tasks of one call; arguments as `TaskGroup`'s."""
-        return TaskGroup(self, limit, large, mode)
+        return TaskGroup(self.link, limit, large, mode)
 
     # --- the end ---
 
     @property
-    def nested(self) -> bool:
-        """Whether this is the client of a task, in its slot."""
-        return self._slot is not None
-
-    @property
-    def is_here(self) -> bool:
-        """Whether all of the cluster is on this machine."""
-        return self._store is not None
-
-    @property
     def closed(self) -> bool:
         """Whether this client is of no more use."""
-        return bool(self._why_closed) or self._forked
+        return self.link.closed
 
     def close(self) -> None:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
-        if self._forked:
+        if self.link.forked:
             return  # a forked child leaves its parent's cluster alone
         with contextlib.suppress(ValueError):
             live_clients.remove(self)
-        self._why_closed = self._why_closed or "the client was closed"
-        self._connection.shut()
-        self.blobs.close()
-        self.reading.join(self.timeout)
+        self.link.close(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
 
     def shutdown(self) -> None:
         """End the whole cluster, scheduler and all workers, whoever started it; then close."""
-        if self._forked:
-            self._check()
-        self._send_if_connected([Shutdown()])
+        if self.link.forked:
+            self.link.check()
+        self.link.send_if_open([Shutdown()])
         if not self._owns_cluster:
-            self.workers.wait(lambda: self._why_closed, self.timeout)
+            self.link.workers.wait(lambda: self.link.why_closed, self.timeout)
         self.close()
-
-    def _abandon(self) -> None:
-        """In a forked child: let go of what is the parent's."""
-        self._forked = True
-        self._connection.abandon()
-        self.blobs.abandon()
-        self._table_lock = threading.RLock()
-        self.workers.abandon()
-        for future in self._pending.take_all():
-            future.abandon(
-                MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
-            )
 
     def __enter__(self) -> Client:
         return self
@@ -388,8 +293,8 @@ class Client:
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<minidask.Client closed: {self._why_closed or 'this is a forked process'}>"
-        return f"<minidask.Client {self.address} {len(self.workers.entries)} machines, {self.slots()} workers>"
+            return f"<minidask.Client closed: {self.link.why_closed or 'this is a forked process'}>"
+        return f"<minidask.Client {self.address} {len(self.link.workers.entries)} machines, {self.slots()} workers>"
 
     def __reduce__(self) -> Any:
         raise SerializationError(
@@ -398,161 +303,11 @@ class Client:
         )
 
     def _repr_html_(self) -> str:
-        return client_table(repr(self).strip("<>"), self.workers.entries)
+        return client_table(repr(self).strip("<>"), self.link.workers.entries)
 
-    def count_on(self, calls: Calls) -> None:
-        """Count there what is submitted from now on."""
-        with self._table_lock:
-            self.bars = (*self.bars, calls)
 
-    def count_no_more_on(self, calls: Calls) -> None:
-        with self._table_lock:
-            self.bars = tuple(other for other in self.bars if other is not calls)
-
-    # --- sending ---
-
-    def _submit(
-        self,
-        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
-        *,
-        name: str,
-        priority: int = 0,
-        timeout: float | None = None,
-        group: int = 0,
-        pin: str | None = None,
-        interner: Interner | None = None,
-        on_done: Callable[[Future], None] | None = None,
-        counted: bool = False,
-    ) -> Future:
-        self._check()
-        self._release_dropped()
-        payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
-        used = self.blobs.use(blobs)
-        with self._table_lock:
-            session = self._session.blob()
-            number = self._pending.next_number()
-            future = self._new_future(number, name)
-            future.group = group
-            if on_done is not None:
-                future.add_done_callback(on_done)  # type: ignore[arg-type]
-            if used:
-                future.add_done_callback(lambda _: self._dropped.append(used))
-            self._pending.add(number, future)
-        try:
-            parent = self._slot.call if self._slot is not None else []
-            self._send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
-        except MinidaskError:
-            with self._table_lock:
-                self._pending.take(number)
-            self._dropped.append(used)
-            raise
-        if not counted:
-            for calls in self.bars:
-                calls.watch(future)
-        return future
-
-    def _new_future(self, number: int, name: str) -> Future:
-        return Future(number, name, self._cancelled, self.reading.in_this_thread)
-
-    def _next_group(self) -> int:
-        with self._table_lock:
-            self._groups += 1
-            return self._groups
-
-    def _release_blob(self, blob: bytes) -> None:
-        self.blobs.release([blob])
-
-    def _release_dropped(self) -> None:
-        """Release what dropped handles and done tasks used: they may end anywhere, inside any lock."""
-        while self._dropped:
-            self.blobs.release(self._dropped.popleft())
-
-    def _cancelled(self, future: Future) -> None:
-        with self._table_lock:
-            self._pending.take(future.number)
-        self._send_if_connected([Cancel([future.number], False)])
-
-    def _send(self, messages: Sequence[Message]) -> None:
-        self._check()
-        self._connection.send(messages)
-
-    def _send_one(self, message: Message) -> None:
-        self._send([message])
-
-    def _send_one_if_connected(self, message: Message) -> None:
-        self._send_if_connected([message])
-
-    def _send_if_connected(self, messages: Sequence[Message]) -> None:
-        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
-        if not self.closed:
-            with contextlib.suppress(SchedulerLost):
-                self._connection.send(messages)
-
-    def _check(self) -> None:
-        if self._forked:
-            raise MinidaskError(
-                f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
-            )
-        if self._why_closed:
-            raise SchedulerLost(f"this Client is of no more use: {self._why_closed}")
-
-    # --- receiving, in whichever thread reads ---
-
-    def _lost(self, why: str) -> None:
-        self._why_closed = self._why_closed or f"the connection to the scheduler at {self.address} is gone: {why}"
-        self._connection.close()
-        with self._table_lock:
-            lost = self._pending.take_all()
-        for future in lost:
-            future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self._why_closed}")))
-        for on_answer in list(self._answers.values()):
-            on_answer(None)
-        self.workers.wake()
-
-    def _handle(self, message: Message) -> None:
-        match message:
-            case TaskDone() | TaskRaised() | TaskLost():
-                with self._table_lock:
-                    future = self._pending.take(message.task)
-                outcome = self._complete(outcome_of(message))
-                self._results.forget_others()
-                if future is not None:
-                    future.settle(outcome)
-            case TaskOutput(worker, stream, text):
-                show_output(worker, stream, text)
-            case Workers(workers):
-                self.workers.told(workers)
-            case WorkerChanged(address, name, slots):
-                self.workers.told_of(address, name, slots)
-            case Answer(request, info):
-                on_answer = self._answers.pop(request, None)
-                if on_answer is not None:
-                    on_answer(info)
-            case ResultOffered():
-                self._results.offered(message)
-            case BlobPart():
-                self._results.part(message)
-            case NoBlob():
-                self._results.refused(message)
-            case FetchPart():
-                self._send_if_connected([self.blobs.part(message)])
-            case Idle(idle):
-                self.told_idle(idle)
-            case Goodbye(reason):
-                self._why_closed = f"the scheduler at {self.address} said goodbye: {reason}"
-
-    def _complete(self, outcome: Outcome) -> Outcome:
-        """The outcome with the large parts of it that were left in the store."""
-        if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
-            return outcome
-        take = self._results.take if self._store is None else self._store.take
-        try:
-            return outcome._replace(payload=taken(outcome.payload, take))
-        except (SerializationError, OSError) as error:
-            return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
-
-    def told_idle(self, idle: bool) -> None:
-        """There are slots with nothing to do, or none: of use to `TaskClient`."""
+def _new_future(link: Link, number: int, name: str) -> Future:
+    return Future(number, name, link.cancelled, link.reading.in_this_thread)
 
 
 def _name_of(function: Callable[..., Any]) -> str:

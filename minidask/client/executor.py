@@ -28,7 +28,7 @@ class ClientExecutor(concurrent.futures.Executor):
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
-            future = self._client._submit((fn, args, kwargs), name=name)
+            future = self._client.link.submit((fn, args, kwargs), name=name)
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future

@@ -11,26 +11,25 @@ from minidask.payload import LARGE_BYTES, SHARED
 from minidask.wire.messages import CloseGroup, OpenGroup
 
 if TYPE_CHECKING:
-    from minidask.client.client import Client
+    from minidask.client.link import Link
 
 
 class TaskGroup:
     """Submits the tasks of one call; functions that they share are pickled and sent once.
 
     Args:
-        client: whose tasks they are.
+        link: of the client whose tasks they are.
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
     """
 
-    def __init__(self, client: Client, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
-        self.client = client
-        self.number = client._next_group()
-        put, drop, files = client.blobs.put, client._dropped.append, client.is_here
-        self.interner = Interner(put, drop, large=large, mode=mode, files=files)
+    def __init__(self, link: Link, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
+        self.number = link.next_group()
+        self.interner = Interner(link.blobs.put, link.dropped.append, large=large, mode=mode, files=link.is_here)
+        self._link = link
         self._open = True
-        client._send([OpenGroup(self.number, limit)])
+        link.send([OpenGroup(self.number, limit)])
 
     def submit(
         self,
@@ -46,7 +45,7 @@ class TaskGroup:
 
         If it is `counted` already, it is not counted again on bars over all that the client submits.
         """
-        return self.client._submit(
+        return self._link.submit(
             (function, args, {}),
             name=name,
             priority=priority,
@@ -58,14 +57,12 @@ class TaskGroup:
 
     def cancel(self) -> None:
         """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
-        with self.client._table_lock:
-            futures = [future for future in self.client._pending.all() if future.group == self.number]
-        self.client.cancel(futures, force=True)
+        self._link.cancel(self._link.pending(self.number), force=True)
 
     def close(self) -> None:
         """No more tasks will come; those submitted go on."""
         if self._open:
             self._open = False
-            self.client._send_if_connected([CloseGroup(self.number)])
+            self._link.send_if_open([CloseGroup(self.number)])
             self.interner.close()
-            self.client._release_dropped()
+            self._link.release_dropped()

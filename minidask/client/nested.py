@@ -15,6 +15,7 @@ from typing import Any
 
 from minidask.client.client import Client
 from minidask.client.future import Future
+from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.nesting import TaskSlot
@@ -31,33 +32,35 @@ class TaskClient(Client):
         slot: in which it is.
     """
 
+    nested = True
+
     def __init__(self, slot: TaskSlot) -> None:
-        self._within = slot
+        self._slot = slot
         self.idle: bool | None = None
         """Whether there are slots with nothing to do; None while a call that wants to know has not been told yet."""
         self.on_idle: list[Callable[[], None]] = []
         """Called, by whoever reads, when there are such slots."""
         super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
 
-    def _find_slot(self) -> TaskSlot:
-        return self._within
+    def _within(self) -> tuple[TaskSlot, Hooks]:
+        return self._slot, Hooks(_new_future, self._told_idle, self._ended)
 
     def tell_ran(self, finished: int, failed: int) -> None:
         """The task has run so many of its calls itself."""
-        self._send_if_connected([RanHere(self._within.call, finished, failed)])
+        self.link.send_if_open([RanHere(self._slot.call, finished, failed)])
 
-    def _lost(self, why: str) -> None:
-        super()._lost(why)
+    def _ended(self) -> None:
         with contextlib.suppress(ValueError):
             live_clients.remove(self)
 
-    def told_idle(self, idle: bool) -> None:
+    def _told_idle(self, idle: bool) -> None:
         self.idle = idle
         for call in list(self.on_idle) if idle else ():
             call()
 
-    def _new_future(self, number: int, name: str) -> Future:
-        return NestedFuture(number, name, self._cancelled, self.reading)
+
+def _new_future(link: Link, number: int, name: str) -> Future:
+    return NestedFuture(number, name, link.cancelled, link.reading)
 
 
 class NestedFuture(Future):

@@ -163,11 +163,11 @@ class Bar:
     def over(self, client: Client) -> Iterator[None]:
         """Show all that a client submits within the block."""
         with self._counting(client) as calls:
-            client.count_on(calls)
+            client.link.count_on(calls)
             try:
                 yield
             finally:
-                client.count_no_more_on(calls)
+                client.link.count_no_more_on(calls)
 
     def wait(self, client: Client, futures: Sequence[Future]) -> None:
         """Show these futures until all are done."""
@@ -258,7 +258,7 @@ class _News:
 
     def last_word(self) -> None:
         """Wait a moment for the last count of nested tasks."""
-        if not self._client.reading.in_this_thread():
+        if not self._client.link.reading.in_this_thread():
             self._take(LAST_WORD_SECONDS)  # the answer to a question of before
             self._ask()
             self._take(LAST_WORD_SECONDS)
@@ -267,7 +267,7 @@ class _News:
         if not self._asked:
             self._asked = True
             try:
-                self._client.ask(self._answers.put)
+                self._client.link.ask(self._answers.put)
             except MinidaskError:  # the connection is gone: the calls themselves will tell
                 self._answers.put(None)
 

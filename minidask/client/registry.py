@@ -40,7 +40,7 @@ def _close_all() -> None:
 
 def _after_fork_in_child() -> None:
     for client in live_clients:
-        client._abandon()
+        client.link.abandon()
     live_clients.clear()
 
 

@@ -1,0 +1,337 @@
+"""A client's end of its connection: what it has sent and waits for, and what comes back.
+
+    submit ─pickle, name, hold blobs─► Submit ─► scheduler
+    a future, settled ◄─ message ◄─ whoever reads the connection
+
+Any thread may submit, ask and cancel; what comes is handled by the one that reads.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from minidask.blobfiles import blob_id
+from minidask.blobstore import BlobStore
+from minidask.client.blobs import HeldBlobs
+from minidask.client.connection import Connection
+from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
+from minidask.client.future import Future
+from minidask.client.reading import Reading
+from minidask.client.results import Results
+from minidask.client.screen import show_output
+from minidask.client.session import Session
+from minidask.client.workers import WorkerTable
+from minidask.errors import MinidaskError, SchedulerLost, SerializationError
+from minidask.interning import Interner, Scattered
+from minidask.nesting import TaskSlot
+from minidask.payload import LARGE_BYTES, dumps_naming, taken
+from minidask.wire.messages import (
+    Answer,
+    Ask,
+    BlobPart,
+    Cancel,
+    FetchPart,
+    Goodbye,
+    Idle,
+    Message,
+    NoBlob,
+    ResultOffered,
+    Submit,
+    TaskDone,
+    TaskLost,
+    TaskOutput,
+    TaskRaised,
+    WorkerChanged,
+    Workers,
+)
+
+if TYPE_CHECKING:
+    from minidask.client.progress import Calls
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+OnAnswer = Callable[[dict[str, Any] | None], None]
+
+
+class Hooks(NamedTuple):
+    """What is different in a task: see `TaskClient`."""
+
+    new_future: Callable[[Link, int, str], Future]
+    told_idle: Callable[[bool], None]
+    """Called when there are slots with nothing to do, or none any more."""
+    ended: Callable[[], None]
+    """Called when the connection has ended."""
+
+
+class Link:
+    """See the module's docstring.
+
+    Args:
+        connection: that was just made.
+        slot: whose tasks this is for; None outside of tasks.
+    """
+
+    def __init__(self, connection: Connection, slot: TaskSlot | None, hooks: Hooks) -> None:
+        self.connection = connection
+        self.store = BlobStore.of(connection.peer_info)
+        """That of the cluster, if it is on this machine."""
+        self.workers = WorkerTable()
+        self.bars: tuple[Calls, ...] = ()
+        """Where what is submitted now is counted."""
+        self.dropped: collections.deque[list[bytes]] = collections.deque()
+        """Blobs to be held once less: handles and futures may end anywhere, inside any lock."""
+        self.why_closed = ""
+        self.forked = False
+        self._pid = os.getpid()
+        self._slot = slot
+        self._hooks = hooks
+        self._pending: PendingTable[Future] = PendingTable()
+        self._lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
+        self._answers: dict[int, OnAnswer] = {}
+        self._groups = 0
+        self._requests = 0
+        own_store = self.store if slot is None else slot.store
+        self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
+        self._results = Results(self.send_if_open, self._pending.knows)
+        self._session = Session(self.blobs.put, lambda blob: self.blobs.release([blob]))
+        self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
+        self.reading = Reading(connection, self._handle, self._ended, slot)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether all of the cluster is on this machine."""
+        return self.store is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether this is of no more use."""
+        return bool(self.why_closed) or self.forked
+
+    # --- tasks ---
+
+    def submit(
+        self,
+        call: Call,
+        *,
+        name: str,
+        priority: int = 0,
+        timeout: float | None = None,
+        group: int = 0,
+        pin: str | None = None,
+        interner: Interner | None = None,
+        on_done: Callable[[Future], None] | None = None,
+        counted: bool = False,
+    ) -> Future:
+        """Have the cluster run a call.
+
+        Args:
+            pin: the address of the worker that is to run it.
+            interner: names what the tasks of its group share.
+            on_done: called with the future once it is done.
+            counted: whether it is counted on bars already.
+        """
+        self.check()
+        self.release_dropped()
+        payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
+        used = self.blobs.use(blobs)
+        with self._lock:
+            session = self._session.blob()
+            number = self._pending.next_number()
+            future = self._hooks.new_future(self, number, name)
+            future.group = group
+            if on_done is not None:
+                future.add_done_callback(on_done)  # type: ignore[arg-type]
+            if used:
+                future.add_done_callback(lambda _: self.dropped.append(used))
+            self._pending.add(number, future)
+        try:
+            parent = self._slot.call if self._slot is not None else []
+            self.send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
+        except MinidaskError:
+            with self._lock:
+                self._pending.take(number)
+            self.dropped.append(used)
+            raise
+        if not counted:
+            for calls in self.bars:
+                calls.watch(future)
+        return future
+
+    def next_group(self) -> int:
+        """A fresh number for a group."""
+        with self._lock:
+            self._groups += 1
+            return self._groups
+
+    def pending(self, group: int) -> list[Future]:
+        """The futures of a group that still wait."""
+        with self._lock:
+            return [future for future in self._pending.all() if future.group == group]
+
+    def cancel(self, futures: Sequence[Future], force: bool) -> None:
+        """Give up on these; with `force`, those that run are stopped too."""
+        numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
+        for future in futures:
+            future.cancel_here()
+        self._forget(numbers, force)
+
+    def cancelled(self, future: Future) -> None:
+        """A future was cancelled."""
+        self._forget([future.number], False)
+
+    def _forget(self, numbers: list[int], force: bool) -> None:
+        with self._lock:
+            for number in numbers:
+                self._pending.take(number)
+        if numbers:
+            self.send_if_open([Cancel(numbers, force)])
+
+    # --- data ---
+
+    def scatter(self, data: Any) -> Scattered:
+        """Send one object ahead."""
+        self.check()
+        self.release_dropped()
+        interner = Interner(self.blobs.put, self.dropped.append, functions=False, large=LARGE_BYTES)
+        payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
+        blob = blob_id(payload)
+        self.blobs.put({blob: payload})
+        self.blobs.hold(parts)
+        interner.close()
+        return Scattered(blob, parts, type(data).__name__, self.blobs.release, self.dropped.append)
+
+    def release_dropped(self) -> None:
+        """Release what dropped handles and done tasks used."""
+        while self.dropped:
+            self.blobs.release(self.dropped.popleft())
+
+    # --- bars and questions ---
+
+    def count_on(self, calls: Calls) -> None:
+        """Count there what is submitted from now on."""
+        with self._lock:
+            self.bars = (*self.bars, calls)
+
+    def count_no_more_on(self, calls: Calls) -> None:
+        with self._lock:
+            self.bars = tuple(other for other in self.bars if other is not calls)
+
+    def ask(self, on_answer: OnAnswer) -> None:
+        """Have the reader call this with the scheduler's description; with None if the connection ends before."""
+        with self._lock:
+            self._requests += 1
+            request = self._requests
+            self._answers[request] = on_answer
+        self.send([Ask(request)])
+
+    # --- sending ---
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Write these, in one go.
+
+        Raises:
+            SchedulerLost: there is no connection any more.
+            MinidaskError: it is the parent's process's.
+        """
+        self.check()
+        self.connection.send(messages)
+
+    def send_if_open(self, messages: Sequence[Message]) -> None:
+        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
+        if not self.closed:
+            with contextlib.suppress(SchedulerLost):
+                self.connection.send(messages)
+
+    def _tidy(self, message: Message) -> None:
+        self.send_if_open([message])
+
+    def check(self) -> None:
+        """Raise what `send` does, without sending."""
+        if self.forked:
+            raise MinidaskError(
+                f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
+            )
+        if self.why_closed:
+            raise SchedulerLost(f"this Client is of no more use: {self.why_closed}")
+
+    # --- the end ---
+
+    def close(self, seconds: float) -> None:
+        """Disconnect, and wait so long for the reading to end. Pending futures fail."""
+        self.why_closed = self.why_closed or "the client was closed"
+        self.connection.shut()
+        self.blobs.close()
+        self.reading.join(seconds)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what is the parent's."""
+        self.forked = True
+        self.connection.abandon()
+        self.blobs.abandon()
+        self._lock = threading.RLock()
+        self.workers.abandon()
+        for future in self._pending.take_all():
+            future.abandon(
+                MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
+            )
+
+    # --- receiving, in whichever thread reads ---
+
+    def _ended(self, why: str) -> None:
+        address = self.connection.address
+        self.why_closed = self.why_closed or f"the connection to the scheduler at {address} is gone: {why}"
+        self.connection.close()
+        with self._lock:
+            lost = self._pending.take_all()
+        for future in lost:
+            future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self.why_closed}")))
+        for on_answer in list(self._answers.values()):
+            on_answer(None)
+        self.workers.wake()
+        self._hooks.ended()
+
+    def _handle(self, message: Message) -> None:
+        match message:
+            case TaskDone() | TaskRaised() | TaskLost():
+                with self._lock:
+                    future = self._pending.take(message.task)
+                outcome = self._complete(outcome_of(message))
+                self._results.forget_others()
+                if future is not None:
+                    future.settle(outcome)
+            case TaskOutput(worker, stream, text):
+                show_output(worker, stream, text)
+            case Workers(workers):
+                self.workers.told(workers)
+            case WorkerChanged(address, name, slots):
+                self.workers.told_of(address, name, slots)
+            case Answer(request, info):
+                on_answer = self._answers.pop(request, None)
+                if on_answer is not None:
+                    on_answer(info)
+            case ResultOffered():
+                self._results.offered(message)
+            case BlobPart():
+                self._results.part(message)
+            case NoBlob():
+                self._results.refused(message)
+            case FetchPart():
+                self.send_if_open([self.blobs.part(message)])
+            case Idle(idle):
+                self._hooks.told_idle(idle)
+            case Goodbye(reason):
+                self.why_closed = f"the scheduler at {self.connection.address} said goodbye: {reason}"
+
+    def _complete(self, outcome: Outcome) -> Outcome:
+        """The outcome with the large parts of it that were left in the store."""
+        if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
+            return outcome
+        take = self._results.take if self.store is None else self.store.take
+        try:
+            return outcome._replace(payload=taken(outcome.payload, take))
+        except (SerializationError, OSError) as error:
+            return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
