@@ -132,7 +132,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return max(slots + 1 + (-1 if n_jobs is None else n_jobs), 1)
 
     def _slots(self, client: Client) -> int:
-        """How many workers there are, after waiting for the first."""
+        """How many workers there are, after waiting for the first; a task has one at least, its own."""
+        if client.nested:
+            return max(client.slots(), 1)
         if not client.slots():
             try:
                 client.wait_for_workers(1, self.wait_for_workers_timeout)
@@ -253,7 +255,11 @@ def _client_for(address: str | None) -> Client:
         client = _clients.get(address)
         if client is None or client.closed:
             client = _clients[address] = Client(address)
-        return client
+    if here() is not None:
+        own = get_client()
+        if own.link.connection.scheduler_id == client.link.connection.scheduler_id:
+            return own  # a task that names its own cluster
+    return client
 
 
 def _after_fork_in_child() -> None:

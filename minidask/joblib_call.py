@@ -187,6 +187,8 @@ class Call:
                         continue
                     wait, head = self._time_left(head)
                     if reading is not None:
+                        if self._client.link.reading.claimed:
+                            break  # it is another thread's turn
                         reading.read(wait)
                     elif not self._wait_for_others(wait):
                         break  # to look whether it is our turn now

@@ -20,6 +20,7 @@ from minidask.client.nested import LOOK_SECONDS, TaskClient
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError, SerializationError
 from minidask.joblib_call import Call, Job
+from minidask.wire.messages import RanHere
 
 TELL_SECONDS = 0.25
 
@@ -32,7 +33,7 @@ class NestedCall(Call):
         self._kept: collections.deque[Job] = collections.deque()
         self._task_client = client
         self._sharing = threading.Lock()
-        self._running_here = False
+        self._thread = 0  # which collects
         self._only_here = False  # once something cannot be sent
         self._ran = self._failed = 0  # calls that ran here, and that was not told yet
         self._told = time.monotonic()
@@ -61,11 +62,16 @@ class NestedCall(Call):
         return bool(self._wait_retrieval())
 
     def _send(self, job: Job) -> Future:
-        if self._task_client.idle and not self._only_here:
-            with self._sharing:
+        with self._sharing:
+            if self._may_share():
                 return self._send_or_keep(job)
         self._kept.append(job)
         return _future()
+
+    def _may_share(self) -> bool:
+        """Whether to send another one: there are slots for it, and one less than the limit, as one may run here."""
+        within = not self._group.limit or self._under_way < self._group.limit - 1
+        return bool(self._task_client.idle) and within and not self._only_here
 
     def _send_or_keep(self, job: Job) -> Future:
         try:
@@ -80,9 +86,9 @@ class NestedCall(Call):
     # --- sharing ---
 
     def _share(self) -> None:
-        """Send what is kept: others have nothing to do."""
+        """Send of what is kept as much as others can do."""
         with self._sharing:
-            while not self._only_here:
+            while self._may_share():
                 try:
                     job = self._kept.popleft()
                 except IndexError:
@@ -90,18 +96,23 @@ class NestedCall(Call):
                 self._send_or_keep(job)
 
     def _share_if_busy(self) -> None:
-        """Others have nothing to do, while the task's own thread may be busy for long."""
-        if self._running_here and self._kept:
+        """Others have nothing to do, while the task's own thread, unless it is this one, may be busy for long."""
+        if self._kept and self._may_share() and threading.get_ident() != self._thread:
             threading.Thread(target=self._share, name="minidask-share", daemon=True).start()
+
+    def _is_done(self, job: Job, future: Future) -> None:
+        super()._is_done(job, future)
+        self._share_if_busy()
 
     # --- working ---
 
     def _work_here(self, reading: Borrowed | None) -> bool:
+        self._thread = threading.get_ident()
         if not self._kept:
             return False
         if self._task_client.idle is None and reading is not None:
             reading.read(1.0, lend=False)  # it will be told in a moment
-        if self._task_client.idle and not self._only_here:
+        if self._may_share():
             self._share()
         else:
             self._run_one(reading)
@@ -113,16 +124,12 @@ class NestedCall(Call):
         except IndexError:
             return  # it has just been sent
         future = _future()
-        self._running_here = True
-        try:
-            if reading is None:
-                self._run(job, future)
-            else:
-                reading.keep_slot()
-                reading.run(lambda: self._run(job, future))
-                reading.read(0, lend=False)
-        finally:
-            self._running_here = False
+        if reading is None:
+            self._run(job, future)
+        else:
+            reading.keep_slot()
+            reading.run(lambda: self._run(job, future), call=True)
+            reading.read(0, lend=False)
         self._is_done(job, future)
 
     def _run(self, job: Job, future: Future) -> None:
@@ -143,7 +150,7 @@ class NestedCall(Call):
     def _tell(self) -> None:
         """Have the scheduler know how far the task is, for those who look at a progress bar."""
         self._told = time.monotonic()
-        self._task_client.tell_ran(self._ran, self._failed)
+        self._client.link.send_if_open([RanHere(self._group.parent, self._ran, self._failed)])
         self._ran = self._failed = 0
 
     def _wait_for_others(self, seconds: float | None) -> bool:
@@ -159,8 +166,6 @@ class NestedCall(Call):
 
     def close(self) -> None:
         self._task_client.on_idle.remove(self._share_if_busy)
-        if not self._task_client.on_idle:
-            self._task_client.idle = None
         self._parallel.__dict__.pop("_wait_retrieval", None)
         if self._ran:
             self._tell()

@@ -2,13 +2,17 @@
 
     slot: sets itself, and the call that runs ──► here() ◄── client, joblib backend: submit and wait through it
 
-In a process slot every thread belongs to the slot's task; where slots are threads, only the slot's own does.
+A thread belongs to the task that has started it: `Thread.start` sees to that, from when there is a slot in this
+process. Of those that were started in another way, all of a process slot's belong to its outermost task, others to
+none.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -48,11 +52,14 @@ class TaskSlot(Protocol):
     def call(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty between tasks."""
 
+    def work_for(self, call: list[int]) -> None:
+        """This thread was started by that call."""
+
     def fileno(self) -> int:
         """What gets readable when there may be a descendant to run."""
 
     def begin_wait(self, call: list[int]) -> None:
-        """The task, which `call` was, waits from now on."""
+        """A thread of the task, which `call` was, waits from now on."""
 
     def receive(self) -> None:
         """Read what has come, unless another thread does.
@@ -64,11 +71,11 @@ class TaskSlot(Protocol):
     def has_call(self, call: list[int]) -> bool:
         """Whether a descendant is there to be run, and the task goes on at all."""
 
-    def run_call(self) -> None:
+    def run_call(self, call: list[int]) -> None:
         """Run that."""
 
     def end_wait(self, call: list[int]) -> None:
-        """The task goes on."""
+        """The thread goes on."""
 
 
 _this_thread = threading.local()
@@ -81,6 +88,27 @@ def belongs_to(slot: TaskSlot, *, whole_process: bool) -> None:
     _this_thread.slot = slot
     if whole_process:
         _this_process = slot
+    if threading.Thread.start is not _start:
+        threading.Thread.start = _start  # type: ignore[assignment, method-assign]
+
+
+_plain_start = threading.Thread.start
+
+
+@functools.wraps(_plain_start)
+def _start(thread: threading.Thread) -> None:
+    """In the place of `Thread.start`: what a task starts works for it."""
+    slot = here()
+    if slot is not None:
+        thread.run = functools.partial(_run_for, slot, slot.call, thread.run)  # type: ignore[method-assign]
+    _plain_start(thread)
+
+
+def _run_for(slot: TaskSlot, call: list[int], run: Callable[[], None]) -> None:
+    threading.current_thread().__dict__.pop("run", None)  # no cycle
+    _this_thread.slot = slot
+    slot.work_for(call)
+    run()
 
 
 def here() -> TaskSlot | None:

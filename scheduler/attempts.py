@@ -257,27 +257,36 @@ class Attempts:
 
     def drop(self, task: TaskRecord, force: bool) -> None:
         """The client wants no outcome of this task; with `force` it is also stopped if it runs."""
+        if force and type(task.state) is not Ready:
+            self._drop_children(task)
+        self._drop_one(task, force)
+
+    def _drop_one(self, task: TaskRecord, force: bool) -> None:
         if type(task.state) is Ready:
             self._end(task, "cancel")
             return
         if type(task.state) is Running:
             task.move("abandon", Abandoned(task.state.worker, task.state.attempt))
             task.payload = []
-        if force:
-            self._drop_children(task)
         if type(task.state) is Abandoned and (force or task.id in task.state.worker.delivering):
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
     def _drop_children(self, task: TaskRecord) -> None:
-        """What a task has submitted ends with it: nobody else could have the outcome."""
-        if task.nest is None:
-            return
-        self.nesting.goes_on(task)
-        for child in list(task.nest.children.values()):
+        """What a task has submitted ends with it: nobody else could have the outcome.
+
+        All its descendants, the innermost first; without recursion: nests may be deep.
+        """
+        ancestors = [task]
+        for ancestor in ancestors:
+            if ancestor.nest is not None:
+                self.nesting.goes_on(ancestor)
+                ancestors += ancestor.nest.children.values()
+        for child in reversed(ancestors[1:]):
             if type(child.state) is not Abandoned and child.client.peer in self._clients:
                 self._tell(child, m.TaskLost(child.number, "cancelled", f"task {child.name!r}: its parent has ended"))
-            self.drop(child, force=True)
-        self.ready.close(task)
+            self._drop_one(child, force=True)
+        for ancestor in ancestors:
+            self.ready.close(ancestor)
 
     def lose(self, task: TaskRecord, step: str, reason: str, text: str) -> None:
         """End a task that has no outcome of its own."""

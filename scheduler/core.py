@@ -200,7 +200,8 @@ class SchedulerCore:
                 " start some with minidask-worker ADDRESS, on as many machines as you like"
             )
             for task in list(self.attempts.tasks.values()):
-                if type(task.state) is Ready:  # others may still run on workers that are about to end
+                # Others may still run on workers that are about to end, and so may what those have submitted.
+                if type(task.state) is Ready and task.parent is None:
                     self.attempts.lose(task, "fail", "no-workers", text)
 
     # --- what clients ask for ---

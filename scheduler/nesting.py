@@ -28,8 +28,8 @@ class Nesting:
         assert parent is not None
         if parent.nest is None:
             parent.nest = Nest()
-            if parent.parent is not None and parent.parent.nest is not None:
-                parent.parent.nest.parents[parent.id] = parent
+        if parent.parent is not None and parent.parent.nest is not None:
+            parent.parent.nest.parents[parent.id] = parent
         parent.nest.children[task.id] = task
 
     def ended(self, task: TaskRecord) -> None:
@@ -86,21 +86,28 @@ class Nesting:
         return None
 
     def host_of(self, task: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
-        """The nearest of a task's ancestors whose slot on this worker is to be had; None if there is none."""
-        ancestor = task.parent
-        while ancestor is not None:
-            nest, state = ancestor.nest, ancestor.state
-            if nest is not None and nest.waits and nest.guest is None and getattr(state, "worker", None) is worker:
-                return ancestor
-            ancestor = ancestor.parent
+        """A task that waits on the worker that another one has to run on, and can lend it its slot; None if none can.
+
+        Any may: the guest does not depend on it, and two tasks that each have something to run where the other one
+        waits would never end.
+        """
+        for host in worker.tasks.values() if task.parent is not None else ():
+            nest = host.nest
+            if nest is not None and nest.waits and nest.guest is None:
+                return host
         return None
 
     def _descendant(self, task: TaskRecord) -> TaskRecord | None:
-        child = self._ready.pop_child(task)
-        if child is not None or task.nest is None:
-            return child
-        found = (self._descendant(child) for child in task.nest.parents.values())
-        return next((task for task in found if task is not None), None)
+        """The nearest descendant that may run now, out of the queue; without recursion: nests may be deep."""
+        above = [task]
+        while above:
+            task = above.pop()
+            child = self._ready.pop_child(task)
+            if child is not None:
+                return child
+            if task.nest is not None:
+                above.extend(reversed(task.nest.parents.values()))
+        return None
 
 
 def _depth(task: TaskRecord) -> int:

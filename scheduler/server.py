@@ -47,7 +47,7 @@ class SchedulerServer:
         """Set when a client has asked for the end of the cluster, or `close()` was called."""
         self.address = ""
         self._secret = secret
-        self._info = {"version": __version__, **(info or {})}
+        self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._strangers: set[MessageLink] = set()
@@ -164,6 +164,9 @@ class SchedulerServer:
         handshake = link.handshake
         assert isinstance(handshake, Acceptor) and handshake.peer_info is not None
         self._strangers.discard(link)
+        if self.stopped.is_set():
+            link.close()  # it came as `close` was going through the others
+            return
         info = handshake.peer_info
         address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"
         peer = self.attach(link, handshake.role, address, info)

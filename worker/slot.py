@@ -1,8 +1,8 @@
 """A slot: one process, one loop. Read a call, run it in the main thread, reply.
 
 It may be killed at any moment: it holds nothing that is not also held elsewhere. SIGINT asks the call
-that the pipe for stops names to end, as Ctrl-C would; one that is over is left in peace. The same loop, in a thread
-and without signals, serves `processes=False`.
+that the pipe for stops names to end, as Ctrl-C would; one that is over is left in peace (`calls.py`). The same loop, in
+a thread and without signals, serves `processes=False`.
 
 A call that waits for calls of its own runs them, and theirs, in the same loop, one level deeper: `minidask.nesting`.
 """
@@ -15,12 +15,11 @@ import logging
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
 import traceback
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from minidask import batch
@@ -42,13 +41,12 @@ from minidask.wire.messages import (
     Waiting,
 )
 
+from .calls import Calls, RunningCall
 from .missing import explained
 from .modules import forget_changed
 
 MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
-STOP = struct.Struct("<QQ")
-"""A task's number and attempt, in the pipe for stops."""
 
 
 class Slot:
@@ -67,50 +65,49 @@ class Slot:
         self.store = BlobStore(around.store)
         self.client: Any = None
         self._sock = sock
-        self._stops = stops
         self._alone = stops is not None
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = BlobTable(self.store)
         self._session: bytes | None = None
         self._modules: dict[str, str] = {}
-        self._in_call = False
-        self._interrupted = False  # since the last call began
-        self._calls: list[list[int]] = []  # those that run, outermost first, as number and attempt
+        self._calls = Calls(stops)
         self._given: collections.deque[Run] = collections.deque()  # to be run next
-        self._this_thread = threading.local()
-        self._sending = threading.Lock()
+        self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
+        self._resumed: list[int] = []  # tasks of which the daemon has still to take note that they go on
+        self._sending = threading.RLock()  # held while that, or which calls run, changes with what is said of it
         self._receiving = threading.Lock()
-        self._resumed = 0  # how often the daemon has still to take note that a call has gone on
 
     def serve(self) -> None:
         """Serve calls until the worker daemon closes the socket."""
         belongs_to(self, whole_process=self._alone)
         if self._alone:
-            signal.signal(signal.SIGINT, self._interrupt)
+            signal.signal(signal.SIGINT, self._calls.interrupt)
         self._send(SlotReady(os.getpid()))
         with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
             while True:
                 with self._receiving:
                     self._receive()
                 while self._given:
-                    self.run_call()
+                    self._run(self._given.popleft())
+        if self.client is not None:
+            self.client.end()
 
     def _handle(self, message: Message) -> None:
         match message:
             case Run():
-                if not message.host or not self._resumed:
+                if message.host not in self._resumed:
                     self._given.append(message)
             case PutBlob(blob, payload):
                 self._blobs.put(blob, payload)
             case ReleaseBlobs(blobs):
                 for blob in blobs:
                     self._blobs.forget(blob)
-            case Resumed():
-                self._resumed -= 1
+            case Resumed(task):
+                self._resumed.remove(task)
 
     def _send(self, message: Message) -> None:
         pieces = [memoryview(piece) for piece in encode(message)]
-        with self._sending:  # the outermost call may end while another thread of it runs one of its own
+        with self._sending:
             while pieces:
                 sent = self._sock.sendmsg(pieces[:MAX_IOVEC])
                 while pieces and sent >= len(pieces[0]):
@@ -123,16 +120,35 @@ class Slot:
     @property
     def call(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty between tasks."""
-        own: list[int] | None = getattr(self._this_thread, "call", None)
-        return own or (self._calls[0] if self._calls else [])
+        return self._calls.own
+
+    def work_for(self, call: list[int]) -> None:
+        """This thread was started by that call."""
+        self._calls.work_for(call)
 
     def fileno(self) -> int:
         """What gets readable when there may be a call to run."""
         return self._sock.fileno()
 
     def begin_wait(self, call: list[int]) -> None:
-        """The task, which `call` was, waits from now on."""
-        self._send(Waiting(*call))
+        """A thread of the task, which `call` was, waits from now on."""
+        with self._sending:
+            if self._calls.runs(call):
+                threads = self._waiting[tuple(call)] = self._waiting.get(tuple(call), 0) + 1
+                if threads == 1:
+                    self._send(Waiting(*call))
+
+    def end_wait(self, call: list[int]) -> None:
+        """It goes on. If it was the last one, what was sent to be run meanwhile, and not begun, is void."""
+        with self._sending:
+            threads = self._waiting.get(tuple(call), 0)
+            if threads > 1:
+                self._waiting[tuple(call)] = threads - 1
+            elif threads:
+                del self._waiting[tuple(call)]
+                self._given = collections.deque(run for run in self._given if run.host != call[0])
+                self._resumed.append(call[0])
+                self._send(Resumed(*call))
 
     def receive(self) -> None:
         """Read what has come, unless another thread does.
@@ -154,62 +170,56 @@ class Slot:
             self._handle(decode(frame))
 
     def has_call(self, call: list[int]) -> bool:
-        """Whether there is a call to run, and the one that waits for it goes on at all."""
-        return bool(self._given) and call in self._calls
+        """Whether there is a call to be run for the one that waits."""
+        return tuple(call) in self._waiting and any(run.host == call[0] for run in list(self._given))
 
-    def run_call(self) -> None:
+    def run_call(self, call: list[int]) -> None:
         """Run it, and reply."""
-        outer = self._in_call
-        try:
-            outcome = self._run(self._given.popleft())
-            if self._alone:
-                _flush_output()
-            self._send(outcome)
-        finally:
-            self._in_call = outer
-
-    def end_wait(self, call: list[int]) -> None:
-        """The task goes on. What was sent to be run meanwhile, and not begun, is void."""
-        if call in self._calls:
-            self._given.clear()
-        self._resumed += 1
-        self._send(Resumed(*call))
+        with self._sending:
+            run = next((run for run in self._given if run.host == call[0]), None)
+            if run is None:
+                return
+            self._given.remove(run)
+        self._run(run)
 
     # --- one call ---
 
-    def _run(self, run: Run) -> Message:
-        """Run a call, on top of those that wait for it, if there are any."""
-        outer, call = getattr(self._this_thread, "call", None), [run.task, run.attempt]
-        self._calls.append(call)
-        self._this_thread.call = call
+    def _run(self, run: Run) -> None:
+        """Run a call, on top of those that wait for it, if there are any, and reply."""
+        call = self._calls.begin(run.task, run.attempt)
         try:
-            return self._outcome(run)
-        finally:
-            self._calls.remove(call)
-            self._this_thread.call = outer
+            outcome = self._outcome(run, call)
+        except BaseException:
+            self._calls.end(call)
+            raise
+        if self._alone:
+            _flush_output()
+        with self._sending:
+            self._waiting.pop(tuple(call.name), None)  # a thread that it has left behind may still do
+            self._send(outcome)
+            self._calls.end(call)  # last: now a stop for the one below may interrupt
 
-    def _outcome(self, run: Run) -> Message:
-        modules, self._interrupted = len(sys.modules), False
+    def _outcome(self, run: Run, call: RunningCall) -> Message:
         began = time.perf_counter()
         use_blobs(self._blobs)
         try:
             self._apply_session(run)
             try:
-                self._in_call = True
+                call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
                 result = batch.run_task(function, args, kwargs)
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
-                self._in_call = False
+                call.interruptible = False
             payload = handed_over(payload, self.store)
             return Done(run.task, run.attempt, time.perf_counter() - began, payload)
         except KeyboardInterrupt as error:
-            self._in_call = False
-            if self._interrupted and len(sys.modules) != modules:
-                os._exit(0)  # an import may have been cut in two, and that cannot be mended here: start afresh
+            call.interruptible = False
+            if call.cut_import:
+                os._exit(0)  # what was cut in two cannot be mended here: start afresh
             return self._failed(run, error, began)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
-            self._in_call = False
+            call.interruptible = False
             return self._failed(run, error, began)
 
     def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
@@ -224,19 +234,6 @@ class Slot:
         except SerializationError:
             payload = []  # the text of the traceback tells it then
         return Failed(run.task, run.attempt, duration, text, payload)
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        if self._in_call and self._is_meant():
-            self._interrupted = True
-            raise KeyboardInterrupt
-
-    def _is_meant(self) -> bool:
-        """Whether a stop is for a call that still runs, or from somebody who names none."""
-        named = []
-        with contextlib.suppress(BlockingIOError):
-            while self._stops is not None and (data := os.read(self._stops, STOP.size)):
-                named.append(list(STOP.unpack(data)))
-        return not named or any(call in self._calls for call in named)
 
     # --- the caller's session ---
 

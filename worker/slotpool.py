@@ -20,8 +20,9 @@ from minidask.nesting import Surroundings
 from minidask.transport import MessageLink
 from minidask.wire.messages import Message
 
+from .calls import STOP
 from .launch import Launched, launch
-from .slot import STOP, Slot
+from .slot import Slot
 
 EXIT_SECONDS = 1.0
 READ_BYTES = 64 * 1024

@@ -24,7 +24,7 @@ from minidask.client.screen import client_table
 from minidask.errors import NoWorkersError, SchedulerLost, SerializationError
 from minidask.folders import sweep
 from minidask.interning import Scattered
-from minidask.nesting import TaskSlot
+from minidask.nesting import TaskSlot, here
 from minidask.payload import LARGE_BYTES, SHARED
 from minidask.wire.messages import Shutdown
 
@@ -92,14 +92,22 @@ class Client:
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Link:
-        parsed, (slot, hooks) = Address.parse(address), self._within()
+        parsed = Address.parse(address)
         info = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-        info["nested"] = slot is not None
-        return Link(Connection(parsed, access_file, info, self.timeout), slot, hooks)
+        info["nested"] = self.nested
+        connection = Connection(parsed, access_file, info, self.timeout)
+        return Link(connection, *self._within(connection))
 
-    def _within(self) -> tuple[TaskSlot | None, Hooks]:
-        """The slot whose tasks this client is for, and what is different there."""
-        return None, Hooks(_new_future, lambda idle: None, lambda: None)
+    def _within(self, connection: Connection) -> tuple[TaskSlot | None, Hooks]:
+        """The slot whose tasks this client is for, and what is different there: a task may use any client of its own
+        cluster, and its slot is lent while it waits."""
+        slot = here()
+        if slot is not None:
+            from minidask.client.nested import client_of, nested_future  # noqa: PLC0415 - it imports this module
+
+            if client_of(slot).link.connection.scheduler_id == connection.scheduler_id:
+                return slot, Hooks(nested_future)
+        return None, Hooks(_new_future)
 
     # --- work ---
 

@@ -76,6 +76,11 @@ class Connection:
                 raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
         self.peer_info = handshake.peer_info
 
+    @property
+    def scheduler_id(self) -> str:
+        """What tells this scheduler from all others, whatever its address is called."""
+        return str((self.peer_info or {}).get("id", ""))
+
     def send(self, messages: Iterable[Message]) -> None:
         """Write these, in one go.
 

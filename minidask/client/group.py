@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from minidask.client.future import Future
+from minidask.errors import MinidaskError
 from minidask.interning import Interner
 from minidask.payload import LARGE_BYTES, SHARED
 from minidask.wire.messages import CloseGroup, OpenGroup
@@ -27,8 +29,11 @@ class TaskGroup:
     def __init__(self, link: Link, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
         self.number = link.next_group()
         self.interner = Interner(link.blobs.put, link.dropped.append, large=large, mode=mode, files=link.is_here)
+        self.limit = limit
+        self.parent = link.parent()
         self._link = link
-        self._open = True
+        self._open = self._wanted = True
+        self._lock = threading.RLock()  # nothing is sent for a group that was closed meanwhile
         link.send([OpenGroup(self.number, limit)])
 
     def submit(
@@ -44,24 +49,36 @@ class TaskGroup:
         """As `Client.submit`, within the group; `on_done` is called with the future once it is done.
 
         If it is `counted` already, it is not counted again on bars over all that the client submits.
+
+        Raises:
+            MinidaskError: the group was cancelled or closed.
         """
-        return self._link.submit(
-            (function, args, {}),
-            name=name,
-            priority=priority,
-            group=self.number,
-            interner=self.interner,
-            on_done=on_done,
-            counted=counted,
-        )
+        with self._lock:
+            if not self._wanted:
+                raise MinidaskError("the call that this task is of has ended")
+            return self._link.submit(
+                (function, args, {}),
+                name=name,
+                priority=priority,
+                group=self.number,
+                parent=self.parent,
+                interner=self.interner,
+                on_done=on_done,
+                counted=counted,
+            )
 
     def cancel(self) -> None:
         """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
+        with self._lock:
+            self._wanted = False
         self._link.cancel(self._link.pending(self.number), force=True)
 
     def close(self) -> None:
         """No more tasks will come; those submitted go on."""
-        if self._open:
+        with self._lock:
+            self._wanted = False
+            if not self._open:
+                return
             self._open = False
             self._link.send_if_open([CloseGroup(self.number)])
             self.interner.close()

@@ -61,9 +61,9 @@ class Hooks(NamedTuple):
     """What is different in a task: see `TaskClient`."""
 
     new_future: Callable[[Link, int, str], Future]
-    told_idle: Callable[[bool], None]
+    told_idle: Callable[[bool], None] = lambda idle: None
     """Called when there are slots with nothing to do, or none any more."""
-    ended: Callable[[], None]
+    ended: Callable[[], None] = lambda: None
     """Called when the connection has ended."""
 
 
@@ -121,6 +121,7 @@ class Link:
         priority: int = 0,
         timeout: float | None = None,
         group: int = 0,
+        parent: list[int] | None = None,
         pin: str | None = None,
         interner: Interner | None = None,
         on_done: Callable[[Future], None] | None = None,
@@ -129,6 +130,7 @@ class Link:
         """Have the cluster run a call.
 
         Args:
+            parent: the task that it is from; None for that of this thread.
             pin: the address of the worker that is to run it.
             interner: names what the tasks of its group share.
             on_done: called with the future once it is done.
@@ -149,7 +151,7 @@ class Link:
                 future.add_done_callback(lambda _: self.dropped.append(used))
             self._pending.add(number, future)
         try:
-            parent = self._slot.call if self._slot is not None else []
+            parent = self.parent() if parent is None else parent
             self.send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
         except MinidaskError:
             with self._lock:
@@ -160,6 +162,10 @@ class Link:
             for calls in self.bars:
                 calls.watch(future)
         return future
+
+    def parent(self) -> list[int]:
+        """Number and attempt of the task that this thread works for; empty outside of tasks."""
+        return self._slot.call if self._slot is not None else []
 
     def next_group(self) -> int:
         """A fresh number for a group."""

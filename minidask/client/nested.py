@@ -14,12 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.client.client import Client
+from minidask.client.connection import Connection
 from minidask.client.future import Future
+from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.nesting import TaskSlot
-from minidask.wire.messages import RanHere
+from minidask.payload import LARGE_BYTES, SHARED
 
 LOOK_SECONDS = 0.05
 """How often a thread that waits looks whether another one still helps its slot, and whether it was cancelled."""
@@ -42,12 +44,21 @@ class TaskClient(Client):
         """Called, by whoever reads, when there are such slots."""
         super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
 
-    def _within(self) -> tuple[TaskSlot, Hooks]:
-        return self._slot, Hooks(_new_future, self._told_idle, self._ended)
+    def _within(self, connection: Connection) -> tuple[TaskSlot, Hooks]:
+        return self._slot, Hooks(nested_future, self._told_idle, self._ended)
 
-    def tell_ran(self, finished: int, failed: int) -> None:
-        """The task has run so many of its calls itself."""
-        self.link.send_if_open([RanHere(self._slot.call, finished, failed)])
+    def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
+        """As `Client.group`; the scheduler tells, each time, whether there are slots with nothing to do."""
+        if not self.on_idle:
+            self.idle = None  # what it told a call before is old
+        return super().group(limit, large, mode)
+
+    def close(self) -> None:
+        """Nothing happens: the client is the slot's, for all its tasks. `end` is for the slot."""
+
+    def end(self) -> None:
+        """The slot has come to its end."""
+        super().close()
 
     def _ended(self) -> None:
         with contextlib.suppress(ValueError):
@@ -59,7 +70,8 @@ class TaskClient(Client):
             call()
 
 
-def _new_future(link: Link, number: int, name: str) -> Future:
+def nested_future(link: Link, number: int, name: str) -> Future:
+    """A future for a task's own use."""
     return NestedFuture(number, name, link.cancelled, link.reading)
 
 
@@ -118,7 +130,7 @@ def help_until(done: Callable[[], bool], timeout: float | None, reading: Reading
             if borrowed is None:
                 threading.Event().wait(LOOK_SECONDS)  # another thread of this task helps
                 continue
-            while not done() and (end is None or time.monotonic() < end):
+            while not done() and not reading.claimed and (end is None or time.monotonic() < end):
                 left = LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic())
                 borrowed.read(max(0.0, left))
     return None if end is None else max(0.0, end - time.monotonic())

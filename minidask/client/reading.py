@@ -49,6 +49,7 @@ class Reading:
         self._part = threading.Lock()  # whoever holds it reads
         self._loan = threading.Lock()  # whoever holds it has borrowed the reading
         self._borrower = 0  # the thread that does
+        self._claims: set[int] = set()  # threads that ran a call, and want the loan back
         self._wanted = False  # whether the borrower waits for the part
         self._turns = 0  # how often the borrower has paused: whether its callbacks get on
         self._dispatching = 0
@@ -88,7 +89,7 @@ class Reading:
             raise RuntimeError("a done-callback may not wait for a task: this thread would have to complete it")
         this_thread = threading.get_ident()
         again = self._borrower == this_thread
-        if not again and not self._loan.acquire(blocking=False):
+        if not again and (self._claims or not self._loan.acquire(blocking=False)):
             yield None
             return
         try:
@@ -101,9 +102,13 @@ class Reading:
                 finally:
                     borrowed.end()
         finally:
-            if not again:
-                self._borrower = 0
-                self._loan.release()
+            if not again and self._borrower == this_thread:
+                self.pass_on()
+
+    @property
+    def claimed(self) -> bool:
+        """Whether who has borrowed it is to give it back soon."""
+        return bool(self._claims)
 
     def nudge(self) -> None:
         """Have whoever waits for messages come out of it."""
@@ -157,7 +162,9 @@ class Reading:
     # --- for `Borrowed` ---
 
     def take(self) -> None:
-        """Take the part from the reading thread, if that has stepped in."""
+        """Take the part from the reading thread, if that has stepped in, and the loan, if that was passed on."""
+        if self._borrower != threading.get_ident():
+            self._claim()
         self._wanted = True  # before the nudge: whoever comes out of the wait must not begin another one
         if not self._part.acquire(blocking=False):
             self.nudge()
@@ -167,6 +174,22 @@ class Reading:
     def give_up(self) -> None:
         self._turns += 1
         self._part.release()
+
+    def pass_on(self) -> None:
+        """Let another thread borrow it."""
+        self._borrower = 0
+        self._loan.release()
+
+    def _claim(self) -> None:
+        """Borrow it again; whoever has it meanwhile gives it back as soon as it looks."""
+        this_thread = threading.get_ident()
+        self._claims.add(this_thread)
+        try:
+            self.nudge()
+            self._loan.acquire()
+        finally:
+            self._claims.discard(this_thread)
+        self._borrower = this_thread
 
 
 class Borrowed:
@@ -191,12 +214,18 @@ class Borrowed:
         self._reading.read(seconds, for_slot=bool(self._lent))
         self._guard.check()
         if slot is not None and self._lent and slot.has_call(self._lent):
-            self.run(slot.run_call)
+            self.run(lambda: slot.run_call(self._lent), call=True)
 
-    def run(self, callbacks: Callable[[], None]) -> None:
-        """Run these with the reading paused: others may read, and Ctrl-C may interrupt them."""
+    def run(self, code: Callable[[], None], *, call: bool = False) -> None:
+        """Run this with the reading paused: the reading thread may read, and Ctrl-C may interrupt it.
+
+        Args:
+            call: whether it is a call; its threads may borrow the reading meanwhile, and lend the slot.
+        """
         self.pause()
-        self._guard.run_interruptible(callbacks)
+        if call:
+            self._reading.pass_on()
+        self._guard.run_interruptible(code)
         self.resume()
 
     def end(self) -> None:
