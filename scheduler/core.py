@@ -20,6 +20,7 @@ from .blobs import BlobShelf
 from .describe import describe
 from .distribution import Distribution
 from .events import Event, Joined, Left, Received
+from .idling import Idling
 from .tasks import ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 LOST_AFTER_SECONDS = 30.0
@@ -42,14 +43,13 @@ class SchedulerCore:
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobShelf()
-        self._idle = False
-        self._askers: dict[int, ClientRecord] = {}  # clients of slots, to be told when that changes
         self.stopping = False
         self._next_task = 0
         self._starved_since: float | None = None
         self._out: Outbox = []
         self.data = Distribution(self.blobs, self.workers, self._send)
         self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
+        self.idling = Idling(self.attempts.pool, self.attempts.nesting, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
             m.PutBlob: self.data.put,
             m.OfferBlob: self.data.offer,
@@ -106,9 +106,7 @@ class SchedulerCore:
     def place(self, now: float) -> Outbox:
         """Give ready tasks to workers as far as they go; return the messages to send."""
         self.attempts.place(now)
-        if self._idle != bool(self.attempts.pool.idle):
-            self._idle = not self._idle
-            self._out += [(peer, m.Idle(self._idle)) for peer in self._askers]
+        self.idling.update()
         return self._take()
 
     def _send(self, peer: int, message: m.Message) -> None:
@@ -162,7 +160,7 @@ class SchedulerCore:
             self._lose_worker(worker, reason)
         client = self.clients.pop(peer, None)
         if client is not None:
-            self._askers.pop(peer, None)
+            self.idling.leave(client)
             self._lose_client(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
@@ -211,13 +209,11 @@ class SchedulerCore:
             raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
-            self._askers[client.peer] = client
-            self._send(client.peer, m.Idle(self._idle))
+            self.idling.ask(client, message.group, self._parent(message) if message.parent else None)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
         client.groups.pop(message.group, None)
-        if not client.groups:
-            self._askers.pop(client.peer, None)
+        self.idling.ask_no_more(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
         group = client.groups.get(message.group) if message.group else None
@@ -246,7 +242,7 @@ class SchedulerCore:
         )  # fmt: skip
         self.attempts.add(task)
 
-    def _parent(self, message: m.Submit | m.RanHere) -> TaskRecord | None:
+    def _parent(self, message: m.Submit | m.RanHere | m.OpenGroup) -> TaskRecord | None:
         """The task that a message is from, if that attempt of it is still wanted."""
         if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")

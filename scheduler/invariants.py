@@ -21,6 +21,7 @@ def check(core: SchedulerCore) -> None:
     _check_clients(core)
     _check_groups(core)
     _check_nesting(core)
+    _check_idling(core)
     _check_blobs(core)
 
 
@@ -93,6 +94,16 @@ def _check_nesting(core: SchedulerCore) -> None:
         assert worker.guests.keys() <= worker.tasks.keys() - worker.delivering, (
             f"{worker.name} has guests that are over"
         )
+
+
+def _check_idling(core: SchedulerCore) -> None:
+    asking = Counter(
+        (id(t), peer) for peer, groups in core.idling.askers.items() for tasks in groups.values() for t in tasks
+    )
+    assert core.idling.askers.keys() <= core.clients.keys(), "a client that left is told of idle slots"
+    for task in core.attempts.tasks.values():
+        for peer, count in task.nest.askers.items() if task.nest is not None else ():
+            assert asking[id(task), peer] == count, f"{task} miscounts who runs calls below it"
 
 
 def _check_blobs(core: SchedulerCore) -> None:

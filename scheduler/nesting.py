@@ -21,6 +21,7 @@ class Nesting:
     def __init__(self, ready: ReadyQueue) -> None:
         self._ready = ready
         self._hosts: dict[int, TaskRecord] = {}  # tasks that wait, and may find something to run
+        self._changed: dict[int, TaskRecord] = {}  # those that have begun or ceased to have nothing to run
 
     def born(self, task: TaskRecord) -> None:
         """A task was submitted by another one, its `parent`."""
@@ -58,12 +59,14 @@ class Nesting:
         if task.nest is not None:
             task.nest.waits = False
             self._hosts.pop(task.id, None)
+            self._note(task)
 
     def lend(self, host: TaskRecord, guest: TaskRecord) -> None:
         """A task's slot runs one of its descendants."""
         assert host.nest is not None
         host.nest.guest = guest
         self._hosts.pop(host.id, None)
+        self._note(host)
 
     def give_back(self, host: TaskRecord) -> None:
         """The descendant has ended."""
@@ -72,8 +75,22 @@ class Nesting:
         self._look(host)
 
     def _look(self, task: TaskRecord) -> None:
-        if task.nest is not None and task.nest.waits and task.nest.guest is None:
+        if self.has_nothing_to_run(task):
             self._hosts[task.id] = task
+            self._note(task)
+
+    def has_nothing_to_run(self, task: TaskRecord) -> bool:
+        """Whether a task waits, and its slot runs none of its descendants."""
+        return task.nest is not None and task.nest.waits and task.nest.guest is None
+
+    def _note(self, task: TaskRecord) -> None:
+        if task.nest is not None and task.nest.askers:
+            self._changed[task.id] = task
+
+    def take_changed(self) -> list[TaskRecord]:
+        """The tasks for which that may have changed since this was last called, and for which somebody asks."""
+        changed, self._changed = list(self._changed.values()), {}
+        return changed
 
     def next_guest(self) -> tuple[TaskRecord, TaskRecord] | None:
         """Take a descendant out of the queue and name the one whose slot is to run it; None if there is none."""

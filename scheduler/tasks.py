@@ -176,13 +176,15 @@ class WorkerRecord:
 class Nest:
     """What a task has submitted: its live `children`, and those of them that have children too.
 
-    While it `waits` for them, its slot runs one descendant after the other: the `guest`.
+    While it `waits` for them, its slot runs one descendant after the other: the `guest`. The `askers` are the clients
+    of the slots in which descendants run calls of their own, with how many groups of them; see `idling.py`.
     """
 
     children: dict[int, TaskRecord] = field(default_factory=dict)
     parents: dict[int, TaskRecord] = field(default_factory=dict)
     waits: bool = False
     guest: TaskRecord | None = None
+    askers: dict[int, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False)

@@ -190,7 +190,7 @@ class SimulatedBackend(MinidaskBackend):
         self.cluster = cluster
         self._simulated_slots = sum(machine.slots for machine in cluster.machines)
         self._simulated_client = cluster.client()
-        cluster.say(self._simulated_client, m.OpenGroup(1, 0))
+        cluster.say(self._simulated_client, m.OpenGroup(1, 0, []))
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         return self._simulated_slots

@@ -163,7 +163,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if client in self.wanted:
             group = len(self.limits[client]) + 1
             self.limits[client][group] = limit
-            self.send(Received(client, m.OpenGroup(group, limit)))
+            self.send(Received(client, m.OpenGroup(group, limit, [])))
 
     @rule(
         client=clients,
@@ -201,7 +201,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def client_closes_group(self, client: int, group: int) -> None:
         if client in self.wanted and group in self.limits[client]:
             self.send(Received(client, m.CloseGroup(group)))
-            self.send(Received(client, m.OpenGroup(group, 0)))  # the number may be used again
+            self.send(Received(client, m.OpenGroup(group, 0, [])))  # the number may be used again
 
     # --- tasks within tasks ---
 
@@ -217,7 +217,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         group = len(self.limits[client]) + 1
         self.limits[client][group] = limit
-        self.send(Received(client, m.OpenGroup(group, limit)))
+        self.send(Received(client, m.OpenGroup(group, limit, [])))
         pinned = f"tcp://w:{pin}" if pin is not None else None
         for _ in range(count):
             self.tasks += 1

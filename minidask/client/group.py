@@ -34,7 +34,7 @@ class TaskGroup:
         self._link = link
         self._open = self._wanted = True
         self._lock = threading.RLock()  # nothing is sent for a group that was closed meanwhile
-        link.send([OpenGroup(self.number, limit)])
+        link.send([OpenGroup(self.number, limit, self.parent)])
 
     def submit(
         self,

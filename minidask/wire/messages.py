@@ -50,10 +50,11 @@ class ReleaseBlobs(NamedTuple):
 
 
 class OpenGroup(NamedTuple):
-    """Tasks of this group, of which at most `limit` may run at once (0: no limit), are about to come."""
+    """Tasks of this group, of which at most `limit` may run at once (0: no limit), are about to come from `parent`."""
 
     group: int
     limit: int
+    parent: list[int]
 
 
 class CloseGroup(NamedTuple):
