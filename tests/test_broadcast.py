@@ -189,6 +189,38 @@ def test_workers_that_cannot_reach_one_another_have_it_through_the_scheduler(hos
     assert int(found["scheduler"][0]) < 64 * MIB, "it passes parts on, and keeps none"
 
 
+LOCAL = """
+import time
+
+def nap(data, number):
+    time.sleep(0.2)
+
+handle = client.scatter(np.arange(8 << 17, dtype=float))
+before = sent()
+workers = set()
+for _ in range(6):
+    future = client.submit(total, handle)
+    future.result(60)
+    workers.add(future.worker)
+print("workers", len(workers), flush=True)
+print("sent", (sent() - before) / (8 << 20), flush=True)
+futures = client.map(nap, [handle] * 16, range(16))
+client.gather(futures)
+print("workers", len({future.worker for future in futures}), flush=True)
+"""
+
+
+def test_a_task_goes_where_its_data_is_but_does_not_wait_for_that(hosts: Hosts, programs: Programs) -> None:
+    address, _ = start(hosts, programs)
+    path = programs.folder / "client.py"
+    path.write_text(SCRIPT + LOCAL)
+    client = programs.start(*hosts.on(0, sys.executable, str(path), address, "4"))
+    assert client.exit_code(60) == 0, client.text
+    found = figures(client)
+    assert found["workers"] == ["1", "4"]
+    assert float(found["sent"][0]) < 1.2
+
+
 MANY = """
 arrays = [np.full(8 << 17, number, dtype=float) for number in range(16)]
 had = memory()
