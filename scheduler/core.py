@@ -21,7 +21,7 @@ from .describe import describe
 from .distribution import Distribution
 from .events import Event, Joined, Left, Received
 from .idling import Idling
-from .tasks import ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
+from .tasks import Abandoned, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
@@ -243,13 +243,15 @@ class SchedulerCore:
         self.attempts.add(task)
 
     def _parent(self, message: m.Submit | m.RanHere | m.OpenGroup) -> TaskRecord | None:
-        """The task that a message is from, if that attempt of it is still wanted."""
+        """The task that a message is from, if that attempt of it goes on and has not been stopped."""
         if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
         number, attempt = message.parent
         task = self.attempts.tasks.get(number)
-        wanted = task is not None and task.attempt == attempt and type(task.state) is Running
-        return task if wanted else None
+        if task is None or task.attempt != attempt:
+            return None
+        state = task.state
+        return task if type(state) is Running or (type(state) is Abandoned and not state.stopped) else None
 
     def _cancel(self, client: ClientRecord, message: m.Cancel) -> None:
         for number in message.tasks:

@@ -37,10 +37,14 @@ class Running(NamedTuple):
 
 
 class Abandoned(NamedTuple):
-    """Nobody wants the outcome any more, but the worker has not yet said that the attempt is over."""
+    """Nobody wants the outcome any more, but the worker has not yet said that the attempt is over.
+
+    It goes on, and may submit tasks of its own, unless it was `stopped`.
+    """
 
     worker: WorkerRecord
     attempt: int
+    stopped: bool = False
 
 
 class Ended(NamedTuple):

@@ -293,6 +293,20 @@ def test_a_thread_that_a_task_leaves_behind_takes_nobodys_slot(processes: bool) 
         wait_until(lambda: not any(thread.name == "left behind" for thread in threading.enumerate()), "they ended")
 
 
+def test_a_task_that_nobody_waits_for_any_more_goes_on_as_it_would(client: minidask.Client, tmp_path: Path) -> None:
+    def task() -> None:
+        (tmp_path / "runs").touch()
+        wait_until(lambda: (tmp_path / "cancelled").exists(), "it was cancelled")
+        if minidask.get_client().gather(minidask.get_client().map(same, range(3))) == [0, 1, 2]:
+            (tmp_path / "went on").touch()
+
+    future = client.submit(task)
+    wait_until(lambda: (tmp_path / "runs").exists(), "the task ran")
+    future.cancel()
+    (tmp_path / "cancelled").touch()
+    wait_until(lambda: (tmp_path / "went on").exists(), "the task came to its end")
+
+
 def test_a_parents_end_ends_a_nest_of_any_depth() -> None:
     core = SchedulerCore()
     core.handle(Joined(1, "worker", "w", {"slots": 3000}), 0.0)

@@ -101,6 +101,18 @@ def test_what_waits_when_the_worker_drains_goes_back_at_once_and_what_runs_goes_
     assert rig.core.drained
 
 
+def test_what_a_task_waits_for_stays_where_the_worker_drains() -> None:
+    rig = Rig()
+    rig.run(1)
+    rig.do(w.FromSlot(0, m.Waiting(1, 1)))
+    rig.do(w.FromScheduler(NEED))
+    guest = run(2, blobs=(b"blob",), host=1)
+    rig.do(w.FromScheduler(guest))
+    assert rig.do(w.Resize(0)) == [], "it would come back at once, and again"
+    put = m.PutBlob(b"blob", [])
+    assert rig.do(w.BlobHere(b"blob"))[-2:] == [w.ToSlot(0, put), w.ToSlot(0, guest)]
+
+
 def test_a_blob_goes_to_a_slot_once_and_before_its_call() -> None:
     rig = Rig()
     put = m.PutBlob(b"blob", [b"data"])
@@ -535,7 +547,9 @@ class WorkerMachine(RuleBasedStateMachine):
     def nothing_waits_where_nothing_is_to_run(self) -> None:
         core = self.rig.core
         if all(slot.retiring for slot in core.slots.values()):
-            assert not core.queue and not core.held
+            assert not core.queue
+            running = {call.run.task for slot in core.slots.values() for call in slot.calls}
+            assert all(call.host in running for call in core.held)
 
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:

@@ -410,11 +410,12 @@ class WorkerCore:
             self._give_back([entry for entry in self.queue if now >= entry[1] + RETURN_SECONDS])
 
     def _return_if_draining(self) -> None:
-        """Where no slot is to stay, nothing that has not begun is to wait."""
+        """Where no slot is to stay, nothing that has not begun is to wait, but what a task here waits for."""
         if all(slot.retiring for slot in self.slots.values()):
             self._give_back(list(self.queue))
-            self._effects += [ToScheduler(Returned(run.task, run.attempt)) for run in self.held]
-            self.held.clear()
+            hosts = {slot.state.run.task for slot in self.slots.values() if isinstance(slot.state, Busy)}
+            held, self.held = self.held, [run for run in self.held if run.host in hosts]
+            self._effects += [ToScheduler(Returned(run.task, run.attempt)) for run in held if run.host not in hosts]
 
     def _give_back(self, entries: list[tuple[Run, float]]) -> None:
         """These may go elsewhere."""
