@@ -104,6 +104,10 @@ class NestedCall(Call):
         super()._is_done(job, future)
         self._share_if_busy()
 
+    def _run_callbacks(self, reading: Borrowed | None) -> None:
+        self._share()  # they are a user's code, and may take long
+        super()._run_callbacks(reading)
+
     # --- working ---
 
     def _work_here(self, reading: Borrowed | None) -> bool:
