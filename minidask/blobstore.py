@@ -50,6 +50,7 @@ class BlobStore:
         self.folder = Path(folder)
         self._pins: dict[bytes, Path] = {}
         self._allowance = 0
+        self._full: Path | None = None  # where data went that found no room, and nobody was told of it yet
 
     @classmethod
     def create(cls, folder: Path, budget: int, disk: Path) -> BlobStore:
@@ -101,6 +102,7 @@ class BlobStore:
             for blob in new:
                 self.unpin(blob)
             raise
+        self._warn_if_full()
 
     def _put(self, blob: bytes, data: Buffer, fits: bool) -> None:
         part = self._part(blob)
@@ -165,6 +167,7 @@ class BlobStore:
         real = self._on_disk(part)
         incoming = Incoming(blob, part, blobfiles.reserve(real, size), size, self._seal)
         self._link_to_disk(part, real)
+        self._warn_if_full()
         return incoming
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
@@ -219,6 +222,7 @@ class BlobStore:
         part = self._part(name)
         self._write(part, [memoryview(data).cast("B")], self._has_room(len(data)))
         part.rename(self._path(name).with_suffix(RESULT))
+        self._warn_if_full()
         return name
 
     def take(self, name: bytes) -> memoryview:
@@ -290,10 +294,15 @@ class BlobStore:
         path.symlink_to(real)
         with contextlib.suppress(FileExistsError):  # some process of those that use the store has said it
             (self.folder / WARNED).touch(exist_ok=False)
+            self._full = real.parent
+
+    def _warn_if_full(self) -> None:
+        full, self._full = self._full, None
+        if full is not None:
             warnings.warn(
-                f"no room in shared memory: large data goes to {real.parent}, which is slower; close what uses"
+                f"no room in shared memory: large data goes to {full}, which is slower; close what uses"
                 f" {self.folder.parent}, or give workers more with --blob-memory",
-                stacklevel=5,
+                stacklevel=4,
             )
 
     def _has_room(self, wanted: int) -> bool:

@@ -132,7 +132,7 @@ class NestedCall(Call):
             self._run(job, future)
         else:
             reading.keep_slot()
-            reading.run(lambda: self._run(job, future), call=True)
+            reading.run(lambda: self._run(job, future))
             reading.read(0, lend=False)
         self._is_done(job, future)
 
@@ -159,7 +159,14 @@ class NestedCall(Call):
 
     def _wait_for_others(self, seconds: float | None) -> bool:
         """The thread that reads also runs what this slot is given, and may stop to at any time."""
-        super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
+        slot, call = self._client.link.reading.slot, self._group.parent
+        if slot is not None:
+            slot.begin_wait(call)
+        try:
+            super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
+        finally:
+            if slot is not None:
+                slot.end_wait(call)
         return False
 
     # --- the end ---

@@ -9,10 +9,11 @@ none.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ class TaskSlot(Protocol):
     def call(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty between tasks."""
 
-    def work_for(self, call: list[int]) -> None:
-        """This thread was started by that call."""
+    def work_for(self, call: list[int]) -> list[int]:
+        """From now on this thread works for a call; returns the one before."""
 
     def fileno(self) -> int:
         """What gets readable when there may be a descendant to run."""
@@ -68,10 +69,10 @@ class TaskSlot(Protocol):
             ConnectionError: the worker daemon has gone, and nothing will come any more.
         """
 
-    def has_call(self, call: list[int]) -> bool:
-        """Whether a descendant is there to be run, and the task goes on at all."""
+    def has_call(self) -> bool:
+        """Whether something is there to be run, on top of one that waits."""
 
-    def run_call(self, call: list[int]) -> None:
+    def run_call(self) -> None:
         """Run that."""
 
     def end_wait(self, call: list[int]) -> None:
@@ -88,27 +89,44 @@ def belongs_to(slot: TaskSlot, *, whole_process: bool) -> None:
     _this_thread.slot = slot
     if whole_process:
         _this_process = slot
-    if threading.Thread.start is not _start:
-        threading.Thread.start = _start  # type: ignore[assignment, method-assign]
+    _have_threads_inherit()
 
 
-_plain_start = threading.Thread.start
+@functools.cache
+def _have_threads_inherit() -> None:
+    """Put ours in the place of `Thread.start`, once: others may put theirs on top of it."""
+    plain_start = threading.Thread.start
 
+    @functools.wraps(plain_start)
+    def start(thread: threading.Thread) -> None:
+        slot = here()
+        if slot is not None and not getattr(thread, "serves_all_tasks", False):
+            thread.run = functools.partial(_run_for, slot, slot.call, thread.run)  # type: ignore[method-assign]
+        plain_start(thread)
 
-@functools.wraps(_plain_start)
-def _start(thread: threading.Thread) -> None:
-    """In the place of `Thread.start`: what a task starts works for it."""
-    slot = here()
-    if slot is not None:
-        thread.run = functools.partial(_run_for, slot, slot.call, thread.run)  # type: ignore[method-assign]
-    _plain_start(thread)
+    threading.Thread.start = start  # type: ignore[method-assign, assignment]
 
 
 def _run_for(slot: TaskSlot, call: list[int], run: Callable[[], None]) -> None:
     threading.current_thread().__dict__.pop("run", None)  # no cycle
+    with working_for(slot, call):
+        run()
+
+
+@contextlib.contextmanager
+def working_for(slot: TaskSlot, call: list[int]) -> Iterator[None]:
+    """What this thread does in the block is for a call."""
+    own = getattr(_this_thread, "slot", None)
     _this_thread.slot = slot
-    slot.work_for(call)
-    run()
+    before = slot.work_for(call)
+    try:
+        yield
+    finally:
+        slot.work_for(before)
+        if own is None:
+            del _this_thread.slot
+        else:
+            _this_thread.slot = own
 
 
 def here() -> TaskSlot | None:

@@ -231,16 +231,24 @@ class BlobTable:
         """The bytes of a large buffer, given what stands for it."""
         names, mode = names_in(named), named[-1:]
         along = [self._payload(name) for name in names]
-        if any(along):
-            whole = len(names) == 1 and mode == SHARED
-            return along[0][0] if whole else bytearray().join(map(self._bytes, names, along))
+        if mode == PRIVATE:
+            return self._joined(names, along) if any(along) else self._mapped(names, private=True)
+        if names not in self._maps:
+            if any(along):
+                whole = memoryview(along[0][0] if len(names) == 1 else self._joined(names, along)).toreadonly()
+            else:
+                whole = self._mapped(names)
+            self._maps[names] = whole
+        return self._maps[names]
+
+    def _mapped(self, names: tuple[bytes, ...], *, private: bool = False) -> memoryview:
         if self._store is None:
             raise SerializationError(f"blob {names[0].hex()} is in a store that this worker does not have")
-        if mode == PRIVATE:
-            return self._store.map(*names, private=True)
-        if names not in self._maps:
-            self._maps[names] = self._store.map(*names)
-        return self._maps[names]
+        return self._store.map(*names, private=private)
+
+    def _joined(self, names: tuple[bytes, ...], along: list[Payload]) -> bytearray:
+        """A copy of pieces of which not all are in the store."""
+        return bytearray().join(map(self._bytes, names, along))
 
     def _payload(self, blob: bytes) -> Payload:
         """What came of a blob: nothing, if it is in the store."""

@@ -6,7 +6,8 @@ changed. Tasks see them mapped next to one another, as one buffer.
 
 from __future__ import annotations
 
-import concurrent.futures
+import contextlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
@@ -24,13 +25,14 @@ R = TypeVar("R")
 
 
 def cut(raw: Buffer) -> list[memoryview]:
-    """The pieces of a buffer, in order, of much the same size; all but the last are whole pages."""
+    """The pieces of a buffer, in order, of much the same size, the last the largest; all but that are whole pages."""
     view = memoryview(raw)
     count = min(-(-view.nbytes // PIECE_BYTES), MAX_PIECES)
     if count <= 1:
         return [view]
-    size = -(-view.nbytes // count // ALIGNMENT) * ALIGNMENT
-    return [view[start : start + size] for start in range(0, view.nbytes, size)]
+    size = view.nbytes // count // ALIGNMENT * ALIGNMENT
+    ends = [number * size for number in range(1, count)]
+    return [view[start:end] for start, end in zip([0, *ends], [*ends, view.nbytes], strict=True)]
 
 
 def reference(names: Iterable[bytes], mode: bytes) -> bytes:
@@ -45,8 +47,28 @@ def names_in(reference: Buffer) -> tuple[bytes, ...]:
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """What the function makes of each item, in as many threads as there are cores for it."""
-    threads = min(len(items), cpu_count(), MAX_THREADS)
-    if threads <= 1:
-        return [function(item) for item in items]
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    numbers = iter(range(len(items)))
+
+    def work() -> None:
+        for number in numbers:
+            if errors:
+                return
+            try:
+                results[number] = function(items[number])
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                errors.append(error)
+
+    helpers = []
+    for _ in range(min(len(items), cpu_count(), MAX_THREADS) - 1):
+        helper = threading.Thread(target=work, name="minidask-pieces", daemon=True)
+        with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
+            helper.start()
+            helpers.append(helper)
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(items))]

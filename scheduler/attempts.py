@@ -230,10 +230,20 @@ class Attempts:
             self._drop_children(task)
 
     def _leave_host(self, task: TaskRecord, worker: WorkerRecord) -> None:
-        """It runs no more: the slot of the one that waits for it is that one's again."""
+        """It runs no more: the slot of the one that waits for it is that one's again.
+
+        What another thread still runs on top of it is then on top of that one, or the only one in its slot.
+        """
         host = worker.guests.pop(task.id, None)
+        guest = task.nest.guest if task.nest is not None else None
         if host is not None:
             self.nesting.give_back(host)
+        if guest is not None and task.nest is not None:
+            task.nest.guest = None
+            del worker.guests[guest.id]
+            if host is not None:
+                worker.guests[guest.id] = host
+                self.nesting.lend(host, guest)
 
     def _leave_group(self, task: TaskRecord) -> None:
         """It runs no more: the next one of its group may."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
@@ -54,11 +56,48 @@ def calls_in_threads() -> list[int]:
         return list(pool.map(lambda i: sum(Parallel(n_jobs=2)(delayed(same)(j) for j in range(i, i + 3))), range(4)))
 
 
+def calls_that_wait_in_threads() -> list[int]:
+    """One thread of the task runs what the other ones, too, wait for; and that waits itself."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(lambda i: minidask.get_client().submit(within, one).result(), range(3)))
+
+
+def one() -> int:
+    time.sleep(0.05)
+    return 1
+
+
+def iterable_that_waits_for_another_thread() -> list[int]:
+    items: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    for item in range(4):
+        items.put(item)
+    results: list[int] = []
+
+    def consume() -> None:
+        calls = (delayed(same)(item) for item in iter(items.get, None))
+        results.extend(Parallel(n_jobs=2, pre_dispatch=2, batch_size=1)(calls))
+
+    thread = threading.Thread(target=consume)
+    thread.start()
+    items.put(sum(minidask.get_client().gather([minidask.get_client().submit(one) for _ in range(2)])))
+    items.put(None)
+    thread.join()
+    return results
+
+
 def within(function: Any) -> Any:
     return minidask.get_client().submit(function).result()
 
 
-@pytest.mark.parametrize(("function", "expected"), [(in_threads, [*range(6)]), (calls_in_threads, [3, 6, 9, 12])])
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (in_threads, [*range(6)]),
+        (calls_in_threads, [3, 6, 9, 12]),
+        (calls_that_wait_in_threads, [1, 1, 1]),
+        (iterable_that_waits_for_another_thread, [0, 1, 2, 3, 2]),
+    ],
+)
 def test_threads_of_tasks_wait_for_tasks_of_theirs(few_workers: minidask.Client, function: Any, expected: Any) -> None:
     client = few_workers
     futures = [client.submit(function) for _ in range(2)] + [client.submit(within, function) for _ in range(2)]
@@ -154,6 +193,40 @@ def test_a_stop_reaches_the_thread_that_runs_the_call(one_worker: minidask.Clien
         return caught[0]
 
     assert one_worker.submit(parent).result(SECONDS) == "a timeout"
+
+
+def test_a_done_callback_works_for_the_call_that_has_submitted(one_worker: minidask.Client) -> None:
+    def child() -> bool:
+        client, parents, called = minidask.get_client(), [], threading.Event()
+
+        def callback(future: Any) -> None:
+            parents.append(minidask.get_client().link.parent())
+            called.set()
+
+        client.submit(one).add_done_callback(callback)
+        while not called.wait(0.01):
+            client.submit(same, 1).result()
+        return parents == [client.link.parent()]
+
+    def parent() -> bool:
+        return minidask.get_client().submit(same, 1).result() == 1 and within(child)
+
+    assert one_worker.submit(parent).result(SECONDS)
+
+
+def test_two_clients_of_a_task_hold_data_each_for_itself(client: minidask.Client) -> None:
+    def task(address: str) -> float:
+        array = np.arange(300_000.0)
+        first = minidask.get_client()
+        with minidask.Client(address) as second:
+            handles = first.scatter(array), second.scatter(array)
+            handles[0].release()
+            first.link.release_dropped()
+            store = second.link.blobs._store
+            pins = [name for name in os.listdir(store.folder) if f".{os.getpid()}-" in name]  # type: ignore[union-attr]
+            return len(pins)
+
+    assert client.submit(task, client.address).result(SECONDS) == 1
 
 
 def test_a_client_that_a_task_closes_stays_for_the_others(one_worker: minidask.Client) -> None:

@@ -51,7 +51,7 @@ def test_pieces_are_the_whole_and_all_but_the_last_are_whole_pages_of_one_size(s
     if len(found) > 1:
         assert {len(piece) for piece in found[:-1]} == {len(found[0])}
         assert len(found[0]) % mmap.ALLOCATIONGRANULARITY == 0
-        assert 0 < len(found[-1]) <= len(found[0])
+        assert 0 < len(found[0]) <= len(found[-1])
 
 
 @given(st.lists(st.binary(min_size=16, max_size=16), min_size=1, max_size=5), st.sampled_from([p.SHARED, p.PRIVATE]))
@@ -98,6 +98,19 @@ def test_nothing_is_left_of_a_buffer_of_which_one_piece_was_changed(store: BlobS
     assert not [name for name in os.listdir(store.folder) if "." in name], "no pin, and nothing half done"
 
 
+def test_threads_that_cannot_be_had_are_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert pieces.side_by_side(lambda number: -number, range(5)) == [0, -1, -2, -3, -4]
+
+
+def test_an_error_in_one_thread_is_the_callers() -> None:
+    with pytest.raises(ZeroDivisionError):
+        pieces.side_by_side(lambda number: 1 // (number - 3), range(9))
+
+
 def test_a_missing_piece_is_named(store: BlobStore) -> None:
     store.put(blob_id([b"there"]), b"there")
     with pytest.raises(errors.SerializationError, match="78787878787878787878787878787878 is not in the store"):
@@ -112,7 +125,11 @@ def test_pieces_that_came_along_and_pieces_in_the_store_make_one_buffer(store: B
     table = p.BlobTable(store)
     for name, piece in zip(names, cuts, strict=True):
         table.put(name, [] if name == names[1] else [piece])
-    assert bytes(table.data(pieces.reference(names, p.SHARED))) == bytes(data)
+    shared = table.data(pieces.reference(names, p.SHARED))
+    private = table.data(pieces.reference(names, p.PRIVATE))
+    assert shared == private == data
+    assert memoryview(shared).readonly and not memoryview(private).readonly
+    assert table.data(pieces.reference(names, p.SHARED)) is shared, "all tasks share it"
     table.forget(names[1])
     with pytest.raises(errors.SerializationError, match="was not sent along"):
         table.data(pieces.reference(names, p.SHARED))

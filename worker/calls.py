@@ -51,9 +51,9 @@ class Calls:
 
     def begin(self, number: int, attempt: int) -> RunningCall:
         """A call begins, in this thread, on top of what this thread may run already."""
-        call = RunningCall([number, attempt], threading.get_ident(), getattr(self._this_thread, "name", []))
+        name = [number, attempt]
+        call = RunningCall(name, threading.get_ident(), self.work_for(name))
         self._running.append(call)
-        self.work_for(call.name)
         return call
 
     def end(self, call: RunningCall) -> None:
@@ -61,17 +61,19 @@ class Calls:
         self._running.remove(call)
         self.work_for(call.before)
 
-    def work_for(self, name: list[int]) -> None:
-        """This thread works for a call: that which it runs, or that of the thread that has started it."""
+    def work_for(self, name: list[int]) -> list[int]:
+        """From now on this thread works for a call; returns the name of the one before."""
+        before: list[int] = getattr(self._this_thread, "name", [])
         self._this_thread.name = name
+        return before
 
     @property
     def own(self) -> list[int]:
-        """The name of the call that this thread works for: the outermost, if it is not known or over; or empty."""
+        """The name of the call that this thread works for: the innermost, if it is not known or over; or empty."""
         name: list[int] = getattr(self._this_thread, "name", [])
         if name and self.runs(name):
             return name
-        return self._running[0].name if self._running else []
+        return self._running[-1].name if self._running else []
 
     def runs(self, name: list[int]) -> bool:
         """Whether a call goes on."""

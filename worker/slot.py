@@ -122,9 +122,9 @@ class Slot:
         """Number and attempt of the task that this thread works for; empty between tasks."""
         return self._calls.own
 
-    def work_for(self, call: list[int]) -> None:
-        """This thread was started by that call."""
-        self._calls.work_for(call)
+    def work_for(self, call: list[int]) -> list[int]:
+        """From now on this thread works for a call; returns the one before."""
+        return self._calls.work_for(call)
 
     def fileno(self) -> int:
         """What gets readable when there may be a call to run."""
@@ -169,18 +169,24 @@ class Slot:
         for frame in self._decoder.received(count):
             self._handle(decode(frame))
 
-    def has_call(self, call: list[int]) -> bool:
-        """Whether there is a call to be run for the one that waits."""
-        return tuple(call) in self._waiting and any(run.host == call[0] for run in list(self._given))
+    def has_call(self) -> bool:
+        """Whether there is a call to be run: on top of one that waits, in whichever thread looks first."""
+        return bool(self._given)
 
-    def run_call(self, call: list[int]) -> None:
-        """Run it, and reply."""
+    def run_call(self) -> None:
+        """Run it, and reply; the one below it waits for as long."""
         with self._sending:
-            run = next((run for run in self._given if run.host == call[0]), None)
-            if run is None:
+            if not self._given:
                 return
-            self._given.remove(run)
-        self._run(run)
+            run = self._given.popleft()
+            host = next((list(call) for call in self._waiting if call[0] == run.host), [])
+            if host:
+                self.begin_wait(host)
+        try:
+            self._run(run)
+        finally:
+            if host:
+                self.end_wait(host)
 
     # --- one call ---
 

@@ -314,7 +314,7 @@ class Client:
         return client_table(repr(self).strip("<>"), self.link.workers.entries)
 
 
-def _new_future(link: Link, number: int, name: str) -> Future:
+def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
     return Future(number, name, link.cancelled, link.reading.in_this_thread)
 
 

@@ -60,7 +60,8 @@ OnAnswer = Callable[[dict[str, Any] | None], None]
 class Hooks(NamedTuple):
     """What is different in a task: see `TaskClient`."""
 
-    new_future: Callable[[Link, int, str], Future]
+    new_future: Callable[[Link, int, str, list[int]], Future]
+    """Called with the number and name of a task, and the call that has submitted it."""
     told_idle: Callable[[bool], None] = lambda idle: None
     """Called when there are slots with nothing to do, or none any more."""
     ended: Callable[[], None] = lambda: None
@@ -94,7 +95,7 @@ class Link:
         self._answers: dict[int, OnAnswer] = {}
         self._groups = 0
         self._requests = 0
-        own_store = self.store if slot is None else slot.store
+        own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
         self._results = Results(self.send_if_open, self._pending.knows)
         self._session = Session(self.blobs.put, lambda blob: self.blobs.release([blob]))
@@ -140,10 +141,11 @@ class Link:
         self.release_dropped()
         payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
         used = self.blobs.use(blobs)
+        parent = self.parent() if parent is None else parent
         with self._lock:
             session = self._session.blob()
             number = self._pending.next_number()
-            future = self._hooks.new_future(self, number, name)
+            future = self._hooks.new_future(self, number, name, parent)
             future.group = group
             if on_done is not None:
                 future.add_done_callback(on_done)  # type: ignore[arg-type]
@@ -151,7 +153,6 @@ class Link:
                 future.add_done_callback(lambda _: self.dropped.append(used))
             self._pending.add(number, future)
         try:
-            parent = self.parent() if parent is None else parent
             self.send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
         except MinidaskError:
             with self._lock:

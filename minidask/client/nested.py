@@ -15,12 +15,13 @@ from typing import Any
 
 from minidask.client.client import Client
 from minidask.client.connection import Connection
+from minidask.client.core import Outcome
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
-from minidask.nesting import TaskSlot
+from minidask.nesting import TaskSlot, working_for
 from minidask.payload import LARGE_BYTES, SHARED
 
 LOOK_SECONDS = 0.05
@@ -70,9 +71,9 @@ class TaskClient(Client):
             call()
 
 
-def nested_future(link: Link, number: int, name: str) -> Future:
+def nested_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
     """A future for a task's own use."""
-    return NestedFuture(number, name, link.cancelled, link.reading)
+    return NestedFuture(number, name, link.cancelled, link.reading, parent)
 
 
 class NestedFuture(Future):
@@ -80,12 +81,22 @@ class NestedFuture(Future):
 
     Args:
         reading: of the client.
+        parent: the call that has submitted the task; callbacks work for it, whichever thread runs them.
     """
 
-    def __init__(self, number: int, name: str, cancel: Callable[[Future], None], reading: Reading) -> None:
+    def __init__(
+        self, number: int, name: str, cancel: Callable[[Future], None], reading: Reading, parent: list[int]
+    ) -> None:
         super().__init__(number, name, cancel, reading.in_this_thread)
         self._reading = reading
+        self._parent = parent
         self._waiters = _Waiters(reading)  # where `concurrent.futures` puts what waits for several futures
+
+    def settle(self, outcome: Outcome) -> None:
+        """As `Future.settle`."""
+        assert self._reading.slot is not None
+        with working_for(self._reading.slot, self._parent):
+            super().settle(outcome)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As the standard one."""
@@ -125,15 +136,27 @@ def help_until(done: Callable[[], bool], timeout: float | None, reading: Reading
     Returns what is left of those.
     """
     end = None if timeout is None else time.monotonic() + timeout
+    slot = reading.slot
+    call = slot.call if slot is not None and not done() else []
+    if slot is not None and call:
+        slot.begin_wait(call)
+    try:
+        _help(done, end, reading)
+    finally:
+        if slot is not None and call:
+            slot.end_wait(call)
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
+def _help(done: Callable[[], bool], end: float | None, reading: Reading) -> None:
     while not done() and (end is None or time.monotonic() < end):
         with reading.borrowed() as borrowed:
             if borrowed is None:
-                threading.Event().wait(LOOK_SECONDS)  # another thread of this task helps
+                threading.Event().wait(LOOK_SECONDS)  # another thread of this slot helps
                 continue
             while not done() and not reading.claimed and (end is None or time.monotonic() < end):
                 left = LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic())
                 borrowed.read(max(0.0, left))
-    return None if end is None else max(0.0, end - time.monotonic())
 
 
 _connecting = threading.Lock()

@@ -63,7 +63,7 @@ class Reading:
         self._poll_all = select.poll()
         for number in (connection.fileno(), self._nudged, *([slot.fileno()] if slot is not None else [])):
             self._poll_all.register(number, select.POLLIN)
-        self._thread = threading.Thread(target=self._read_forever, name="minidask-reader", daemon=True)
+        self._thread = _ReadingThread(target=self._read_forever, name="minidask-reader", daemon=True)
         self._thread.start()
 
     def __del__(self) -> None:
@@ -192,6 +192,10 @@ class Reading:
         self._borrower = this_thread
 
 
+class _ReadingThread(threading.Thread):
+    serves_all_tasks = True  # not only the one that was the first to need it
+
+
 class Borrowed:
     """The reading, in the hands of a thread that waits for results and runs callbacks in between."""
 
@@ -213,17 +217,16 @@ class Borrowed:
         seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
         self._reading.read(seconds, for_slot=bool(self._lent))
         self._guard.check()
-        if slot is not None and self._lent and slot.has_call(self._lent):
-            self.run(lambda: slot.run_call(self._lent), call=True)
+        if slot is not None and lend and slot.has_call():
+            self.run(slot.run_call)
 
-    def run(self, code: Callable[[], None], *, call: bool = False) -> None:
-        """Run this with the reading paused: the reading thread may read, and Ctrl-C may interrupt it.
+    def run(self, code: Callable[[], None]) -> None:
+        """Run this, a user's code, with the reading paused: others may read, and Ctrl-C may interrupt it.
 
-        Args:
-            call: whether it is a call; its threads may borrow the reading meanwhile, and lend the slot.
+        Inside a task, other threads may borrow the reading meanwhile: what this one does may depend on theirs.
         """
         self.pause()
-        if call:
+        if self._reading.slot is not None:
             self._reading.pass_on()
         self._guard.run_interruptible(code)
         self.resume()
