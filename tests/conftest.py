@@ -122,6 +122,13 @@ def largest_task(messages: list[Message]) -> int:
 
 
 @pytest.fixture
+def one_worker() -> Iterator[minidask.Client]:
+    """A cluster of one slot, where whatever waits must lend it."""
+    with minidask.Client(n_workers=1) as client:
+        yield client
+
+
+@pytest.fixture
 def thread_client() -> Iterator[minidask.Client]:
     with minidask.Client(n_workers=2, processes=False) as client:
         yield client

@@ -30,12 +30,6 @@ def any_client(request: pytest.FixtureRequest) -> Iterator[minidask.Client]:
         yield client
 
 
-@pytest.fixture
-def one_worker() -> Iterator[minidask.Client]:
-    with minidask.Client(n_workers=1) as client:
-        yield client
-
-
 def backend(client: minidask.Client) -> joblib.parallel_config:
     return joblib.parallel_config("minidask", scheduler=client)
 

@@ -35,12 +35,6 @@ def few_workers(request: pytest.FixtureRequest) -> Iterator[minidask.Client]:
         yield client
 
 
-@pytest.fixture
-def one_worker() -> Iterator[minidask.Client]:
-    with minidask.Client(n_workers=1) as client:
-        yield client
-
-
 def same(value: int) -> int:
     return value
 
