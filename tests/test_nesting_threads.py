@@ -208,7 +208,7 @@ def test_a_done_callback_works_for_the_call_that_has_submitted(one_worker: minid
     assert one_worker.submit(parent).result(SECONDS)
 
 
-def test_two_clients_of_a_task_hold_data_each_for_itself(client: minidask.Client) -> None:
+def test_two_clients_of_a_task_hold_data_each_for_itself(one_worker: minidask.Client) -> None:
     def task(address: str) -> float:
         array = np.arange(300_000.0)
         first = minidask.get_client()
@@ -220,7 +220,7 @@ def test_two_clients_of_a_task_hold_data_each_for_itself(client: minidask.Client
             pins = [name for name in os.listdir(store.folder) if f".{os.getpid()}-" in name]  # type: ignore[union-attr]
             return len(pins)
 
-    assert client.submit(task, client.address).result(SECONDS) == 1
+    assert one_worker.submit(task, one_worker.address).result(SECONDS) == 1
 
 
 def test_a_client_that_a_task_closes_stays_for_the_others(one_worker: minidask.Client) -> None:
