@@ -21,6 +21,7 @@ import minidask
 from minidask import payload as p
 from minidask.blobfiles import blob_id
 from minidask.interning import MAX_TWINS, Interner
+from minidask.joblib_backend import MinidaskBackend
 from minidask.wire.messages import Payload
 
 
@@ -241,8 +242,9 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     return tasks, shared
 
 
+@pytest.mark.parametrize("batch", [1, 10])
 def test_a_search_sends_its_function_estimator_class_and_data_once(
-    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     class Constant(ClassifierMixin, BaseEstimator):
         def __init__(self, label: int = 0) -> None:
@@ -258,12 +260,15 @@ def test_a_search_sends_its_function_estimator_class_and_data_once(
     X, y = load_digits(return_X_y=True)
     X = X[:, 2:]
     tasks, shared = spied(client, monkeypatch)
+    monkeypatch.setattr(MinidaskBackend, "compute_batch_size", lambda self: batch)
     with joblib.parallel_config("minidask", scheduler=client):
         search = GridSearchCV(Constant(), {"label": list(range(10))}, cv=3, refit=False).fit(X, y)
     assert search.cv_results_["mean_test_score"].max() == pytest.approx(0.1, abs=0.01)
     assert sorted(shared) == [f"class {Constant.__qualname__}", "scikit-learn's wrapper of a function"]
-    rows = 2 * y.nbytes + 3_000  # of a fit, however many of them a batch has: y, and which rows to train and to test on
-    assert sum(tasks) < X.nbytes + 30 * rows
+    assert (len(tasks) == 30) == (batch == 1)
+    fit = 2 * y.nbytes + 600  # y, and which rows to train and to test on
+    own = 4_400  # of scikit-learn's, once in each batch: the search itself, and what its callbacks have to know
+    assert sum(tasks) < X.nbytes + 30 * fit + len(tasks) * own
 
 
 def calls_of(client: minidask.Client, make: Callable[[], Iterable[Any]]) -> list[Any]:
