@@ -21,6 +21,9 @@ from minidask.wire.messages import Message, OfferBlob, Submit
 
 DEADLINE = 30.0
 
+# A shell has what it puts in the background ignore Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
     """Wait for a condition, and fail with its name if it does not come true."""
