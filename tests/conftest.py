@@ -21,8 +21,10 @@ from minidask.wire.messages import Message, OfferBlob, Submit
 
 DEADLINE = 30.0
 
-# A shell has what it puts in the background ignore Ctrl-C, and so would all that the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def pytest_configure() -> None:
+    # A shell has what it puts in the background ignore Ctrl-C, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:

@@ -271,6 +271,25 @@ def test_cancelling_what_waits_and_stopping_what_runs(client: minidask.Client, t
     assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]
 
 
+def test_a_task_that_takes_the_signal_for_itself_has_it_to_its_end_only(
+    one_worker: minidask.Client, tmp_path: Path
+) -> None:
+    def ignores() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def runs() -> None:
+        (tmp_path / "runs").touch()
+        while True:
+            pass
+
+    process = one_worker.submit(os.getpid).result(10)
+    one_worker.submit(ignores).result(10)
+    future = one_worker.submit(runs)
+    wait_until((tmp_path / "runs").exists, "the task ran")
+    one_worker.cancel([future], force=True)
+    assert one_worker.submit(os.getpid).result(10) == process, "a stop has ended the process"
+
+
 def test_cancelling_first_and_then_by_force(client: minidask.Client, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
 

@@ -80,8 +80,7 @@ class Slot:
     def serve(self) -> None:
         """Serve calls until the worker daemon closes the socket."""
         belongs_to(self, whole_process=self._alone)
-        if self._alone:
-            signal.signal(signal.SIGINT, self._calls.interrupt)
+        self._heed_stops()
         self._send(SlotReady(os.getpid()))
         with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
             while True:
@@ -200,10 +199,18 @@ class Slot:
             raise
         if self._alone:
             _flush_output()
+        if not call.before:  # nothing below it has a handler to lose
+            self._heed_stops()
         with self._sending:
             self._waiting.pop(tuple(call.name), None)  # a thread that it has left behind may still do
             self._send(outcome)
             self._calls.end(call)  # last: now a stop for the one below may interrupt
+
+    def _heed_stops(self) -> None:
+        """Have stops come to us, also after a task or what it has imported has taken SIGINT for itself."""
+        ours = self._alone and threading.get_ident() == threading.main_thread().ident
+        if ours and signal.getsignal(signal.SIGINT) != self._calls.interrupt:
+            signal.signal(signal.SIGINT, self._calls.interrupt)
 
     def _outcome(self, run: Run, call: RunningCall) -> Message:
         began = time.perf_counter()
