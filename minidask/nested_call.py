@@ -20,6 +20,7 @@ from minidask.client.nested import LOOK_SECONDS, TaskClient
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError, SerializationError
 from minidask.joblib_call import Call, Job
+from minidask.nesting import waiting
 from minidask.wire.messages import RanHere
 
 TELL_SECONDS = 0.25
@@ -159,14 +160,8 @@ class NestedCall(Call):
 
     def _wait_for_others(self, seconds: float | None) -> bool:
         """The thread that reads also runs what this slot is given, and may stop to at any time."""
-        slot, call = self._client.link.reading.slot, self._group.parent
-        if slot is not None:
-            slot.begin_wait(call)
-        try:
+        with waiting(self._client.link.reading.slot, self._group.parent):
             super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
-        finally:
-            if slot is not None:
-                slot.end_wait(call)
         return False
 
     # --- the end ---

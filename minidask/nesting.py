@@ -129,6 +129,19 @@ def working_for(slot: TaskSlot, call: list[int]) -> Iterator[None]:
             _this_thread.slot = own
 
 
+@contextlib.contextmanager
+def waiting(slot: TaskSlot | None, call: list[int]) -> Iterator[None]:
+    """In the block, this thread waits for what a call has submitted: its slot may run that."""
+    if slot is None:
+        yield
+        return
+    slot.begin_wait(call)
+    try:
+        yield
+    finally:
+        slot.end_wait(call)
+
+
 def here() -> TaskSlot | None:
     """The slot whose task this thread works for; None outside of tasks."""
     slot: TaskSlot | None = getattr(_this_thread, "slot", _this_process)

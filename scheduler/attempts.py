@@ -279,7 +279,7 @@ class Attempts:
             task.move("abandon", Abandoned(task.state.worker, task.state.attempt))
             task.payload = []
         if type(task.state) is Abandoned and force:
-            task.state = task.state._replace(stopped=True)
+            task.move("stop", task.state._replace(stopped=True))
         if type(task.state) is Abandoned and (force or task.id in task.state.worker.delivering):
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 

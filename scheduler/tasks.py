@@ -9,7 +9,7 @@ refuses a step that the table does not have.
         │     └───────────────────┘ │ abandon                    release  │
         │       died, lost, returned└────────────► Abandoned ─────────────┤
         └─────────────────────────────────────────────────────────────────┘
-          cancel, fail
+          cancel, fail                                (stop: Abandoned stays so)
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "lost"): (Ready, Ended),
     (Running, "returned"): (Ready,),
     (Running, "abandon"): (Abandoned,),
+    (Abandoned, "stop"): (Abandoned,),
     (Abandoned, "release"): (Ended,),
 }
 

@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable
 from operator import neg
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import pytest
 import minidask
 from minidask import errors
 
-from .conftest import alive, at_rest, wait_until
+from .conftest import at_rest, wait_until
 
 
 def add(a: int, b: int = 1) -> int:
@@ -239,80 +238,6 @@ def test_only_functions_can_be_submitted(client: minidask.Client) -> None:
         client.submit(neg, 1, timeout=0)
 
 
-def spin() -> None:
-    while True:
-        pass
-
-
-@pytest.mark.parametrize("function", [spin, lambda: time.sleep(60), lambda: sum(range(10**12))])
-def test_a_time_limit_stops_the_call(client: minidask.Client, function: Callable[[], None]) -> None:
-    began = time.monotonic()
-    with pytest.raises(errors.TaskTimeout, match=r"0\.2 seconds"):
-        client.submit(function, timeout=0.2).result(10)
-    assert time.monotonic() - began < 5
-    assert client.submit(neg, 1).result(10) == -1
-
-
-def test_cancelling_what_waits_and_stopping_what_runs(client: minidask.Client, tmp_path: Path) -> None:
-    def runs(mark: Path) -> None:
-        mark.touch()
-        time.sleep(60)
-
-    running = [client.submit(runs, tmp_path / str(i)) for i in range(2)]
-    waiting = client.submit(neg, 1)
-    wait_until(lambda: len(list(tmp_path.iterdir())) == 2, "both calls ran")
-    assert waiting.cancel()
-    assert waiting.cancelled()
-    assert concurrent.futures.wait([waiting], 1).not_done == set()
-    with pytest.raises(concurrent.futures.CancelledError):
-        waiting.result()
-    client.cancel(running, force=True)
-    wait_until(lambda: at_rest(client), "the calls were stopped", 5)
-    assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]
-
-
-def test_a_task_that_takes_the_signal_for_itself_has_it_to_its_end_only(
-    one_worker: minidask.Client, tmp_path: Path
-) -> None:
-    def ignores() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def runs() -> None:
-        (tmp_path / "runs").touch()
-        while True:
-            pass
-
-    process = one_worker.submit(os.getpid).result(10)
-    one_worker.submit(ignores).result(10)
-    future = one_worker.submit(runs)
-    wait_until((tmp_path / "runs").exists, "the task ran")
-    one_worker.cancel([future], force=True)
-    assert one_worker.submit(os.getpid).result(10) == process, "a stop has ended the process"
-
-
-def test_cancelling_first_and_then_by_force(client: minidask.Client, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-
-    def runs() -> None:
-        mark.touch()
-        time.sleep(60)
-
-    future = client.submit(runs)
-    wait_until(mark.exists, "the call ran")
-    assert future.cancel()
-    assert not at_rest(client)
-    client.cancel(future, force=True)
-    wait_until(lambda: at_rest(client), "the call was stopped", 5)
-
-
-def test_a_done_future_cannot_be_cancelled(client: minidask.Client) -> None:
-    future = client.submit(neg, 1)
-    future.result(10)
-    assert not future.cancel()
-    client.cancel(future, force=True)
-    assert future.result() == -1
-
-
 def test_a_callback_that_waits_for_another_future_is_told_that_it_cannot(client: minidask.Client) -> None:
     caught: list[BaseException] = []
     done = threading.Event()
@@ -444,83 +369,6 @@ def test_workers_may_be_threads_of_this_process(thread_client: minidask.Client) 
     assert thread_client.submit(neg, 1).result(10) == -1
 
 
-# --- clusters ---
-
-
-def meet(folder: Path, others: int) -> int:
-    """Wait until so many calls are here at once."""
-    (folder / str(os.getpid())).touch()
-    end = time.monotonic() + 30
-    while len(list(folder.iterdir())) < others and time.monotonic() < end:
-        time.sleep(0.005)
-    return os.getpid()
-
-
-def test_a_cluster_grows_and_shrinks(tmp_path: Path) -> None:
-    with minidask.LocalCluster(1) as cluster, minidask.Client(cluster) as client:
-        cluster.scale(3)
-        client.wait_for_workers(3, 10)
-        meeting = [client.submit(meet, tmp_path, 3) for _ in range(3)]
-        assert len({future.result(40) for future in meeting}) == 3
-        cluster.scale(1)
-        wait_until(lambda: client.slots() == 1, "the cluster shrank")
-        assert client.gather(client.map(neg, range(4))) == [0, -1, -2, -3]
-    assert "closed" in repr(cluster)
-
-
-@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
-def test_a_cluster_of_no_sensible_size(n: Any) -> None:
-    with pytest.raises(ValueError, match="whole number above 0"):
-        minidask.LocalCluster(n)
-    with pytest.raises(ValueError, match="no number of bytes"):
-        minidask.LocalCluster(1, memory_limit="lots")
-
-
-def test_a_slot_over_its_memory_limit_is_stopped_and_says_so() -> None:
-    def hog() -> None:
-        data = np.ones(150_000_000)
-        time.sleep(60 + data[0])
-
-    with minidask.Client(n_workers=1, memory_limit="600M") as client:
-        with pytest.raises(errors.KilledWorker, match=r"limit of 600\.0 MiB"):
-            client.submit(hog).result(50)
-        assert client.submit(neg, 1).result(10) == -1
-
-
-def test_library_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MKL_NUM_THREADS", "7")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with minidask.Client(n_workers=64) as client:
-        limits = client.submit(lambda: (os.environ["OMP_NUM_THREADS"], os.environ["MKL_NUM_THREADS"])).result(30)
-    assert limits == ("1", "7")
-
-
-# --- addresses and secrets ---
-
-
-def test_an_address_where_nobody_listens() -> None:
-    began = time.monotonic()
-    for address in ("127.0.0.1:1", "unix:///nonexistent/socket", "[::1]:1"):
-        with pytest.raises(errors.SchedulerLost, match="no scheduler answers"):
-            minidask.Client(address)
-    with pytest.raises(ValueError, match="unknown scheme"):
-        minidask.Client("http://here:1")
-    with pytest.raises(ValueError, match="n_workers"):
-        minidask.Client("127.0.0.1:1", n_workers=2)
-    assert time.monotonic() - began < 5
-
-
-def test_a_wrong_secret_and_a_missing_one(client: minidask.Client, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong"
-    wrong.write_text("ab" * 32)
-    wrong.chmod(0o600)
-    with pytest.raises(errors.AuthenticationError, match="same secret"):
-        minidask.Client(client.address, access_file=wrong)
-    with pytest.raises(errors.AuthenticationError, match="no access file"):
-        minidask.Client(client.address, access_file=tmp_path / "missing")
-    assert client.submit(neg, 1).result(10) == -1
-
-
 # --- at bad moments ---
 
 
@@ -562,26 +410,3 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
         signal.signal(signal.SIGINT, before)
     assert interrupted
     assert client.submit(len, data).result(30) == 3_000_000
-
-
-@pytest.mark.parametrize("killed", [False, True])
-def test_what_a_task_started_is_ended_and_cleaned_up_with_its_slot(killed: bool) -> None:
-    def use_loky() -> list[int]:
-        import joblib
-
-        with joblib.parallel_config("loky"):
-            return [os.getpid(), *joblib.Parallel(n_jobs=2)(joblib.delayed(os.getpid)() for _ in range(4))]
-
-    def shared() -> list[str]:
-        names = (f"sem.loky-{pids[0]}-", f"joblib_memmapping_folder_{pids[0]}_")
-        return [name for name in os.listdir("/dev/shm") if name.startswith(names)]
-
-    with minidask.Client(n_workers=1) as client:
-        pids = client.submit(use_loky).result(30)
-        assert len(set(pids)) > 1
-        assert shared()
-        if killed:
-            os.kill(pids[0], signal.SIGKILL)
-            wait_until(lambda: not alive(pids) and not shared(), "all was cleaned up beside a cluster that goes on")
-    wait_until(lambda: not alive(pids), "all processes had ended")
-    wait_until(lambda: not shared(), "shared memory was free")

@@ -378,7 +378,7 @@ def test_a_parents_end_ends_a_nest_of_any_depth() -> None:
     core = SchedulerCore()
     core.handle(Joined(1, "worker", "w", {"slots": 3000}), 0.0)
     core.handle(Joined(2, "client", "c", {"nested": True}), 0.0)
-    depth = 1200
+    depth = 2000
     for number in range(1, depth + 1):
         parent = [number - 1, 1] if number > 1 else []
         core.handle(Received(2, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)

@@ -21,7 +21,7 @@ from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
-from minidask.nesting import TaskSlot, working_for
+from minidask.nesting import TaskSlot, waiting, working_for
 from minidask.payload import LARGE_BYTES, SHARED
 
 LOOK_SECONDS = 0.05
@@ -137,14 +137,8 @@ def help_until(done: Callable[[], bool], timeout: float | None, reading: Reading
     """
     end = None if timeout is None else time.monotonic() + timeout
     slot = reading.slot
-    call = slot.call if slot is not None and not done() else []
-    if slot is not None and call:
-        slot.begin_wait(call)
-    try:
+    with waiting(slot, [] if slot is None or done() else slot.call):
         _help(done, end, reading)
-    finally:
-        if slot is not None and call:
-            slot.end_wait(call)
     return None if end is None else max(0.0, end - time.monotonic())
 
 
