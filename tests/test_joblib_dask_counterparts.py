@@ -3,7 +3,7 @@
 Each test here is the counterpart of one there. Left out:
 
 - `test_dask_funcname`, its half about the text that a batch shows as: Dask's own class; a task's name is here.
-- `test_errors`: it asks for a client to be made first; here a cluster is started instead (test_clusters.py).
+- `test_errors`: it asks for a client to be made first; here a cluster is started instead (test_endings.py).
 - `test_dask_backend_keywords`, the keyword `workers`: work goes where slots are free; `scheduler` is here.
 - `test_nested_parallelism_with_dask`, `test_nested_backend_context_manager_implicit_n_jobs` and
   `test_correct_nested_backend`, the class of the nested backend: only what nested calls return is here.
