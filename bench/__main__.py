@@ -18,7 +18,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m bench",
         description="Measure minidask and its peers. `python -m bench compare A.json B.json` compares two runs.",
-        epilog=f"workloads: {', '.join(WORKLOADS)}. Peers are installed with: pip install '.[bench]'",
+        epilog=f"workloads: {', '.join(WORKLOADS)}. Peers are installed with: pip install --editable '.[bench]'",
     )
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help="which to run (default: all)")
     parser.add_argument("--engines", default=",".join(e.name for e in ENGINES), help="default: %(default)s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +57,11 @@ class LocalCluster:
     ) -> None:
         if sys.platform == "win32":
             raise MinidaskError("minidask does not support Windows; it runs in WSL")
+        if importlib.util.find_spec("minidask.worker") is None:
+            raise MinidaskError(
+                f"Python has found minidask in {Path(__file__).parent.parent}, a clone, which hides what is installed:"
+                " run `pip install --editable .` there, or start Python in another folder"
+            )
         self.n_workers = _worker_count(n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         self._folder = runtime_folder()

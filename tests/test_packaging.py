@@ -42,3 +42,16 @@ def test_the_wheel_installs_both_programs(wheel: zipfile.ZipFile) -> None:
     text = wheel.read(entry_points).decode()
     assert "minidask-scheduler = minidask.scheduler.__main__:main" in text
     assert "minidask-worker = minidask.worker.__main__:main" in text
+
+
+def test_a_clone_that_hides_the_installed_package_says_what_to_do(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "minidask", tmp_path / "minidask", ignore=shutil.ignore_patterns("__pycache__"))
+    code = """if True:
+        import sys
+        sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in str(finder)]
+        import minidask
+        minidask.Client()
+    """
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    assert f"found minidask in {tmp_path}" in ended.stderr
+    assert "pip install --editable ." in ended.stderr
