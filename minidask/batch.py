@@ -72,10 +72,13 @@ def _run_nested(level: int | None, run: Callable[[], T]) -> T:
 
 
 def _run(items: list[Any], inner_threads: int | None) -> list[Any]:
-    if inner_threads is None:
-        return [function(*args, **kwargs) for function, args, kwargs in items]
-    with _threads_limited(inner_threads):
-        return [function(*args, **kwargs) for function, args, kwargs in items]
+    if inner_threads is not None:
+        with _threads_limited(inner_threads):
+            return _run(items, None)
+    results = []
+    for function, args, kwargs in items:  # no comprehension: an error's note is made of what this frame holds
+        results.append(function(*args, **kwargs))
+    return results
 
 
 _controllers: dict[int, Any] = {}

@@ -17,7 +17,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import joblib.parallel as joblib_parallel
@@ -203,15 +203,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         measured = getattr(self._measured, "seconds", None)
         super().batch_completed(batch_size, duration if measured is None else measured)
 
-    @contextlib.contextmanager
-    def retrieval_context(self) -> Iterator[None]:
-        if self._call is not None:
-            self._call.count_all()
-            if not self.parallel.return_generator:
-                self._call.collect_until_done()
-        if self.parallel._aborting:
-            self.parallel._raise_error_fast()  # joblib itself forgets an error that came before any task
-        yield
+    def retrieval_context(self) -> contextlib.AbstractContextManager[None]:
+        return _Retrieval(self._call, self.parallel)
 
     # --- after a call ---
 
@@ -227,6 +220,32 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def terminate(self) -> None:
         self.reset_batch_stats()
+
+
+class _Retrieval(contextlib.AbstractContextManager[None]):
+    """What joblib enters before it looks for results: for a list, all are there when the block begins.
+
+    A class, and no generator: its frame, and contextlib's, would stand in the traceback of a task's error.
+    """
+
+    def __init__(self, call: Call | None, parallel: Any) -> None:
+        self._call = call
+        self._parallel = parallel
+
+    def __enter__(self) -> None:
+        __tracebackhide__ = True
+        if self._call is not None:
+            self._call.count_all()
+            if not self._parallel.return_generator:
+                self._call.collect_until_done()
+        parallel = self._parallel
+        # joblib itself raises what a task raised, unless nothing is left to wait for: it forgets it then. A generator's
+        # callbacks run in another thread, so that may be the case at any moment.
+        if parallel._aborting and (parallel.return_generator or not parallel._wait_retrieval()):
+            parallel._raise_error_fast()
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to end."""
 
 
 def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | None, bytes]:

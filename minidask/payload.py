@@ -25,6 +25,7 @@ from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError, SerializationError
 from minidask.functions import copy_of_wrapper, is_wrapper
 from minidask.pieces import names_in, reference
+from minidask.tracebacks import code_with_its_file
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
@@ -101,6 +102,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.BuiltinFunctionType:
             return obj.__reduce__()
+        if type(obj) is types.CodeType:
+            return code_with_its_file(obj)
         if self._interner is not None:
             blob = self._interner.find(obj)
             if blob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -71,6 +72,17 @@ def test_output_of_tasks_is_shown_in_the_cell_that_runs_them(notebook: Notebook)
     (error,) = notebook.run("client.submit(lambda: 1 / 0).result()")
     assert error.ename == "ZeroDivisionError"
     assert "on worker local" in "".join(error.traceback)
+
+
+def test_an_error_shows_the_cells_own_lines_and_no_frames_of_ours(notebook: Notebook) -> None:
+    notebook.text("def wrong(x):\n    return x / 0  # this line")
+    for call in ("client.submit(wrong, 1).result()", "joblib.Parallel()(joblib.delayed(wrong)(i) for i in range(4))"):
+        (error,) = notebook.run(f"with joblib.parallel_config('minidask'):\n    {call}")
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        assert error.ename == "ZeroDivisionError"
+        assert "in wrong\n    return x / 0  # this line" in shown
+        assert "task wrong(" in shown
+        assert "contextlib" not in shown and "minidask/" not in shown
 
 
 def test_a_client_shows_itself_as_a_table(notebook: Notebook) -> None:

@@ -18,11 +18,10 @@ import socket
 import sys
 import threading
 import time
-import traceback
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
-from minidask import batch
+from minidask import batch, tracebacks
 from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
@@ -45,7 +44,6 @@ from .calls import Calls, RunningCall
 from .missing import explained
 from .modules import forget_changed
 
-MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
 
 
@@ -236,16 +234,19 @@ class Slot:
             return self._failed(run, error, began)
 
     def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
+        """The message that says so: the traceback's text, and the pickled pair of exception and notes."""
         duration = time.perf_counter() - began
+        worker = os.environ.get("MINIDASK_WORKER", "local")
+        call = _call_that_raised(error)
         if run.blobs and run.blobs[0] == self._session:
-            worker = f"{os.environ.get('MINIDASK_WORKER', 'local')!r} on {socket.gethostname()}"
-            error = explained(error, run.name, worker, self._blobs.resolve(run.blobs[0]))
-        lines = traceback.format_exception(type(error), error, _from_the_task_on(error.__traceback__))
-        text = "".join(lines)[-MAX_TRACEBACK:]
+            where = f"{worker!r} on {socket.gethostname()}"
+            error = explained(error, run.name, where, self._blobs.resolve(run.blobs[0]))
+        text = tracebacks.remote_text(error, _is_around_the_task)
+        notes = [*getattr(error, "__notes__", ()), tracebacks.note(run.name, call, worker)]
         try:
-            payload = dumps(_presentable(error, run.name), "the exception")
+            payload = dumps((_presentable(error, run.name), notes), "the exception")
         except SerializationError:
-            payload = []  # the text of the traceback tells it then
+            payload = dumps((None, notes), "the notes")  # the text of the traceback tells the rest
         return Failed(run.task, run.attempt, duration, text, payload)
 
     # --- the caller's session ---
@@ -278,11 +279,19 @@ def _presentable(error: BaseException, name: str) -> BaseException:
     return TaskError(f"task {name!r} {did}, which ends the task and not the program that called it")
 
 
-def _from_the_task_on(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames around the task's own: they tell the user nothing."""
-    while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, batch.__file__):
+def _is_around_the_task(frame: FrameType) -> bool:
+    return frame.f_code.co_filename in (__file__, batch.__file__)
+
+
+def _call_that_raised(error: BaseException) -> str:
+    """The call of the task in which it was raised, in short; empty if the task did not get so far."""
+    call, trace = "", error.__traceback__
+    while trace is not None and _is_around_the_task(trace.tb_frame):
+        seen = trace.tb_frame.f_locals
+        if "function" in seen and "kwargs" in seen and seen["function"] is not batch.run_batch:
+            call = tracebacks.short_call(seen["function"], seen["args"], seen["kwargs"])
         trace = trace.tb_next
-    return trace
+    return call
 
 
 def _flush_output() -> None:

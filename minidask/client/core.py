@@ -30,7 +30,7 @@ class Returned(NamedTuple):
 
 
 class Raised(NamedTuple):
-    """The task raised; the exception is in `payload`, or only in the `traceback` text if that is empty."""
+    """The task raised; exception and notes are in `payload`, the text for people in `traceback`."""
 
     payload: Payload
     traceback: str

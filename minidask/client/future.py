@@ -16,6 +16,7 @@ from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
+from minidask.tracebacks import with_source
 
 
 class RemoteTraceback(Exception):
@@ -86,13 +87,12 @@ class Future(concurrent.futures.Future[Any]):
             TimeoutError: it is not there within `timeout` seconds.
             SerializationError: the result cannot be unpickled here.
         """
-        error = self.exception(timeout)
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del self, error  # no cycle through the traceback
-        return self._result
+        __tracebackhide__ = True  # notebooks leave this frame out, but not the last one: that is the standard class's
+        self.exception(timeout)
+        try:
+            return super().result()
+        finally:
+            del self  # no cycle through the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As the standard one: wait, and return what the task raised, or None."""
@@ -158,19 +158,23 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
             return loads(outcome.payload, f"the result of task {name!r}"), None
         except SerializationError as error:
             return None, error
-    raised = _exception(outcome, name)
-    raised.__cause__ = RemoteTraceback(outcome.traceback, outcome.worker)
+    raised, notes = _exception(outcome, name)
+    cause = RemoteTraceback(with_source(outcome.traceback), outcome.worker)
+    vars(BaseException)["__cause__"].__set__(
+        raised, cause
+    )  # not as an attribute: a class of the user's may forbid that
+    if notes:
+        raised.__dict__["__notes__"] = notes  # as above
     return None, raised
 
 
-def _exception(outcome: Raised, name: str) -> BaseException:
+def _exception(outcome: Raised, name: str) -> tuple[BaseException, list[str]]:
+    """What the task raised, or an error of ours in its place; and the notes on it."""
     last_line = outcome.traceback.rstrip().rpartition("\n")[2]
-    if not outcome.payload:
-        return TaskError(f"task {name!r} raised an exception that cannot be pickled: {last_line}")
     try:
-        error = loads(outcome.payload, "the exception")
+        error, notes = loads(outcome.payload, "the exception")
     except SerializationError as problem:
-        return TaskError(f"task {name!r} raised an exception that cannot be unpickled ({problem}): {last_line}")
+        return TaskError(f"task {name!r} raised an exception that cannot be unpickled ({problem}): {last_line}"), []
     if isinstance(error, BaseException):
-        return error
-    return TaskError(f"task {name!r} raised {last_line}")
+        return error, list(notes)
+    return TaskError(f"task {name!r} raised an exception that cannot be pickled: {last_line}"), list(notes)

@@ -126,7 +126,7 @@ class TaskDone(NamedTuple):
 
 
 class TaskRaised(NamedTuple):
-    """The task raised. `traceback` is its text; `payload` the pickled exception, empty if it would not pickle."""
+    """The task raised. `traceback` is its text; `payload` the pickled `(exception, notes)`, see docs/protocol.md."""
 
     task: int
     duration: float
