@@ -142,7 +142,7 @@ def thread_client() -> Iterator[minidask.Client]:
 class Program:
     """One of our daemons, or a script, as a process whose output is kept in a file."""
 
-    def __init__(self, command: list[str], log: Path, **environment: str) -> None:
+    def __init__(self, command: list[str], log: Path, prepare: Callable[[], None] | None, **environment: str) -> None:
         self.log = log
         self._file = log.open("w")
         self.process = subprocess.Popen(
@@ -152,6 +152,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             env={**os.environ, **environment},
             start_new_session=True,
+            preexec_fn=prepare,
         )
 
     @property
@@ -188,8 +189,9 @@ class Programs:
         self.folder = folder
         self._started: list[Program] = []
 
-    def start(self, *command: str, **environment: str) -> Program:
-        program = Program(list(command), self.folder / f"{len(self._started)}.log", **environment)
+    def start(self, *command: str, prepare: Callable[[], None] | None = None, **environment: str) -> Program:
+        """Start a program; `prepare` is called in its process before it begins."""
+        program = Program(list(command), self.folder / f"{len(self._started)}.log", prepare, **environment)
         self._started.append(program)
         return program
 
