@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from minidask.blobstore import BlobStore
+    from minidask.wire.messages import Payload
 
 
 class Surroundings(NamedTuple):
@@ -55,6 +56,9 @@ class TaskSlot(Protocol):
 
     def work_for(self, call: list[int]) -> list[int]:
         """From now on this thread works for a call; returns the one before."""
+
+    def tell_caller(self, channel: str, payload: Payload) -> None:
+        """Send something to the process that this thread's task is from, while that runs; nothing between tasks."""
 
     def fileno(self) -> int:
         """What gets readable when there may be a descendant to run."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidask.blobfiles import blob_id
 from minidask.blobstore import BlobStore
+from minidask.channels import Channels
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
@@ -34,6 +35,7 @@ from minidask.wire.messages import (
     Answer,
     Ask,
     BlobPart,
+    CallerMessage,
     Cancel,
     FetchPart,
     Goodbye,
@@ -81,6 +83,7 @@ class Link:
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
         self.workers = WorkerTable()
+        self.channels = Channels()
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
         self.dropped: collections.deque[list[bytes]] = collections.deque()
@@ -281,6 +284,7 @@ class Link:
         self.blobs.abandon()
         self._lock = threading.RLock()
         self.workers.abandon()
+        self.channels.abandon()
         for future in self._pending.take_all():
             future.abandon(
                 MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
@@ -299,6 +303,7 @@ class Link:
         for on_answer in list(self._answers.values()):
             on_answer(None)
         self.workers.wake()
+        self.channels.close()
         self._hooks.ended()
 
     def _handle(self, message: Message) -> None:
@@ -328,6 +333,8 @@ class Link:
                 self._results.refused(message)
             case FetchPart():
                 self.send_if_open([self.blobs.part(message)])
+            case CallerMessage(channel, payload):
+                self.channels.put(channel, payload)
             case Idle(idle):
                 self._hooks.told_idle(idle)
             case Goodbye(reason):
