@@ -223,7 +223,7 @@ class Calls:
             self._watched.add(future)
             self._part.submitted += 1
             self._part.total = self._part.submitted
-        future.add_done_callback(self._watched_over)  # type: ignore[arg-type]
+        future.add_done_callback(self._watched_over)
 
     def _watched_over(self, future: Future) -> None:
         with self.bar.counting:

@@ -12,6 +12,7 @@ the task waits for, or that those wait for.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import threading
@@ -22,6 +23,7 @@ from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
 from minidask.nesting import TaskSlot
 from minidask.wire.messages import Message
 
+LOGGER = logging.getLogger(__name__)
 LOOK_IN_SECONDS = 0.01
 
 
@@ -88,22 +90,22 @@ class Reading:
         if self.in_this_thread():
             raise RuntimeError("a done-callback may not wait for a task: this thread would have to complete it")
         this_thread = threading.get_ident()
-        again = self._borrower == this_thread
-        if not again and (self._claims or not self._loan.acquire(blocking=False)):
-            yield None
-            return
-        try:
-            self._borrower = this_thread
-            with Uninterrupted(self.nudge) as guard:
-                borrowed = Borrowed(self, guard)
+        with Uninterrupted(self.nudge) as guard:
+            again = self._borrower == this_thread
+            if again or (not self._claims and self._loan.acquire(blocking=False)):
                 try:
-                    borrowed.resume()
-                    yield borrowed
+                    self._borrower = this_thread
+                    borrowed = Borrowed(self, guard)
+                    try:
+                        borrowed.resume()
+                        yield borrowed
+                    finally:
+                        borrowed.end()
                 finally:
-                    borrowed.end()
-        finally:
-            if not again and self._borrower == this_thread:
-                self.pass_on()
+                    if not again and self._borrower == this_thread:
+                        self.pass_on()
+                return
+        yield None
 
     @property
     def claimed(self) -> bool:
@@ -118,6 +120,12 @@ class Reading:
     # --- reading, for the holder of the part ---
 
     def _read_forever(self) -> None:
+        try:
+            self._read_until_end()
+        except BaseException as error:  # noqa: BLE001 - else everything that waits would wait for ever
+            self._end(_failure(error))
+
+    def _read_until_end(self) -> None:
         with self._part:
             for message in self._connection.early:
                 self._on_message(message)
@@ -153,11 +161,22 @@ class Reading:
         self._dispatching = threading.get_ident()
         try:
             reason = self._connection.receive(self._on_message)
+        except BaseException as error:  # noqa: BLE001 - as above
+            reason = _failure(error)
         finally:
             self._dispatching = 0
         if reason:
-            self._ended = True
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._dispatching = threading.get_ident()
+        try:
             self._on_end(reason)
+        finally:
+            self._dispatching = 0
 
     # --- for `Borrowed` ---
 
@@ -190,6 +209,12 @@ class Reading:
         finally:
             self._claims.discard(this_thread)
         self._borrower = this_thread
+
+
+def _failure(error: BaseException) -> str:
+    """What to say where a message could not be dealt with: it ends this connection, and nothing else."""
+    LOGGER.error("a message of the scheduler's could not be dealt with", exc_info=error)
+    return f"a message could not be dealt with: {type(error).__name__}: {error}"
 
 
 class _ReadingThread(threading.Thread):
