@@ -23,6 +23,7 @@ from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
+from minidask.signals import pass_on
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
 
@@ -97,9 +98,10 @@ class LocalCluster:
     def close(self) -> None:
         """End the cluster and everything that runs on it. May be called twice."""
         if self._pid == os.getpid() and self in _live_clusters:
-            _live_clusters.remove(self)
             self._node.close()
             self._remove_folders()
+            with contextlib.suppress(ValueError):  # another thread has closed it too
+                _live_clusters.remove(self)  # only now: what is interrupted before is tried again at exit
 
     def _remove_folders(self) -> None:
         self._store.remove()
@@ -145,7 +147,8 @@ class _NodeProcess:
         try:
             self._command(config)
             answer = self._control.makefile().readline()
-        except OSError:
+        except OSError as error:
+            pass_on(error)
             answer = ""
         if "ready" not in answer:
             self.close()
@@ -183,6 +186,7 @@ class _NodeThread:
         try:
             self._node = self._started.result(START_SECONDS)
         except OSError as error:
+            pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
 
     def _run(self, config: dict[str, Any]) -> None:

@@ -7,10 +7,11 @@ error of that step: whoever catches errors, to say them in other words or to do 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import signal
 from types import FrameType, TracebackType
+
+_VARIABLE_ARGUMENTS = 0x04  # `inspect.CO_VARARGS`, without what that module loads
 
 
 def raised_by_handler(error: BaseException | None) -> bool:
@@ -46,7 +47,7 @@ def _handles_signal(frame: FrameType) -> bool:
     """Whether a function was given the number of a signal and, next to it, the frame that it was called from."""
     code = frame.f_code
     given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]]
-    if code.co_flags & inspect.CO_VARARGS:
+    if code.co_flags & _VARIABLE_ARGUMENTS:
         given += frame.f_locals.get(code.co_varnames[code.co_argcount + code.co_kwonlyargcount], ())
     return any(
         isinstance(number, int) and 0 < number < signal.NSIG and interrupted is not None and interrupted is frame.f_back
