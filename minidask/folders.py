@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from minidask.signals import suppress
+from minidask.signals import pass_on, suppress
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
@@ -65,7 +65,8 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return os.urandom(16).hex()  # no other process is known to be on the same
 
 

@@ -16,11 +16,12 @@ from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
-from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.interning import Scattered
 from minidask.joblib_total import calls_in_all
+from minidask.signals import Uninterrupted, start
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar, Calls
@@ -79,7 +80,7 @@ class Call:
     def _start_collecting(self) -> None:
         """See to the callbacks of a generator; for a list, `collect_until_done` does."""
         if self._parallel.return_generator:
-            threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
+            start(threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True))
 
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
         """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import contextlib
@@ -23,7 +24,7 @@ from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
-from minidask.signals import pass_on
+from minidask.signals import pass_on, start
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
 
@@ -62,6 +63,11 @@ class LocalCluster:
             raise MinidaskError(
                 f"Python has found minidask in {Path(__file__).parent.parent}, a clone, which hides what is installed:"
                 " run `pip install --editable .` there, or start Python in another folder"
+            )
+        if not processes and _thread.start_new_thread.__module__ != "_thread":
+            raise MinidaskError(
+                "gevent or Eventlet has put greenlets in the place of threads, and a cluster of threads needs real ones:"
+                " use processes=True"
             )
         self.n_workers = _worker_count(n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
@@ -182,7 +188,7 @@ class _NodeThread:
         self._end: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, args=(config,), name="minidask-node", daemon=True)
-        self._thread.start()
+        start(self._thread)
         try:
             self._node = self._started.result(START_SECONDS)
         except OSError as error:

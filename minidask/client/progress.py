@@ -19,10 +19,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minidask.client.interrupts import INTERRUPT_SECONDS, Condition, Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
-from minidask.signals import suppress
+from minidask.signals import Uninterrupted, suppress
 
 if TYPE_CHECKING:
     from minidask.client.client import Client

@@ -19,8 +19,9 @@ import threading
 from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
-from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.nesting import TaskSlot
+from minidask.signals import Uninterrupted, start
 from minidask.wire.messages import Message
 
 LOGGER = logging.getLogger(__name__)
@@ -59,14 +60,11 @@ class Reading:
         self._nudged, self._nudge = os.pipe()
         os.set_blocking(self._nudged, False)
         os.set_blocking(self._nudge, False)
-        self._poll = select.poll()
-        self._poll.register(connection.fileno(), select.POLLIN)
-        self._poll.register(self._nudged, select.POLLIN)
-        self._poll_all = select.poll()
-        for number in (connection.fileno(), self._nudged, *([slot.fileno()] if slot is not None else [])):
-            self._poll_all.register(number, select.POLLIN)
+        descriptors = [connection.fileno(), self._nudged]
+        self._ready = _wait_for(descriptors)
+        self._ready_all = _wait_for([*descriptors, *([slot.fileno()] if slot is not None else [])])
         self._thread = _ReadingThread(target=self._read_forever, name="minidask-reader", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def __del__(self) -> None:
         os.close(self._nudged)  # only now: a number that others might still write to must not be given out again
@@ -147,8 +145,7 @@ class Reading:
         """
         if self._ended:
             return
-        poll = self._poll_all if for_slot else self._poll
-        ready = [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        ready = (self._ready_all if for_slot else self._ready)(seconds)
         if for_slot and self.slot is not None and self.slot.fileno() in ready:
             self.slot.receive()
         if self._nudged in ready:
@@ -209,6 +206,16 @@ class Reading:
         finally:
             self._claims.discard(this_thread)
         self._borrower = this_thread
+
+
+def _wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
+    """What waits, at most so many seconds, for any of these to be readable, and returns those that are."""
+    if not hasattr(select, "poll"):  # Eventlet has taken it away: its `select` lets other greenlets run meanwhile
+        return lambda seconds: select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()
+    for number in descriptors:
+        poll.register(number, select.POLLIN)
+    return lambda seconds: [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
 
 
 def _failure(error: BaseException) -> str:
