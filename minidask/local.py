@@ -66,7 +66,7 @@ class LocalCluster:
             )
         if not processes and _thread.start_new_thread.__module__ != "_thread":
             raise MinidaskError(
-                "gevent or Eventlet has put greenlets in the place of threads, and a cluster of threads needs real ones:"
+                "a cluster of threads needs real ones, and gevent or Eventlet has put greenlets in their place:"
                 " use processes=True"
             )
         self.n_workers = _worker_count(n_workers)

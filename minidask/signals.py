@@ -1,9 +1,9 @@
 """Handlers of signals, of which the caller's may raise between any two steps of ours in the main thread.
 
-Ctrl-C is such a signal, an alarm that is a time limit another. What a handler raises is no error of the step that it came
-into: whoever catches errors, to say them in other words or to do without, asks here first. Where it would break
-something, because bytes that were read would be lost, handlers wait (`Uninterrupted`). All else is written so that it may
-end anywhere: a lock is taken by a `with` that is one step, and what one sender has begun the next one goes on with.
+Ctrl-C is such a signal, an alarm that is a time limit another. What a handler raises is no error of the step that it
+came into: whoever catches errors, to say them in other words or to do without, asks here first. Where it would break
+something, because bytes that were read would be lost, handlers wait (`Uninterrupted`). All else is written so that it
+may end anywhere: a lock is taken by a `with` that is one step, and what one sender has begun the next one goes on with.
 """
 
 from __future__ import annotations
