@@ -139,6 +139,7 @@ class _NodeProcess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
                 python_command("minidask.local_boot", str(theirs.fileno())),
@@ -147,19 +148,29 @@ class _NodeProcess:
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
-        finally:
             theirs.close()
-        self._control.settimeout(START_SECONDS)
-        try:
-            self._command(config)
-            answer = self._control.makefile().readline()
-        except OSError as error:
-            pass_on(error)
-            answer = ""
+            answer = self._answer(config)
+        except BaseException:
+            theirs.close()
+            if self._process is not None:
+                self._process.kill()  # it would first start
+            self.close()
+            raise
         if "ready" not in answer:
             self.close()
             reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
             raise MinidaskError(f"the local cluster did not start: {reason}")
+
+    def _answer(self, config: dict[str, Any]) -> str:
+        """What it says once it has started, or cannot; an empty text if that is nothing."""
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._command(config)
+            with self._control.makefile() as file:
+                return file.readline()
+        except OSError as error:
+            pass_on(error)
+            return ""
 
     def _command(self, command: dict[str, Any]) -> None:
         self._control.sendall(json.dumps(command).encode() + b"\n")
@@ -169,6 +180,8 @@ class _NodeProcess:
 
     def close(self) -> None:
         self._control.close()
+        if self._process is None:
+            return
         try:
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:

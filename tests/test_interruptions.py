@@ -19,6 +19,8 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
+import minidask.local
+from tests.conftest import Programs
 
 SECONDS = 12.0
 
@@ -134,3 +136,49 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm:
         alarm.last = TimeIsUp()  # the generators in its traceback end here
         gc.collect()
     assert len(came) >= 50
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a socket that had no name yet
+def test_clients_are_made_and_closed_under_alarms(alarm: Alarm) -> None:
+    dice = random.Random(3)
+    came = 0
+    for _ in range(6):
+        try:
+            with alarm.within(dice.uniform(0.0, 0.9)), minidask.Client(n_workers=1) as client:
+                client.submit(neg, 1).result(20)
+                client.close()
+        except TimeIsUp as error:
+            came += error is alarm.last
+    assert came == alarm.raised
+    alarm.last = TimeIsUp()
+    for cluster in list(minidask.local._live_clusters):  # as at the end of the program
+        cluster.close()
+    with minidask.Client(n_workers=1) as client:
+        assert client.submit(neg, 1).result(20) == -1
+
+
+@pytest.mark.parametrize(
+    "call", ["client.submit(time.sleep, 60).result()", "Parallel()(delayed(time.sleep)(60) for _ in 'ab')"]
+)
+def test_a_program_whose_time_is_up_ends_with_what_its_handler_raised(programs: Programs, call: str) -> None:
+    program = programs.script(
+        f"""
+import signal, time
+import joblib, minidask
+from joblib import Parallel, delayed
+
+class TimeIsUp(TimeoutError): pass
+
+def strike(number, frame):
+    raise TimeIsUp("enough")
+
+client = minidask.Client(n_workers=2)
+client.submit(abs, 1).result()
+signal.signal(signal.SIGALRM, strike)
+signal.setitimer(signal.ITIMER_REAL, 0.5)
+with joblib.parallel_config("minidask"):
+    {call}
+"""
+    )
+    assert program.exit_code() == 1
+    assert "TimeIsUp: enough" in program.text.splitlines()[-1]
