@@ -16,6 +16,7 @@ from pathlib import Path
 
 from minidask.addresses import Address
 from minidask.errors import AuthenticationError
+from minidask.signals import pass_on
 
 SECRET_BYTES = 32
 
@@ -65,6 +66,7 @@ def load_secret(path: Path) -> bytes:
             " scheduler's machine and name it with --access-file, access_file= or MINIDASK_ACCESS_FILE"
         ) from None
     except OSError as error:
+        pass_on(error)
         raise AuthenticationError(f"the access file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         text = ""

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
+from minidask.signals import pass_on
+
 BESIDE_BYTES = 32 * 1024  # a smaller view is as well copied
 
 
@@ -63,7 +65,8 @@ def _is_in_file(array: Any, memmap: Any) -> bool:
     """Whether what the array shows is what the file has; a copy-on-write map may have been written to."""
     try:
         length = os.path.getsize(memmap.filename)
-    except (OSError, TypeError):  # it is gone, or had no name
+    except (OSError, TypeError) as error:  # it is gone, or had no name
+        pass_on(error)
         return False
     return bool(memmap.mode != "c" and length >= memmap.offset + memmap.nbytes and array.nbytes)
 

@@ -31,6 +31,7 @@ from minidask.blobfiles import Hashed, Incoming
 from minidask.errors import SerializationError
 from minidask.folders import is_alive
 from minidask.pieces import side_by_side
+from minidask.signals import pass_on
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
@@ -280,7 +281,8 @@ class BlobStore:
         if fits:
             try:
                 return blobfiles.write(path, content)
-            except OSError:  # shared memory is smaller than was thought, or others have filled it
+            except OSError as error:  # shared memory is smaller than was thought, or others have filled it
+                pass_on(error)
                 self._allowance = 0
         real = self._on_disk(path)
         blobfiles.write(real, content)

@@ -6,7 +6,6 @@ shares this machine's shared memory it has a number that says nothing here.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import os
@@ -15,6 +14,8 @@ import tempfile
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+
+from minidask.signals import pass_on, suppress
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
@@ -64,7 +65,8 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return os.urandom(16).hex()  # no other process is known to be on the same
 
 
@@ -108,7 +110,7 @@ def _is_held(folder: Path) -> bool:
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
         pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if folder.stat().st_uid == os.getuid() and not is_alive(pid) and not _is_held(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 

@@ -16,11 +16,12 @@ from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
-from minidask.client.interrupts import Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError
 from minidask.interning import Scattered
 from minidask.joblib_total import calls_in_all
+from minidask.signals import Uninterrupted, start
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar, Calls
@@ -69,6 +70,7 @@ class Call:
         self._bars = list(dict.fromkeys([calls.bar for calls in client.link.bars] + ([bar] if bar else [])))
         self._counts: list[Calls] = []
         self._aborted = False
+        self._batch_class: Any = None  # joblib's, of the batches that it keeps
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
@@ -80,10 +82,11 @@ class Call:
     def _start_collecting(self) -> None:
         """See to the callbacks of a generator; for a list, `collect_until_done` does."""
         if self._parallel.return_generator:
-            threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True).start()
+            start(threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True))
 
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
         """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
+        self._batch_class = type(callback)
         job = Job(batch.items if hasattr(batch, "items") else [(batch, (), {})], nesting_level, callback)
         self._count(job.items)
         try:
@@ -197,6 +200,7 @@ class Call:
 
     def _wait_for_others(self, seconds: float | None) -> bool:
         """Wait until there may be callbacks to run, while another thread reads; False to try to read again."""
+        seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
         with contextlib.suppress(queue.Empty):
             self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
         return True
@@ -232,7 +236,18 @@ class Call:
 
     def _collect_forever(self) -> None:
         while (item := self._done.get()) is not None:
-            item[0](item[1])
+            try:
+                item[0](item[1])
+            except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
+                self._end_with(error)
+
+    def _end_with(self, error: BaseException) -> None:
+        """Have the user's thread raise this: joblib itself has it so for an error that its own callback expects."""
+        assert self._batch_class is not None
+        batch = self._batch_class(0, 1, self._parallel)
+        if self._parallel.return_ordered:
+            self._parallel._jobs.append(batch)
+        batch._register_outcome({"result": error, "status": "Error"})
 
     # --- the end ---
 

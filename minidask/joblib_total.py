@@ -6,6 +6,8 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from minidask.signals import pass_on
+
 READ_AHEAD = 10_000
 
 
@@ -38,6 +40,7 @@ def _take(parallel: Any) -> list[Any] | None:
     try:
         items.extend(itertools.islice(iterator, READ_AHEAD))
     except Exception as error:  # noqa: BLE001 - joblib raises it when it comes to it
+        pass_on(error)
         parallel._original_iterator = _then_raise(items, error)
         return None
     parallel._original_iterator = itertools.chain(items, iterator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import contextlib
@@ -23,6 +24,7 @@ from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
+from minidask.signals import pass_on, start
 from minidask.sizes import parse_bytes
 from minidask.spawn import python_command
 
@@ -62,6 +64,11 @@ class LocalCluster:
                 f"Python has found minidask in {Path(__file__).parent.parent}, a clone, which hides what is installed:"
                 " run `pip install --editable .` there, or start Python in another folder"
             )
+        if not processes and _thread.start_new_thread.__module__ != "_thread":
+            raise MinidaskError(
+                "a cluster of threads needs real ones, and gevent or Eventlet has put greenlets in their place:"
+                " use processes=True"
+            )
         self.n_workers = _worker_count(n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         self._folder = runtime_folder()
@@ -97,9 +104,10 @@ class LocalCluster:
     def close(self) -> None:
         """End the cluster and everything that runs on it. May be called twice."""
         if self._pid == os.getpid() and self in _live_clusters:
-            _live_clusters.remove(self)
             self._node.close()
             self._remove_folders()
+            with contextlib.suppress(ValueError):  # another thread has closed it too
+                _live_clusters.remove(self)  # only now: what is interrupted before is tried again at exit
 
     def _remove_folders(self) -> None:
         self._store.remove()
@@ -131,6 +139,7 @@ class _NodeProcess:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
         try:
             self._process = subprocess.Popen(
                 python_command("minidask.local_boot", str(theirs.fileno())),
@@ -139,18 +148,29 @@ class _NodeProcess:
                 pass_fds=[theirs.fileno()],
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
-        finally:
             theirs.close()
-        self._control.settimeout(START_SECONDS)
-        try:
-            self._command(config)
-            answer = self._control.makefile().readline()
-        except OSError:
-            answer = ""
+            answer = self._answer(config)
+        except BaseException:
+            theirs.close()
+            if self._process is not None:
+                self._process.kill()  # it would first start
+            self.close()
+            raise
         if "ready" not in answer:
             self.close()
             reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
             raise MinidaskError(f"the local cluster did not start: {reason}")
+
+    def _answer(self, config: dict[str, Any]) -> str:
+        """What it says once it has started, or cannot; an empty text if that is nothing."""
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._command(config)
+            with self._control.makefile() as file:
+                return file.readline()
+        except OSError as error:
+            pass_on(error)
+            return ""
 
     def _command(self, command: dict[str, Any]) -> None:
         self._control.sendall(json.dumps(command).encode() + b"\n")
@@ -160,6 +180,8 @@ class _NodeProcess:
 
     def close(self) -> None:
         self._control.close()
+        if self._process is None:
+            return
         try:
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -179,10 +201,11 @@ class _NodeThread:
         self._end: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, args=(config,), name="minidask-node", daemon=True)
-        self._thread.start()
+        start(self._thread)
         try:
             self._node = self._started.result(START_SECONDS)
         except OSError as error:
+            pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
 
     def _run(self, config: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError, SerializationError
 from minidask.joblib_call import Call, Job
 from minidask.nesting import waiting
+from minidask.signals import start
 from minidask.wire.messages import RanHere
 
 TELL_SECONDS = 0.25
@@ -99,7 +100,7 @@ class NestedCall(Call):
     def _share_if_busy(self) -> None:
         """Others have nothing to do, while the task's own thread, unless it is this one, may be busy for long."""
         if self._kept and self._may_share() and threading.get_ident() != self._thread:
-            threading.Thread(target=self._share, name="minidask-share", daemon=True).start()
+            start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
 
     def _is_done(self, job: Job, future: Future) -> None:
         super()._is_done(job, future)

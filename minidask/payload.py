@@ -25,6 +25,7 @@ from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError, SerializationError
 from minidask.functions import copy_of_wrapper, is_wrapper
 from minidask.pieces import names_in, reference
+from minidask.signals import pass_on
 from minidask.tracebacks import code_with_its_file
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
@@ -138,6 +139,7 @@ def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, 
     except MinidaskError:
         raise
     except Exception as error:
+        pass_on(error)
         raise SerializationError(
             f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
             " Look for open files, locks, connections or generators in it, and create those inside the task"
@@ -155,7 +157,8 @@ def loads(payload: Payload, what: str) -> Any:
         return pickle.loads(payload[0], buffers=map(_buffer, payload[1:]))
     except SerializationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        pass_on(error)
         hint = ""
         if isinstance(error, ModuleNotFoundError):
             hint = f". Install {error.name!r} for {sys.executable} (Python {sys.version.split()[0]})"
@@ -179,7 +182,8 @@ def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
         return part
     try:
         return reference([store.hand_over(part)], HANDED_OVER)
-    except OSError:  # there is no room: it goes along with the rest
+    except OSError as error:  # there is no room: it goes along with the rest
+        pass_on(error)
         return part
 
 

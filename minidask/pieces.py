@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from minidask.resources import cpu_count
+from minidask.signals import start
 from minidask.wire.frames import Buffer
 
 BLOB_ID_BYTES = 16
@@ -64,7 +65,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     for _ in range(min(len(items), cpu_count(), MAX_THREADS) - 1):
         helper = threading.Thread(target=work, name="minidask-pieces", daemon=True)
         with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
-            helper.start()
+            start(helper)
             helpers.append(helper)
     work()
     for helper in helpers:

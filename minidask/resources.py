@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from minidask.signals import pass_on
+
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -83,7 +85,8 @@ def _memory_limits(root: Path) -> Iterator[int]:
 def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return ""
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from typing import Any
 
 from minidask.addresses import Address
 from minidask.errors import SchedulerLost
+from minidask.signals import suppress
 
 
 def keep_alive(sock: Any) -> None:
@@ -20,7 +20,7 @@ def keep_alive(sock: Any) -> None:
     for name, value in settings.items():
         option = getattr(socket, name, None)
         if option is not None:  # macOS names or lacks some of them
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 

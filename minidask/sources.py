@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from minidask.blobfiles import blob_id
+from minidask.signals import pass_on
 
 _STANDARD = sysconfig.get_path("stdlib")
 _INSTALLED = ("site-packages", "dist-packages")
@@ -46,7 +47,8 @@ class OwnModules:
             return
         try:
             digest = blob_id([source.read_bytes()]).hex()
-        except OSError:  # it was removed since: workers cannot import it either
+        except OSError as error:  # it was removed since: workers cannot import it either
+            pass_on(error)
             digest = ""
         self._own[name] = sys.modules[name].__spec__
         self.digests = {**self.digests, name: digest}

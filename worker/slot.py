@@ -18,8 +18,9 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from minidask import batch, tracebacks
 from minidask.blobstore import BlobStore
@@ -66,6 +67,7 @@ class Slot:
         self.client: Any = None
         self._sock = sock
         self._alone = stops is not None
+        self._pid = os.getpid()
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = BlobTable(self.store)
         self._session: bytes | None = None
@@ -244,6 +246,8 @@ class Slot:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
                 result = batch.run_task(function, args, kwargs)
+                if os.getpid() != self._pid:
+                    _end_fork(None)
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
                 call.interruptible = False
@@ -260,6 +264,8 @@ class Slot:
 
     def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
         """The message that says so: the traceback's text, and the pickled pair of exception and notes."""
+        if os.getpid() != self._pid:
+            _end_fork(error)
         duration = time.perf_counter() - began
         worker = os.environ.get("MINIDASK_WORKER", "local")
         call = _call_that_raised(error)
@@ -302,6 +308,17 @@ def _presentable(error: BaseException, name: str) -> BaseException:
         return error
     did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
     return TaskError(f"task {name!r} {did}, which ends the task and not the program that called it")
+
+
+def _end_fork(error: BaseException | None) -> NoReturn:
+    """End a process that the task has forked and that has come to the task's end: the slot's socket is not its own."""
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+    _flush_output()
+    os._exit(code & 0xFF)
 
 
 def _is_around_the_task(frame: FrameType) -> bool:

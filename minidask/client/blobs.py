@@ -15,6 +15,7 @@ from minidask.folders import disk_folder, memory_folder, place_of
 from minidask.parts import PART_BYTES
 from minidask.payload import OUT_OF_BAND_BYTES
 from minidask.resources import blob_memory
+from minidask.signals import pass_on
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 
@@ -58,6 +59,7 @@ class HeldBlobs:
             self._store = store = self._store or self._make_store()
             store.put_all(large)
         except OSError as error:
+            pass_on(error)
             warnings.warn(
                 f"no room for {sum(map(len, large.values()))} bytes of large data ({error}): it is sent along instead,"
                 " which is slower and takes more memory",

@@ -26,6 +26,7 @@ from minidask.folders import sweep
 from minidask.interning import Scattered
 from minidask.nesting import TaskSlot, here
 from minidask.payload import LARGE_BYTES, SHARED
+from minidask.signals import raised_by_handler
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class Client:
             try:
                 results.append(future.result())
             except (Exception, concurrent.futures.CancelledError) as error:
-                if errors == "raise":
+                if errors == "raise" or raised_by_handler(error):
                     raise
                 if errors == "return":
                     results.append(error)
@@ -276,11 +277,11 @@ class Client:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
         if self.link.forked:
             return  # a forked child leaves its parent's cluster alone
-        with contextlib.suppress(ValueError):
-            live_clients.remove(self)
         self.link.close(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
+        with contextlib.suppress(ValueError):
+            live_clients.remove(self)  # only now: what is interrupted before is tried again at exit
 
     def shutdown(self) -> None:
         """End the whole cluster, scheduler and all workers, whoever started it; then close."""

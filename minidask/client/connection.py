@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.client.outbox import Outbox
 from minidask.errors import ProtocolError, SchedulerLost
+from minidask.signals import pass_on, suppress
 from minidask.sockets import keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
@@ -47,9 +47,11 @@ class Connection:
             self._shake_hands(secret_for(address, access_file), info)  # only now: where nobody listens, no secret helps
         except TimeoutError as error:
             self._sock.close()
+            pass_on(error)
             raise SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds") from error
         except OSError as error:
             self._sock.close()
+            pass_on(error)
             raise no_scheduler(address, error) from error
         except BaseException:
             self._sock.close()
@@ -92,6 +94,7 @@ class Connection:
         try:
             self._outbox.send(pieces)
         except OSError as error:
+            pass_on(error)
             raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
 
     def receive(self, on_message: Callable[[Message], None]) -> str:
@@ -112,7 +115,7 @@ class Connection:
 
     def shut(self) -> None:
         """End the connection; whoever reads it is told."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
@@ -138,6 +141,7 @@ def _connect(address: Address, timeout: float) -> socket.socket:
         else:
             sock = socket.create_connection((address.host, address.port), timeout)
     except OSError as error:
+        pass_on(error)
         raise no_scheduler(address, error) from error
     keep_alive(sock)
     return sock

@@ -7,16 +7,20 @@ a result that nobody looks at is never unpickled.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
-from minidask.client.interrupts import INTERRUPT_SECONDS
+from minidask.client.interrupts import Condition
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
+from minidask.signals import pass_on
 from minidask.tracebacks import with_source
+
+CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"  # a state of the standard future
+LOGGER = logging.getLogger("concurrent.futures")  # where the standard library tells of callbacks that raise
 
 
 class RemoteTraceback(Exception):
@@ -52,6 +56,9 @@ class Future(concurrent.futures.Future[Any]):
         self, number: int, name: str, cancel: Callable[[Future], None], reading_here: Callable[[], bool]
     ) -> None:
         super().__init__()
+        state: Any = self
+        condition = state._condition = Condition()
+        self._sleepers = condition.sleepers
         self.number = number
         self.name = name
         self.duration: float | None = None
@@ -61,7 +68,6 @@ class Future(concurrent.futures.Future[Any]):
         self._tell_cancelled = cancel
         self._reading_here = reading_here
         self._decoding = threading.RLock()
-        self._settling = threading.RLock()
 
     def cancel(self) -> bool:
         """Give up on the task: it is not started any more, or its outcome is dropped.
@@ -74,11 +80,14 @@ class Future(concurrent.futures.Future[Any]):
 
     def cancel_here(self) -> bool:
         """Cancel without telling the scheduler; returns whether this call did it."""
-        with self._settling:
-            if self.cancelled() or not super().cancel():
-                return False
-            self.set_running_or_notify_cancel()
-            return True
+        if self.cancelled() or not super().cancel():
+            return False
+        state: Any = self
+        with self._condition:
+            first: bool = state._state != CANCELLED_AND_NOTIFIED  # else another thread has done it just now
+            if first:
+                self.set_running_or_notify_cancel()
+        return first
 
     def result(self, timeout: float | None = None) -> Any:
         """As the standard one: wait, and return or raise the task's outcome.
@@ -98,23 +107,19 @@ class Future(concurrent.futures.Future[Any]):
         """As the standard one: wait, and return what the task raised, or None."""
         if self._reading_here() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
-        error = self._wait(timeout)
+        if not self.done() and not self._sleepers.sleep_until(self.done, timeout):
+            raise TimeoutError
+        error = super().exception()
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
             with self._decoding:
                 self._decode()
             error = super().exception()
         return error
 
-    def _wait(self, timeout: float | None) -> BaseException | None:
-        while timeout is None:
-            with contextlib.suppress(TimeoutError):
-                return super().exception(INTERRUPT_SECONDS)
-        return super().exception(timeout)
-
     def settle(self, outcome: Outcome) -> None:
         """Take the outcome that the scheduler sent; called by the client, once."""
-        with self._settling:
-            if self.cancelled():
+        with self._condition:
+            if self.done():
                 return
             self.set_running_or_notify_cancel()
         self.failed = not isinstance(outcome, Returned)
@@ -131,11 +136,37 @@ class Future(concurrent.futures.Future[Any]):
     def abandon(self, error: MinidaskError) -> None:
         """In a forked child: end so, whatever the parent's threads hold, and without telling those that wait there."""
         state: Any = self
-        state._condition, state._waiters, state._done_callbacks = threading.Condition(), [], []
-        self._settling, self._decoding = threading.RLock(), threading.RLock()
+        state._waiters, state._done_callbacks = [], []
+        condition = state._condition = Condition()
+        self._sleepers = condition.sleepers
+        self._decoding = threading.RLock()
         if not self.done():
             self.failed = True
             self.set_exception(error)
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """As the standard one."""
+        state: Any = self
+        with self._condition:
+            if not self.done():
+                state._done_callbacks.append(fn)
+                return
+        self._run(fn)
+
+    def _invoke_callbacks(self) -> None:
+        state: Any = self
+        for callback in state._done_callbacks:
+            self._run(callback)
+
+    def _run(self, callback: Callable[[Any], object]) -> None:
+        """Run a callback: what it raises is told, and ends nothing else; `sys.exit` neither, in a thread that reads."""
+        try:
+            callback(self)
+        except BaseException as error:
+            if not isinstance(error, Exception) and not self._reading_here():
+                raise
+            pass_on(error)
+            LOGGER.exception("a done-callback of %r raised", self)
 
     def _decode(self) -> None:
         state: Any = self

@@ -1,66 +1,69 @@
-"""Keeps Ctrl-C from coming at a moment when it would break something: bytes that were read would be lost."""
+"""Waiting that a signal's handler may end anywhere, by what it raises, and nothing is left locked.
+
+A `threading.Condition` is locked in several steps, and unlocked again in several while it waits: a handler that raises
+between two of them may leave it locked for good. What `threading` has in C, `Lock` and `RLock`, a `with` locks in one.
+"""
 
 from __future__ import annotations
 
-import signal
-import threading
+import _thread
+import contextlib
+import time
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 INTERRUPT_SECONDS = 0.5
 """The longest single wait. Python looks for signals before it gives up the interpreter, so one that comes right after
 that is not seen before the wait ends; under load, some do."""
 
 
-class Uninterrupted:
-    """Puts off a SIGINT that comes inside the block to the block's end. It only concerns the main thread.
+class Sleepers:
+    """Threads that sleep until something is true. There is no lock: none can be left locked."""
 
-    Args:
-        wake: called when one comes, to end a wait; None where there is none.
-    """
+    def __init__(self) -> None:
+        self._sleeping: list[_thread.LockType] = []
 
-    __slots__ = ("_came", "_handler", "_interruptible", "_wake")
+    def sleep_until(self, condition: Callable[[], object], seconds: float | None) -> bool:
+        """Sleep until a condition is true, which is looked at when it is said that something has changed.
 
-    def __init__(self, wake: Callable[[], None] | None = None) -> None:
-        self._wake = wake
-        self._came = False
-        self._interruptible = False
-        self._handler: Callable[[int, FrameType | None], Any] | None = None
+        Args:
+            seconds: to sleep at most; None: for ever.
 
-    def __enter__(self) -> Uninterrupted:
-        if threading.get_ident() == threading.main_thread().ident:
-            handler = signal.getsignal(signal.SIGINT)
-            if callable(handler):
-                self._handler = handler
-                signal.signal(signal.SIGINT, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._handler is not None:
-            if signal.getsignal(signal.SIGINT) == self._on_signal:  # else a callback has put its own there
-                signal.signal(signal.SIGINT, self._handler)
-            self.check()
-
-    def run_interruptible(self, code: Callable[[], None]) -> None:
-        """Run a part of the block, a user's code, that Ctrl-C may interrupt after all."""
+        Returns: whether it is.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        alarm = _thread.allocate_lock()
         try:
-            self._interruptible = True
-            self.check()
-            code()
+            while not condition():
+                left = INTERRUPT_SECONDS if end is None else min(INTERRUPT_SECONDS, end - time.monotonic())
+                if left <= 0:
+                    return False
+                alarm.acquire(blocking=False)
+                if alarm not in self._sleeping:
+                    self._sleeping.append(alarm)
+                if not condition():
+                    alarm.acquire(timeout=left)
         finally:
-            self._interruptible = False
+            self._forget(alarm)
+        return True
 
-    def check(self) -> None:
-        """Let a SIGINT that has come take its effect now."""
-        if self._came and self._handler is not None:
-            self._came = False
-            self._handler(signal.SIGINT, None)
+    def _forget(self, alarm: _thread.LockType) -> None:
+        while alarm in self._sleeping:
+            with contextlib.suppress(ValueError):  # it was woken just now
+                self._sleeping.remove(alarm)
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._interruptible and self._handler is not None:
-            self._handler(number, frame)
-        else:
-            self._came = True
-            if self._wake is not None:
-                self._wake()
+    def wake(self) -> None:
+        """Have those who sleep look again."""
+        while self._sleeping:
+            with contextlib.suppress(IndexError, RuntimeError):  # another thread has taken it, or woken it, just now
+                self._sleeping.pop().release()
+
+
+class Condition(_thread.RLock):  # type: ignore[misc]  # it may be derived from
+    """In the place of a `threading.Condition`: to be locked by a `with` that is one step, and without `wait`."""
+
+    def __init__(self) -> None:
+        self.sleepers = Sleepers()
+
+    def notify_all(self) -> None:
+        """Have those who sleep look again."""
+        self.sleepers.wake()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from minidask.blobfiles import blob_id
 from minidask.blobstore import BlobStore
 from minidask.channels import Channels
+from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
@@ -27,7 +28,7 @@ from minidask.client.results import Results
 from minidask.client.screen import show_output
 from minidask.client.session import Session
 from minidask.client.workers import WorkerTable
-from minidask.errors import MinidaskError, SchedulerLost, SerializationError
+from minidask.errors import MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
@@ -98,6 +99,7 @@ class Link:
         self._answers: dict[int, OnAnswer] = {}
         self._groups = 0
         self._requests = 0
+        self._aside = Aside()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
         self._results = Results(self.send_if_open, self._pending.knows)
@@ -151,7 +153,7 @@ class Link:
             future = self._hooks.new_future(self, number, name, parent)
             future.group = group
             if on_done is not None:
-                future.add_done_callback(on_done)  # type: ignore[arg-type]
+                future.add_done_callback(on_done)
             if used:
                 future.add_done_callback(lambda _: self.dropped.append(used))
             self._pending.add(number, future)
@@ -283,7 +285,6 @@ class Link:
         self.connection.abandon()
         self.blobs.abandon()
         self._lock = threading.RLock()
-        self.workers.abandon()
         self.channels.abandon()
         for future in self._pending.take_all():
             future.abandon(
@@ -298,11 +299,11 @@ class Link:
         self.connection.close()
         with self._lock:
             lost = self._pending.take_all()
+        self.workers.wake()
         for future in lost:
             future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self.why_closed}")))
         for on_answer in list(self._answers.values()):
             on_answer(None)
-        self.workers.wake()
         self.channels.close()
         self._hooks.ended()
 
@@ -316,7 +317,7 @@ class Link:
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
-                show_output(worker, stream, text)
+                self._aside.run(lambda: show_output(worker, stream, text))
             case Workers(workers):
                 self.workers.told(workers)
             case WorkerChanged(address, name, slots):
@@ -339,6 +340,8 @@ class Link:
                 self._hooks.told_idle(idle)
             case Goodbye(reason):
                 self.why_closed = f"the scheduler at {self.connection.address} said goodbye: {reason}"
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is no message for a client")
 
     def _complete(self, outcome: Outcome) -> Outcome:
         """The outcome with the large parts of it that were left in the store."""
@@ -349,3 +352,6 @@ class Link:
             return outcome._replace(payload=taken(outcome.payload, take))
         except (SerializationError, OSError) as error:
             return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
+        except Exception as error:  # noqa: BLE001 - what a worker has sent concerns that task alone
+            text = f"{outcome.worker} has sent a task's result in a form that cannot be read"
+            return Lost(SerializationError(f"{text}: {type(error).__name__}: {error}"))

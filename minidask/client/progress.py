@@ -19,9 +19,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
+from minidask.signals import Uninterrupted, suppress
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
@@ -46,7 +47,7 @@ class Bar:
     def __init__(self, gathers: bool = False) -> None:
         self._tqdm = _load_tqdm()
         self._gathers = gathers
-        self.counting = threading.Condition(threading.RLock())  # garbage collection may lead to a future that ends
+        self.counting = Condition()  # garbage collection may lead to a future that ends
         self._tally = Tally()
         self._life = threading.RLock()  # held while calls begin and end
         self._calls = 0
@@ -131,7 +132,7 @@ class Bar:
             line = self._tally.line(self._news.cluster)
         if sys.stderr is None or self._pid != os.getpid():
             return
-        with contextlib.suppress(OSError, ValueError):  # the screen is gone or closed: there is nobody to show it to
+        with suppress(Exception):  # the screen is gone, or is an object of the caller's: no reason to end a call
             self._show(line)
             if last:
                 if getattr(self._line, "pos", 0):  # one line below another bar's, which tqdm would leave there too
@@ -153,7 +154,7 @@ class Bar:
 
     def abandon(self) -> None:
         """In a forked child: the line is the parent's, and so are the threads that hold the locks."""
-        self.counting, self._life = threading.Condition(threading.RLock()), threading.RLock()
+        self.counting, self._life = Condition(), threading.RLock()
         if self._line is not None:
             self._line.disable = True
 
@@ -223,7 +224,7 @@ class Calls:
             self._watched.add(future)
             self._part.submitted += 1
             self._part.total = self._part.submitted
-        future.add_done_callback(self._watched_over)  # type: ignore[arg-type]
+        future.add_done_callback(self._watched_over)
 
     def _watched_over(self, future: Future) -> None:
         with self.bar.counting:
@@ -231,12 +232,14 @@ class Calls:
             self._watched.discard(future)
             self.bar.counting.notify_all()
 
+    def _all_counted(self) -> bool:
+        with self.bar.counting:
+            return not any(future.done() for future in self._watched)
+
     def end(self, ended_well: bool = True) -> None:
         """No more will come; those that are done by now are still counted."""
         with Uninterrupted():
-            with self.bar.counting:
-                counted = self.bar.counting
-                counted.wait_for(lambda: not any(future.done() for future in self._watched), LAST_WORD_SECONDS)
+            self.bar.counting.sleepers.sleep_until(self._all_counted, LAST_WORD_SECONDS)
             self.bar.end(self._part, ended_well)
 
 

@@ -12,16 +12,19 @@ the task waits for, or that those wait for.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import threading
 from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
-from minidask.client.interrupts import INTERRUPT_SECONDS, Uninterrupted
+from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.nesting import TaskSlot
+from minidask.signals import Uninterrupted, start
 from minidask.wire.messages import Message
 
+LOGGER = logging.getLogger(__name__)
 LOOK_IN_SECONDS = 0.01
 
 
@@ -57,14 +60,11 @@ class Reading:
         self._nudged, self._nudge = os.pipe()
         os.set_blocking(self._nudged, False)
         os.set_blocking(self._nudge, False)
-        self._poll = select.poll()
-        self._poll.register(connection.fileno(), select.POLLIN)
-        self._poll.register(self._nudged, select.POLLIN)
-        self._poll_all = select.poll()
-        for number in (connection.fileno(), self._nudged, *([slot.fileno()] if slot is not None else [])):
-            self._poll_all.register(number, select.POLLIN)
+        descriptors = [connection.fileno(), self._nudged]
+        self._ready = _wait_for(descriptors)
+        self._ready_all = _wait_for([*descriptors, *([slot.fileno()] if slot is not None else [])])
         self._thread = _ReadingThread(target=self._read_forever, name="minidask-reader", daemon=True)
-        self._thread.start()
+        start(self._thread)
 
     def __del__(self) -> None:
         os.close(self._nudged)  # only now: a number that others might still write to must not be given out again
@@ -88,22 +88,22 @@ class Reading:
         if self.in_this_thread():
             raise RuntimeError("a done-callback may not wait for a task: this thread would have to complete it")
         this_thread = threading.get_ident()
-        again = self._borrower == this_thread
-        if not again and (self._claims or not self._loan.acquire(blocking=False)):
-            yield None
-            return
-        try:
-            self._borrower = this_thread
-            with Uninterrupted(self.nudge) as guard:
-                borrowed = Borrowed(self, guard)
+        with Uninterrupted(self.nudge) as guard:
+            again = self._borrower == this_thread
+            if again or (not self._claims and self._loan.acquire(blocking=False)):
                 try:
-                    borrowed.resume()
-                    yield borrowed
+                    self._borrower = this_thread
+                    borrowed = Borrowed(self, guard)
+                    try:
+                        borrowed.resume()
+                        yield borrowed
+                    finally:
+                        borrowed.end()
                 finally:
-                    borrowed.end()
-        finally:
-            if not again and self._borrower == this_thread:
-                self.pass_on()
+                    if not again and self._borrower == this_thread:
+                        self.pass_on()
+                return
+        yield None
 
     @property
     def claimed(self) -> bool:
@@ -118,6 +118,12 @@ class Reading:
     # --- reading, for the holder of the part ---
 
     def _read_forever(self) -> None:
+        try:
+            self._read_until_end()
+        except BaseException as error:  # noqa: BLE001 - else everything that waits would wait for ever
+            self._end(_failure(error))
+
+    def _read_until_end(self) -> None:
         with self._part:
             for message in self._connection.early:
                 self._on_message(message)
@@ -139,8 +145,7 @@ class Reading:
         """
         if self._ended:
             return
-        poll = self._poll_all if for_slot else self._poll
-        ready = [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+        ready = (self._ready_all if for_slot else self._ready)(seconds)
         if for_slot and self.slot is not None and self.slot.fileno() in ready:
             self.slot.receive()
         if self._nudged in ready:
@@ -153,11 +158,22 @@ class Reading:
         self._dispatching = threading.get_ident()
         try:
             reason = self._connection.receive(self._on_message)
+        except BaseException as error:  # noqa: BLE001 - as above
+            reason = _failure(error)
         finally:
             self._dispatching = 0
         if reason:
-            self._ended = True
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self._dispatching = threading.get_ident()
+        try:
             self._on_end(reason)
+        finally:
+            self._dispatching = 0
 
     # --- for `Borrowed` ---
 
@@ -190,6 +206,22 @@ class Reading:
         finally:
             self._claims.discard(this_thread)
         self._borrower = this_thread
+
+
+def _wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
+    """What waits, at most so many seconds, for any of these to be readable, and returns those that are."""
+    if not hasattr(select, "poll"):  # Eventlet has taken it away: its `select` lets other greenlets run meanwhile
+        return lambda seconds: select.select(descriptors, [], [], seconds)[0]
+    poll = select.poll()
+    for number in descriptors:
+        poll.register(number, select.POLLIN)
+    return lambda seconds: [number for number, _ in poll.poll(None if seconds is None else seconds * 1000)]
+
+
+def _failure(error: BaseException) -> str:
+    """What to say where a message could not be dealt with: it ends this connection, and nothing else."""
+    LOGGER.error("a message of the scheduler's could not be dealt with", exc_info=error)
+    return f"a message could not be dealt with: {type(error).__name__}: {error}"
 
 
 class _ReadingThread(threading.Thread):

@@ -15,7 +15,7 @@ def show_output(worker: str, stream: str, text: str) -> None:
         # Where the user's screen is gone or closed, there is nobody to tell.
         with contextlib.suppress(OSError, ValueError), _bars_aside(out):
             out.write("".join(f"[{worker}] {line}" for line in text.splitlines(keepends=True)))
-            out.flush()
+            getattr(out, "flush", bool)()  # an object of the caller's own need not have it
 
 
 def _bars_aside(out: TextIO) -> contextlib.AbstractContextManager[Any]:

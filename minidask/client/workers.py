@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from minidask.client.interrupts import Sleepers
 
 
 class WorkerTable:
@@ -17,7 +18,7 @@ class WorkerTable:
         """Called when workers come, go, or change, by the thread that reads: they must not wait."""
         self.entries: dict[str, tuple[str, int]] = {}
         """By address: name and slots. Replaced, never changed: others may be going through it."""
-        self._changed = threading.Condition()
+        self._changed = Sleepers()
 
     def nthreads(self) -> dict[str, int]:
         """`{worker address: slots}`."""
@@ -45,14 +46,8 @@ class WorkerTable:
 
     def wait(self, condition: Callable[[], object], seconds: float) -> None:
         """Wait until a condition is true, which is looked at when something has changed, or for so many seconds."""
-        with self._changed:
-            self._changed.wait_for(condition, seconds)
+        self._changed.sleep_until(condition, seconds)
 
     def wake(self) -> None:
         """Have those who wait look again."""
-        with self._changed:
-            self._changed.notify_all()
-
-    def abandon(self) -> None:
-        """In a forked child: a thread of the parent's may have held the lock."""
-        self._changed = threading.Condition()
+        self._changed.wake()
