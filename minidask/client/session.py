@@ -48,6 +48,7 @@ class Session:
         self._is_here = is_here
         self._seen: tuple[list[object], int, str] | None = None
         self._modules = OwnModules()
+        self._modules.changed()  # what is loaded is noted as early as can be
         self._code: dict[bytes, Payload] = {}
         self._blobs: list[bytes] = []
         self._old: list[bytes] = []
