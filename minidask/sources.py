@@ -87,36 +87,38 @@ class OwnModules:
         self.found: dict[str, OwnModule] = {}
         """By name."""
         self._seen: set[str] = set()
-        self._watched: dict[str, Any] = {}  # by name: the spec that the module was loaded by
+        self._watched: tuple[tuple[str, Any, Any], ...] = ()  # name, module, and the spec that it was loaded by
 
     def changed(self) -> bool:
         """Look again; whether `found` is another one now."""
-        before = self.found
-        if len(sys.modules) != len(self._seen):
-            new = sys.modules.keys() - self._seen
-            self._seen = set(sys.modules)
-            for name in new:
-                self._look_at(name)
-        for name, spec in list(self._watched.items()):
-            if getattr(sys.modules.get(name), "__spec__", spec) is not spec:
-                self._look_at(name)
-        return self.found is not before
+        loaded = sys.modules
+        names = {
+            name
+            for name, module, spec in self._watched
+            if loaded.get(name) is not module or getattr(module, "__spec__", None) is not spec
+        }
+        if len(loaded) != len(self._seen):
+            names |= loaded.keys() - self._seen
+            self._seen = set(loaded)
+        return bool(names) and self._look_at(names)
 
-    def _look_at(self, name: str) -> None:
-        module = sys.modules.get(name)
-        file = _own_file(name, module)
-        if file is None:
-            return
-        spec: Any = getattr(module, "__spec__", None)
-        content = content_of(file, spec.loader)
-        self._watched[name] = spec
-        own = OwnModule(
-            file,
-            spec.submodule_search_locations is not None,
-            content if file.endswith(".py") else None,
-            b"" if content is None else blob_id([content]),
-        )
-        self.found = {**self.found, name: own}
+    def _look_at(self, names: set[str]) -> bool:
+        """Look at these; whether one is of the caller's own."""
+        watched = [entry for entry in self._watched if entry[0] not in names]
+        found = {}
+        for name in sorted(names):
+            module: Any = sys.modules.get(name)
+            file = _own_file(name, module)
+            if file is not None:
+                spec = module.__spec__
+                content = content_of(file, spec.loader)
+                source = content if file.endswith(".py") else None
+                digest = b"" if content is None else blob_id([content])
+                found[name] = OwnModule(file, spec.submodule_search_locations is not None, source, digest)
+                watched.append((name, module, spec))
+        self._watched = tuple(watched)
+        self.found = {**self.found, **found}
+        return bool(found)
 
 
 def _own_file(name: str, module: ModuleType | None) -> str | None:
