@@ -106,13 +106,11 @@ def test_an_old_copy_on_the_worker_is_not_what_tasks_use(programs: Programs, tmp
     old = project(tmp_path / "old", helper="def which():\n    return 'old'", other="x = 'old'")
     new = project(tmp_path / "new", helper="def which():\n    return 'new'")
     _, address = programs.scheduler()
-    worker = programs.start(
-        sys.executable, "-m", "minidask.worker", address, "--nworkers", "1", PYTHONPATH=str(old)
-    )
+    worker = programs.start(sys.executable, "-m", "minidask.worker", address, "--nworkers", "1", PYTHONPATH=str(old))
     worker.wait_for("joined the scheduler")
-    assert ran(new, address, "print(run(lambda: __import__('helper').which()), run(lambda: __import__('other').x))") == (
-        "new old"
-    )
+    assert ran(
+        new, address, "print(run(lambda: __import__('helper').which()), run(lambda: __import__('other').x))"
+    ) == ("new old")
     assert ran(new, address, ASKS) == "new new"
 
 
@@ -348,7 +346,10 @@ def test_ways_to_find_modules(how: str, far: str, tmp_path: Path) -> None:
         (callers / "linked").symlink_to(folder)
         command, text = [*command, "-"], f"import sys\nsys.path.insert(0, {str(callers / 'linked')!r})\n" + body
     else:
-        command, text = [*command, "-"], body.replace("import helper", f"run(abs, 1); sys.path.append({str(folder)!r})\nimport helper")
+        command, text = (
+            [*command, "-"],
+            body.replace("import helper", f"run(abs, 1); sys.path.append({str(folder)!r})\nimport helper"),
+        )
     result = subprocess.run(
         [*command, far], cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False
     )
