@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Program, Programs
+from minidask.folders import sweep
+
+from .conftest import Program, Programs, wait_until
 
 PRELUDE = """
 import os, sys, minidask
@@ -96,10 +98,81 @@ def test_the_same_where_only_the_tasks_import_the_modules(address: str, tmp_path
     assert ran(one, address, asks) == "one"
     assert ran(two, address, asks) == "two"
     (two / "helper.py").unlink()
-    assert ran(two, address, "print(type(client.submit(__import__, 'helper').exception(20)).__name__)") in (
-        "ModuleNotFoundError",
-        "SerializationError",
+    fails = "print(type(client.submit(lambda: __import__('helper')).exception(20)).__name__)"
+    assert ran(two, address, fails) == "ModuleNotFoundError"
+
+
+def test_functions_that_look_the_same_see_the_modules_of_their_own_client(address: str, tmp_path: Path) -> None:
+    """Sent by value under one name, as nothing in them tells the clients apart."""
+    script = PRELUDE + textwrap.dedent("""
+        import helper
+        def which(): return helper.which()
+        print(run(which), flush=True)
+        open("ran", "w").close()
+        while not os.path.exists("go"):
+            pass
+        print(run(which), run(which), flush=True)
+    """)
+    clients = []
+    for name in ("one", "two"):
+        folder = project(tmp_path / name, helper=f"def which():\n    return {name!r}")
+        clients.append(
+            subprocess.Popen([sys.executable, "-c", script, address], cwd=folder, stdout=subprocess.PIPE, text=True)
+        )
+    try:
+        for name in ("one", "two"):
+            wait_until((tmp_path / name / "ran").exists, "each client had run a task")
+        for client, name in zip(clients, ("one", "two"), strict=True):
+            (tmp_path / name / "go").touch()
+            assert client.communicate(timeout=30)[0] == f"{name}\n{name} {name}\n"
+    finally:
+        for client in clients:
+            client.kill()
+            client.communicate()
+
+
+def test_copies_go_with_the_worker(programs: Programs, tmp_path: Path) -> None:
+    (tmp_path / "callers").mkdir()
+    _, address = programs.scheduler()
+    worker = far_worker(programs, address, tmp_path / "callers")
+    folder = project(tmp_path / "callers" / "project", helper="def where():\n    return __file__")
+    copy = Path(ran(folder, address, "import helper; print(run(helper.where))"))
+    assert copy.exists() and folder not in copy.parents
+    worker.end()
+    assert not copy.exists() and not copy.parents[3].exists()
+    again = far_worker(programs, address, tmp_path / "callers")
+    copy = Path(ran(folder, address, "import helper; print(run(helper.where))"))
+    again.process.kill()
+    again.process.wait()
+    wait_until(lambda: not copy.exists() or sweep(), "what was killed had been swept")
+
+
+def test_a_project_too_large_to_send_is_compared(far: str, tmp_path: Path) -> None:
+    folder = project(
+        tmp_path / "callers" / "project", small="x = 'small'", large="x = '" + "l" * 21 * 1024 * 1024 + "'"
     )
+    asks = """
+        import small, large
+        print(run(lambda: __import__("small").x))
+        print(type(client.submit(lambda: __import__("large")).exception(20)).__name__)
+    """
+    assert ran(folder, far, asks) == "small\nModuleNotFoundError"
+
+
+def test_a_working_directory_that_is_gone(programs: Programs, tmp_path: Path) -> None:
+    program = programs.script(
+        """
+import os, sys, minidask
+os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])
+with minidask.Client(n_workers=1) as client:
+    print("first", client.submit(abs, -1).result(30))
+    os.chdir("/")
+    print("then", client.submit(os.getcwd).result(30))
+""",
+        str(tmp_path / "gone"),
+    )
+    program.wait_for("then /")
+    assert program.exit_code() == 0, program.text
 
 
 def test_an_old_copy_on_the_worker_is_not_what_tasks_use(programs: Programs, tmp_path: Path) -> None:
@@ -363,9 +436,10 @@ def test_library_folders_of_the_caller_never_reach_a_worker(address: str, tmp_pa
     asks = f"""
         sys.path.insert(0, {str(library)!r})
         import theirs
-        print({str(library)!r} in run(lambda: sys.path), type(client.submit(__import__, "theirs").exception(20)).__name__)
+        print({str(library)!r} in run(lambda: sys.path))
+        print(type(client.submit(lambda: __import__("theirs")).exception(20)).__name__)
     """
-    assert ran(folder, address, asks).startswith("False ModuleNotFoundError")
+    assert ran(folder, address, asks) == "False\nModuleNotFoundError"
 
 
 def test_a_strange_or_endless_import_path_starts_a_cluster(programs: Programs, tmp_path: Path) -> None:

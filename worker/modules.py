@@ -224,12 +224,12 @@ class Worlds:
         self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
         self._current: World | None = None
 
-    def enter(self, name: str, code: Code | None, before: list[str], after: list[str]) -> int:
+    def enter(self, name: str, load: Callable[[], Code], before: list[str], after: list[str]) -> int:
         """From now on, import what the caller has.
 
         Args:
             name: of the code's content.
-            code: what is sent of it; None if there is none.
+            load: gives the code, where it is not known.
             before, after: the caller's import path, without libraries: what is searched before and after those.
 
         Returns:
@@ -237,10 +237,10 @@ class Worlds:
 
         Raises:
             VersionMismatch: a module that cannot be sent is another one here.
-            OSError: there is no room for the code.
+            MinidaskError: there is no room for the code.
         """
         key = name, repr((before, after))
-        world = self._known.pop(key, None) or self._world(name, code or NO_CODE, before, after)
+        world = self._known.pop(key, None) or self._world(name, load(), before, after)
         self._known[key] = world
         if world is not self._current:
             self._switch(world)
@@ -253,14 +253,15 @@ class Worlds:
         return self._current is not None and any(path.startswith(f"{copy}/") for copy in self._current.copied.values())
 
     def _world(self, name: str, code: Code, before: list[str], after: list[str]) -> World:
-        world = World(name, code, before, after, self._copies)
+        modules = {own: place for own, place in code["modules"].items() if own.partition(".")[0] not in self._ours}
+        world = World(name, {**code, "modules": modules}, before, after, self._copies)
         return self._current if self._current is not None and self._current.becomes(world) else world
 
     def _switch(self, world: World) -> None:
         if self._current is not None:
             self._leave(self._current)
         self._current = world
-        tops = {own.partition(".")[0] for own in world.files} - self._ours
+        tops = {own.partition(".")[0] for own in world.files}
         for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
             world.displaced[name] = sys.modules.pop(name)
         sys.modules.update(world.modules)

@@ -81,21 +81,28 @@ class Inherited:
     """What tasks submit themselves is described as they are: by what was sent of the caller of the outermost one.
 
     Args:
+        put, release: as for `Session`.
         current: gives the payloads of that, by name, the session first.
     """
 
-    def __init__(self, put: Put, current: Callable[[], Mapping[bytes, Payload]]) -> None:
+    def __init__(
+        self,
+        put: Put,
+        release: Callable[[list[bytes]], None],
+        current: Callable[[], Mapping[bytes, Payload]],
+    ) -> None:
         self._put = put
+        self._release = release
         self._current = current
-        self._held: set[bytes] = set()
+        self._held: Mapping[bytes, Payload] = {}
 
     def blobs(self) -> list[bytes]:
         """As `Described.blobs`."""
         current = self._current()
-        if not self._held.issuperset(current):
-            new = {blob: payload for blob, payload in current.items() if blob not in self._held}
-            self._put(new)
-            self._held.update(new)
+        if current is not self._held:
+            self._put(current)
+            self._release(list(self._held))
+            self._held = current
         return list(current)
 
 
