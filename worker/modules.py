@@ -29,6 +29,9 @@ from .copies import Copies
 MAX_WORLDS = 4
 """So many callers' modules are kept."""
 
+LATER = frozenset(("minidask", "joblib", "threadpoolctl", "numpy"))
+"""What a slot itself may import later."""
+
 Code = Mapping[str, Any]
 NO_CODE: Code = {"kernel": "", "roots": [], "files": {}, "modules": {}, "namespaces": {}, "stays": {}}
 
@@ -219,7 +222,7 @@ class Worlds:
         self._copies = Copies(folder)
         self._forget = forget
         self._own_path = list(sys.path)
-        self._ours = {name.partition(".")[0] for name in sys.modules} | {"minidask"}
+        self._ours = {name.partition(".")[0] for name in sys.modules} | LATER
         """What the slot itself needs; no caller's."""
         self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
         self._current: World | None = None
@@ -253,9 +256,17 @@ class Worlds:
         return self._current is not None and any(path.startswith(f"{copy}/") for copy in self._current.copied.values())
 
     def _world(self, name: str, code: Code, before: list[str], after: list[str]) -> World:
-        modules = {own: place for own, place in code["modules"].items() if own.partition(".")[0] not in self._ours}
-        world = World(name, {**code, "modules": modules}, before, after, self._copies)
+        world = World(name, self._without_ours(code), before, after, self._copies)
         return self._current if self._current is not None and self._current.becomes(world) else world
+
+    def _without_ours(self, code: Code) -> Code:
+        """The code with what the slot itself needs staying what it is here: a caller may develop that."""
+        modules = {own: place for own, place in code["modules"].items() if own.partition(".")[0] not in self._ours}
+        stays = dict(code["stays"])
+        for own, place in code["modules"].items() - modules.items():
+            file, content = code["files"][place]
+            stays[own] = [file, blob_id([content])]
+        return {**code, "modules": modules, "stays": stays}
 
     def _switch(self, world: World) -> None:
         if self._current is not None:
