@@ -133,17 +133,12 @@ class World:
             yield entry
 
     def owns(self, name: str, module: ModuleType) -> bool:
-        """Whether a module was imported from the caller's own code."""
+        """Whether a module that was imported for its tasks is code of the caller's, and no library."""
         if name in self.files or name in self.namespaces or name in self.stays:
             return True
         file = getattr(module, "__file__", None)
         places = [file] if isinstance(file, str) else [str(part) for part in getattr(module, "__path__", ())]
-        folders = [*self.copied.values(), *self.in_place, *self.searched[0], *self.searched[1]]
-        return any(
-            place.startswith(f"{folder.rstrip('/')}/") and not is_library(place)
-            for place in places
-            for folder in folders
-        )
+        return bool(places) and not any(map(is_library, places))
 
     # --- the finder: see `importlib.abc.MetaPathFinder` ---
 
@@ -224,6 +219,10 @@ class Worlds:
         self._own_path = list(sys.path)
         self._ours = {name.partition(".")[0] for name in sys.modules} | LATER
         """What the slot itself needs; no caller's."""
+        self._stuck = set(self._ours)
+        """The packages that stay in `sys.modules`: also those with a part that a process loads only once."""
+        self._others: set[str] = set()
+        """What was imported already when the current world was entered."""
         self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
         self._current: World | None = None
 
@@ -273,21 +272,25 @@ class Worlds:
             self._leave(self._current)
         self._current = world
         tops = {own.partition(".")[0] for own in world.files}
-        for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
-            world.displaced[name] = sys.modules.pop(name)
+        if not tops.isdisjoint(sys.modules):
+            for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+                world.displaced[name] = sys.modules.pop(name)
+        self._others = set(sys.modules)
         sys.modules.update(world.modules)
+        if not world.path:
+            importlib.invalidate_caches()
         sys.path[:] = world.path or world.search_path(self._own_path)
         sys.meta_path.insert(_before_the_path(), world)
-        importlib.invalidate_caches()
 
     def _leave(self, world: World) -> None:
+        """Put away what was imported from a world's code since it was entered."""
         world.path = list(sys.path)
-        compiled = {name.partition(".")[0] for name, module in sys.modules.items() if _is_compiled(module)}
-        fixed = self._ours | compiled
+        new = {name: module for name, module in list(sys.modules.items()) if name not in self._others}
+        self._stuck |= {name.partition(".")[0] for name, module in new.items() if _is_compiled(module)}
         world.modules = {
             name: module
-            for name, module in list(sys.modules.items())
-            if name.partition(".")[0] not in fixed and world.owns(name, module)
+            for name, module in new.items()
+            if name.partition(".")[0] not in self._stuck and world.owns(name, module)
         }
         for name in world.modules:
             del sys.modules[name]
