@@ -197,7 +197,8 @@ def test_what_a_far_worker_needs_comes_along(far: str, tmp_path: Path) -> None:
             def late():
                 import sibling, package.sub, package.deep.er
                 text = importlib.resources.files("package").joinpath("tables/t.csv").read_text()
-                return sibling.x, package.sub.x, package.deep.er.x, text
+                large = Path(package.__file__).with_name("large").stat().st_size
+                return sibling.x, package.sub.x, package.deep.er.x, text, large
         """,
         sibling="x = 1",
         package__in____init__="",
@@ -208,6 +209,7 @@ def test_what_a_far_worker_needs_comes_along(far: str, tmp_path: Path) -> None:
     )
     (folder / "data.json").write_text("data")
     (folder / "package" / "tables").mkdir()
+    (folder / "package" / "large").write_bytes(os.urandom(3_000_000))
     (folder / "package" / "tables" / "t.csv").write_text("1,2")
     asks = """
         import helper, space.inner
@@ -217,7 +219,7 @@ def test_what_a_far_worker_needs_comes_along(far: str, tmp_path: Path) -> None:
         print(run(file) != helper.__file__, run(os.getcwd), os.path.exists(run(file)))
     """
     first, second = ran(folder, far, asks).splitlines()
-    assert first == "data (1, 2, 3, '1,2') 4 True"
+    assert first == "data (1, 2, 3, '1,2', 3000000) 4 True"
     assert second == "True / True"
 
 

@@ -128,10 +128,10 @@ def _around(loaded: list[_File]) -> Iterator[_File]:
 
 
 def _folder_of_the_program() -> str | None:
-    """That of a script, whose tasks may import what lies beside it; None for what is no script."""
+    """That of a script, whose tasks may import what lies beside it; None for what is no script, or in a package."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    if getattr(main, "__spec__", None) is not None or not isinstance(file, str) or not file.endswith(".py"):
+    if getattr(getattr(main, "__spec__", None), "parent", "") or not isinstance(file, str) or not file.endswith(".py"):
         return None
     folder = os.path.dirname(os.path.abspath(file))
     return None if is_library(folder) else folder
