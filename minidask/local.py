@@ -26,7 +26,7 @@ from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.signals import pass_on, start
 from minidask.sizes import parse_bytes
-from minidask.spawn import python_command
+from minidask.spawn import start_python
 
 if TYPE_CHECKING:
     from minidask.local_node import LocalNode
@@ -141,11 +141,12 @@ class _NodeProcess:
         self._control, theirs = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
         try:
-            self._process = subprocess.Popen(
-                python_command("minidask.local_boot", str(theirs.fileno())),
+            self._process = start_python(
+                "minidask.local_boot",
+                [str(theirs.fileno())],
+                [theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
             theirs.close()
