@@ -34,6 +34,7 @@ from minidask.batch import joblib_is_loaded, run_batch
 from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.registry import get_client
+from minidask.client.screen import beside_bars
 from minidask.errors import MinidaskError, NoWorkersError
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
@@ -166,6 +167,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             raise FallbackToBackend(self._copy())
         self._slots(self.client())
         self.parallel = parallel
+        if getattr(parallel, "verbose", 0):
+            _print_beside_bars(parallel)
         self._limit = 0 if n_jobs == -1 else effective
         self._large, self._mode = _large_data(max_nbytes, mmap_mode)
         return effective
@@ -237,6 +240,13 @@ def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | No
             ' choose "r" (read-only), "c" (each task has a copy of its own, made as it writes) or None (no sharing)'
         )
     return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
+
+
+def _print_beside_bars(parallel: Any) -> None:
+    """What `verbose` has joblib print, by a method of its own, would run into a progress bar."""
+    if "_print" not in vars(parallel) and hasattr(parallel, "_print"):
+        to_stderr = parallel.verbose < 50  # joblib's rule
+        parallel._print = beside_bars(parallel._print, lambda: sys.stderr if to_stderr else sys.stdout)
 
 
 # --- which cluster ---

@@ -57,7 +57,7 @@ class LineSplitter:
             yield text[:end]
 
     def flush(self) -> Iterator[str]:
-        """Yield what stands in an unfinished line."""
+        """Yield what stands in an unfinished line, as it is: the next call may go on with it."""
         if self._partial:
-            text, self._partial = self._partial + "\n", ""
+            text, self._partial = self._partial, ""
             yield text

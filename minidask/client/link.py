@@ -80,6 +80,8 @@ class Link:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
+        self.marks_output = not self.is_here
+        """Whether what tasks print is shown with the worker that it came from."""
         self.workers = WorkerTable()
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
@@ -311,7 +313,7 @@ class Link:
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
-                show_output(worker, stream, text)
+                show_output(worker if self.marks_output else "", stream, text)
             case Workers(workers):
                 self.workers.told(workers)
             case WorkerChanged(address, name, slots):
