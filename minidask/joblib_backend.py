@@ -36,6 +36,7 @@ from minidask.client.future import Future
 from minidask.client.registry import get_client
 from minidask.client.screen import beside_bars
 from minidask.errors import MinidaskError, NoWorkersError
+from minidask.initializer import initialized
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
 from minidask.nesting import here
@@ -54,6 +55,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds to wait for a first worker.
         progress: whether to show a progress bar.
+        initializer: called once in every worker's process, before the first batch of a call that it gets.
+        initargs: the arguments of that.
 
     Raises:
         TypeError: `scatter` is no list or tuple, `progress` is no bool, or there is an unknown keyword.
@@ -76,13 +79,15 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scatter: list[Any] | tuple[Any, ...] | None = None,
         wait_for_workers_timeout: float = 10,
         progress: bool = False,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
         **unknown: Any,
     ) -> None:
         if unknown:
             names = ", ".join(sorted(unknown))
             raise TypeError(
                 f"the minidask backend has no option {names}; it takes scheduler, scatter, wait_for_workers_timeout,"
-                " progress, n_jobs and inner_max_num_threads"
+                " progress, initializer, initargs, n_jobs and inner_max_num_threads"
             )
         if scatter is not None and not isinstance(scatter, list | tuple):
             raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
@@ -94,6 +99,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._shared_data = SharedData(list(scatter or ()))
         self._bar = self._new_bar() if progress and here() is None else None
         self._owned = False
+        self._initializer = initializer, initargs
         self._limit = 0
         self._large: int | None = LARGE_BYTES
         self._mode = SHARED
@@ -152,11 +158,14 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         parallel: Any = None,
         max_nbytes: int | None = LARGE_BYTES,
         mmap_mode: str | None = "r",
-        **_: Any,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **others: Any,
     ) -> int:
         """Prepare for a call; joblib's options for large data mean here what they mean there.
 
         Raises:
+            TypeError: there is an option that no backend of joblib's has.
             ValueError: `mmap_mode` would have tasks write to data that others see.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
@@ -171,6 +180,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             _print_beside_bars(parallel)
         self._limit = 0 if n_jobs == -1 else effective
         self._large, self._mode = _large_data(max_nbytes, mmap_mode)
+        if initializer is not None:
+            self._initializer = initializer, initargs
+        _refuse_unknown(others)
         return effective
 
     def _copy(self) -> MinidaskBackend:
@@ -187,11 +199,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def start_call(self) -> None:
         client = self.client()
+        initializer, initargs = self._initializer
+        run = run_batch if initializer is None else initialized(client, initializer, initargs)
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
         slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
         kind = NestedCall if client.nested else Call
-        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared, slots, self._bar)
+        self._call = kind(client, group, self.parallel, run, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -230,6 +244,16 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def terminate(self) -> None:
         self.reset_batch_stats()
+
+
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    """joblib passes on whatever it does not know itself, so what is misspelt would have no effect."""
+    known = {*joblib_parallel.default_parallel_config, "context", "idle_worker_timeout"}  # those of its own backends
+    if unknown := sorted(set(options) - known):
+        raise TypeError(
+            f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer and"
+            " initargs here; what else it takes is for parallel_config"
+        )
 
 
 def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | None, bytes]:

@@ -39,7 +39,14 @@ ASYNC = {
 }
 PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")
 KNOWS_ALL = {"minidask.local", "minidask.local_boot", "minidask.local_node"}
-SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend", "minidask.joblib_call", "minidask.nested_call"}
+SETS_UP = {
+    "minidask",
+    "minidask._register",
+    "minidask.initializer",
+    "minidask.joblib_backend",
+    "minidask.joblib_call",
+    "minidask.nested_call",
+}
 
 
 def is_pure(module: str) -> bool:
