@@ -24,7 +24,7 @@ from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.sizes import parse_bytes
-from minidask.spawn import python_command
+from minidask.spawn import start_python
 
 if TYPE_CHECKING:
     from minidask.local_node import LocalNode
@@ -132,11 +132,12 @@ class _NodeProcess:
     def __init__(self, config: dict[str, Any]) -> None:
         self._control, theirs = socket.socketpair()
         try:
-            self._process = subprocess.Popen(
-                python_command("minidask.local_boot", str(theirs.fileno())),
+            self._process = start_python(
+                "minidask.local_boot",
+                [str(theirs.fileno())],
+                [theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
         finally:

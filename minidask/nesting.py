@@ -13,11 +13,12 @@ import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from minidask.blobstore import BlobStore
+    from minidask.wire.messages import Payload
 
 
 class Surroundings(NamedTuple):
@@ -42,12 +43,14 @@ class TaskSlot(Protocol):
         access_file: with the secret for that; empty for the usual places.
         store: the machine's large data.
         client: what its tasks have for a client, once one of them has needed it.
+        described: gives the blobs that describe the caller of the task that runs; None where that is this process.
     """
 
     scheduler: str
     access_file: str
     store: BlobStore
     client: Any
+    described: Callable[[], Mapping[bytes, Payload]] | None
 
     @property
     def call(self) -> list[int]:

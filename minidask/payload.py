@@ -150,7 +150,7 @@ def loads(payload: Payload, what: str) -> Any:
     """
     try:
         return pickle.loads(payload[0], buffers=map(_buffer, payload[1:]))
-    except SerializationError:
+    except MinidaskError:
         raise
     except Exception as error:
         hint = ""
@@ -215,6 +215,7 @@ class BlobTable:
         self._maps: dict[tuple[bytes, ...], memoryview] = {}
         self._objects: dict[bytes, Any] = {}
         self._states: dict[int, bytes] = {}  # by id of a class: the blob that it was last made from
+        self._worlds = {0: (self._objects, self._states)}
 
     def put(self, blob: bytes, payload: Payload) -> None:
         self._payloads[blob] = [memoryview(part).toreadonly() for part in payload]
@@ -223,9 +224,22 @@ class BlobTable:
         self._payloads.pop(blob, None)
         for names in [names for names in self._maps if blob in names]:
             del self._maps[names]
-        obj = self._objects.pop(blob, None)
-        if self._states.get(id(obj)) == blob:
-            del self._states[id(obj)]
+        for objects, states in self._worlds.values():
+            obj = objects.pop(blob, None)
+            if states.get(id(obj)) == blob:
+                del states[id(obj)]
+
+    def enter(self, world: int) -> None:
+        """From now on, what is unpickled belongs to one set of modules: the same blob is another object in another."""
+        self._objects, self._states = self._worlds.setdefault(world, ({}, {}))
+
+    def leave_for_good(self, world: int) -> None:
+        """These modules will not come again."""
+        self._worlds.pop(world, None)
+
+    def bytes_of(self, blob: bytes) -> Payload:
+        """A blob as it was sent."""
+        return self._payload(blob) or [self.data(reference([blob], SHARED))]
 
     def data(self, named: bytes) -> Buffer:
         """The bytes of a large buffer, given what stands for it."""
@@ -267,8 +281,7 @@ class BlobTable:
         return self._objects[blob]
 
     def _load(self, blob: bytes) -> Any:
-        payload = self._payload(blob) or [self.data(reference([blob], SHARED))]
-        return loads(payload, f"blob {blob.hex()[:8]}")
+        return loads(self.bytes_of(blob), f"blob {blob.hex()[:8]}")
 
 
 _current = threading.local()

@@ -1,63 +1,133 @@
-"""The caller's own modules: what workers have to import again after they were changed.
+"""The caller's own modules: those from files outside of the library folders of its interpreter and environment.
 
-Own is what was loaded from a source file outside of the standard library and of what is installed. A module is looked
-at when it has come, and when it was reloaded.
+A module is looked at when it has come, and when it was reloaded: what is noted is its file as it was then.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 import sysconfig
-from pathlib import Path
+from importlib.machinery import EXTENSION_SUFFIXES
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from minidask.blobfiles import blob_id
 
-_STANDARD = sysconfig.get_path("stdlib")
-_INSTALLED = ("site-packages", "dist-packages")
+_INSTALLED = frozenset(("site-packages", "dist-packages"))
+_NOT_OWN = frozenset(("__main__", "__mp_main__", "minidask"))
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    prefixes: list[dict[str, Any]] = [
+        {"base": base, "platbase": base, "installed_base": base, "installed_platbase": base}
+        for base in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    ]
+    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
+    folders = {sysconfig.get_path(kind, vars=variables) for kind in kinds for variables in prefixes}
+    folders |= {sysconfig.get_path(kind) for kind in kinds}
+    zipped = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+    folders |= {os.path.join(os.path.dirname(folder), zipped) for folder in folders}
+    return tuple(sorted(folders | {os.path.realpath(folder) for folder in folders}))
+
+
+def is_library(path: str) -> bool:
+    """Whether a file or folder belongs to the interpreter, or to what is installed."""
+    if not _INSTALLED.isdisjoint(path.split(os.sep)):
+        return True
+    return any(path == folder or path.startswith(f"{folder}{os.sep}") for folder in _library_folders())
+
+
+@functools.cache
+def kernel() -> str:
+    """A name for the running kernel: within one, device and number say which file is meant, wherever it is mounted."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return os.uname().nodename
+
+
+def content_of(file: str, loader: Any = None) -> bytes | None:
+    """The bytes of a module's file, which may lie in an archive; None if it is not to be read any more."""
+    try:
+        with open(file, "rb") as opened:
+            return opened.read()
+    except OSError:
+        pass
+    try:
+        content: bytes = loader.get_data(file)
+    except (OSError, AttributeError):
+        return None
+    return content
+
+
+class OwnModule(NamedTuple):
+    """A module of the caller's own.
+
+    Attributes:
+        file: where it was loaded from.
+        is_package: whether it is a package.
+        source: of a Python source, its bytes; None for what cannot travel, or is not to be read any more.
+        digest: a hash of the file; empty if it is not to be read any more.
+    """
+
+    file: str
+    is_package: bool
+    source: bytes | None
+    digest: bytes
 
 
 class OwnModules:
     """Watches `sys.modules`; looking again costs little."""
 
     def __init__(self) -> None:
-        self.digests: dict[str, str] = {}
-        """By name of a module: a hash of its source."""
+        self.found: dict[str, OwnModule] = {}
+        """By name."""
         self._seen: set[str] = set()
-        self._own: dict[str, Any] = {}  # by name: the spec that the module was loaded by
+        self._watched: tuple[tuple[str, Any, Any], ...] = ()  # name, module, and the spec that it was loaded by
 
     def changed(self) -> bool:
-        """Look again; whether `digests` is another one now."""
-        before = self.digests
-        if len(sys.modules) != len(self._seen):
-            new = sys.modules.keys() - self._seen
-            self._seen = set(sys.modules)
-            for name in new:
-                self._look_at(name)
-        for name, spec in list(self._own.items()):
-            if getattr(sys.modules.get(name), "__spec__", spec) is not spec:
-                self._look_at(name)
-        return self.digests is not before
+        """Look again; whether `found` is another one now."""
+        loaded = sys.modules
+        names = {
+            name
+            for name, module, spec in self._watched
+            if loaded.get(name) is not module or getattr(module, "__spec__", None) is not spec
+        }
+        if len(loaded) != len(self._seen):
+            names |= loaded.keys() - self._seen
+            self._seen = set(loaded)
+        return bool(names) and self._look_at(names)
 
-    def _look_at(self, name: str) -> None:
-        source = _own_source(sys.modules.get(name))
-        if source is None:
-            return
-        try:
-            digest = blob_id([source.read_bytes()]).hex()
-        except OSError:  # it was removed since: workers cannot import it either
-            digest = ""
-        self._own[name] = sys.modules[name].__spec__
-        self.digests = {**self.digests, name: digest}
+    def _look_at(self, names: set[str]) -> bool:
+        """Look at these; whether one is of the caller's own."""
+        watched = [entry for entry in self._watched if entry[0] not in names]
+        found = {}
+        for name in sorted(names):
+            module: Any = sys.modules.get(name)
+            file = _own_file(name, module)
+            if file is not None:
+                spec = module.__spec__
+                content = content_of(file, spec.loader)
+                source = content if file.endswith(".py") else None
+                digest = b"" if content is None else blob_id([content])
+                found[name] = OwnModule(file, spec.submodule_search_locations is not None, source, digest)
+                watched.append((name, module, spec))
+        self._watched = tuple(watched)
+        self.found = {**self.found, **found}
+        return bool(found)
 
 
-def _own_source(module: ModuleType | None) -> Path | None:
+def _own_file(name: str, module: ModuleType | None) -> str | None:
+    """The file that a module of the caller's own was loaded from; None for any other module."""
     spec = getattr(module, "__spec__", None)
     origin = getattr(spec, "origin", None)
-    if module is None or spec is None or not isinstance(origin, str) or not origin.endswith(".py"):
+    if spec is None or not isinstance(origin, str) or not origin.endswith((".py", ".pyc", *EXTENSION_SUFFIXES)):
         return None
-    if module.__name__.partition(".")[0] in ("__main__", "minidask") or origin.startswith(f"{_STANDARD}/"):
+    if spec.name != name or name.partition(".")[0] in _NOT_OWN:
         return None
-    path = Path(origin)
-    return None if any(part in _INSTALLED for part in path.parts) else path
+    file = os.path.abspath(origin)
+    return None if is_library(file) else file

@@ -16,7 +16,20 @@ PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "schedul
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
 SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
-    "minidask.worker": {"__main__", "agent", "calls", "daemon", "launch", "peers", "slot", "slotpool", "transfers"},
+    "minidask.worker": {
+        "__main__",
+        "agent",
+        "caller",
+        "calls",
+        "copies",
+        "daemon",
+        "launch",
+        "modules",
+        "peers",
+        "slot",
+        "slotpool",
+        "transfers",
+    },
 }
 PURE_ALONE = {
     "minidask.addresses",

@@ -31,8 +31,8 @@ DESCRIPTION = "Run tasks of the scheduler at ADDRESS on this machine, each in a 
 EPILOG = """\
 ADDRESS is host:port, tcp://host:port, unix:///path, or with IPv6 [host]:port; the port is 8786 if left out.
 
-One such program is enough for a machine, whatever its number of cores. The tasks' code is imported
-here: install the same packages, and the same Python version, as where the client runs.
+One such program is enough for a machine, whatever its number of cores. The client's own modules come with its tasks;
+what is installed is imported here: install the same packages, and the same Python version, as where the client runs.
 
 SIGTERM has it take nothing new and end when what runs has ended: what waits here goes back and runs elsewhere.
 A second signal, or Ctrl-C (SIGINT), ends it now; what ran is run again elsewhere.
@@ -84,6 +84,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="where other workers fetch large data, on the network of the scheduler (default: the kernel chooses)",
     )
     parser.add_argument(
+        "--fresh-slots",
+        action="store_true",
+        help="replace a process that has worked for one client before it works for another, which takes a moment:"
+        " what one has changed in a library, the other does not see",
+    )
+    parser.add_argument(
         "--death-timeout",
         type=float,
         default=60.0,
@@ -132,7 +138,7 @@ async def _work(options: argparse.Namespace) -> int:
     peers = Peers(secret)
     await peers.listen(options.address, options.port)
     around = Surroundings(str(folder), str(options.address), str(options.access_file or ""))
-    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, around, store, peers)
+    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, around, store, peers, options.fresh_slots)
     daemon = Daemon(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(

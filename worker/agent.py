@@ -90,6 +90,7 @@ class Agent:
         around: what slots have to know of the cluster.
         store: where this machine's large data is.
         peers: the way to other workers; None where there can be none, as the clients use the same store.
+        fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Agent:
         around: Surroundings,
         store: BlobStore,
         peers: Peers | None,
+        fresh_slots: bool = False,
     ) -> None:
         self.name = name
         self.gave_up = asyncio.Event()
@@ -116,7 +118,7 @@ class Agent:
         self._transfers = Transfers(store, peers is None, self.post, self._ask)
         if peers is not None:
             peers.transfers = self._transfers
-        self._core = WorkerCore()
+        self._core = WorkerCore(fresh_slots)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
         self._splitters: dict[tuple[int, str], LineSplitter] = {}

@@ -83,9 +83,14 @@ class Delivery:
 
 
 class WorkerCore:
-    """All of the worker daemon's state; see the module's docstring."""
+    """All of the worker daemon's state; see the module's docstring.
 
-    def __init__(self) -> None:
+    Args:
+        fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
+    """
+
+    def __init__(self, fresh_slots: bool = False) -> None:
+        self._fresh_slots = fresh_slots
         self.slots: dict[int, SlotRecord] = {}
         self.queue: collections.deque[tuple[Run, float]] = collections.deque()
         self.blobs: dict[bytes, Payload] = {}  # large ones have no bytes here: they are in the store
@@ -280,6 +285,9 @@ class WorkerCore:
         """Give waiting calls to idle slots."""
         if not self.queue:
             return
+        if self._fresh_slots:
+            self._fill_slots_by_client(now)
+            return
         for slot in self.slots.values():
             if type(slot.state) is Idle and not slot.retiring:
                 run, _ = self.queue.popleft()
@@ -287,11 +295,28 @@ class WorkerCore:
                 if not self.queue:
                     return
 
+    def _fill_slots_by_client(self, now: float) -> None:
+        """The same where a slot works for one client only: idle ones of others are replaced for what waits."""
+        coming = sum(self.starting(number) for number in self.slots)
+        for entry in list(self.queue):
+            idle = [slot for slot in self.slots.values() if type(slot.state) is Idle and not slot.retiring]
+            fit = next((slot for slot in idle if slot.client in (None, entry[0].client)), None)
+            if fit is not None:
+                self.queue.remove(entry)
+                self._send_call(fit, entry[0], now)
+            elif coming:
+                coming -= 1  # it is for this call
+            elif idle:
+                idle[0].retiring = True
+                self._effects.append(Retire(idle[0].number))
+                self._spawn()
+
     def _send_call(self, slot: SlotRecord, run: Run, now: float) -> None:
         for blob in run.blobs:
             if blob not in slot.blobs and blob in self.blobs:
                 slot.blobs.add(blob)
                 self._effects.append(ToSlot(slot.number, PutBlob(blob, self.blobs[blob])))
+        slot.client = run.client
         slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
         self._effects.append(ToSlot(slot.number, run))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from minidask.nesting import Surroundings
-from minidask.spawn import python_command
+from minidask.spawn import start_python
 
 
 class Launched(NamedTuple):
@@ -32,12 +32,13 @@ def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
     outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
     told, stops = os.pipe()
     numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
-    process = subprocess.Popen(
-        python_command("minidask.worker.slot", *numbers, *around),
+    process = start_python(
+        "minidask.worker.slot",
+        [*numbers, *around],
+        [theirs.fileno(), told],
         stdin=subprocess.DEVNULL,
         stdout=outputs["stdout"][1],
         stderr=outputs["stderr"][1],
-        pass_fds=[theirs.fileno(), told],
         env={**os.environ, **environment},
         process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
     )

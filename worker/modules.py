@@ -1,26 +1,327 @@
-"""The callers' own modules in a slot, which outlives many versions of them."""
+"""The callers' own code in a slot, which works for one caller after another: each has its modules to itself.
+
+    session ─► World: where its code is on this machine ─► `Worlds.enter`: its import path, its modules, its objects
+
+Code that lies where the caller has it, in the very same folder or in one with the same content, is imported from
+there; any other from a copy. When another caller's task comes, what was imported from own code leaves `sys.modules`,
+and is put back when a task of the former comes again: classes stay what they were.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import itertools
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from minidask.blobfiles import blob_id
+from minidask.errors import VersionMismatch
+from minidask.sources import content_of, is_library, kernel
+
+from .copies import Copies
+
+MAX_WORLDS = 4
+"""So many callers' modules are kept."""
+
+Code = Mapping[str, Any]
+NO_CODE: Code = {"kernel": "", "roots": [], "files": {}, "modules": {}, "namespaces": {}, "stays": {}}
+
+_numbers = itertools.count()
 
 
-def forget_changed(known: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str]:
-    """Have the caller's own modules imported again if one of them is not what it was.
-
-    All of them, for those that have not changed may hold something of those that have.
+class World:
+    """What one version of a caller's code is in this slot: the finder of its modules, and where they are.
 
     Args:
-        known: hashes of sources, by module, as callers had them when this slot may have imported them.
-        theirs: the same of the caller whose task is next.
-
-    Returns:
-        What is known now.
+        name: of the code's content.
+        code: as `docs/protocol.md` describes it.
+        before, after: the caller's import path, without libraries: what is searched before and after those.
+        copies: where code goes that is not in its place on this machine.
     """
-    if any(known.get(name, digest) != digest and name in sys.modules for name, digest in theirs.items()):
-        for name in theirs:
-            sys.modules.pop(name, None)
+
+    def __init__(self, name: str, code: Code, before: Sequence[str], after: Sequence[str], copies: Copies) -> None:
+        self.number = next(_numbers)
+        """Tells worlds apart, also when they have gone."""
+        self.modules: dict[str, ModuleType] = {}
+        """What left `sys.modules` with it."""
+        self.displaced: dict[str, ModuleType] = {}
+        """What was imported from elsewhere under the names of its modules, to be put back."""
+        self.path: list[str] = []
+        """`sys.path`, while it is not this world's turn."""
+        self.searched = (list(before), list(after))
+        self.locks: list[int] = []
+        """What holds the copies."""
+        self.digests = {place: (path, blob_id([content])) for place, (path, content) in code["files"].items()}
+        self.stays: dict[str, tuple[str, bytes]] = {
+            own: (file, digest) for own, (file, digest) in code["stays"].items()
+        }
+        self.sources = {own: code["files"][place] for own, place in code["modules"].items()}
+        roots = {str(index): root for index, (root, _, _) in enumerate(code["roots"])}
+        self.in_place = {roots[index] for index in roots if _is_in_place(index, code)}
+        away = {
+            p: content for p, (_, content) in code["files"].items() if roots[p.partition("/")[0]] not in self.in_place
+        }
+        copy = ""
+        if away:
+            folder, lock = copies.take(name, away)
+            self.locks.append(lock)
+            copy = str(folder)
+        self.copied = {root: f"{copy}/{index}" for index, root in roots.items() if root not in self.in_place}
+        self.files = {
+            own: code["files"][place][0] if roots[place.partition("/")[0]] in self.in_place else f"{copy}/{place}"
+            for own, place in code["modules"].items()
+        }
+        self.namespaces = {
+            own: [self._folder(roots, place) for place in places] for own, places in code["namespaces"].items()
+        }
+
+    def _folder(self, roots: Mapping[str, str], place: str) -> str:
+        index, _, rest = place.partition("/")
+        root = roots[index]
+        return f"{self.copied.get(root, root)}/{rest}"
+
+    def close(self) -> None:
+        """It will not come again."""
+        for lock in self.locks:
+            os.close(lock)
+        self.locks.clear()
+
+    def becomes(self, later: World) -> bool:
+        """Whether a later version of the code only adds to this one, which it is from now on.
+
+        What is imported already is right for both then: it is the same, and nothing that is sent now was imported from
+        elsewhere before.
+        """
+        same = (
+            self.searched == later.searched
+            and self.digests.items() <= later.digests.items()
+            and self.stays.items() <= later.stays.items()
+            and self.copied.keys() == later.copied.keys()
+        )
+        if not same or any(own in sys.modules for own in later.files.keys() - self.files.keys()):
+            return False
+        self.digests, self.stays, self.sources = later.digests, later.stays, later.sources
+        self.in_place |= later.in_place
+        self.files = {**later.files, **self.files}
+        self.namespaces = {**later.namespaces, **self.namespaces}
+        self.locks += later.locks
+        return True
+
+    def search_path(self, own: Sequence[str]) -> list[str]:
+        """The import path for its tasks.
+
+        Args:
+            own: that of the worker.
+        """
+        first, last = ([found for entry in entries for found in self._here(entry)] for entries in self.searched)
+        inner = [entry for entry in own if entry not in first and entry not in self.copied]
+        return [*first, *inner, *(entry for entry in last if entry not in inner and entry not in first)]
+
+    def _here(self, entry: str) -> Iterator[str]:
+        if entry in self.copied:
+            yield self.copied[entry]
+        elif os.path.exists(entry):
+            yield entry
+
+    def owns(self, name: str, module: ModuleType) -> bool:
+        """Whether a module was imported from the caller's own code."""
+        if name in self.files or name in self.namespaces or name in self.stays:
+            return True
+        file = getattr(module, "__file__", None)
+        places = [file] if isinstance(file, str) else [str(part) for part in getattr(module, "__path__", ())]
+        folders = [*self.copied.values(), *self.in_place, *self.searched[0], *self.searched[1]]
+        return any(
+            place.startswith(f"{folder.rstrip('/')}/") and not is_library(place)
+            for place in places
+            for folder in folders
+        )
+
+    # --- the finder: see `importlib.abc.MetaPathFinder` ---
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Where a module of the caller's own is."""
+        if name in self.files:
+            return self._spec(name)
+        if name in self.namespaces:
+            spec = ModuleSpec(name, None, is_package=True)
+            found = _found_by_others(self, name, path)
+            theirs = list(found.submodule_search_locations or ()) if found is not None else []
+            spec.submodule_search_locations = list(dict.fromkeys([*self.namespaces[name], *theirs]))
+            return spec
+        if name in self.stays:
+            found = _found_by_others(self, name, path)
+            if found is not None and isinstance(found.origin, str):
+                self._compare(name, found.origin, found.loader)
+            return found
+        return None
+
+    def _spec(self, name: str) -> ModuleSpec | None:
+        file = self.files[name]
+        folders = [os.path.dirname(file)] if os.path.basename(file) == "__init__.py" else None
+        loader = _InPlace(name, file, self.sources[name][1]) if file == self.sources[name][0] else None
+        return importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=folders)
+
+    def check(self) -> None:
+        """Compare those of the modules that stay where they are and that are imported already.
+
+        Raises:
+            VersionMismatch: one is not what the caller has.
+        """
+        for name in self.stays:
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            if spec is not None and isinstance(spec.origin, str):
+                self._compare(name, spec.origin, spec.loader)
+
+    def _compare(self, name: str, here: str, loader: Any) -> None:
+        there, digest = self.stays[name]
+        if not digest or not os.path.isfile(here):
+            return
+        content = content_of(here, loader)
+        if content is not None and blob_id([content]) != digest:
+            raise VersionMismatch(
+                f"module {name!r} is another one on worker {os.environ.get('MINIDASK_WORKER', 'local')!r} on"
+                f" {os.uname().nodename} ({here}) than where the caller runs ({there}), and cannot be sent, as it is"
+                " compiled, or too large, or cannot be read: install the same version on both"
+            )
+
+
+class _InPlace(SourceFileLoader):
+    """Loads a module from its file, or if that was changed since the caller has loaded it, what it was then."""
+
+    def __init__(self, name: str, file: str, source: bytes) -> None:
+        super().__init__(name, file)
+        self._source = source
+
+    def get_code(self, fullname: str) -> Any:
+        if content_of(self.path) == self._source:
+            return super().get_code(fullname)
+        return self.source_to_code(self._source, self.path)
+
+    def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
+        """Write no compiled code into a folder of the user's."""
+
+
+class Worlds:
+    """The worlds of a slot, of which one is current.
+
+    Args:
+        folder: for copies of code; of the worker, which removes it.
+        forget: called with the number of a world that will not come again.
+    """
+
+    def __init__(self, folder: Path, forget: Callable[[int], None]) -> None:
+        self._copies = Copies(folder)
+        self._forget = forget
+        self._own_path = list(sys.path)
+        self._ours = {name.partition(".")[0] for name in sys.modules} | {"minidask"}
+        """What the slot itself needs; no caller's."""
+        self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
+        self._current: World | None = None
+
+    def enter(self, name: str, code: Code | None, before: list[str], after: list[str]) -> int:
+        """From now on, import what the caller has.
+
+        Args:
+            name: of the code's content.
+            code: what is sent of it; None if there is none.
+            before, after: the caller's import path, without libraries: what is searched before and after those.
+
+        Returns:
+            The number of the world.
+
+        Raises:
+            VersionMismatch: a module that cannot be sent is another one here.
+            OSError: there is no room for the code.
+        """
+        key = name, repr((before, after))
+        world = self._known.pop(key, None) or self._world(name, code or NO_CODE, before, after)
+        self._known[key] = world
+        if world is not self._current:
+            self._switch(world)
+            self._drop_oldest()
+        world.check()
+        return world.number
+
+    def is_copy(self, path: str) -> bool:
+        """Whether it is among the copies of the current caller's code."""
+        return self._current is not None and any(path.startswith(f"{copy}/") for copy in self._current.copied.values())
+
+    def _world(self, name: str, code: Code, before: list[str], after: list[str]) -> World:
+        world = World(name, code, before, after, self._copies)
+        return self._current if self._current is not None and self._current.becomes(world) else world
+
+    def _switch(self, world: World) -> None:
+        if self._current is not None:
+            self._leave(self._current)
+        self._current = world
+        tops = {own.partition(".")[0] for own in world.files} - self._ours
+        for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+            world.displaced[name] = sys.modules.pop(name)
+        sys.modules.update(world.modules)
+        sys.path[:] = world.path or world.search_path(self._own_path)
+        sys.meta_path.insert(_before_the_path(), world)
         importlib.invalidate_caches()
-    return {**known, **theirs}
+
+    def _leave(self, world: World) -> None:
+        world.path = list(sys.path)
+        compiled = {name.partition(".")[0] for name, module in sys.modules.items() if _is_compiled(module)}
+        fixed = self._ours | compiled
+        world.modules = {
+            name: module
+            for name, module in list(sys.modules.items())
+            if name.partition(".")[0] not in fixed and world.owns(name, module)
+        }
+        for name in world.modules:
+            del sys.modules[name]
+        sys.modules.update(world.displaced)
+        world.displaced.clear()
+        if world in sys.meta_path:
+            sys.meta_path.remove(world)
+
+    def _drop_oldest(self) -> None:
+        worlds = list(dict.fromkeys(reversed(self._known.values())))
+        for world in worlds[MAX_WORLDS:]:
+            self._known = {key: other for key, other in self._known.items() if other is not world}
+            world.close()
+            self._forget(world.number)
+
+
+def _is_in_place(index: str, code: Code) -> bool:
+    """Whether a folder of the caller's is here, under the same name, or one with the same in it."""
+    root, device, number = code["roots"][int(index)]
+    try:
+        status = os.stat(root)
+    except OSError:
+        return False
+    if not os.path.isdir(root):
+        return False
+    if code["kernel"] == kernel() and (status.st_dev, status.st_ino) == (device, number):
+        return True
+    files = [file for place, file in code["files"].items() if place.startswith(f"{index}/")]
+    return all(content_of(path) == content for path, content in files)
+
+
+def _is_compiled(module: ModuleType) -> bool:
+    """Whether it is one that a process loads once."""
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    return isinstance(origin, str) and origin.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+def _found_by_others(self: World, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        if finder is not self and hasattr(finder, "find_spec"):
+            spec = finder.find_spec(name, path)
+            if spec is not None:
+                return spec
+    return None
+
+
+def _before_the_path() -> int:
+    """Where a finder goes in `sys.meta_path`: what was put before the usual ones stays before it."""
+    return sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else len(sys.meta_path)

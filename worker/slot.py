@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -19,11 +18,12 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
 from minidask import batch
-from minidask.blobstore import BlobStore
+from minidask.blobstore import DISK, BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
 from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
@@ -33,6 +33,7 @@ from minidask.wire.messages import (
     Done,
     Failed,
     Message,
+    Payload,
     PutBlob,
     ReleaseBlobs,
     Resumed,
@@ -41,9 +42,9 @@ from minidask.wire.messages import (
     Waiting,
 )
 
+from .caller import Caller
 from .calls import Calls, RunningCall
 from .missing import explained
-from .modules import forget_changed
 
 MAX_TRACEBACK = 64 * 1024
 MAX_IOVEC = 512
@@ -69,7 +70,11 @@ class Slot:
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = BlobTable(self.store)
         self._session: bytes | None = None
-        self._modules: dict[str, str] = {}
+        self._caller: Caller | None = None
+        self.described: Callable[[], Mapping[bytes, Payload]] | None = None
+        if self._alone:
+            self._caller = Caller(self._blobs, (self.store.folder / DISK).resolve() / "code")
+            self.described = self._caller.describe
         self._calls = Calls(stops)
         self._given: collections.deque[Run] = collections.deque()  # to be run next
         self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
@@ -216,7 +221,8 @@ class Slot:
         began = time.perf_counter()
         use_blobs(self._blobs)
         try:
-            self._apply_session(run)
+            if not call.before:  # what it is on top of has the same caller, and its own working directory
+                self._apply_session(run)
             try:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
@@ -237,6 +243,8 @@ class Slot:
 
     def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
         duration = time.perf_counter() - began
+        if self._caller is not None:
+            self._caller.explain(error)
         if run.blobs and run.blobs[0] == self._session:
             worker = f"{os.environ.get('MINIDASK_WORKER', 'local')!r} on {socket.gethostname()}"
             error = explained(error, run.name, worker, self._blobs.resolve(run.blobs[0]))
@@ -251,9 +259,14 @@ class Slot:
     # --- the caller's session ---
 
     def _apply_session(self, run: Run) -> None:
-        """Take over what importing and logging need of the calling process; a task's first blob describes it."""
-        if not run.blobs or run.blobs[0] == self._session:
-            return
+        """Take over what the task needs of the calling process; its first blob describes that."""
+        if run.blobs and run.blobs[0] != self._session:
+            self._begin_session(run)
+        if self._caller is not None:
+            self._caller.go_home()
+
+    def _begin_session(self, run: Run) -> None:
+        self._session = None  # if the new one cannot be taken over, the old one is not in force either
         session = self._blobs.resolve(run.blobs[0])
         ours, theirs = list(sys.version_info[:2]), list(session["python"])
         if ours != theirs:
@@ -261,12 +274,8 @@ class Slot:
                 f"the caller runs Python {theirs[0]}.{theirs[1]} and the worker on {socket.gethostname()} Python"
                 f" {ours[0]}.{ours[1]}, which cannot run each other's functions: use one version on all machines"
             )
-        if self._alone:
-            sys.path += [path for path in session["path"] if path not in sys.path]
-            self._modules = forget_changed(self._modules, session.get("modules", {}))
-            if session["log_level"] < logging.WARNING:
-                logging.basicConfig()
-            logging.getLogger().setLevel(session["log_level"])
+        if self._caller is not None:
+            self._caller.take_over(run.blobs[0], session)
         self._session = run.blobs[0]
 
 

@@ -40,7 +40,8 @@ CALLS = (Busy, Ending)
 
 @dataclass(slots=True, eq=False)
 class SlotRecord:
-    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it.
+    """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it; `client` is the last one
+    that it has worked for.
 
     `below` are the calls, outermost first, that wait for the one that `state` is about and that runs on top of them.
     """
@@ -49,6 +50,7 @@ class SlotRecord:
     state: SlotState = Starting()
     below: list[Busy | Ending] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
+    client: int | None = None
     verdict: str = ""
     killed: bool = False
     retiring: bool = False

@@ -24,7 +24,7 @@ from minidask.client.future import Future
 from minidask.client.reading import Reading
 from minidask.client.results import Results
 from minidask.client.screen import show_output
-from minidask.client.session import Session
+from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
 from minidask.errors import MinidaskError, SchedulerLost, SerializationError
 from minidask.interning import Interner, Scattered
@@ -100,9 +100,16 @@ class Link:
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
         self._results = Results(self.send_if_open, self._pending.knows)
-        self._session = Session(self.blobs.put, lambda blob: self.blobs.release([blob]))
+        self._session = self._describing()
         self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
         self.reading = Reading(connection, self._handle, self._ended, slot)
+
+    def _describing(self) -> Described:
+        """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
+        inherited = self._slot.described if self._slot is not None else None
+        if inherited is not None:
+            return Inherited(self.blobs.put, inherited)
+        return Session(self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here)
 
     @property
     def is_here(self) -> bool:
@@ -145,7 +152,7 @@ class Link:
         used = self.blobs.use(blobs)
         parent = self.parent() if parent is None else parent
         with self._lock:
-            session = self._session.blob()
+            session = self._session.blobs()
             number = self._pending.next_number()
             future = self._hooks.new_future(self, number, name, parent)
             future.group = group
@@ -155,7 +162,7 @@ class Link:
                 future.add_done_callback(lambda _: self.dropped.append(used))
             self._pending.add(number, future)
         try:
-            self.send([Submit(number, name, priority, timeout, group, pin, [session, *blobs], parent, payload)])
+            self.send([Submit(number, name, priority, timeout, group, pin, [*session, *blobs], parent, payload)])
         except MinidaskError:
             with self._lock:
                 self._pending.take(number)

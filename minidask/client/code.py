@@ -1,0 +1,208 @@
+"""The caller's own code, collected to be sent: the modules that are loaded, and what lies around their files.
+
+Of a package that is all in its folder, of a single file what else is in its folder, as far as `MAX_BYTES` and
+`MAX_FILES` go: modules that are loaded first, then other sources, then other files, small ones first. So what a task
+imports later, and what its modules read beside themselves, is there too. Hidden files and caches stay here.
+
+What cannot travel, compiled modules and those with them in one package, is described by a hash: workers compare.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any, NamedTuple
+
+from minidask.sources import OwnModule, is_library, kernel
+
+MAX_BYTES = 20 * 1024 * 1024
+MAX_FILES = 2000
+MAX_ENTRIES = 20_000
+"""How many files are looked at, at most."""
+
+LOADED, SOURCE, OTHER = range(3)
+
+
+class _File(NamedTuple):
+    """A file that may be sent: `root` is the folder on the import path, `place` the path below that."""
+
+    rank: int
+    size: int
+    root: str
+    place: str
+    path: str
+    content: bytes | None = None
+
+
+def collected(found: Mapping[str, OwnModule], *, thin: bool) -> dict[str, Any]:
+    """The own code as it is sent; empty if there is none.
+
+    Args:
+        found: the modules of the caller's own that are loaded, by name.
+        thin: send sources of loaded modules only: workers have the same files.
+    """
+    stays = {name.partition(".")[0] for name, module in found.items() if module.source is None}
+    files = [
+        _File(LOADED, len(module.source), *_placed(name, module), module.file, module.source)
+        for name, module in found.items()
+        if module.source is not None and name.partition(".")[0] not in stays
+    ]
+    if not thin:
+        around = list(_around(files))
+        stays |= {file.place.split("/")[0] for file in around if _is_compiled(file.path) and "/" in file.place}
+        travel = (file for file in (*files, *around) if not _is_compiled(file.path))
+        files = [file for file in travel if file.place.split("/")[0] not in stays]
+    taken = _within_budget(files, thin)
+    roots = list(dict.fromkeys(root for root, _ in taken))
+    number = {root: str(index) for index, root in enumerate(roots)}
+    modules = {}
+    for name, module in found.items():
+        key = _placed(name, module) if module.source is not None else None
+        if key in taken and taken[key][2]:
+            modules[name] = f"{number[key[0]]}/{key[1]}"
+    left = {name: module for name, module in found.items() if name not in modules}
+    if not (taken or left):
+        return {}
+    return {
+        "kernel": kernel(),
+        "roots": [[root, *_identity(root)] for root in roots],
+        "files": {f"{number[root]}/{place}": [path, content] for (root, place), (path, content, _) in taken.items()},
+        "modules": modules,
+        "namespaces": _namespaces(modules),
+        "stays": {name: [module.file, module.digest] for name, module in left.items()},
+    }
+
+
+def _placed(name: str, module: OwnModule) -> tuple[str, str]:
+    """The folder of the import path that a module was found in, and its place below that."""
+    place = name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
+    if module.file.endswith(f"/{place}"):
+        return module.file[: -len(place) - 1], place
+    return os.path.dirname(module.file), place  # a finder of its own has found it under another name
+
+
+def _within_budget(files: list[_File], thin: bool) -> dict[tuple[str, str], tuple[str, bytes, bool]]:
+    """The files that are sent, by root and place: path, content, and whether it is a loaded module's."""
+    taken: dict[tuple[str, str], tuple[str, bytes, bool]] = {}
+    room = MAX_BYTES
+    for file in sorted(files, key=lambda file: file[:2]):
+        key = file.root, file.place
+        if key in taken or (not thin and (file.size > room or len(taken) >= MAX_FILES)):
+            continue
+        content = _read(file.path) if file.content is None else file.content
+        if content is not None:
+            room -= len(content)
+            taken[key] = (file.path, content, file.rank == LOADED)
+    return dict(sorted(taken.items()))
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:  # it may not be read: then it stays
+        return None
+
+
+# --- what lies around ---
+
+
+def _around(loaded: list[_File]) -> Iterator[_File]:
+    seen: set[str] = set()
+    folders = [(os.path.dirname(file.path), file.root, os.path.dirname(file.place)) for file in loaded]
+    program = _folder_of_the_program()
+    if program is not None:
+        folders.append((program, program, ""))
+    budget = iter(range(MAX_ENTRIES))
+    for folder, root, place in sorted(set(folders)):
+        if os.path.isfile(root):
+            yield from _archived(root)
+        else:
+            yield from _listed(folder, root, place, seen, budget)
+
+
+def _folder_of_the_program() -> str | None:
+    """That of a script, whose tasks may import what lies beside it; None for what is no script."""
+    main: Any = sys.modules.get("__main__")
+    file = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is not None or not isinstance(file, str) or not file.endswith(".py"):
+        return None
+    folder = os.path.dirname(os.path.abspath(file))
+    return None if is_library(folder) else folder
+
+
+def _listed(folder: str, root: str, place: str, seen: set[str], budget: Iterator[int]) -> Iterator[_File]:
+    """The files of a folder; below that only packages, but everything in a package."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if next(budget, None) is None:
+            return
+        if entry.name.startswith((".", "__pycache__")) or entry.name.endswith((".pyc", ".pyo")):
+            continue
+        below = f"{place}/{entry.name}".lstrip("/")
+        try:
+            if entry.is_dir():
+                if place or os.path.isfile(os.path.join(entry.path, "__init__.py")):
+                    yield from _listed(entry.path, root, below, seen, budget)
+            elif entry.is_file():
+                rank = SOURCE if entry.name.endswith(".py") else OTHER
+                yield _File(rank, entry.stat().st_size, root, below, entry.path)
+        except OSError:  # it has just gone
+            continue
+
+
+def _archived(archive: str) -> Iterator[_File]:
+    """What is in a zip file on the import path."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                if not info.is_dir() and not info.filename.endswith(".pyc"):
+                    rank = SOURCE if info.filename.endswith(".py") else OTHER
+                    path = f"{archive}/{info.filename}"
+                    if info.file_size <= MAX_BYTES:
+                        yield _File(rank, info.file_size, archive, info.filename, path, opened.read(info))
+    except (OSError, zipfile.BadZipFile):
+        return
+
+
+def _is_compiled(path: str) -> bool:
+    return path.endswith(tuple(EXTENSION_SUFFIXES))
+
+
+# --- what tells a worker about it ---
+
+
+def _identity(folder: str) -> list[int]:
+    """What no other file of this machine has."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return [0, 0]
+    return [status.st_dev, status.st_ino]
+
+
+def _namespaces(modules: Mapping[str, str]) -> dict[str, list[str]]:
+    """The packages without a file that these are in: where their parts are among the files."""
+    found: dict[str, list[str]] = {}
+    for name, place in modules.items():
+        parts = name.split(".")
+        root = place.partition("/")[0]
+        for count in range(1, len(parts)):
+            parent = ".".join(parts[:count])
+            spec = getattr(sys.modules.get(parent), "__spec__", None)
+            if parent not in modules and spec is not None and spec.origin is None:
+                places = found.setdefault(parent, [])
+                part = "/".join([root, *parts[:count]])
+                if part not in places:
+                    places.append(part)
+    return found
