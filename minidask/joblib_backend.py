@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import joblib.parallel as joblib_parallel
+from joblib.externals.loky import process_executor
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -39,7 +40,7 @@ from minidask.errors import MinidaskError, NoWorkersError
 from minidask.initializer import initialized
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
-from minidask.nesting import here
+from minidask.nesting import here, is_slot_process
 from minidask.payload import LARGE_BYTES, PRIVATE, SHARED
 
 if TYPE_CHECKING:
@@ -321,6 +322,10 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def nested_config(nesting_level: int | None) -> parallel_config:
     """What `Parallel` does in a batch from now on, until the end of the `with` block that this is for."""
+    if is_slot_process():
+        # As in loky's processes, which say with this that joblib's multiprocessing backend is to run calls itself: its
+        # pools could not unpickle functions that came by value, and would be more processes than there are cores.
+        process_executor._CURRENT_DEPTH = max(1, process_executor._CURRENT_DEPTH)
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
 
 

@@ -28,6 +28,7 @@ SHELLS = {
         "peers",
         "slot",
         "slotpool",
+        "traits",
         "transfers",
     },
 }

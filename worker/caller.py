@@ -15,6 +15,7 @@ from minidask.payload import BlobTable, loads
 from minidask.wire.messages import Payload
 
 from .modules import Worlds
+from .traits import Traits
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
@@ -29,6 +30,7 @@ class Caller:
 
     def __init__(self, blobs: BlobTable, folder: Path) -> None:
         self._blobs = blobs
+        self._traits = Traits()
         self._worlds = Worlds(folder, blobs.leave_for_good)
         self._own_directory = os.open(os.curdir, _FOLDER)
         self._directory: int | None = None
@@ -53,6 +55,7 @@ class Caller:
             os.close(self._directory)
         self._directory = _opened(session["directory"])
         self._session = session
+        self._traits.take_over(session)
         if session["log_level"] < logging.WARNING:
             logging.basicConfig()
         logging.getLogger().setLevel(session["log_level"])

@@ -94,6 +94,7 @@ class Client:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
+        self.link.takes_records = forward_output
         if output_prefix is not None:
             self.link.marks_output = output_prefix
         self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, timeout)

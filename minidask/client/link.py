@@ -82,6 +82,8 @@ class Link:
         """That of the cluster, if it is on this machine."""
         self.marks_output = not self.is_here
         """Whether what tasks print is shown with the worker that it came from."""
+        self.takes_records = True
+        """Whether records that tasks log are to come here; to be set before the first task."""
         self.workers = WorkerTable()
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
@@ -109,7 +111,9 @@ class Link:
         inherited = self._slot.described if self._slot is not None else None
         if inherited is not None:
             return Inherited(self.blobs.put, inherited)
-        return Session(self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here)
+        return Session(
+            self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here, lambda: self.takes_records
+        )
 
     @property
     def is_here(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from minidask.blobfiles import blob_id
 from minidask.client.code import collected
+from minidask.client.traits import Traits
 from minidask.payload import dumps
 from minidask.sources import OwnModules, is_library
 from minidask.spawn import search_path
@@ -37,14 +38,21 @@ class Session:
         release: called with the names of those before.
         at_rest: whether no task is under way that may need those.
         is_here: whether all workers are on this machine, and so find files under the same names.
+        records: whether records that tasks log are to come to this process.
     """
 
     def __init__(
-        self, put: Put, release: Callable[[list[bytes]], None], at_rest: Callable[[], bool], is_here: bool
+        self,
+        put: Put,
+        release: Callable[[list[bytes]], None],
+        at_rest: Callable[[], bool],
+        is_here: bool,
+        records: Callable[[], bool],
     ) -> None:
         self._put = put
         self._release = release
         self._at_rest = at_rest
+        self._traits = Traits(is_here, records)
         self._is_here = is_here
         self._seen: tuple[list[object], int, str] | None = None
         self._modules = OwnModules()
@@ -56,8 +64,16 @@ class Session:
     def blobs(self) -> list[bytes]:
         """As `Described.blobs`: the session, and the code if there is any."""
         changed = self._modules.changed()
+        traits_changed = self._traits.changed()
         seen = self._seen
-        if changed or seen is None or seen[0] != sys.path or seen[1] != logging.root.level or seen[2] != _directory():
+        if (
+            changed
+            or traits_changed
+            or seen is None
+            or seen[0] != sys.path
+            or seen[1] != logging.root.level
+            or seen[2] != _directory()
+        ):
             self._seen = (list(sys.path), logging.root.level, _directory())
             if changed or seen is None:
                 code = collected(self._modules.found, thin=self._is_here)
@@ -67,7 +83,8 @@ class Session:
         return self._blobs
 
     def _renew(self, log_level: int, directory: str) -> None:
-        payload = dumps(describe(log_level, directory, next(iter(self._code), b"")), "the session")
+        session = describe(log_level, directory, next(iter(self._code), b"")) | self._traits.description()
+        payload = dumps(session, "the session")
         new = {blob_id(payload): payload, **self._code}
         self._put(new)
         self._old += self._blobs
