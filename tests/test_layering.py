@@ -24,6 +24,7 @@ SHELLS = {
         "copies",
         "daemon",
         "launch",
+        "logs",
         "modules",
         "peers",
         "slot",

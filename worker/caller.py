@@ -5,7 +5,6 @@ A task's first blob is the caller's session, the second one its code, if it has 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,9 +55,6 @@ class Caller:
         self._directory = _opened(session["directory"])
         self._session = session
         self._traits.take_over(session)
-        if session["log_level"] < logging.WARNING:
-            logging.basicConfig()
-        logging.getLogger().setLevel(session["log_level"])
 
     def go_home(self) -> None:
         """Be where a task begins: in the caller's working directory, or if that is not here in the worker's own."""

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidask.blobfiles import blob_id
 from minidask.blobstore import BlobStore
+from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
 from minidask.client.future import Future
 from minidask.client.reading import Reading
+from minidask.client.records import log_here
 from minidask.client.results import Results
 from minidask.client.screen import show_output
 from minidask.client.session import Described, Inherited, Session
@@ -31,6 +33,7 @@ from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
+    RECORDS,
     Answer,
     Ask,
     BlobPart,
@@ -46,6 +49,7 @@ from minidask.wire.messages import (
     TaskLost,
     TaskOutput,
     TaskRaised,
+    TaskSaid,
     WorkerChanged,
     Workers,
 )
@@ -101,6 +105,7 @@ class Link:
         self._requests = 0
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
+        self._aside = Aside()
         self._results = Results(self.send_if_open, self._pending.knows)
         self._session = self._describing()
         self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
@@ -324,7 +329,11 @@ class Link:
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
-                show_output(worker if self.marks_output else "", stream, text)
+                marked = worker if self.marks_output else ""
+                self._aside.run(lambda: show_output(marked, stream, text))
+            case TaskSaid(worker, channel, payload):
+                if channel == RECORDS and self.takes_records:
+                    self._aside.run(lambda: log_here(worker, payload))
             case Workers(workers):
                 self.workers.told(workers)
             case WorkerChanged(address, name, slots):
