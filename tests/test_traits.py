@@ -1,4 +1,4 @@
-"""What tasks have of the caller's process, as its children have: keys, resource tracker, command line; multiprocessing."""
+"""What tasks have of the caller's process, as its children have: keys, resource tracker, command line, pools."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
-from minidask import errors
 from tests.conftest import Programs, wait_until
 
 
@@ -222,4 +221,3 @@ def test_named_levels_are_the_callers(client: minidask.Client) -> None:
         named.setLevel(logging.NOTSET)
         logging.disable(logging.NOTSET)
     assert client.submit(levels).result(10) == (logging.NOTSET, True)
-    assert errors

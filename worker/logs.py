@@ -20,6 +20,8 @@ from typing import Any
 
 import msgpack
 
+from minidask.wire.messages import Payload
+
 from .output import TokenBucket
 
 MOST_AT_ONCE = 256
@@ -34,7 +36,7 @@ class Logs:
         send: called with packed records, to be sent to it.
     """
 
-    def __init__(self, in_call: Callable[[], bool], send: Callable[[list[bytes]], None]) -> None:
+    def __init__(self, in_call: Callable[[], bool], send: Callable[[Payload], None]) -> None:
         self._in_call = in_call
         self._send = send
         self._wanted = False
@@ -50,15 +52,16 @@ class Logs:
 
     def take_over(self, session: Mapping[str, Any]) -> None:
         """From now on, have the caller's levels, and send records to it if it wants to have them."""
-        self._wanted = session["records"]
+        levels: Mapping[str, int] = session.get("levels", {})
+        self._wanted = session.get("records", False)
         logging.getLogger().setLevel(session["log_level"])
-        logging.disable(session["disabled"])
-        for name in self._levels.keys() - session["levels"].keys():
+        logging.disable(session.get("disabled", logging.NOTSET))
+        for name in self._levels.keys() - levels.keys():
             if logging.getLogger(name).level == self._levels[name]:  # nobody here has set another one
                 logging.getLogger(name).setLevel(logging.NOTSET)
-        for name, level in session["levels"].items():
+        for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        self._levels = session["levels"]
+        self._levels = levels
 
     def flush(self) -> None:
         """Send what is kept; not to be interrupted."""

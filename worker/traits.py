@@ -28,7 +28,7 @@ class Traits:
     def take_over(self, session: Mapping[str, Any]) -> None:
         """From now on, have the traits that this session describes."""
         self._session = session
-        sys.argv = list(session["argv"])
+        sys.argv = list(session.get("argv", [""]))
         if "multiprocessing.process" in sys.modules:
             self._set_key()
 
