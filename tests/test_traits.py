@@ -221,3 +221,21 @@ def test_named_levels_are_the_callers(client: minidask.Client) -> None:
         named.setLevel(logging.NOTSET)
         logging.disable(logging.NOTSET)
     assert client.submit(levels).result(10) == (logging.NOTSET, True)
+
+
+def test_the_interpreters_options_are_the_callers(programs: Programs) -> None:
+    script = programs.script(
+        """
+import sys, minidask
+def flags():
+    return sys.flags.optimize, sys.flags.dev_mode, sys.warnoptions[-1:]
+with minidask.Client(n_workers=1) as client:
+    assert client.submit(flags).result(30) == flags(), client.submit(flags).result(30)
+    print(flags())
+"""
+    )
+    assert script.exit_code() == 0, script.text
+    options = ["-O", "-X", "dev", "-W", "error::UserWarning"]
+    optimized = programs.start(sys.executable, *options, str(script.log.with_name("script0.py")))
+    assert optimized.exit_code() == 0, optimized.text
+    assert optimized.text.endswith("(1, True, ['error::UserWarning'])\n")

@@ -85,7 +85,7 @@ class Client:
         if not isinstance(address, str):
             self.cluster = address
             address = address.scheduler_address
-        self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
+        self.name = name or f"{_program()}-{os.getpid()}"
         self.timeout = timeout
         sweep()
         try:
@@ -325,6 +325,13 @@ class Client:
 
 def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
     return Future(number, name, link.cancelled, link.reading.in_this_thread)
+
+
+def _program() -> str:
+    """The name of this program; where Python is embedded there may be no command line."""
+    line = getattr(sys, "argv", None) or [""]
+    name = Path(str(line[0]) or "python").name or "python"
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _name_of(function: Callable[..., Any]) -> str:
