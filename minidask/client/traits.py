@@ -24,17 +24,19 @@ class Traits:
     def __init__(self, is_here: bool, records: Callable[[], bool]) -> None:
         self._is_here = is_here
         self._records = records
-        self._seen: tuple[Any, ...] | None = None
+        self._argv: list[str] | None = None
+        self._had: tuple[bytes | None, int | None] | None = None
         self._mark: Any = f"minidask-{id(self)}"
 
     def changed(self) -> bool:
         """Whether they are others than at the last look; cheap."""
         levels = _unchanged_levels()
-        seen = sys.argv[:] if hasattr(sys, "argv") else [], *(_secrets() if self._is_here else ()), self._mark in levels
-        levels[self._mark] = True
-        if seen == self._seen:
+        argv = getattr(sys, "argv", None)
+        if self._mark in levels and argv == self._argv and (not self._is_here or _secrets() == self._had):
             return False
-        self._seen = (*seen[:-1], True)
+        levels[self._mark] = True
+        self._argv = None if argv is None else list(argv)
+        self._had = _secrets() if self._is_here else None
         return True
 
     def description(self) -> dict[str, Any]:
