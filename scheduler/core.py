@@ -73,7 +73,6 @@ class SchedulerCore:
             m.Stopped: self.attempts.stopped,
             m.Returned: self.attempts.returned,
             m.Output: self._output,
-            m.Say: self._say,
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.HaveBlob: self.data.have,
@@ -278,12 +277,6 @@ class SchedulerCore:
         client = self.clients.get(message.client)
         if client is not None and client.forward_output:
             self._out.append((client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, message.text)))
-
-    def _say(self, worker: WorkerRecord, message: m.Say) -> None:
-        client = self.clients.get(message.client)
-        if client is not None:
-            name = f"{worker.name}.{message.slot}"
-            self._out.append((client.peer, m.TaskSaid(name, message.channel, message.payload)))
 
     def _heartbeat(self, worker: WorkerRecord, message: m.Heartbeat) -> None:
         worker.memory = message.memory

@@ -41,7 +41,6 @@ from minidask.wire.messages import (
     Output,
     PutBlob,
     Resized,
-    Say,
 )
 
 from .core import GRACE_SECONDS, WorkerCore
@@ -318,18 +317,9 @@ class Agent:
 
     def _slot_said(self, slot: int, message: Message) -> None:
         if slot in self._slots:
-            if type(message) is Say:
-                self._pass_on(slot, message)
-                return
             if isinstance(message, (Done, Failed)):
                 self._forward_partial_lines(slot)
             self.post(self._from_slot(slot, message))
-
-    def _pass_on(self, slot: int, message: Say) -> None:
-        """Give what a task says to the client that its slot works for."""
-        run = self._core.running(slot)
-        if run is not None:
-            self._send(message._replace(client=run.client, slot=slot))
 
     def _from_slot(self, slot: int, message: Message) -> Event:
         if self._peers is not None and type(message) is Done and len(message.payload) > 1:

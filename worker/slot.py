@@ -30,7 +30,6 @@ from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import (
-    RECORDS,
     Done,
     Failed,
     Message,
@@ -39,7 +38,6 @@ from minidask.wire.messages import (
     ReleaseBlobs,
     Resumed,
     Run,
-    Say,
     SlotReady,
     Waiting,
 )
@@ -78,7 +76,7 @@ class Slot:
         if self._alone:
             self._caller = Caller(self._blobs, (self.store.folder / DISK).resolve() / "code")
             self.described = self._caller.describe
-            self._logs = Logs(lambda: bool(self.call), lambda records: self._send(Say(0, 0, RECORDS, records)))
+            self._logs = Logs(self.tell_caller)
         self._calls = Calls(stops)
         self._given: collections.deque[Run] = collections.deque()  # to be run next
         self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
@@ -207,7 +205,6 @@ class Slot:
             self._calls.end(call)
             raise
         if self._alone:
-            self._logs.flush()
             _flush_output()
         if not call.before:  # nothing below it has a handler to lose
             self._heed_stops()

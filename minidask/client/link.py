@@ -33,7 +33,6 @@ from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
-    RECORDS,
     Answer,
     Ask,
     BlobPart,
@@ -49,7 +48,6 @@ from minidask.wire.messages import (
     TaskLost,
     TaskOutput,
     TaskRaised,
-    TaskSaid,
     WorkerChanged,
     Workers,
 )
@@ -331,9 +329,6 @@ class Link:
             case TaskOutput(worker, stream, text):
                 marked = worker if self.marks_output else ""
                 self._aside.run(lambda: show_output(marked, stream, text))
-            case TaskSaid(worker, channel, payload):
-                if channel == RECORDS and self.takes_records:
-                    self._aside.run(lambda: log_here(worker, payload))
             case Workers(workers):
                 self.workers.told(workers)
             case WorkerChanged(address, name, slots):

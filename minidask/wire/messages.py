@@ -395,33 +395,6 @@ class RanHere(NamedTuple):
     failed: int
 
 
-# --- what a task has to say to its caller, beside its result ---
-
-
-class Say(NamedTuple):
-    """What the task in `slot` has to say to `client` on a `channel`, which knows what the payload means.
-
-    A slot leaves client and slot at 0: its worker knows them.
-    """
-
-    client: int
-    slot: int
-    channel: str
-    payload: Payload
-
-
-RECORDS = "log"
-"""The channel for `logging`: each buffer is the msgpack of what a `LogRecord` has for attributes."""
-
-
-class TaskSaid(NamedTuple):
-    """As `Say`, for the client; `worker` names worker and slot."""
-
-    worker: str
-    channel: str
-    payload: Payload
-
-
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -433,7 +406,6 @@ Message = (
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
     | Waiting | Resumed | Idle | RanHere
-    | Say | TaskSaid
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.
