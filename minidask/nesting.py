@@ -59,6 +59,9 @@ class TaskSlot(Protocol):
     def work_for(self, call: list[int]) -> list[int]:
         """From now on this thread works for a call; returns the one before."""
 
+    def tell_caller(self, channel: str, payload: Payload) -> bool:
+        """Send something to the process that this thread's task is from, while that runs; False between tasks."""
+
     def fileno(self) -> int:
         """What gets readable when there may be a descendant to run."""
 

@@ -184,6 +184,12 @@ class Attempts:
         if task is not None and task.attempt == message.attempt:
             self.nesting.goes_on(task)
 
+    def tell_caller(self, worker: WorkerRecord, message: m.TaskMessage) -> None:
+        """A task has something for the process that holds what it was made of."""
+        task = worker.tasks.get(message.task)
+        if task is not None and task.attempt == message.attempt:
+            self._send(task.root.peer, m.CallerMessage(message.channel, message.payload))
+
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         """A worker is gone, and its attempts are over."""
         self.pool.remove(worker)

@@ -73,6 +73,7 @@ class SchedulerCore:
             m.Stopped: self.attempts.stopped,
             m.Returned: self.attempts.returned,
             m.Output: self._output,
+            m.TaskMessage: self.attempts.tell_caller,
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.HaveBlob: self.data.have,

@@ -26,6 +26,7 @@ class RunningCall:
     Attributes:
         before: the name of what the thread worked for until then.
         interruptible: whether a stop may interrupt it now.
+        stop_came: whether one has come while it was not.
         cut_import: whether one came in the middle of an import.
     """
 
@@ -33,6 +34,7 @@ class RunningCall:
     thread: int
     before: list[int]
     interruptible: bool = False
+    stop_came: bool = False
     cut_import: bool = False
 
 
@@ -84,6 +86,26 @@ class Calls:
 
     # --- stops ---
 
+    def put_off_stops(self) -> RunningCall | None:
+        """Have no stop interrupt this thread until `heed_stops` gets what this returns; None: none would."""
+        call = self._top(threading.get_ident())
+        if call is None or not call.interruptible:
+            return None
+        call.stop_came = False
+        call.interruptible = False
+        return call
+
+    def heed_stops(self, call: RunningCall) -> None:
+        """A stop that has come meanwhile interrupts now.
+
+        Raises:
+            KeyboardInterrupt: one has.
+        """
+        call.interruptible = True
+        if call.stop_came:
+            call.stop_came = False
+            raise KeyboardInterrupt
+
     def interrupt(self, number: int, frame: FrameType | None) -> None:
         """Handle SIGINT, in the main thread: interrupt the calls that are named, or its own if none is."""
         named = self._named()
@@ -101,6 +123,8 @@ class Calls:
     def _may_interrupt(self, thread: int, frame: FrameType | None) -> bool:
         call = self._top(thread)
         if call is None or not call.interruptible:
+            if call is not None:
+                call.stop_came = True
             return False
         while frame is not None and not call.cut_import:
             call.cut_import = frame.f_code.co_filename == IMPORT

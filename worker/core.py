@@ -37,6 +37,7 @@ from minidask.wire.messages import (
     SlotReady,
     Stop,
     Stopped,
+    TaskMessage,
     Waiting,
 )
 
@@ -334,6 +335,9 @@ class WorkerCore:
                     self._effects.append(ToScheduler(message))
             case Resumed():
                 self._goes_on(slot, message)
+            case TaskMessage(task, attempt):
+                if slot.find(task, attempt) is not None:
+                    self._effects.append(ToScheduler(message))
         if slot.retiring and type(slot.state) is Idle:
             self._effects.append(Retire(slot.number))
 

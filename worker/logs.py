@@ -1,30 +1,25 @@
 """What tasks log goes to the caller's own handlers, as records, unless somebody has set up others in this process.
 
-    Logger.callHandlers ─ no handler here ─► kept ─► a thread, or the end of the call ─► the caller
+    Logger.callHandlers ─ no handler here ─► tell_caller ─► the loggers of the caller
 
-The root logger has no handler of ours, so `logging.basicConfig` in a task does what it always does. The thread is there
-because a stop may interrupt the task's own at any moment, in the middle of a message too.
+The root logger has no handler of ours, so `logging.basicConfig` in a task does what it always does.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
 import logging
 import os
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgpack
 
-from minidask.wire.messages import Payload
+from minidask.wire.messages import RECORDS, Payload
 
 from .output import TokenBucket
 
-MOST_AT_ONCE = 256
 _formatter = logging.Formatter()
 
 
@@ -32,21 +27,15 @@ class Logs:
     """See the module's docstring.
 
     Args:
-        in_call: whether there is a task whose caller may be told.
-        send: called with packed records, to be sent to it.
+        tell_caller: called with the channel and packed records; false where there is no caller, between tasks.
     """
 
-    def __init__(self, in_call: Callable[[], bool], send: Callable[[Payload], None]) -> None:
-        self._in_call = in_call
-        self._send = send
+    def __init__(self, tell_caller: Callable[[str, Payload], bool]) -> None:
+        self._tell_caller = tell_caller
         self._wanted = False
         self._levels: Mapping[str, int] = {}
         self._bucket = TokenBucket()
         self._dropped = 0
-        self._kept: collections.deque[bytes] = collections.deque()
-        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._sending = threading.Lock()
-        self._thread: threading.Thread | None = None
         self._process = os.getpid()
         self._replace_call_handlers()
 
@@ -63,28 +52,20 @@ class Logs:
             logging.getLogger(name).setLevel(level)
         self._levels = levels
 
-    def flush(self) -> None:
-        """Send what is kept; not to be interrupted."""
-        if not self._kept:
-            return
-        with self._sending:
-            while self._kept:
-                self._send([self._kept.popleft() for _ in range(min(len(self._kept), MOST_AT_ONCE))])
-
     def _replace_call_handlers(self) -> None:
         """`logging.lastResort` would not do: with libraries' `NullHandler`s, `logging` takes a record for handled."""
         plain = logging.Logger.callHandlers
 
         @functools.wraps(plain)
         def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
-            to_caller = self._wanted and self._in_call() and os.getpid() == self._process
-            if not to_caller or _has_handlers(logger) or not self._take(record):
+            to_caller = self._wanted and os.getpid() == self._process  # not in what a task forks
+            if not to_caller or _has_handlers(logger) or not self._sent(record):
                 plain(logger, record)
 
         logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign, assignment]
 
-    def _take(self, record: logging.LogRecord) -> bool:
-        """Keep a record to be sent; False for one that `logging` itself has to complain of."""
+    def _sent(self, record: logging.LogRecord) -> bool:
+        """Send a record, or drop it; False for one that `logging` itself has to show, or to complain of."""
         try:
             packed = _packed(record)
         except Exception:  # noqa: BLE001 - its arguments' own code may raise anything
@@ -92,30 +73,13 @@ class Logs:
         if not self._bucket.take(len(packed), time.monotonic()):
             self._dropped += 1
             return True
+        records: Payload = [packed]
         if self._dropped:
             note = "%d records were dropped here, over the rate limit"
-            self._kept.append(
-                _packed(logging.LogRecord("minidask", logging.WARNING, __file__, 0, note, (self._dropped,), None))
-            )
-            self._dropped = 0
-        self._kept.append(packed)
-        if self._thread is None:
-            self._thread = _LogThread(target=self._flush_forever, name="minidask-logs", daemon=True)
-            self._thread.start()
-        self._news.put(None)
-        return True
-
-    def _flush_forever(self) -> None:
-        while True:
-            self._news.get()
-            try:
-                self.flush()
-            except OSError:
-                return  # the daemon is gone, and with it all reason to be here
-
-
-class _LogThread(threading.Thread):
-    serves_all_tasks = True  # not only the one that was the first to need it
+            values = (self._dropped,)
+            records.insert(0, _packed(logging.LogRecord("minidask", logging.WARNING, __file__, 0, note, values, None)))
+        self._dropped = 0
+        return self._tell_caller(RECORDS, records)
 
 
 def _has_handlers(logger: logging.Logger) -> bool:
@@ -130,7 +94,9 @@ def _has_handlers(logger: logging.Logger) -> bool:
 
 def _packed(record: logging.LogRecord) -> bytes:
     """A record's attributes, the message complete and the exception as text; what is no plain value as its `repr`."""
+    worker = os.environ.get("MINIDASK_WORKER", "")
     attributes = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
+    attributes |= {"worker": worker, "processName": worker}
     if record.exc_info and not record.exc_text:
         attributes["exc_text"] = _formatter.formatException(record.exc_info)
     try:

@@ -39,6 +39,7 @@ from minidask.wire.messages import (
     Resumed,
     Run,
     SlotReady,
+    TaskMessage,
     Waiting,
 )
 
@@ -83,6 +84,8 @@ class Slot:
         self._resumed: list[int] = []  # tasks of which the daemon has still to take note that they go on
         self._sending = threading.RLock()  # held while that, or which calls run, changes with what is said of it
         self._receiving = threading.Lock()
+        self._outgoing: collections.deque[list[memoryview]] = collections.deque()
+        self._writing = False
 
     def serve(self) -> None:
         """Serve calls until the worker daemon closes the socket."""
@@ -112,8 +115,23 @@ class Slot:
                 self._resumed.remove(task)
 
     def _send(self, message: Message) -> None:
-        pieces = [memoryview(piece) for piece in encode(message)]
-        with self._sending:
+        call = self._calls.put_off_stops()  # a frame must not be torn by one
+        try:
+            self._outgoing.append([memoryview(piece) for piece in encode(message)])
+            with self._sending:
+                if not self._writing:  # else garbage collection has led here from a write, which goes on with this
+                    self._writing = True
+                    try:
+                        self._write()
+                    finally:
+                        self._writing = False
+        finally:
+            if call is not None:
+                self._calls.heed_stops(call)
+
+    def _write(self) -> None:
+        while self._outgoing:
+            pieces = self._outgoing.popleft()
             while pieces:
                 sent = self._sock.sendmsg(pieces[:MAX_IOVEC])
                 while pieces and sent >= len(pieces[0]):
@@ -131,6 +149,13 @@ class Slot:
     def work_for(self, call: list[int]) -> list[int]:
         """From now on this thread works for a call; returns the one before."""
         return self._calls.work_for(call)
+
+    def tell_caller(self, channel: str, payload: Payload) -> bool:
+        """Send something to the process that this thread's task is from; False between tasks."""
+        call = self.call
+        if call:
+            self._send(TaskMessage(call[0], call[1], channel, payload))
+        return bool(call)
 
     def fileno(self) -> int:
         """What gets readable when there may be a call to run."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidask.blobfiles import blob_id
 from minidask.blobstore import BlobStore
+from minidask.channels import Channels
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
@@ -33,9 +34,11 @@ from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
+    RECORDS,
     Answer,
     Ask,
     BlobPart,
+    CallerMessage,
     Cancel,
     FetchPart,
     Goodbye,
@@ -87,6 +90,7 @@ class Link:
         self.takes_records = True
         """Whether records that tasks log are to come here; to be set before the first task."""
         self.workers = WorkerTable()
+        self.channels = Channels()
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
         self.dropped: collections.deque[list[bytes]] = collections.deque()
@@ -297,6 +301,7 @@ class Link:
         self.blobs.abandon()
         self._lock = threading.RLock()
         self.workers.abandon()
+        self.channels.abandon()
         for future in self._pending.take_all():
             future.abandon(
                 MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
@@ -315,6 +320,7 @@ class Link:
         for on_answer in list(self._answers.values()):
             on_answer(None)
         self.workers.wake()
+        self.channels.close()
         self._hooks.ended()
 
     def _handle(self, message: Message) -> None:
@@ -345,6 +351,11 @@ class Link:
                 self._results.refused(message)
             case FetchPart():
                 self.send_if_open([self.blobs.part(message)])
+            case CallerMessage(channel, payload):
+                if channel != RECORDS:
+                    self.channels.put(channel, payload)
+                elif self.takes_records:
+                    self._aside.run(lambda: log_here(payload))
             case Idle(idle):
                 self._hooks.told_idle(idle)
             case Goodbye(reason):

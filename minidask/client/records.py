@@ -11,14 +11,11 @@ from minidask.client.screen import bars_aside
 from minidask.wire.messages import Payload
 
 
-def log_here(worker: str, records: Payload) -> None:
-    """Log these.
-
-    A record has the name of the worker as `worker` and for `processName`, so that a formatter may show it.
-    """
+def log_here(records: Payload) -> None:
+    """Log these, as they come from `minidask.worker.logs`."""
     for packed in records:
         attributes = msgpack.unpackb(packed, unicode_errors="surrogatepass", strict_map_key=False)
-        record = logging.makeLogRecord({**attributes, "worker": worker, "processName": worker})
+        record = logging.makeLogRecord(attributes)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             with bars_aside(sys.stderr):

@@ -395,6 +395,28 @@ class RanHere(NamedTuple):
     failed: int
 
 
+# --- what a task tells its caller while it runs: slot to worker, worker to scheduler; scheduler to client ---
+
+
+class TaskMessage(NamedTuple):
+    """The attempt has something for the process that the outermost task is from; `channel` says for whom there."""
+
+    task: int
+    attempt: int
+    channel: str
+    payload: Payload
+
+
+class CallerMessage(NamedTuple):
+    """A task of this client, or one within it, has sent this: see `TaskMessage`. Of one task they come in its order."""
+
+    channel: str
+    payload: Payload
+
+
+RECORDS = "log"
+"""The channel for `logging`: each buffer is the msgpack of a `LogRecord`'s attributes, `worker` among them."""
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -406,6 +428,7 @@ Message = (
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
     | Waiting | Resumed | Idle | RanHere
+    | TaskMessage | CallerMessage
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

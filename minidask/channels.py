@@ -1,0 +1,84 @@
+"""What tasks tell their caller while they run: for libraries whose objects report from a task to where they were made.
+
+    task: tell_caller(channel, payload) ─► slot ─► worker ─► scheduler ─► client ─► `Channels` ─► handler(payload)
+
+In the caller's process a handler is called for each message, in one thread of ours and in order. Handlers are other
+people's code: none runs in the thread that reads the connection, and what one raises is logged and over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+from minidask.nesting import here
+from minidask.wire.messages import Payload
+
+Handler = Callable[[Payload], None]
+
+log = logging.getLogger("minidask")
+_handlers: dict[str, Handler] = {}
+
+
+def handle(channel: str, handler: Handler) -> None:
+    """Have `handler` called with each payload that tasks of this process's clients send on a channel from now on."""
+    _handlers[channel] = handler
+
+
+def tell_caller(channel: str, payload: Payload) -> bool:
+    """In a task: send something to the process that the outermost task is from; False outside of tasks."""
+    slot = here()
+    if slot is None:
+        return False
+    slot.tell_caller(channel, payload)
+    return True
+
+
+class Channels:
+    """The messages that have come to one client, on their way to handlers. Nothing is started before the first."""
+
+    def __init__(self) -> None:
+        self._messages: queue.SimpleQueue[tuple[str, Payload] | threading.Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def put(self, channel: str, payload: Payload) -> None:
+        """Take a message; called by whoever reads the connection."""
+        self._messages.put((channel, payload))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._hand_out, name="minidask-channels", daemon=True)
+            with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
+                self._thread.start()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until what has come by now was handled; False if that takes longer than so many seconds."""
+        if self._thread is None or self._thread is threading.current_thread():
+            return True
+        handled = threading.Event()
+        self._messages.put(handled)
+        return handled.wait(seconds)
+
+    def close(self) -> None:
+        """No more will come; what has come is still handled."""
+        self._messages.put(None)
+
+    def abandon(self) -> None:
+        """In a forked child: what has come is the parent's, and so is the thread."""
+        self._messages, self._thread = queue.SimpleQueue(), None
+
+    def _hand_out(self) -> None:
+        while (message := self._messages.get()) is not None:
+            if isinstance(message, threading.Event):
+                message.set()
+                continue
+            channel, payload = message
+            handler = _handlers.get(channel)
+            if handler is None:
+                log.warning("a task has sent something on channel %r, of which nobody here knows", channel)
+                continue
+            try:
+                handler(payload)
+            except BaseException:  # somebody else's code: it must not end this thread
+                log.exception("what a task has sent on channel %r could not be handled", channel)
