@@ -94,7 +94,7 @@ def _has_handlers(logger: logging.Logger) -> bool:
 
 def _packed(record: logging.LogRecord) -> bytes:
     """A record's attributes, the message complete and the exception as text; what is no plain value as its `repr`."""
-    worker = os.environ.get("MINIDASK_WORKER", "")
+    worker = os.environ.get("MINIDASK_WORKER", "local")
     attributes = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
     attributes |= {"worker": worker, "processName": worker}
     if record.exc_info and not record.exc_text:
