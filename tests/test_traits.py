@@ -21,6 +21,7 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
+from minidask import errors
 from tests.conftest import Programs, wait_until
 
 
@@ -239,3 +240,15 @@ with minidask.Client(n_workers=1) as client:
     optimized = programs.start(sys.executable, *options, str(script.log.with_name("script0.py")))
     assert optimized.exit_code() == 0, optimized.text
     assert optimized.text.endswith("(1, True, ['error::UserWarning'])\n")
+
+
+def test_a_crash_tells_where(client: minidask.Client, capsys: pytest.CaptureFixture[str]) -> None:
+    def crash_here() -> None:
+        import ctypes
+
+        ctypes.string_at(0)
+
+    with pytest.raises(errors.KilledWorker):
+        client.submit(crash_here).result(30)
+    assert "Fatal Python error: Segmentation fault" in (told := capsys.readouterr().err)
+    assert "in crash_here" in told

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -362,6 +363,7 @@ def main(arguments: list[str]) -> None:
     os.set_blocking(stops, False)
     _die_with(int(arguments[2]))
     _yield_to_the_others()
+    faulthandler.enable()  # a crash in compiled code so tells where, as loky's do
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
