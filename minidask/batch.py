@@ -20,6 +20,10 @@ T = TypeVar("T")
 Nested = Callable[[int | None], AbstractContextManager[Any]]
 
 
+class RunsBatches:
+    """What may run batches in the place of `run_batch`, which it calls."""
+
+
 class _ThisThread(threading.local):
     """For the batch that runs without joblib in this thread: what to do when joblib comes."""
 
@@ -40,7 +44,7 @@ def joblib_is_loaded(nested: Nested) -> None:
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
-    if function is run_batch:
+    if function is run_batch or isinstance(function, RunsBatches):
         return function(*args, **kwargs)
     return _run_nested(None, lambda: function(*args, **kwargs))
 

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import joblib.parallel as joblib_parallel
+from joblib.externals.loky import process_executor
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -34,10 +35,12 @@ from minidask.batch import joblib_is_loaded, run_batch
 from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.registry import get_client
+from minidask.client.screen import beside_bars
 from minidask.errors import MinidaskError, NoWorkersError
+from minidask.initializer import initialized
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
-from minidask.nesting import here
+from minidask.nesting import here, is_slot_process
 from minidask.payload import LARGE_BYTES, PRIVATE, SHARED
 
 if TYPE_CHECKING:
@@ -53,6 +56,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds to wait for a first worker.
         progress: whether to show a progress bar.
+        initializer: called once in every worker's process, before the first batch of a call that it gets.
+        initargs: the arguments of that.
 
     Raises:
         TypeError: `scatter` is no list or tuple, `progress` is no bool, or there is an unknown keyword.
@@ -75,13 +80,15 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scatter: list[Any] | tuple[Any, ...] | None = None,
         wait_for_workers_timeout: float = 10,
         progress: bool = False,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
         **unknown: Any,
     ) -> None:
         if unknown:
             names = ", ".join(sorted(unknown))
             raise TypeError(
                 f"the minidask backend has no option {names}; it takes scheduler, scatter, wait_for_workers_timeout,"
-                " progress, n_jobs and inner_max_num_threads"
+                " progress, initializer, initargs, n_jobs and inner_max_num_threads"
             )
         if scatter is not None and not isinstance(scatter, list | tuple):
             raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
@@ -93,6 +100,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._shared_data = SharedData(list(scatter or ()))
         self._bar = self._new_bar() if progress and here() is None else None
         self._owned = False
+        self._initializer = initializer, initargs
         self._limit = 0
         self._large: int | None = LARGE_BYTES
         self._mode = SHARED
@@ -151,11 +159,14 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         parallel: Any = None,
         max_nbytes: int | None = LARGE_BYTES,
         mmap_mode: str | None = "r",
-        **_: Any,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+        **others: Any,
     ) -> int:
         """Prepare for a call; joblib's options for large data mean here what they mean there.
 
         Raises:
+            TypeError: there is an option that no backend of joblib's has.
             ValueError: `mmap_mode` would have tasks write to data that others see.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
@@ -166,8 +177,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             raise FallbackToBackend(self._copy())
         self._slots(self.client())
         self.parallel = parallel
+        if getattr(parallel, "verbose", 0):
+            _print_beside_bars(parallel)
         self._limit = 0 if n_jobs == -1 else effective
         self._large, self._mode = _large_data(max_nbytes, mmap_mode)
+        if initializer is not None:
+            self._initializer = initializer, initargs
+        _refuse_unknown(others)
         return effective
 
     def _copy(self) -> MinidaskBackend:
@@ -184,11 +200,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def start_call(self) -> None:
         client = self.client()
+        initializer, initargs = self._initializer
+        run = run_batch if initializer is None else initialized(client, initializer, initargs)
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
         slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
         kind = NestedCall if client.nested else Call
-        self._call = kind(client, group, self.parallel, run_batch, self.inner_max_num_threads, shared, slots, self._bar)
+        self._call = kind(client, group, self.parallel, run, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -248,6 +266,16 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
         """There is nothing to end."""
 
 
+def _refuse_unknown(options: dict[str, Any]) -> None:
+    """joblib passes on whatever it does not know itself, so what is misspelt would have no effect."""
+    known = {*joblib_parallel.default_parallel_config, "context", "idle_worker_timeout"}  # those of its own backends
+    if unknown := sorted(set(options) - known):
+        raise TypeError(
+            f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer and"
+            " initargs here; what else it takes is for parallel_config"
+        )
+
+
 def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | None, bytes]:
     """From what size on buffers are shared by all tasks, None for never; and how tasks see them."""
     if mmap_mode not in (None, "r", "c"):
@@ -256,6 +284,13 @@ def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | No
             ' choose "r" (read-only), "c" (each task has a copy of its own, made as it writes) or None (no sharing)'
         )
     return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
+
+
+def _print_beside_bars(parallel: Any) -> None:
+    """What `verbose` has joblib print, by a method of its own, would run into a progress bar."""
+    if "_print" not in vars(parallel) and hasattr(parallel, "_print"):
+        to_stderr = parallel.verbose < 50  # joblib's rule
+        parallel._print = beside_bars(parallel._print, lambda: sys.stderr if to_stderr else sys.stdout)
 
 
 # --- which cluster ---
@@ -306,6 +341,10 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def nested_config(nesting_level: int | None) -> parallel_config:
     """What `Parallel` does in a batch from now on, until the end of the `with` block that this is for."""
+    if is_slot_process():
+        # As in loky's processes, which say with this that joblib's multiprocessing backend is to run calls itself: its
+        # pools could not unpickle functions that came by value, and would be more processes than there are cores.
+        process_executor._CURRENT_DEPTH = max(1, process_executor._CURRENT_DEPTH)
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
 
 

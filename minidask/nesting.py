@@ -59,8 +59,8 @@ class TaskSlot(Protocol):
     def work_for(self, call: list[int]) -> list[int]:
         """From now on this thread works for a call; returns the one before."""
 
-    def tell_caller(self, channel: str, payload: Payload) -> None:
-        """Send something to the process that this thread's task is from, while that runs; nothing between tasks."""
+    def tell_caller(self, channel: str, payload: Payload) -> bool:
+        """Send something to the process that this thread's task is from, while that runs; False between tasks."""
 
     def fileno(self) -> int:
         """What gets readable when there may be a descendant to run."""
@@ -152,6 +152,11 @@ def here() -> TaskSlot | None:
     """The slot whose task this thread works for; None outside of tasks."""
     slot: TaskSlot | None = getattr(_this_thread, "slot", _this_process)
     return slot if slot is not None and slot.call else None
+
+
+def is_slot_process() -> bool:
+    """Whether this process is a slot, and nothing else."""
+    return _this_process is not None
 
 
 def _after_fork_in_child() -> None:

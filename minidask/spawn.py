@@ -37,7 +37,8 @@ def start_python(
     """
     letter = _letter(marshal.dumps((search_path(), list(arguments))))
     try:
-        command = [sys.executable, "-c", _BOOT.format(module=module), str(letter)]
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # -O, -W, -X: multiprocessing's way
+        command = [sys.executable, *flags, "-c", _BOOT.format(module=module), str(letter)]
         return subprocess.Popen(command, pass_fds=[*pass_fds, letter], **options)
     finally:
         os.close(letter)

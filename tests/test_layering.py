@@ -24,10 +24,12 @@ SHELLS = {
         "copies",
         "daemon",
         "launch",
+        "logs",
         "modules",
         "peers",
         "slot",
         "slotpool",
+        "traits",
         "transfers",
     },
 }
@@ -52,7 +54,14 @@ ASYNC = {
 }
 PROGRAMS = ("minidask.scheduler", "minidask.worker", "minidask.client")
 KNOWS_ALL = {"minidask.local", "minidask.local_boot", "minidask.local_node"}
-SETS_UP = {"minidask", "minidask._register", "minidask.joblib_backend", "minidask.joblib_call", "minidask.nested_call"}
+SETS_UP = {
+    "minidask",
+    "minidask._register",
+    "minidask.initializer",
+    "minidask.joblib_backend",
+    "minidask.joblib_call",
+    "minidask.nested_call",
+}
 
 
 def is_pure(module: str) -> bool:

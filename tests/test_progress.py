@@ -335,7 +335,7 @@ import time, joblib, minidask
 def talk(i):
     time.sleep(0.05)
     print("said", i)
-client = minidask.Client(n_workers=2)
+client = minidask.Client(n_workers=2, output_prefix=True)
 with joblib.parallel_config("minidask", progress=True):
     joblib.Parallel(batch_size=1)([joblib.delayed(talk)(i) for i in range(40)])
 """

@@ -5,7 +5,6 @@ A task's first blob is the caller's session, the second one its code, if it has 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from minidask.payload import BlobTable, loads
 from minidask.wire.messages import Payload
 
 from .modules import NO_CODE, Worlds
+from .traits import Traits
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
@@ -29,6 +29,7 @@ class Caller:
 
     def __init__(self, blobs: BlobTable, folder: Path) -> None:
         self._blobs = blobs
+        self._traits = Traits()
         self._worlds = Worlds(folder, blobs.leave_for_good)
         self._own_directory = os.open(os.curdir, _FOLDER)
         self._directory: int | None = None
@@ -57,9 +58,7 @@ class Caller:
             os.close(self._directory)
         self._directory = _opened(session["directory"])
         self._session = session
-        if session["log_level"] < logging.WARNING:
-            logging.basicConfig()
-        logging.getLogger().setLevel(session["log_level"])
+        self._traits.take_over(session)
 
     def go_home(self) -> None:
         """Be where a task begins: in the caller's working directory, or if that is not here in the worker's own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ from minidask.wire.messages import (
 
 from .caller import Caller
 from .calls import Calls, RunningCall
+from .logs import Logs
 from .missing import explained
 
 MAX_IOVEC = 512
@@ -76,6 +78,7 @@ class Slot:
         if self._alone:
             self._caller = Caller(self._blobs, (self.store.folder / DISK).resolve() / "code")
             self.described = self._caller.describe
+            self._logs = Logs(self.tell_caller)
         self._calls = Calls(stops)
         self._given: collections.deque[Run] = collections.deque()  # to be run next
         self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
@@ -148,11 +151,12 @@ class Slot:
         """From now on this thread works for a call; returns the one before."""
         return self._calls.work_for(call)
 
-    def tell_caller(self, channel: str, payload: Payload) -> None:
-        """Send something to the process that this thread's task is from; nothing between tasks."""
+    def tell_caller(self, channel: str, payload: Payload) -> bool:
+        """Send something to the process that this thread's task is from; False between tasks."""
         call = self.call
         if call:
             self._send(TaskMessage(call[0], call[1], channel, payload))
+        return bool(call)
 
     def fileno(self) -> int:
         """What gets readable when there may be a call to run."""
@@ -307,6 +311,7 @@ class Slot:
             )
         if self._caller is not None:
             self._caller.take_over(run.blobs[0], session)
+            self._logs.take_over(session)
         self._session = run.blobs[0]
 
 
@@ -384,6 +389,7 @@ def main(arguments: list[str]) -> None:
     os.set_blocking(stops, False)
     _die_with(int(arguments[2]))
     _yield_to_the_others()
+    faulthandler.enable()  # a crash in compiled code so tells where, as loky's do
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

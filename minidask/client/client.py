@@ -45,12 +45,15 @@ class Client:
         name: what the scheduler calls this client.
         timeout: seconds to connect in, and to wait for answers about the cluster.
         access_file: the file with the shared secret; None for the usual places.
-        forward_output: whether to show here what tasks print.
+        forward_output: whether to show here what tasks print, and to pass their log records to `logging` here.
+        output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
+            started on this machine with `Client()` or `LocalCluster`.
 
     Raises:
         SchedulerLost: nobody answers at the address.
         AuthenticationError: the secrets differ, or there is none.
         VersionMismatch: the scheduler speaks another protocol version.
+        TypeError: `output_prefix` is none of True, False and None.
         ValueError: the address or a number makes no sense.
     """
 
@@ -68,7 +71,10 @@ class Client:
         timeout: float = 10.0,
         access_file: str | Path | None = None,
         forward_output: bool = True,
+        output_prefix: bool | None = None,
     ) -> None:
+        if output_prefix is not None and not isinstance(output_prefix, bool):
+            raise TypeError(f"output_prefix must be True, False or None, got {output_prefix!r}")
         self.cluster: LocalCluster | None = None
         self._owns_cluster = address is None
         if address is None:
@@ -80,7 +86,7 @@ class Client:
         if not isinstance(address, str):
             self.cluster = address
             address = address.scheduler_address
-        self.name = name or f"{Path(sys.argv[0] or 'python').name}-{os.getpid()}"
+        self.name = name or f"{_program()}-{os.getpid()}"
         self.timeout = timeout
         sweep()
         try:
@@ -89,6 +95,9 @@ class Client:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
+        self.link.takes_records = forward_output
+        if output_prefix is not None:
+            self.link.marks_output = output_prefix
         self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, timeout)
         live_clients.append(self)
 
@@ -317,6 +326,13 @@ class Client:
 
 def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
     return Future(number, name, link.cancelled, link.reading.in_this_thread)
+
+
+def _program() -> str:
+    """The name of this program; where Python is embedded there may be no command line."""
+    line = getattr(sys, "argv", None) or [""]
+    name = Path(str(line[0]) or "python").name or "python"
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _name_of(function: Callable[..., Any]) -> str:

@@ -24,6 +24,7 @@ from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
 from minidask.client.future import Future
 from minidask.client.reading import Reading
+from minidask.client.records import log_here
 from minidask.client.results import Results
 from minidask.client.screen import show_output
 from minidask.client.session import Described, Inherited, Session
@@ -33,6 +34,7 @@ from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
+    RECORDS,
     Answer,
     Ask,
     BlobPart,
@@ -83,6 +85,10 @@ class Link:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
+        self.marks_output = not self.is_here
+        """Whether what tasks print is shown with the worker that it came from."""
+        self.takes_records = True
+        """Whether records that tasks log are to come here; to be set before the first task."""
         self.workers = WorkerTable()
         self.channels = Channels()
         self.bars: tuple[Calls, ...] = ()
@@ -99,9 +105,9 @@ class Link:
         self._answers: dict[int, OnAnswer] = {}
         self._groups = 0
         self._requests = 0
-        self._aside = Aside()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
+        self._aside = Aside()
         self._results = Results(self.send_if_open, self._pending.knows)
         self._session = self._describing()
         self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
@@ -112,7 +118,9 @@ class Link:
         inherited = self._slot.described if self._slot is not None else None
         if inherited is not None:
             return Inherited(self.blobs.put, self.blobs.release, inherited)
-        return Session(self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here)
+        return Session(
+            self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here, lambda: self.takes_records
+        )
 
     @property
     def is_here(self) -> bool:
@@ -324,7 +332,8 @@ class Link:
                 if future is not None:
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
-                self._aside.run(lambda: show_output(worker, stream, text))
+                marked = worker if self.marks_output else ""
+                self._aside.run(lambda: show_output(marked, stream, text))
             case Workers(workers):
                 self.workers.told(workers)
             case WorkerChanged(address, name, slots):
@@ -342,7 +351,10 @@ class Link:
             case FetchPart():
                 self.send_if_open([self.blobs.part(message)])
             case CallerMessage(channel, payload):
-                self.channels.put(channel, payload)
+                if channel != RECORDS:
+                    self.channels.put(channel, payload)
+                elif self.takes_records:
+                    self._aside.run(lambda: log_here(payload))
             case Idle(idle):
                 self._hooks.told_idle(idle)
             case Goodbye(reason):

@@ -149,7 +149,7 @@ class Bar:
                 self._line.start_t = self._began
             self._line.total = line.total
         self._line.n = line.over
-        self._line.set_description(self._name or None, refresh=False)
+        self._line.set_description_str(self._name, refresh=False)  # tqdm itself puts the colon
         self._line.set_postfix_str(line.note)
 
     def abandon(self) -> None:

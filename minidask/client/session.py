@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from minidask.blobfiles import blob_id
 from minidask.client.code import collected
+from minidask.client.traits import Traits
 from minidask.payload import dumps
 from minidask.signals import pass_on
 from minidask.sources import OwnModule, OwnModules, is_library
@@ -49,14 +50,21 @@ class Session:
         release: called with the names of those before.
         at_rest: whether no task is under way that may need those.
         is_here: whether all workers are on this machine, and so find files under the same names.
+        records: whether records that tasks log are to come to this process.
     """
 
     def __init__(
-        self, put: Put, release: Callable[[list[bytes]], None], at_rest: Callable[[], bool], is_here: bool
+        self,
+        put: Put,
+        release: Callable[[list[bytes]], None],
+        at_rest: Callable[[], bool],
+        is_here: bool,
+        records: Callable[[], bool],
     ) -> None:
         self._put = put
         self._release = release
         self._at_rest = at_rest
+        self._traits = Traits(is_here, records)
         self._is_here = is_here
         self._modules = OwnModules()
         self._modules.changed()  # what is loaded is noted as early as can be
@@ -68,7 +76,8 @@ class Session:
         self._modules.changed()
         sent = self._sent
         same = sent.found is self._modules.found and sent.path == sys.path
-        if not same or sent.log_level != logging.root.level or sent.directory != _directory():
+        same = same and sent.log_level == logging.root.level and sent.directory == _directory()
+        if not same or self._traits.changed():
             self._renew()
         return self._sent.blobs
 
@@ -81,11 +90,13 @@ class Session:
             content = collected(found, thin=self._is_here)
             payload = dumps(content, "the caller's own code") if content else []
             code = {blob_id(payload): payload} if content else {}
-        payload = dumps(describe(log_level, directory, next(iter(code), b"")), "the session")
+        session = describe(log_level, directory, next(iter(code), b"")) | self._traits.description()
+        payload = dumps(session, "the session")
         new = {blob_id(payload): payload, **code}
         self._put(new)
         self._old += before.blobs
         self._sent = _Sent(path, log_level, directory, found, code, list(new))
+        self._traits.note()
         if self._at_rest():
             old, self._old = self._old, []
             self._release(old)

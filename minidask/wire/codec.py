@@ -17,6 +17,7 @@ import msgpack
 from minidask.errors import ProtocolError
 from minidask.wire.frames import Buffer, Frame, encode_frame
 from minidask.wire.messages import CODES, Message
+from minidask.wire.packing import pack, unpack
 
 
 class _Layout(NamedTuple):
@@ -64,8 +65,8 @@ def encode(message: Message) -> list[Buffer]:
     layout = _BY_TYPE[type(message)]
     fields: tuple[Any, ...] = message
     if layout.has_payload:
-        return encode_frame(msgpack.packb((layout.code, *fields[:-1])), fields[-1])
-    return encode_frame(msgpack.packb((layout.code, *fields)))
+        return encode_frame(pack((layout.code, *fields[:-1])), fields[-1])
+    return encode_frame(pack((layout.code, *fields)))
 
 
 def decode(frame: Frame) -> Message:
@@ -75,7 +76,7 @@ def decode(frame: Frame) -> Message:
         ProtocolError: the frame holds no known message, or one with a missing, surplus or ill-typed field.
     """
     try:
-        fields = msgpack.unpackb(frame.header)
+        fields = unpack(frame.header)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ProtocolError(f"a frame header is no msgpack: {error}") from error
     if type(fields) is not list or not fields or type(fields[0]) is not int or not 0 <= fields[0] < len(CODES):

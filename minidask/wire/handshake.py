@@ -23,6 +23,7 @@ import msgpack
 
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, VersionMismatch
 from minidask.wire.frames import Buffer, Frame, encode_frame
+from minidask.wire.packing import pack, unpack
 
 PROTOCOL = 2
 ROLES = ("client", "worker")  # of those who connect to a scheduler
@@ -37,14 +38,13 @@ _REFUSALS: dict[str, type[MinidaskError]] = {
 
 
 def _pack(*fields: Any) -> bytes:
-    packed: bytes = msgpack.packb(fields)
-    return packed
+    return pack(fields)
 
 
 def _unpack(frame: Frame, kind: str, *types: type) -> list[Any]:
     """Check that the frame is the message expected here, and return its fields; a refusal is raised."""
     try:
-        fields = msgpack.unpackb(frame.header)
+        fields = unpack(frame.header)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
         raise ProtocolError("the peer answered the handshake with something that is no msgpack") from error
     if not isinstance(fields, list) or not fields:

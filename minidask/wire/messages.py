@@ -414,6 +414,9 @@ class CallerMessage(NamedTuple):
     payload: Payload
 
 
+RECORDS = "log"
+"""The channel for `logging`: each buffer is the msgpack of a `LogRecord`'s attributes, `worker` among them."""
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
