@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
-import mmap
 import os
 import shutil
 import time
@@ -146,7 +145,7 @@ class BlobStore:
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
                 if not theirs.is_symlink() and blobfiles.link(theirs, part):
-                    if blobfiles.blob_id([blobfiles.mapped(part, mmap.ACCESS_READ)]) == blob:
+                    if blobfiles.blob_id([blobfiles.mapped([part], shared=True, writable=False)]) == blob:
                         self._seal(blob, part)
                         return True
                     blobfiles.remove(part)
@@ -161,25 +160,19 @@ class BlobStore:
         part = self._part(blob)
         if self._has_room(size):
             try:
-                return Incoming(blob, part, blobfiles.reserve(part, size), size, self._seal)
+                blobfiles.reserve(part, size)
+                return Incoming(blob, part, size, self._seal)
             except OSError:
                 self._allowance = 0
         real = self._on_disk(part)
-        incoming = Incoming(blob, part, blobfiles.reserve(real, size), size, self._seal)
+        blobfiles.reserve(real, size)
         self._link_to_disk(part, real)
         self._warn_if_full()
-        return incoming
+        return Incoming(blob, part, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
         """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""
-        try:
-            fd = os.open(self._path(blob).with_suffix(suffix), os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            return blobfiles.read(fd, offset, size)
-        finally:
-            os.close(fd)
+        return blobfiles.read(self._path(blob).with_suffix(suffix), offset, size)
 
     def unpin_all(self) -> None:
         """This process needs nothing more."""
@@ -203,9 +196,7 @@ class BlobStore:
         """
         paths = [self._path(blob) for blob in blobs]
         try:
-            if len(paths) > 1:
-                return blobfiles.mapped_together(paths, private)
-            return blobfiles.mapped(paths[0], mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
+            return blobfiles.mapped(paths, shared=not private, writable=private)
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise SerializationError(f"blob {missing} is not in the store of this machine, {self.folder}") from error
@@ -234,7 +225,7 @@ class BlobStore:
         path = self._path(name).with_suffix(RESULT)
         try:
             # On a disk that is full, writing to a file's mapping ends the process; a private one is memory.
-            view = blobfiles.mapped(path, mmap.ACCESS_COPY if path.is_symlink() else mmap.ACCESS_WRITE)
+            view = blobfiles.mapped([path], shared=not path.is_symlink(), writable=True)
             blobfiles.remove(path)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
