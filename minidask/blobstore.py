@@ -1,8 +1,10 @@
 """One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
 
-    put ─► name.PROCESS-N.part ─rename─► name ◄─ map, by any process
-                                          │ hard link
-                                          └─► name.PROCESS-N    a pin: while one is there, the file stays
+    put ─► name.OWNER-N.part ─rename─► name ◄─ map, by any process
+                                        │ hard link
+                                        └─► name.OWNER-N    a pin: while one is there, the file stays
+
+    hand_over ─► name.OWNER.result ─accept, by the daemon─► name.result ─► take
 
 A blob's name says its content, so whoever finds the file need not write it again, in this call or the next. There
 is nobody in charge: every process follows the rules under the folder's lock, the file `lock`, which is never held
@@ -10,6 +12,9 @@ for long. A file without a pin is only kept for whoever may want it again, and g
 first, when the budget is used up. The kernel counts the links, and frees the memory of a file that is gone
 once the last process unmaps it: data in use never vanishes. What finds no room in memory is written to a folder
 on disk, to which the file is then a symbolic link.
+
+What names an owner goes when that process is gone. A result that the daemon has accepted stays until somebody takes
+it, or the daemon knows that nobody will (`worker/untaken.py`); no age tells that, as who waits may be stopped for long.
 """
 
 from __future__ import annotations
@@ -19,7 +24,6 @@ import fcntl
 import itertools
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +32,7 @@ from typing import Any
 from minidask import blobfiles
 from minidask.blobfiles import Hashed, Incoming
 from minidask.errors import SerializationError
-from minidask.folders import is_alive
+from minidask.folders import is_gone, owner
 from minidask.pieces import side_by_side
 from minidask.wire.frames import Buffer
 
@@ -36,7 +40,7 @@ LOCK = "lock"
 DISK = "disk"
 WARNED = "warned"
 RESULT = ".result"
-RESULT_SECONDS = 600.0
+PID_BYTES = 4
 LOOK_AFTER = 64  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()
@@ -204,15 +208,15 @@ class BlobStore:
     # --- results on their way back: each has one writer and one reader ---
 
     def hand_over(self, data: Buffer) -> bytes:
-        """Leave data for the one who calls `take` with the name that this returns.
+        """Leave data for the one who calls `take` with the name that this returns, once it was given to `accept`.
 
         Raises:
             OSError: there is no room for it.
         """
-        name = os.urandom(16)
+        name = os.getpid().to_bytes(PID_BYTES) + os.urandom(16 - PID_BYTES)
         part = self._part(name)
         self._write(part, [memoryview(data).cast("B")], self._has_room(len(data)))
-        part.rename(self._path(name).with_suffix(RESULT))
+        part.rename(self._handed_over(name))
         self._warn_if_full()
         return name
 
@@ -231,17 +235,20 @@ class BlobStore:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
         return view
 
-    def result_size(self, name: bytes) -> int:
-        """The bytes of a result that was handed over; 0 if it is gone."""
+    def accept(self, name: bytes) -> int:
+        """Have a result that was handed over stay, whatever becomes of who did; its bytes, 0 if it is gone."""
+        path = self._path(name).with_suffix(RESULT)
         try:
-            return self._path(name).with_suffix(RESULT).stat().st_size
+            self._handed_over(name).rename(path)
+            return path.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def keep_result(self, name: bytes) -> None:
-        """Somebody will still take it."""
+    def results(self) -> set[bytes]:
+        """The results that were accepted, and not taken."""
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._path(name).with_suffix(RESULT))
+            return {bytes.fromhex(name[:32]) for name in os.listdir(self.folder) if name[32:] == RESULT}
+        return set()
 
     def remove_result(self, name: bytes) -> None:
         """Nobody will take it."""
@@ -254,7 +261,11 @@ class BlobStore:
 
     def _named(self, blob: bytes, suffix: str) -> Path:
         """A name that tells whose it is, and is given once."""
-        return self.folder / f"{blob.hex()}.{os.getpid()}-{next(_numbers)}{suffix}"
+        return self.folder / f"{blob.hex()}.{owner()}-{next(_numbers)}{suffix}"
+
+    def _handed_over(self, name: bytes) -> Path:
+        """A result while it is its writer's, whose number begins the name: for what it then does not say, it goes."""
+        return self.folder / f"{name.hex()}.{owner(int.from_bytes(name[:PID_BYTES]))}{RESULT}"
 
     def _part(self, blob: bytes) -> Path:
         return self._named(blob, ".part")
@@ -326,14 +337,8 @@ class BlobStore:
         return total
 
     def _sweep(self) -> None:
-        """Remove pins and unfinished files of processes that are gone, and results that nobody took."""
-        now = time.time()
+        """Remove what is owned by processes that are gone: pins, unfinished files, results that they told nobody of."""
         for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if path.suffix == RESULT:
-                    stale = now - path.lstat().st_mtime > RESULT_SECONDS
-                else:
-                    owner = path.name.partition(".")[2].partition("-")[0]
-                    stale = owner.isdigit() and not is_alive(int(owner))
-                if stale:
-                    blobfiles.remove(path)
+            _, *owned = path.name.split(".")
+            if owned and is_gone(owned[0]):
+                blobfiles.remove(path)

@@ -1,7 +1,8 @@
 """Folders of a process's own, which whoever of the same user makes the next one sweeps out if the process is gone.
 
-Gone is a process whose number nobody has, and that holds no lock on the folder any more: in another container that
-shares this machine's shared memory it has a number that says nothing here.
+Who owns something is written in its name: the process's number, and the *space* in which it is that. A number says
+nothing in another container that shares this machine's shared memory, nor on another machine that shares a disk.
+Gone is a process of this space whose number nobody has; one of another space, if it holds no lock on its folder.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,9 +65,13 @@ def _machine() -> str:
     """A name for this machine: its boot, and its network, so that a container is a machine of its own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
+        return f"{boot}/{_inode('net')}"
     except OSError:
         return os.urandom(16).hex()  # no other process is known to be on the same
+
+
+def _inode(namespace: str) -> int:
+    return os.stat(f"/proc/self/ns/{namespace}").st_ino
 
 
 def sweep() -> None:
@@ -76,7 +82,7 @@ def sweep() -> None:
 
 def _new_folder(parent: Path) -> Path:
     _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{owner()}-", dir=parent))
     _hold(folder)
     return folder
 
@@ -90,7 +96,8 @@ def _hold(folder: Path) -> None:
         _held.remove(fd)
         os.close(fd)
     fd = os.open(folder, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with contextlib.suppress(OSError):  # a file system without such locks: only this space's processes may then judge
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     _held.append(fd)
 
 
@@ -107,10 +114,33 @@ def _is_held(folder: Path) -> bool:
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
-        pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
-        with contextlib.suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and not is_alive(pid) and not _is_held(folder):
+        named = folder.name.removeprefix(PREFIX)
+        with contextlib.suppress(OSError):  # also where there are no locks, so that none says whether it is held
+            ours_and_dead = folder.stat().st_uid == os.getuid() and not is_alive(int(named.partition("-")[0]))
+            if ours_and_dead and (is_gone(named) or not _is_held(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def owner(pid: int | None = None) -> str:
+    """What begins, or follows, the name of what a process owns, this one or another of its space: `PID-SPACE`."""
+    return f"{os.getpid() if pid is None else pid}-{_space()}"
+
+
+def is_gone(named: str) -> bool:
+    """Whether the process that owns what is named `PID-SPACE…` is gone for certain."""
+    pid, _, rest = named.partition("-")
+    space = rest.partition("-")[0]
+    return bool(space) and space == _space() and pid.isdigit() and not is_alive(int(pid))
+
+
+@functools.cache
+def _space() -> str:
+    """What tells apart where numbers of processes mean something: this boot of this machine, and the container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return format(zlib.crc32(f"{boot}/{_inode('pid')}".encode()), "08x")
+    except OSError:
+        return ""  # nobody is known to share it
 
 
 def is_alive(pid: int) -> bool:

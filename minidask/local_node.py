@@ -48,7 +48,7 @@ class LocalNode:
 
     def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, around: Surroundings) -> None:
         self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
-        self.agent = Agent("local", slots, make_slot, limits, around, BlobStore(around.store), peers=None)
+        self.agent = Agent("local", slots, make_slot, limits, around, BlobStore(around.store), None, self._core)
         self._around = around
         self.server: SchedulerServer | None = None
 

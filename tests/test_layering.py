@@ -16,7 +16,10 @@ PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "schedul
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
 SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
-    "minidask.worker": {"__main__", "agent", "calls", "daemon", "launch", "peers", "slot", "slotpool", "transfers"},
+    "minidask.worker": {
+        *("__main__", "agent", "calls", "children", "daemon", "launch", "peers", "slot", "slotpool", "transfers"),
+        "untaken",
+    },
 }
 PURE_ALONE = {
     "minidask.addresses",
@@ -33,6 +36,7 @@ ASYNC = {
     "minidask.scheduler.server",
     "minidask.transport",
     "minidask.worker.agent",
+    "minidask.worker.children",
     "minidask.worker.daemon",
     "minidask.worker.peers",
     "minidask.worker.slotpool",

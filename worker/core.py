@@ -41,6 +41,7 @@ from minidask.wire.messages import (
 )
 
 from .events import (
+    AwaitTaker,
     BlobFailed,
     BlobHere,
     Effect,
@@ -83,9 +84,14 @@ class Delivery:
 
 
 class WorkerCore:
-    """All of the worker daemon's state; see the module's docstring."""
+    """All of the worker daemon's state; see the module's docstring.
 
-    def __init__(self) -> None:
+    Args:
+        shared: whether clients take large results from the store themselves.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self.shared = shared
         self.slots: dict[int, SlotRecord] = {}
         self.queue: collections.deque[tuple[Run, float]] = collections.deque()
         self.blobs: dict[bytes, Payload] = {}  # large ones have no bytes here: they are in the store
@@ -315,11 +321,14 @@ class WorkerCore:
     def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
         """A call has come to its end."""
         call = slot.find(message.task, message.attempt)
+        if call is None or isinstance(call, Ending):
+            self._effects += [RemoveResult(blob) for blob in parts]
         if call is None:
             return
         if isinstance(call, Ending):
             self._report_stopped(call)  # even if it got to its end first
-            self._effects += [RemoveResult(blob) for blob in parts]
+        elif isinstance(message, Done) and parts and self.shared:
+            self._effects += [AwaitTaker(message.task, message.attempt, list(parts)), ToScheduler(message)]
         elif isinstance(message, Done) and parts:
             self._deliver(message, parts)
         else:
