@@ -20,7 +20,6 @@ it, or the daemon knows that nobody will (`worker/untaken.py`); no age tells tha
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import shutil
@@ -33,6 +32,7 @@ from minidask import blobfiles
 from minidask.blobfiles import Hashed, Incoming
 from minidask.errors import SerializationError
 from minidask.folders import is_gone, owner
+from minidask.locks import locked
 from minidask.pieces import side_by_side
 from minidask.wire.frames import Buffer
 
@@ -273,8 +273,7 @@ class BlobStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         """Hold the folder's lock; yields the budget, which its file tells."""
-        with open(self.folder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / LOCK) as lock:
             yield int(lock.read())
 
     def _write(self, path: Path, content: Iterable[memoryview], fits: bool) -> None:

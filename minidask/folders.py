@@ -8,6 +8,7 @@ Gone is a process of this space whose number nobody has; one of another space, i
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import os
@@ -20,15 +21,22 @@ from pathlib import Path
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
+MAX_PATH = 60  # bytes, of what a socket's folder is in: the kernel allows 107 for all of its path
 LEAST_BYTES = 4 * 1024 * 1024
 
 
 def runtime_folder() -> Path:
-    """A new folder, for this user alone, in a path short enough for sockets."""
-    parent = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if len(os.fsencode(parent)) > 60 or not os.access(parent, os.W_OK):
-        parent = Path("/tmp")
-    return _new_folder(parent)
+    """A new folder, for this user alone, in a path short enough for sockets.
+
+    Raises:
+        OSError: nothing of what might do can be written to.
+    """
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    places = [Path(named)] if named else []
+    for parent in [*places, _temporary(), Path("/tmp"), SHARED_MEMORY]:
+        if len(os.fsencode(parent)) <= MAX_PATH and os.access(parent, os.W_OK | os.X_OK):
+            return _new_folder(parent)
+    raise OSError(errno.EROFS, "no folder for sockets can be written to: set XDG_RUNTIME_DIR or TMPDIR to a short one")
 
 
 def memory_folder(instead: Path) -> Path:
@@ -46,7 +54,15 @@ def memory_folder(instead: Path) -> Path:
 
 def disk_folder(parent: Path | None) -> Path:
     """A new folder, for this user alone, in `parent` or the temporary folder."""
-    return _new_folder(parent or Path(tempfile.gettempdir()))
+    return _new_folder(parent or _temporary())
+
+
+def _temporary() -> Path:
+    """The temporary folder; shared memory where there is none that can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return SHARED_MEMORY
 
 
 def place_of(folder: Path) -> str:
@@ -76,21 +92,21 @@ def _inode(namespace: str) -> int:
 
 def sweep() -> None:
     """Remove what this user's processes left in shared memory and in the temporary folder when they were killed."""
-    for parent in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+    for parent in (SHARED_MEMORY, _temporary()):
         _sweep(parent)
 
 
 def _new_folder(parent: Path) -> Path:
     _sweep(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{owner()}-", dir=parent))
-    _hold(folder)
+    hold(folder)
     return folder
 
 
 _held: list[int] = []
 
 
-def _hold(folder: Path) -> None:
+def hold(folder: Path) -> None:
     """Lock a folder until this process ends; those that were removed are let go of."""
     for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
         _held.remove(fd)

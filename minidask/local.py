@@ -67,10 +67,13 @@ class LocalCluster:
         if processes:
             descriptors.check(self.n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
-        self._folder = runtime_folder()
-        disk = disk_folder(None)
-        folder = memory_folder(disk)
-        self._store = BlobStore.create(folder, blob_memory(folder), disk)
+        try:
+            self._folder = runtime_folder()
+            disk = disk_folder(None)
+            folder = memory_folder(disk)
+            self._store = BlobStore.create(folder, blob_memory(folder), disk)
+        except OSError as error:
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
