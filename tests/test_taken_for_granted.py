@@ -188,6 +188,18 @@ def test_where_only_shared_memory_can_be_written_to(programs: Programs) -> None:
     assert "all is right" in program.text
 
 
+@pytest.mark.parametrize("place", ["/proc", "/dev/shm"])
+def test_where_a_place_of_the_system_is_missing(programs: Programs, place: str) -> None:
+    if os.getuid() != 0 or not shutil.which("unshare"):
+        pytest.skip("a file system of one's own needs root, and unshare")
+    path = programs.folder / "run.py"
+    path.write_text(RUN)
+    command = f"mount -t tmpfs -o ro none {place}; exec {sys.executable} {path}"
+    program = programs.start("unshare", "--mount", "sh", "-c", command)
+    assert program.exit_code(60) == 0, program.text
+    assert "all is right" in program.text
+
+
 def test_the_first_place_that_will_do_is_taken_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(folders, "_temporary", lambda: Path("/nowhere"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + "long" * 20)

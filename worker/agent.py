@@ -387,7 +387,7 @@ class Agent:
             usage = {}
             for number, slot in self._slots.items():
                 if slot.pid != os.getpid() and self._core.running(number) is not None:
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                    with contextlib.suppress(psutil.Error, OSError):  # it has ended, or there is no /proc or descriptor
                         memory = psutil.Process(slot.pid).memory_info()
                         usage[number] = memory.rss - getattr(memory, "shared", 0)  # the store is nobody's own
             self._memory = sum(usage.values())
