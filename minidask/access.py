@@ -111,20 +111,35 @@ def load_or_create_secret(access_file: str | Path) -> bytes:
     path = _absolute(Path(access_file))
     try:
         if not path.exists():
-            _create(path)
+            _create(path, secrets.token_bytes(SECRET_BYTES))
     except OSError as error:
         raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
     return load_secret(path)
 
 
-def _create(path: Path) -> None:
+def put_back(access_file: str | Path, secret: bytes) -> None:
+    """Write the file of a secret again, if somebody has removed it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if not Path(access_file).exists():
+        _create(Path(access_file), secret)
+
+
+def _create(path: Path, secret: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
-        with contextlib.suppress(FileExistsError):
+            file.write(secret.hex() + "\n")
+        try:
             os.link(draft, path)  # whoever comes first has made it; a half-written file is never seen
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links: the last one of several that start at once has made it
+            os.replace(draft, path)
     finally:
-        os.unlink(draft)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)

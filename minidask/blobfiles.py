@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import functools
 import mmap
 import os
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from minidask.wire.frames import Buffer
 
 COPY_BYTES = 256 * 1024
 MAP_FIXED = 0x10
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
@@ -85,91 +86,106 @@ class Hashed:
         return self._digest.digest()
 
 
-def reserve(path: Path, size: int) -> int:
-    """A new file of that size, whose memory it has already; returns it open."""
+def reserve(path: Path, size: int) -> None:
+    """A new file of that size, whose memory it has already."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, size)
-    except BaseException:
-        os.close(fd)
-        os.unlink(path)
-        raise
-    return fd
-
-
-def read(fd: int, offset: int, size: int) -> bytes | None:
-    """So many bytes from `offset` on; None if there are fewer."""
-    data = os.pread(fd, size, offset)
-    return data if len(data) == size else None
-
-
-def mapped(path: Path, access: int) -> memoryview:
-    """The bytes of a file, mapped; `access` as `mmap` has it."""
-    fd = os.open(path, os.O_RDWR if access == mmap.ACCESS_WRITE else os.O_RDONLY)
-    try:
-        size = os.fstat(fd).st_size
-        return memoryview(mmap.mmap(fd, size, access=access)) if size else memoryview(b"")
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            os.unlink(path)
+            raise
+        os.truncate(fd, size)  # such a file system tells at the writing whether there is room
     finally:
         os.close(fd)
 
 
-def mapped_together(paths: Sequence[Path], private: bool) -> memoryview:
-    """The bytes of several files, one after another; all but the last are whole pages.
+def read(path: Path, offset: int, size: int) -> bytes | None:
+    """So many bytes of a file from `offset` on; None if there are fewer, or no such file."""
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        data = os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+    return data if len(data) == size else None
 
-    Address space for all of them first, and each file over its part of that; Python's `mmap` cannot say where.
+
+def mapped(paths: Sequence[Path], shared: bool, writable: bool) -> memoryview:
+    """The bytes of files, one after another, mapped; all but the last are whole pages.
+
+    Python's `mmap` keeps a descriptor for each file that it maps, as long as the memory is used, and cannot map one
+    next to another. So it only makes the address space here, and gives it back when the last view dies; the files are
+    mapped over it by hand, and stay without a descriptor.
+
+    Where a process has as many maps as the kernel lets it have (`vm.max_map_count`), it is a copy.
+
+    Args:
+        shared: whether the files change with what is written to the memory.
+        writable: whether it may be written to.
     """
-    with contextlib.ExitStack() as stack:
-        fds = []
-        for path in paths:
-            fds.append(os.open(path, os.O_RDONLY))
-            stack.callback(os.close, fds[-1])
-        sizes = [os.fstat(fd).st_size for fd in fds]
-        libc = _libc()
-        space = _map(libc, None, sum(sizes), mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        region = (ctypes.c_char * sum(sizes)).from_address(space)
-        weakref.finalize(region, libc.munmap, space, sum(sizes)).atexit = False
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if private else 0)
-        flags = (mmap.MAP_PRIVATE if private else mmap.MAP_SHARED) | MAP_FIXED
-        for fd, size in zip(fds, sizes, strict=True):
-            _map(libc, space, size, protection, flags, fd)
-            space += size
-    view = memoryview(region).cast("B")
-    return view if private else view.toreadonly()
+    sizes = [os.stat(path).st_size for path in paths]
+    if not sum(sizes):
+        return memoryview(b"")
+    try:
+        view = _mapped(paths, sizes, shared, writable)
+    except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
+        view = memoryview(bytearray().join(path.read_bytes() for path in paths))
+    return view if writable else view.toreadonly()
+
+
+def _mapped(paths: Sequence[Path], sizes: Sequence[int], shared: bool, writable: bool) -> memoryview:
+    space = mmap.mmap(-1, sum(sizes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    start = ctypes.c_char.from_buffer(space)
+    address = ctypes.addressof(start)
+    del start  # it would keep the space from being given back
+    for path, size in zip(paths, sizes, strict=True):
+        _map_over(address, size, path, shared, writable)
+        address += size
+    return memoryview(space)
+
+
+def _map_over(address: int, size: int, path: Path, shared: bool, writable: bool) -> None:
+    flags = MAP_FIXED | (mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE)
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    fd = os.open(path, os.O_RDWR if shared and writable else os.O_RDONLY)
+    try:
+        if size and _mmap()(address, size, protection, flags, fd, 0) == MAP_FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot map {size} bytes")
+    finally:
+        os.close(fd)
 
 
 @functools.cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = (
+def _mmap() -> Callable[..., int]:
+    function = ctypes.CDLL(None, use_errno=True).mmap
+    function.restype = ctypes.c_void_p
+    function.argtypes = (
         *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
         *(ctypes.c_int, ctypes.c_int, ctypes.c_long),
     )
-    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    return libc
-
-
-def _map(libc: ctypes.CDLL, address: int | None, size: int, protection: int, flags: int, fd: int) -> int:
-    mapped: int = libc.mmap(address, size, protection, flags, fd, 0)
-    if mapped == MAP_FAILED:
-        raise OSError(ctypes.get_errno(), f"cannot map {size} bytes")
-    return mapped
+    return function
 
 
 class Incoming:
     """A blob on its way into a store, part by part; there once all of it is what its name says.
 
+    Its file is opened for each part: of thousands of blobs under way, no descriptor is kept.
+
     Args:
-        path: its unfinished file, which is open as `fd`.
+        path: its unfinished file.
         seal: called with the blob and the file when it is finished.
     """
 
-    def __init__(self, blob: bytes, path: Path, fd: int, size: int, seal: Callable[[bytes, Path], None]) -> None:
+    def __init__(self, blob: bytes, path: Path, size: int, seal: Callable[[bytes, Path], None]) -> None:
         self.parts = Parts(size)
         self._blob = blob
         self._path = path
-        self._fd = fd
         self._seal = seal
         self._digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
 
@@ -178,17 +194,20 @@ class Incoming:
         if self.parts.came(offset, len(data)):
             self._digest.update(data)
             view = memoryview(data)
-            while view.nbytes:
-                count = os.pwrite(self._fd, view, offset)
-                view, offset = view[count:], offset + count
+            fd = os.open(self._path, os.O_WRONLY)
+            try:
+                while view.nbytes:
+                    count = os.pwrite(fd, view, offset)
+                    view, offset = view[count:], offset + count
+            finally:
+                os.close(fd)
 
     def read(self, offset: int, size: int) -> bytes | None:
         """Bytes that have come already; None if they have not."""
-        return read(self._fd, offset, size) if offset + size <= self.parts.have else None
+        return read(self._path, offset, size) if offset + size <= self.parts.have else None
 
     def finish(self) -> bool:
         """Have it in the store, pinned; False if it is not what its name says, and therefore refused."""
-        os.close(self._fd)
         if self._digest.digest() != self._blob:
             remove(self._path)
             return False
@@ -197,5 +216,4 @@ class Incoming:
 
     def abandon(self) -> None:
         """It is not wanted any more."""
-        os.close(self._fd)
         remove(self._path)

@@ -1,8 +1,10 @@
 """One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
 
-    put ─► name.PROCESS-N.part ─rename─► name ◄─ map, by any process
-                                          │ hard link
-                                          └─► name.PROCESS-N    a pin: while one is there, the file stays
+    put ─► name.OWNER-N.part ─rename─► name ◄─ map, by any process
+                                        │ hard link
+                                        └─► name.OWNER-N    a pin: while one is there, the file stays
+
+    hand_over ─► name.OWNER.result ─accept, by the daemon─► name.result ─► take
 
 A blob's name says its content, so whoever finds the file need not write it again, in this call or the next. There
 is nobody in charge: every process follows the rules under the folder's lock, the file `lock`, which is never held
@@ -10,17 +12,17 @@ for long. A file without a pin is only kept for whoever may want it again, and g
 first, when the budget is used up. The kernel counts the links, and frees the memory of a file that is gone
 once the last process unmaps it: data in use never vanishes. What finds no room in memory is written to a folder
 on disk, to which the file is then a symbolic link.
+
+What names an owner goes when that process is gone. A result that the daemon has accepted stays until somebody takes
+it, or the daemon knows that nobody will (`worker/untaken.py`); no age tells that, as who waits may be stopped for long.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
-import mmap
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +31,8 @@ from typing import Any
 from minidask import blobfiles
 from minidask.blobfiles import Hashed, Incoming
 from minidask.errors import SerializationError
-from minidask.folders import is_alive
+from minidask.folders import is_gone, owner
+from minidask.locks import locked
 from minidask.pieces import side_by_side
 from minidask.signals import pass_on
 from minidask.wire.frames import Buffer
@@ -38,7 +41,7 @@ LOCK = "lock"
 DISK = "disk"
 WARNED = "warned"
 RESULT = ".result"
-RESULT_SECONDS = 600.0
+PID_BYTES = 4
 LOOK_AFTER = 64  # a process looks through the folder again when it has used up this part of the free room
 
 _numbers = itertools.count()
@@ -147,7 +150,7 @@ class BlobStore:
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
                 if not theirs.is_symlink() and blobfiles.link(theirs, part):
-                    if blobfiles.blob_id([blobfiles.mapped(part, mmap.ACCESS_READ)]) == blob:
+                    if blobfiles.blob_id([blobfiles.mapped([part], shared=True, writable=False)]) == blob:
                         self._seal(blob, part)
                         return True
                     blobfiles.remove(part)
@@ -162,25 +165,19 @@ class BlobStore:
         part = self._part(blob)
         if self._has_room(size):
             try:
-                return Incoming(blob, part, blobfiles.reserve(part, size), size, self._seal)
+                blobfiles.reserve(part, size)
+                return Incoming(blob, part, size, self._seal)
             except OSError:
                 self._allowance = 0
         real = self._on_disk(part)
-        incoming = Incoming(blob, part, blobfiles.reserve(real, size), size, self._seal)
+        blobfiles.reserve(real, size)
         self._link_to_disk(part, real)
         self._warn_if_full()
-        return incoming
+        return Incoming(blob, part, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
         """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""
-        try:
-            fd = os.open(self._path(blob).with_suffix(suffix), os.O_RDONLY)
-        except FileNotFoundError:
-            return None
-        try:
-            return blobfiles.read(fd, offset, size)
-        finally:
-            os.close(fd)
+        return blobfiles.read(self._path(blob).with_suffix(suffix), offset, size)
 
     def unpin_all(self) -> None:
         """This process needs nothing more."""
@@ -204,9 +201,7 @@ class BlobStore:
         """
         paths = [self._path(blob) for blob in blobs]
         try:
-            if len(paths) > 1:
-                return blobfiles.mapped_together(paths, private)
-            return blobfiles.mapped(paths[0], mmap.ACCESS_COPY if private else mmap.ACCESS_READ)
+            return blobfiles.mapped(paths, shared=not private, writable=private)
         except FileNotFoundError as error:
             missing = Path(error.filename).name
             raise SerializationError(f"blob {missing} is not in the store of this machine, {self.folder}") from error
@@ -214,15 +209,15 @@ class BlobStore:
     # --- results on their way back: each has one writer and one reader ---
 
     def hand_over(self, data: Buffer) -> bytes:
-        """Leave data for the one who calls `take` with the name that this returns.
+        """Leave data for the one who calls `take` with the name that this returns, once it was given to `accept`.
 
         Raises:
             OSError: there is no room for it.
         """
-        name = os.urandom(16)
+        name = os.getpid().to_bytes(PID_BYTES) + os.urandom(16 - PID_BYTES)
         part = self._part(name)
         self._write(part, [memoryview(data).cast("B")], self._has_room(len(data)))
-        part.rename(self._path(name).with_suffix(RESULT))
+        part.rename(self._handed_over(name))
         self._warn_if_full()
         return name
 
@@ -235,23 +230,26 @@ class BlobStore:
         path = self._path(name).with_suffix(RESULT)
         try:
             # On a disk that is full, writing to a file's mapping ends the process; a private one is memory.
-            view = blobfiles.mapped(path, mmap.ACCESS_COPY if path.is_symlink() else mmap.ACCESS_WRITE)
+            view = blobfiles.mapped([path], shared=not path.is_symlink(), writable=True)
             blobfiles.remove(path)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
         return view
 
-    def result_size(self, name: bytes) -> int:
-        """The bytes of a result that was handed over; 0 if it is gone."""
+    def accept(self, name: bytes) -> int:
+        """Have a result that was handed over stay, whatever becomes of who did; its bytes, 0 if it is gone."""
+        path = self._path(name).with_suffix(RESULT)
         try:
-            return self._path(name).with_suffix(RESULT).stat().st_size
+            self._handed_over(name).rename(path)
+            return path.stat().st_size
         except FileNotFoundError:
             return 0
 
-    def keep_result(self, name: bytes) -> None:
-        """Somebody will still take it."""
+    def results(self) -> set[bytes]:
+        """The results that were accepted, and not taken."""
         with contextlib.suppress(FileNotFoundError):
-            os.utime(self._path(name).with_suffix(RESULT))
+            return {bytes.fromhex(name[:32]) for name in os.listdir(self.folder) if name[32:] == RESULT}
+        return set()
 
     def remove_result(self, name: bytes) -> None:
         """Nobody will take it."""
@@ -264,7 +262,11 @@ class BlobStore:
 
     def _named(self, blob: bytes, suffix: str) -> Path:
         """A name that tells whose it is, and is given once."""
-        return self.folder / f"{blob.hex()}.{os.getpid()}-{next(_numbers)}{suffix}"
+        return self.folder / f"{blob.hex()}.{owner()}-{next(_numbers)}{suffix}"
+
+    def _handed_over(self, name: bytes) -> Path:
+        """A result while it is its writer's, whose number begins the name: for what it then does not say, it goes."""
+        return self.folder / f"{name.hex()}.{owner(int.from_bytes(name[:PID_BYTES]))}{RESULT}"
 
     def _part(self, blob: bytes) -> Path:
         return self._named(blob, ".part")
@@ -272,8 +274,7 @@ class BlobStore:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         """Hold the folder's lock; yields the budget, which its file tells."""
-        with open(self.folder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder / LOCK) as lock:
             yield int(lock.read())
 
     def _write(self, path: Path, content: Iterable[memoryview], fits: bool) -> None:
@@ -337,14 +338,8 @@ class BlobStore:
         return total
 
     def _sweep(self) -> None:
-        """Remove pins and unfinished files of processes that are gone, and results that nobody took."""
-        now = time.time()
+        """Remove what is owned by processes that are gone: pins, unfinished files, results that they told nobody of."""
         for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if path.suffix == RESULT:
-                    stale = now - path.lstat().st_mtime > RESULT_SECONDS
-                else:
-                    owner = path.name.partition(".")[2].partition("-")[0]
-                    stale = owner.isdigit() and not is_alive(int(owner))
-                if stale:
-                    blobfiles.remove(path)
+            _, *owned = path.name.split(".")
+            if owned and is_gone(owned[0]):
+                blobfiles.remove(path)

@@ -1,17 +1,20 @@
 """Folders of a process's own, which whoever of the same user makes the next one sweeps out if the process is gone.
 
-Gone is a process whose number nobody has, and that holds no lock on the folder any more: in another container that
-shares this machine's shared memory it has a number that says nothing here.
+Who owns something is written in its name: the process's number, and the *space* in which it is that. A number says
+nothing in another container that shares this machine's shared memory, nor on another machine that shares a disk.
+Gone is a process of this space whose number nobody has; one of another space, if it holds no lock on its folder.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,15 +22,22 @@ from minidask.signals import pass_on, suppress
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
+MAX_PATH = 60  # bytes, of what a socket's folder is in: the kernel allows 107 for all of its path
 LEAST_BYTES = 4 * 1024 * 1024
 
 
 def runtime_folder() -> Path:
-    """A new folder, for this user alone, in a path short enough for sockets."""
-    parent = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    if len(os.fsencode(parent)) > 60 or not os.access(parent, os.W_OK):
-        parent = Path("/tmp")
-    return _new_folder(parent)
+    """A new folder, for this user alone, in a path short enough for sockets.
+
+    Raises:
+        OSError: nothing of what might do can be written to.
+    """
+    named = os.environ.get("XDG_RUNTIME_DIR")
+    places = [Path(named)] if named else []
+    for parent in [*places, _temporary(), Path("/tmp"), SHARED_MEMORY]:
+        if len(os.fsencode(parent)) <= MAX_PATH and os.access(parent, os.W_OK | os.X_OK):
+            return _new_folder(parent)
+    raise OSError(errno.EROFS, "no folder for sockets can be written to: set XDG_RUNTIME_DIR or TMPDIR to a short one")
 
 
 def memory_folder(instead: Path) -> Path:
@@ -45,7 +55,15 @@ def memory_folder(instead: Path) -> Path:
 
 def disk_folder(parent: Path | None) -> Path:
     """A new folder, for this user alone, in `parent` or the temporary folder."""
-    return _new_folder(parent or Path(tempfile.gettempdir()))
+    return _new_folder(parent or _temporary())
+
+
+def _temporary() -> Path:
+    """The temporary folder; shared memory where there is none that can be written to."""
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError:
+        return SHARED_MEMORY
 
 
 def place_of(folder: Path) -> str:
@@ -64,35 +82,40 @@ def _machine() -> str:
     """A name for this machine: its boot, and its network, so that a container is a machine of its own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{os.stat('/proc/self/ns/net').st_ino}"
+        return f"{boot}/{_inode('net')}"
     except OSError as error:
         pass_on(error)
         return os.urandom(16).hex()  # no other process is known to be on the same
 
 
+def _inode(namespace: str) -> int:
+    return os.stat(f"/proc/self/ns/{namespace}").st_ino
+
+
 def sweep() -> None:
     """Remove what this user's processes left in shared memory and in the temporary folder when they were killed."""
-    for parent in (SHARED_MEMORY, Path(tempfile.gettempdir())):
+    for parent in (SHARED_MEMORY, _temporary()):
         _sweep(parent)
 
 
 def _new_folder(parent: Path) -> Path:
     _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
-    _hold(folder)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{owner()}-", dir=parent))
+    hold(folder)
     return folder
 
 
 _held: list[int] = []
 
 
-def _hold(folder: Path) -> None:
+def hold(folder: Path) -> None:
     """Lock a folder until this process ends; those that were removed are let go of."""
     for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
         _held.remove(fd)
         os.close(fd)
     fd = os.open(folder, os.O_RDONLY)
-    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with suppress(OSError):  # a file system without such locks: only this space's processes may then judge
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     _held.append(fd)
 
 
@@ -109,10 +132,34 @@ def _is_held(folder: Path) -> bool:
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
-        pid = int(folder.name.removeprefix(PREFIX).partition("-")[0])
-        with suppress(OSError):
-            if folder.stat().st_uid == os.getuid() and not is_alive(pid) and not _is_held(folder):
+        named = folder.name.removeprefix(PREFIX)
+        with suppress(OSError):  # also where there are no locks, so that none says whether it is held
+            ours_and_dead = folder.stat().st_uid == os.getuid() and not is_alive(int(named.partition("-")[0]))
+            if ours_and_dead and (is_gone(named) or not _is_held(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def owner(pid: int | None = None) -> str:
+    """What begins, or follows, the name of what a process owns, this one or another of its space: `PID-SPACE`."""
+    return f"{os.getpid() if pid is None else pid}-{_space()}"
+
+
+def is_gone(named: str) -> bool:
+    """Whether the process that owns what is named `PID-SPACE…` is gone for certain."""
+    pid, _, rest = named.partition("-")
+    space = rest.partition("-")[0]
+    return bool(space) and space == _space() and pid.isdigit() and not is_alive(int(pid))
+
+
+@functools.cache
+def _space() -> str:
+    """What tells apart where numbers of processes mean something: this boot of this machine, and the container."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        return format(zlib.crc32(f"{boot}/{_inode('pid')}".encode()), "08x")
+    except OSError as error:
+        pass_on(error)
+        return ""  # nobody is known to share it
 
 
 def is_alive(pid: int) -> bool:

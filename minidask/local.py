@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from minidask import descriptors
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder, runtime_folder
@@ -70,11 +71,16 @@ class LocalCluster:
                 " use processes=True"
             )
         self.n_workers = _worker_count(n_workers)
+        if processes:
+            descriptors.check(self.n_workers)
         slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
-        self._folder = runtime_folder()
-        disk = disk_folder(None)
-        folder = memory_folder(disk)
-        self._store = BlobStore.create(folder, blob_memory(folder), disk)
+        try:
+            self._folder = runtime_folder()
+            disk = disk_folder(None)
+            folder = memory_folder(disk)
+            self._store = BlobStore.create(folder, blob_memory(folder), disk)
+        except OSError as error:
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
@@ -88,6 +94,9 @@ class LocalCluster:
         }
         try:
             self._node = _NodeProcess(config) if processes else _NodeThread(config)
+        except OSError as error:
+            self._remove_folders()
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
         except BaseException:
             self._remove_folders()
             raise
@@ -96,6 +105,8 @@ class LocalCluster:
     def scale(self, n: int) -> None:
         """Have `n` workers from now on; those that are too many end after the task that they run."""
         count = _worker_count(n)
+        if isinstance(self._node, _NodeProcess):
+            descriptors.check(count)
         if self not in _live_clusters:
             raise MinidaskError("this cluster is closed, or belongs to the process that forked this one off")
         self.n_workers = count

@@ -8,11 +8,13 @@ The one argument is the file descriptor of the control channel, whose first line
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
 
+from minidask import descriptors
 from minidask.nesting import Surroundings
 from minidask.resources import thread_limits
 from minidask.worker.launch import launch
@@ -29,7 +31,11 @@ def main(arguments: list[str]) -> None:
         return  # the user's process is gone already
     environment = thread_limits(config["slots"], os.environ)
     around = Surroundings(config["store"], config["address"], config["access_file"])
-    launched = [launch(environment, around) for _ in range(config["slots"])]
+    descriptors.raise_limit()
+    launched = []
+    with contextlib.suppress(OSError):  # the node tries again, and says so
+        for _ in range(config["slots"]):
+            launched.append(launch(environment, around))
 
     from minidask.local_node import serve  # noqa: PLC0415 - only now, see above
 

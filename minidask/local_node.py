@@ -18,12 +18,14 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
-from minidask.access import load_or_create_secret
+from minidask.access import load_or_create_secret, put_back
 from minidask.addresses import Address
 from minidask.blobstore import BlobStore
+from minidask.folders import hold
 from minidask.nesting import Surroundings
 from minidask.program import run_loop
 from minidask.scheduler.core import SchedulerCore
@@ -34,6 +36,10 @@ from minidask.worker.agent import Agent
 from minidask.worker.launch import Launched
 from minidask.worker.memory import MemoryLimits
 from minidask.worker.slotpool import PoolEvents, ProcessSlot, SlotFactory
+
+LOOK_SECONDS = 1.0
+
+log = logging.getLogger("minidask.node")
 
 
 class LocalNode:
@@ -48,15 +54,20 @@ class LocalNode:
 
     def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, around: Surroundings) -> None:
         self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
-        self.agent = Agent("local", slots, make_slot, limits, around, BlobStore(around.store), peers=None)
+        self.agent = Agent(
+            "local", slots, make_slot, limits, around, BlobStore(around.store), None, recipients=self._core
+        )
         self._around = around
         self.server: SchedulerServer | None = None
+        self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, with a fresh secret, and start the slots."""
         info = {"store": self._around.store}
-        self.server = SchedulerServer(self._core, load_or_create_secret(self._around.access_file), info)
+        secret = load_or_create_secret(self._around.access_file)
+        self.server = SchedulerServer(self._core, secret, info)
         await self.server.listen(Address.parse(self._around.scheduler))
+        self._keeping = asyncio.create_task(self._keep_reachable(self.server, secret))
         to_worker = _ToWorker(self.agent)
         # A task reaches this worker without a round trip, so it need not hold any in advance.
         worker_info = {**self.agent.info, "prefetch": 0}
@@ -64,8 +75,27 @@ class LocalNode:
         self.agent.attach(_ToScheduler(self.server, peer))
         self.agent.start()
 
+    async def _keep_reachable(self, server: SchedulerServer, secret: bytes) -> None:
+        """Make socket and secret again when somebody has cleaned their folder up: tasks look for them there."""
+        socket_file = Path(Address.parse(self._around.scheduler).path)
+        told = False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if socket_file.exists() and Path(self._around.access_file).exists():
+                continue
+            try:
+                put_back(self._around.access_file, secret)
+                await server.listen(Address.parse(self._around.scheduler))
+                hold(socket_file.parent)
+            except OSError as error:
+                if not told:
+                    log.warning("%s is gone, and cannot be made again: %s", socket_file, error)
+                told = True
+
     async def close(self) -> None:
         """Say goodbye to clients and end all slots."""
+        if self._keeping is not None:
+            self._keeping.cancel()
         if self.server is not None:
             await self.server.close("the cluster was closed")
         await self.agent.close()

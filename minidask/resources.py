@@ -40,7 +40,10 @@ def memory_total(root: Path = Path("/")) -> int:
     """The bytes of memory that this process may use: the machine's, or its container's if that is less."""
     import psutil  # noqa: PLC0415 - slow to load, and not always needed
 
-    total: int = psutil.virtual_memory().total
+    try:
+        total: int = psutil.virtual_memory().total
+    except OSError:  # there is no /proc; the kernel tells it too, but for a container always the machine's
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([total, *_memory_limits(root)])
 
 

@@ -110,6 +110,12 @@ class SchedulerCore:
         self.idling.update()
         return self._take()
 
+    def recipient(self, task: int, attempt: int) -> int:
+        """The client that waits for the outcome of an attempt; 0 if none does."""
+        record = self.attempts.tasks.get(task)
+        wanted = record is not None and record.attempt == attempt and type(record.state) is Running
+        return record.client.peer if record is not None and wanted else 0
+
     def _send(self, peer: int, message: m.Message) -> None:
         self._out.append((peer, message))
 

@@ -31,6 +31,8 @@ SHELLS = {
         "slotpool",
         "traits",
         "transfers",
+        "children",
+        "untaken",
     },
 }
 PURE_ALONE = {
@@ -48,6 +50,7 @@ ASYNC = {
     "minidask.scheduler.server",
     "minidask.transport",
     "minidask.worker.agent",
+    "minidask.worker.children",
     "minidask.worker.daemon",
     "minidask.worker.peers",
     "minidask.worker.slotpool",

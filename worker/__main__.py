@@ -9,6 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
+from minidask import descriptors
 from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
@@ -130,6 +131,8 @@ def _memory(text: str) -> int | None:
 
 
 async def _work(options: argparse.Namespace) -> int:
+    descriptors.check(options.nworkers)
+    descriptors.raise_limit()
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
     disk = disk_folder(options.local_directory)
@@ -162,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging(options.log_level)
     try:
         return run_loop(_work(options))
-    except MinidaskError as error:
+    except (MinidaskError, OSError) as error:
         return fail(PROGRAM, error)
 
 

@@ -45,6 +45,7 @@ from minidask.wire.messages import (
 
 from .core import GRACE_SECONDS, WorkerCore
 from .events import (
+    AwaitTaker,
     Effect,
     Event,
     Fetch,
@@ -70,10 +71,13 @@ from .output import LineSplitter, RateLimiter
 from .peers import Peers
 from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
 from .transfers import Transfers
+from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0
 MEMORY_SECONDS = 0.5
 KILL_SECONDS = 2.0
+FIRST_RETRY_SECONDS = 0.1
+LAST_RETRY_SECONDS = 6.4
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
 log = logging.getLogger("minidask.worker")
@@ -91,6 +95,7 @@ class Agent:
         store: where this machine's large data is.
         peers: the way to other workers; None where there can be none, as the clients use the same store.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
+        recipients: tells who waits for an outcome, where the clients use the same store.
     """
 
     def __init__(
@@ -103,6 +108,7 @@ class Agent:
         store: BlobStore,
         peers: Peers | None,
         fresh_slots: bool = False,
+        recipients: Recipients | None = None,
     ) -> None:
         self.name = name
         self.gave_up = asyncio.Event()
@@ -118,7 +124,8 @@ class Agent:
         self._transfers = Transfers(store, peers is None, self.post, self._ask)
         if peers is not None:
             peers.transfers = self._transfers
-        self._core = WorkerCore(fresh_slots)
+        self._untaken = Untaken(store, recipients)
+        self._core = WorkerCore(fresh_slots, shared=peers is None)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
         self._splitters: dict[tuple[int, str], LineSplitter] = {}
@@ -270,8 +277,7 @@ class Agent:
                 self._slots[slot].send(message)
                 self._touched.add(self._slots[slot])
             case Spawn(slot):
-                if not self._closing:
-                    self._slots[slot] = self._start_slot(slot)
+                self._start_slot(slot)
             case Interrupt(slot, task, attempt):
                 self._slots[slot].interrupt(task, attempt)
             case Kill(slot):
@@ -282,6 +288,8 @@ class Agent:
                 self._transfers.want(blob, size, source, places)
             case RemoveResult(blob):
                 self._store.remove_result(blob)
+            case AwaitTaker(task, attempt, parts):
+                self._untaken.add(task, attempt, parts)
             case Forget(blobs):
                 self._transfers.forget(blobs)
             case GiveUp(reason):
@@ -289,8 +297,19 @@ class Agent:
                 self.reason = reason
                 self.gave_up.set()
 
-    def _start_slot(self, number: int) -> SlotHandle:
-        return self._make_slot(number, self._pool_events, self._environment, self._around)
+    def _start_slot(self, number: int, pause: float = FIRST_RETRY_SECONDS) -> None:
+        """Start a slot; again and again, for some time, while there are no processes or descriptors to be had."""
+        if self._closing:
+            return
+        try:
+            self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._around)
+        except OSError as error:
+            if pause > LAST_RETRY_SECONDS and not self._slots:
+                self._carry_out(GiveUp(f"no process can be started to run tasks in: {error}"))
+                return
+            pause = min(pause, LAST_RETRY_SECONDS)
+            log.warning("slot %d cannot be started: %s; trying again in %g seconds", number, error, pause)
+            asyncio.get_running_loop().call_later(pause, self._start_slot, number, 2 * pause)
 
     def _send(self, message: Message) -> None:
         if self._link is not None:
@@ -322,10 +341,10 @@ class Agent:
             self.post(self._from_slot(slot, message))
 
     def _from_slot(self, slot: int, message: Message) -> Event:
-        if self._peers is not None and type(message) is Done and len(message.payload) > 1:
+        if type(message) is Done and len(message.payload) > 1:
             parts = left_in(message.payload)
             if parts:
-                return ResultLeft(slot, message, {name: self._store.result_size(name) for name in parts})
+                return ResultLeft(slot, message, {name: self._store.accept(name) for name in parts})
         return FromSlot(slot, message)
 
     def _slot_printed(self, slot: int, stream: str, data: bytes) -> None:
@@ -362,9 +381,7 @@ class Agent:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._send(Heartbeat(self._memory))
-            for delivery in self._core.deliveries.values():
-                for name in delivery.left:
-                    self._store.keep_result(name)
+            self._untaken.look()
 
     async def _watch_memory(self) -> None:
         while True:
@@ -372,7 +389,7 @@ class Agent:
             usage = {}
             for number, slot in self._slots.items():
                 if slot.pid != os.getpid() and self._core.running(number) is not None:
-                    with contextlib.suppress(psutil.NoSuchProcess):
+                    with contextlib.suppress(psutil.Error, OSError):  # it has ended, or there is no /proc or descriptor
                         memory = psutil.Process(slot.pid).memory_info()
                         usage[number] = memory.rss - getattr(memory, "shared", 0)  # the store is nobody's own
             self._memory = sum(usage.values())

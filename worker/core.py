@@ -42,6 +42,7 @@ from minidask.wire.messages import (
 )
 
 from .events import (
+    AwaitTaker,
     BlobFailed,
     BlobHere,
     Effect,
@@ -88,10 +89,12 @@ class WorkerCore:
 
     Args:
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
+        shared: whether clients take large results from the store themselves.
     """
 
-    def __init__(self, fresh_slots: bool = False) -> None:
+    def __init__(self, fresh_slots: bool = False, *, shared: bool = False) -> None:
         self._fresh_slots = fresh_slots
+        self.shared = shared
         self.slots: dict[int, SlotRecord] = {}
         self.queue: collections.deque[tuple[Run, float]] = collections.deque()
         self.blobs: dict[bytes, Payload] = {}  # large ones have no bytes here: they are in the store
@@ -344,11 +347,14 @@ class WorkerCore:
     def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
         """A call has come to its end."""
         call = slot.find(message.task, message.attempt)
+        if call is None or isinstance(call, Ending):
+            self._effects += [RemoveResult(blob) for blob in parts]
         if call is None:
             return
         if isinstance(call, Ending):
             self._report_stopped(call)  # even if it got to its end first
-            self._effects += [RemoveResult(blob) for blob in parts]
+        elif isinstance(message, Done) and parts and self.shared:
+            self._effects += [AwaitTaker(message.task, message.attempt, list(parts)), ToScheduler(message)]
         elif isinstance(message, Done) and parts:
             self._deliver(message, parts)
         else:

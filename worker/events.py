@@ -150,10 +150,18 @@ class RemoveResult(NamedTuple):
     blob: bytes
 
 
+class AwaitTaker(NamedTuple):
+    """The outcome of this attempt is about to be told: its client takes these parts from the store that it shares."""
+
+    task: int
+    attempt: int
+    parts: list[bytes]
+
+
 class GiveUp(NamedTuple):
     """This daemon cannot work; `reason` says why."""
 
     reason: str
 
 
-Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | Fetch | Forget | RemoveResult | GiveUp
+Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | Fetch | Forget | RemoveResult | AwaitTaker | GiveUp

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from minidask import descriptors
 from minidask.nesting import Surroundings
 from minidask.spawn import start_python
 
@@ -27,24 +29,32 @@ def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
     Args:
         environment: variables beside the inherited ones.
         around: what it has to know.
+
+    Raises:
+        OSError: there are no more processes, descriptors or memory to be had; nothing is left of it.
     """
-    ours, theirs = socket.socketpair()
-    outputs = {"stdout": os.pipe(), "stderr": os.pipe()}
-    told, stops = os.pipe()
-    numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
-    process = start_python(
-        "minidask.worker.slot",
-        [*numbers, *around],
-        [theirs.fileno(), told],
-        stdin=subprocess.DEVNULL,
-        stdout=outputs["stdout"][1],
-        stderr=outputs["stderr"][1],
-        env={**os.environ, **environment},
-        process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
-    )
-    theirs.close()
-    os.close(told)
-    for _, write_end in outputs.values():
-        os.close(write_end)
+    with contextlib.ExitStack() as kept, contextlib.ExitStack() as handed_over:
+        ours, theirs = socket.socketpair()
+        kept.callback(ours.close)
+        handed_over.callback(theirs.close)
+        pipes = []
+        for reader, writer in ((kept, handed_over), (kept, handed_over), (handed_over, kept)):
+            pipes.append(os.pipe())
+            reader.callback(os.close, pipes[-1][0])
+            writer.callback(os.close, pipes[-1][1])
+        stdout, stderr, (told, stops) = pipes
+        numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
+        process = start_python(
+            "minidask.worker.slot",
+            [*numbers, *around],
+            [theirs.fileno(), told],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout[1],
+            stderr=stderr[1],
+            env={**os.environ, **environment},
+            process_group=0,  # Ctrl-C is for the user's own process; and what the slot forks dies with it
+        )
+        kept.pop_all()
+    descriptors.restore(process.pid)
     os.set_blocking(stops, False)
-    return Launched(process, ours, {stream: read_end for stream, (read_end, _) in outputs.items()}, stops)
+    return Launched(process, ours, {"stdout": stdout[0], "stderr": stderr[0]}, stops)

@@ -21,6 +21,7 @@ from minidask.transport import MessageLink
 from minidask.wire.messages import Message
 
 from .calls import STOP
+from .children import watch
 from .launch import Launched, launch
 from .slot import Slot
 
@@ -82,9 +83,7 @@ class ProcessSlot:
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
         self._connecting = self._loop.create_task(_adopt(self._link, sock))
         self._link_open, self._alive = True, True
-        self._watch = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
-        if self._watch >= 0:
-            self._loop.add_reader(self._watch, self._process_ended)
+        watch(self._process, self._process_ended)
 
     # --- commands ---
 
@@ -157,18 +156,10 @@ class ProcessSlot:
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._link_open = False
-        if self._watch < 0:
-            self._process_ended()
-        else:
-            self._maybe_exited()
+        self._maybe_exited()
 
     def _process_ended(self) -> None:
         self._alive = False
-        if self._watch >= 0:
-            self._loop.remove_reader(self._watch)
-            os.close(self._watch)
-            self._watch = -1
-        self._process.wait()
         # What it started is asked to end, and gets the time for it: a resource tracker, which ignores the signal,
         # cleans up once the last of the processes that it serves is gone.
         self._signal_group(signal.SIGTERM)
@@ -180,9 +171,13 @@ class ProcessSlot:
         self._link.abort()  # something it forked may have held its socket open
 
     def _maybe_exited(self) -> None:
-        """Report the end once the process is gone and its last message has been read."""
+        """Report the end once the process is gone and its last message has been read.
+
+        Only then is the process waited for: until then its number, and so what it has left in the store, is its own.
+        """
         if self._link_open or self._alive:
             return
+        self._process.wait()
         for stream in list(self._pipes):
             self._read_pipe(stream)
             self._close_pipe(stream)

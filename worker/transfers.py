@@ -109,6 +109,9 @@ class Transfers:
             else:
                 self._serve_waiting(transfer)
         except OSError as error:  # the disk is full, or the store was removed
+            if self._coming.pop(message.blob, None) is not None:
+                transfer.incoming.abandon()
+                self._refuse(message.blob, transfer, "it cannot be written where it was to come from")
             self._post(NoRoom(message.blob, f"its data cannot be written: {error}"))
         self._ask(transfer.source)
 

@@ -21,9 +21,11 @@ from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
+from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.nesting import TaskSlot, waiting, working_for
 from minidask.payload import LARGE_BYTES, SHARED
 
+RETURN_SECONDS = 5.0
 LOOK_SECONDS = 0.05
 """How often a thread that waits looks whether another one still helps its slot, and whether it was cancelled."""
 
@@ -160,6 +162,18 @@ def client_of(slot: TaskSlot) -> TaskClient:
     """The client of a slot: connected if it is not yet, or no more."""
     with _connecting:
         if slot.client is None or slot.client.closed:
-            slot.client = TaskClient(slot)
+            slot.client = _connect(slot)
         client: TaskClient = slot.client
         return client
+
+
+def _connect(slot: TaskSlot) -> TaskClient:
+    """Connect; a scheduler on this machine gets the time to notice that somebody has removed its socket."""
+    end = time.monotonic() + (RETURN_SECONDS if slot.scheduler.startswith("unix:") else 0)
+    while True:
+        try:
+            return TaskClient(slot)
+        except (SchedulerLost, AuthenticationError):
+            if time.monotonic() > end:
+                raise
+        time.sleep(LOOK_SECONDS)

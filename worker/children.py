@@ -1,0 +1,61 @@
+"""Notices when child processes end, and leaves it to others to take note of how.
+
+The kernel says so by SIGCHLD, and a look now and then finds what no signal told of: an end before there was a handler,
+or a signal that is blocked. A pidfd would cost a descriptor for each process, and a sandbox may refuse it.
+
+A child that has ended keeps its number until it is waited for: what is named after it stays its own until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+
+LOOK_SECONDS = 0.5
+
+
+class _Children:
+    """Those that one loop watches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._watched: dict[subprocess.Popen[bytes], Callable[[], None]] = {}
+        with contextlib.suppress(ValueError, RuntimeError):  # a loop outside the main thread has no signals
+            loop.add_signal_handler(signal.SIGCHLD, self._look)
+        loop.call_soon(self._look_again)
+
+    def watch(self, process: subprocess.Popen[bytes], on_end: Callable[[], None]) -> None:
+        self._watched[process] = on_end
+
+    def _look_again(self) -> None:
+        self._look()
+        self.loop.call_later(LOOK_SECONDS, self._look_again)
+
+    def _look(self) -> None:
+        for process in [process for process in self._watched if _has_ended(process)]:
+            self._watched.pop(process)()
+
+
+_children: _Children | None = None
+
+
+def watch(process: subprocess.Popen[bytes], on_end: Callable[[], None]) -> None:
+    """Have `on_end` called in the running loop, once, when a child has ended; it is then for the caller to wait for."""
+    global _children
+    loop = asyncio.get_running_loop()
+    if _children is None or _children.loop is not loop:
+        _children = _Children(loop)
+    _children.watch(process, on_end)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    if not hasattr(os, "waitid"):  # macOS
+        return process.poll() is not None
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:  # the kernel has waited for it, as whoever started us ignores SIGCHLD
+        return True
