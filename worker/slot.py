@@ -26,7 +26,7 @@ from minidask import batch
 from minidask.blobstore import BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
-from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
+from minidask.payload import BlobTable, dumps, handed_over, loads
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import (
@@ -67,7 +67,7 @@ class Slot:
         self._sock = sock
         self._alone = stops is not None
         self._decoder = FrameDecoder(AUTHENTICATED)
-        self._blobs = BlobTable(self.store)
+        self._blobs = BlobTable(self.store, whole_process=self._alone)
         self._session: bytes | None = None
         self._modules: dict[str, str] = {}
         self._calls = Calls(stops)
@@ -192,11 +192,14 @@ class Slot:
     def _run(self, run: Run) -> None:
         """Run a call, on top of those that wait for it, if there are any, and reply."""
         call = self._calls.begin(run.task, run.attempt)
+        blobs = self._blobs.begin(run.blobs[1:], run.payload)
         try:
             outcome = self._outcome(run, call)
         except BaseException:
             self._calls.end(call)
             raise
+        finally:
+            blobs.end()
         if self._alone:
             _flush_output()
         if not call.before:  # nothing below it has a handler to lose
@@ -214,7 +217,6 @@ class Slot:
 
     def _outcome(self, run: Run, call: RunningCall) -> Message:
         began = time.perf_counter()
-        use_blobs(self._blobs)
         try:
             self._apply_session(run)
             try:
