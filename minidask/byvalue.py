@@ -1,10 +1,10 @@
-"""Functions and classes that travel by value, those of `__main__` above all: what cloudpickle's pickles call to make them.
+"""Functions and classes that travel by value, those of `__main__` above all, and what pickles call to make them.
 
 In a task, all that its pickles hold is made in one `Namespace`, as if it had come in one pickle: a class is made once,
 and functions of one module share their globals. It is the task's own: no class of the process is touched.
 
-Elsewhere, where results arrive, a class that the process has already, or had sent itself, is taken as it is, whatever the
-pickle says that it is like.
+Elsewhere, where results arrive, a class that the process has already, or had sent itself, is taken as it is, whatever
+the pickle says that it is like.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -38,10 +39,13 @@ class Namespace:
 
     def begin(self) -> None:
         """What this thread unpickles from now on belongs here."""
-        _this_thread.namespace = self
-        if self._whole_process and self.classes:
-            for tracker, cls in self.classes.items():
-                _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker] = cls
+        this_thread.namespace = self
+        if self.classes and self._whole_process:
+            _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.update(self.classes)
+
+    def size(self) -> int:
+        """How many classes and modules it knows."""
+        return len(self.classes) + len(self.globals)
 
     def adopt(self, tracker: str, cls: Any) -> None:
         """Have a class that was just made be the one of its kind; pickled again, it is what it came as."""
@@ -51,19 +55,34 @@ class Namespace:
             if self._whole_process:
                 _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker] = cls
 
+    def claim(self, tracker: str, cls: Any) -> None:
+        """A task sends a class away. If it made that itself, it is not what the rest of the process is to find."""
+        if self._whole_process or _is_in_its_module(cls):
+            return
+        with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+            if _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker) is cls:
+                del _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker]
+                self.classes[tracker] = cls
 
-class _ThisThread(threading.local):
+
+def _is_in_its_module(cls: Any) -> bool:
+    found = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
+
+
+class ThisThread(threading.local):
+    """What the task that this thread runs has unpickled, and where."""
+
+    task: Any = None
+    namespace: Namespace | None = None
+
     def __init__(self) -> None:
-        self.namespace: Namespace | None = None
         self.unfinished: list[Any] = []  # classes whose state is still to come
 
 
-_this_thread = _ThisThread()
-
-
-def outside() -> None:
-    """This thread is in no task any more."""
-    _this_thread.namespace = None
+this_thread = ThisThread()
 
 
 # --- the sending side ---
@@ -90,12 +109,16 @@ class GlobalsOfModules(dict[int, SharedGlobals]):
         return self[key]
 
 
-def with_our_makers(reduction: Any) -> Any:
+def with_our_makers(obj: Any, reduction: Any) -> Any:
     """What cloudpickle would have a pickle call, with ours in its place where that makes a class."""
-    if type(reduction) is tuple and reduction[0] in _MAKERS:
-        make, arguments, state = reduction[:3]
-        return make_class, (make, *arguments), state, None, None, set_class_state
-    return reduction
+    if type(reduction) is not tuple or reduction[0] not in _MAKERS:
+        return reduction
+    make, arguments, state = reduction[:3]
+    if make is _MAKERS[0] and "__slots__" in vars(obj) and typing.NamedTuple not in arguments[2]:
+        arguments[3]["__slots__"] = obj.__slots__  # set later, they would be a mere attribute
+    if this_thread.namespace is not None:
+        this_thread.namespace.claim(arguments[-2], obj)
+    return make_class, (make, *arguments), state, None, None, set_class_state
 
 
 def reduce_cached(function: Any) -> Any:
@@ -116,7 +139,7 @@ def send_mp_main_by_value() -> None:
 
 def shared_globals(key: int, names: dict[str, Any]) -> dict[str, Any]:
     """The globals of the functions of one of the sender's modules."""
-    namespace = _this_thread.namespace
+    namespace = this_thread.namespace
     if namespace is None:
         return names
     namespace.uses += 1
@@ -126,7 +149,7 @@ def shared_globals(key: int, names: dict[str, Any]) -> dict[str, Any]:
 def make_class(make: Callable[..., Any], *arguments: Any) -> Any:
     """The class that is known here, else a new one, whose state comes next."""
     *what, tracker, extra = arguments
-    namespace = _this_thread.namespace
+    namespace = this_thread.namespace
     if namespace is not None:
         namespace.uses += 1
         known = namespace.classes.get(tracker)
@@ -139,15 +162,15 @@ def make_class(make: Callable[..., Any], *arguments: Any) -> Any:
         namespace.adopt(tracker, made)
     elif _cloudpickle._lookup_class_or_track(tracker, made) is not made:
         return make_class(make, *arguments)  # another thread was faster
-    _this_thread.unfinished.append(made)
+    this_thread.unfinished.append(made)
     return made
 
 
 def set_class_state(cls: Any, state: Any) -> None:
     """Give a new class what it has; one that was here before keeps its own."""
-    for index, unfinished in enumerate(_this_thread.unfinished):
+    for index, unfinished in enumerate(this_thread.unfinished):
         if unfinished is cls:
-            del _this_thread.unfinished[index]
+            del this_thread.unfinished[index]
             _cloudpickle._class_setstate(cls, state)
             return
 

@@ -5,16 +5,15 @@ shorter one there is a *reference*: the names of the blobs that hold the bytes, 
 
 What many tasks of a call share, functions defined in `__main__` above all, is pickled once as a *blob* named by a hash
 of its content, and every task's own pickle only names it: `interning.py` on the sending side, `BlobTable` on
-the receiving one. Of what blobs are unpickled to, a task may change whatever it likes: the next finds it as it was sent.
+the receiving one. A task may change whatever it likes of what blobs are unpickled to: the next finds it as it was sent.
 """
 
 from __future__ import annotations
 
-import io
 import functools
+import io
 import pickle
 import sys
-import threading
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -26,9 +25,9 @@ from minidask.blobstore import BlobStore
 from minidask.byvalue import (
     GlobalsOfModules,
     Namespace,
-    outside,
     reduce_cached,
     send_mp_main_by_value,
+    this_thread,
     with_our_makers,
 )
 from minidask.errors import MinidaskError, SerializationError
@@ -130,7 +129,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = reduction(obj)
         else:
             reduced = reduction(obj, files=interner.files, lent=True, contiguous=interner.contiguous)
-        return with_our_makers(super().reducer_override(obj)) if reduced is NotImplemented else reduced
+        return with_our_makers(obj, super().reducer_override(obj)) if reduced is NotImplemented else reduced
 
 
 def dumps(obj: Any, what: str) -> Payload:
@@ -231,7 +230,19 @@ class _Unpickled:
         self.inner: dict[bytes, Any] = {}
         """What blobs were unpickled to that are named by blobs."""
         self.watch = Watch()
-        self.watch.add(self.namespace.classes, self.namespace.globals)
+        self.key: tuple[bytes, ...] | None = None
+        """Which blobs of a task it is for; None before that is known."""
+        self._size = 0
+
+    def add(self, blob: bytes, obj: Any) -> None:
+        """A blob was unpickled to this object."""
+        self.objects[blob] = obj
+        self.watch.add(obj, *(value for names in self.namespace.globals.values() for value in names.values()))
+        self._size = self.namespace.size()
+
+    def unchanged(self) -> bool:
+        """Whether all is as it was when the last blob was unpickled."""
+        return self.namespace.size() == self._size and self.watch.unchanged()
 
 
 class BlobTable:
@@ -256,6 +267,7 @@ class BlobTable:
         self._kinds: dict[bytes, str] = {}  # by blob that was unpickled, or was a buffer
         self._code: dict[tuple[bytes, ...], list[_Unpickled]] = {}  # at rest, by those of a task's blobs that are code
         self._data: dict[bytes, list[tuple[Any, Watch]]] = {}  # at rest
+        self._last: tuple[Sequence[bytes], tuple[bytes, ...] | None] = ((), None)  # a task's blobs, and `_key` of them
 
     def put(self, blob: bytes, payload: Payload) -> None:
         self._payloads[blob] = [memoryview(part).toreadonly() for part in payload]
@@ -263,6 +275,7 @@ class BlobTable:
     def forget(self, blob: bytes) -> None:
         self._payloads.pop(blob, None)
         self._kinds.pop(blob, None)
+        self._last = ((), None)
         for names in [names for names in self._maps if blob in names]:
             del self._maps[names]
         self._data.pop(blob, None)
@@ -274,27 +287,38 @@ class BlobTable:
         return TaskBlobs(self, blobs, self._code_for(blobs, payload))
 
     def _code_for(self, blobs: Sequence[bytes], payload: Payload) -> _Unpickled:
-        kinds = self._kinds
-        new = [blob for blob in blobs if blob not in kinds]
-        if not new or _named_beside(payload).issuperset(new):
-            kept = self._code.get(self._key(blobs), ())
-            while kept:
-                unpickled = kept.pop()
-                if unpickled.watch.unchanged():
-                    return unpickled
+        key = self._last[1] if blobs == self._last[0] else self._key(blobs, payload)
+        kept = self._code.get(key) if key is not None else None
+        while kept:
+            unpickled = kept.pop()
+            if unpickled.unchanged():
+                return unpickled
         return _Unpickled(self._whole_process)
 
-    def _key(self, blobs: Sequence[bytes]) -> tuple[bytes, ...]:
-        return tuple(blob for blob in blobs if self._kinds.get(blob) is _CODE)
+    def _key(self, blobs: Sequence[bytes], payload: Payload) -> tuple[bytes, ...] | None:
+        """Those of a task's blobs that are code; None if some were never unpickled."""
+        kinds = self._kinds
+        new = [blob for blob in blobs if blob not in kinds]
+        if new and not _named_beside(payload).issuperset(new):
+            return None
+        key = tuple([blob for blob in blobs if kinds.get(blob) is _CODE])
+        self._last = (blobs, key)
+        return key
 
     def keep(self, blobs: Sequence[bytes], code: _Unpickled, data: dict[bytes, tuple[Any, Watch]]) -> None:
         """A task has ended; the next one may have what it used, if that is found unchanged then."""
         known = self._payloads
-        if not code.watch.unknown and all(blob in known for blob in (*code.objects, *code.inner)):
-            key = self._key(blobs)
-            if key not in self._code and len(self._code) >= MAX_KEPT:
-                del self._code[next(iter(self._code))]
-            self._code.setdefault(key, []).append(code)
+        if code.key is None:
+            code.key = tuple(blob for blob in blobs if self._kinds.get(blob) is _CODE)
+        if not code.watch.unknown and known.keys() >= code.objects.keys() and known.keys() >= code.inner.keys():
+            kept_code = self._code.get(code.key)
+            if kept_code is None:
+                kept_code = self._code[code.key] = []
+                if len(self._code) > MAX_KEPT:
+                    del self._code[next(iter(self._code))]
+            kept_code.append(code)
+        if not data:
+            return
         for blob, kept in data.items():
             if not kept[1].unknown and blob in known:
                 self._data.setdefault(blob, []).append(kept)
@@ -311,6 +335,7 @@ class BlobTable:
     def learn(self, blob: bytes, is_code: bool) -> None:
         """What a blob of a task has turned out to be."""
         self._kinds[blob] = _CODE if is_code else _DATA
+        self._last = ((), None)
 
     def data(self, named: bytes) -> Buffer:
         """The bytes of a large buffer, given what stands for it."""
@@ -355,21 +380,23 @@ class BlobTable:
 class TaskBlobs:
     """What one task has of its slot's blobs; made by `BlobTable.begin`."""
 
+    __slots__ = ("_before", "_blobs", "_code", "_data", "_depth", "table")
+
     def __init__(self, table: BlobTable, blobs: Sequence[bytes], code: _Unpickled) -> None:
         self.table = table
         self._blobs = blobs
         self._code = code
         self._data: dict[bytes, tuple[Any, Watch]] = {}
         self._depth = 0
-        self._before = _this_thread.task
-        _this_thread.task = self
+        self._before: TaskBlobs | None = this_thread.task
+        this_thread.task = self
         code.namespace.begin()
 
     def end(self) -> None:
         """The task is over, and the one below it goes on."""
-        before = _this_thread.task = self._before
+        before = this_thread.task = self._before
         if before is None:
-            outside()
+            this_thread.namespace = None
         else:
             before._code.namespace.begin()
         self.table.keep(self._blobs, self._code, self._data)
@@ -393,7 +420,7 @@ class TaskBlobs:
 
     def _unpickle(self, blob: bytes) -> Any:
         code = self._code
-        uses, unchanged = code.namespace.uses, code.watch.unchanged()
+        uses, unchanged = code.namespace.uses, code.unchanged()
         self._depth += 1
         try:
             obj = self.table.resolve(blob)
@@ -402,9 +429,9 @@ class TaskBlobs:
         is_code = code.namespace.uses != uses
         self.table.learn(blob, is_code)
         if is_code:
-            code.objects[blob] = obj
             code.watch.unknown |= not unchanged  # what was unpickled before has changed other things
-            code.watch.add(obj)
+            code.add(blob, obj)
+            code.key = None
         else:
             watch = Watch()
             watch.add(obj)
@@ -415,13 +442,6 @@ class TaskBlobs:
 def _named_beside(payload: Payload) -> set[bytes]:
     """The names of the blobs that stand in the place of a task's buffers."""
     return {name for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES for name in names_in(part)}
-
-
-class _ThisThread(threading.local):
-    task: TaskBlobs | None = None
-
-
-_this_thread = _ThisThread()
 
 
 def resolve_blob(blob: bytes) -> Any:
@@ -435,7 +455,7 @@ def resolve_copy(blob: bytes) -> Any:
 
 
 def _task() -> TaskBlobs:
-    task = _this_thread.task
+    task: TaskBlobs | None = this_thread.task
     if task is None:
         raise SerializationError("a pickle that names blobs can only be loaded inside a task")
     return task

@@ -1,4 +1,4 @@
-"""Whether what was unpickled for one task is still what it was, so that the next may have it: cheaper than making it again.
+"""Whether what was unpickled for one task is still what it was, so that the next may have it too.
 
 Most of what travels by value, functions and classes, can change only in places that are quickly looked at: globals,
 attributes, lists. Those are remembered, and compared by identity. What can change where nobody sees it, as the
@@ -58,6 +58,8 @@ MAX_PLACES = 20_000  # beyond that it is as well made again
 _CONTAINERS = (list, set, collections.deque)
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
 _of_function = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
+_is = operator.is_
+_chained = chain.from_iterable
 _of_cell = operator.attrgetter("cell_contents")
 
 
@@ -99,9 +101,9 @@ class Watch:
         live, functions, cells, buffers = self._saved
         try:
             return (
-                all(map(operator.is_, chain.from_iterable(self._live), live))
-                and all(map(operator.is_, chain.from_iterable(map(_of_function, self._functions)), functions))
-                and all(map(operator.is_, map(_of_cell, self._cells), cells))
+                all(map(_is, _chained(self._live), live))
+                and (not functions or all(map(_is, _chained(map(_of_function, self._functions)), functions)))
+                and (not cells or all(map(_is, map(_of_cell, self._cells), cells)))
                 and (not buffers or list(map(_content, self._buffers)) == buffers)
             )
         except (RuntimeError, ValueError):  # a thread that a task has left behind changes it now; a cell is empty
@@ -109,8 +111,8 @@ class Watch:
 
     def _now(self) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         return (
-            list(chain.from_iterable(self._live)),
-            list(chain.from_iterable(map(_of_function, self._functions))),
+            list(_chained(self._live)),
+            list(_chained(map(_of_function, self._functions))),
             list(map(_of_cell, self._cells)),
             list(map(_content, self._buffers)),
         )
