@@ -439,6 +439,40 @@ class TaskBlobs:
         return obj
 
 
+def run_apart(payload: Payload) -> Any:
+    """Run the call that was pickled to this as if it had been sent to a slot: it leaves nothing behind here.
+
+    Raises:
+        SerializationError: its result cannot be sent.
+        Exception: whatever it raises.
+    """
+    around: TaskBlobs | None = this_thread.task
+    task = (around.table if around is not None else BlobTable()).begin([], payload)
+    raised: Exception | None = None
+    try:
+        function, args = loads([payload[0], *map(_own_copy, payload[1:])], "a nested call")
+        try:
+            result = function(*args)
+        except Exception as error:  # noqa: BLE001 - it is raised below, as the caller knows it
+            result, raised = error, error
+        result = dumps(result, f"the result of a nested call, of type {type(result).__name__},")
+    except SerializationError:
+        if raised is None:
+            raise
+        raise raised from None
+    finally:
+        task.end()
+    result = loads(result, "the result of a nested call")
+    if raised is not None:
+        raise result.with_traceback(raised.__traceback__)
+    return result
+
+
+def _own_copy(part: Buffer) -> Buffer:
+    """A buffer as one that was sent is seen: a large one read-only."""
+    return bytearray(part) if len(part) < LARGE_BYTES else memoryview(part).toreadonly()
+
+
 def _named_beside(payload: Payload) -> set[bytes]:
     """The names of the blobs that stand in the place of a task's buffers."""
     return {name for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES for name in names_in(part)}

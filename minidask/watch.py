@@ -14,6 +14,7 @@ import copyreg
 import dataclasses
 import datetime
 import decimal
+import dis
 import enum
 import fractions
 import functools
@@ -29,7 +30,9 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from minidask.functions import importable
+import cloudpickle
+
+from minidask.functions import cell_content, importable, is_wrapper
 
 
 class _Plain:
@@ -209,3 +212,54 @@ def _is_imported(obj: Any) -> bool:
 
 def _content(buffer: Any) -> Any:
     return bytes(buffer) if type(buffer) is bytearray else (buffer.shape, buffer.dtype, buffer.tobytes())
+
+
+def is_generator(obj: Any) -> bool:
+    """Whether this draws random numbers, each draw depending on those before."""
+    return type(obj).__name__ in ("RandomState", "Generator", "Random") and callable(getattr(obj, "shuffle", None))
+
+
+_STORES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR"}
+
+
+def has_state(function: Any) -> bool:
+    """Whether a call of this may leave something behind for the next one, in what would be sent along with it.
+
+    It may be wrong on the safe side. What is imported is not sent.
+    """
+    seen: set[int] = set()
+    todo = [function]
+    while todo:
+        obj = todo.pop()
+        kind = type(obj)
+        if is_generator(getattr(obj, "__self__", None)):
+            return True
+        if kind in _ATOMS or id(obj) in seen or (callable(obj) and _is_imported(obj)) or kind is types.ModuleType:
+            continue
+        seen.add(id(obj))
+        if isinstance(obj, tuple | frozenset):
+            todo += obj
+        elif kind is types.MethodType and _is_imported(type(obj.__self__)):
+            todo.append(obj.__func__)  # the object is an argument as any other
+        elif is_wrapper(obj):
+            todo.append(obj.function)
+        elif kind is functools.partial:
+            todo += [obj.func, *obj.args, *obj.keywords.values()]
+        elif kind is types.FunctionType and not (obj.__kwdefaults__ or _stores(obj.__code__)):
+            names, cells = cloudpickle.cloudpickle._extract_code_globals(obj.__code__), obj.__closure__ or ()
+            todo += [obj.__globals__[name] for name in names if name in obj.__globals__]
+            todo += [*map(cell_content, cells), *(obj.__defaults__ or ()), *vars(obj).values()]
+        else:
+            return True
+    return False
+
+
+@functools.lru_cache(maxsize=1024)
+def _stores(code: types.CodeType) -> bool:
+    """Whether a function sets globals, attributes, or variables of the one around it."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _STORES:
+            return True
+        if instruction.opname in ("STORE_DEREF", "DELETE_DEREF") and instruction.argval in code.co_freevars:
+            return True
+    return any(_stores(const) for const in code.co_consts if isinstance(const, types.CodeType))

@@ -1,4 +1,4 @@
-"""Identical runs have identical results: no task sees what another has left, and no result changes the caller's classes.
+"""Identical runs have identical results: no task sees what another has left, no result changes the caller's classes.
 
 Each script is a program as users write it; loky's outcome stands beside ours where loky handles the case.
 """
@@ -126,8 +126,9 @@ shared = Counting()
 tasks = dict(
     by_random_state=by_random_state, by_generator=by_generator, by_random=by_random, by_list=by_list, by_dict=by_dict,
     by_counter=by_counter, by_count=by_count, by_global=by_global, by_array=by_array, by_default=by_default,
-    by_keyword=by_keyword, by_attribute=by_attribute, by_closure=closure(), by_class_attribute=shared.by_class_attribute,
-    by_class_list=shared.by_class_list, by_instance=shared.by_instance, by_classmethod=Counting.by_classmethod,
+    by_keyword=by_keyword, by_attribute=by_attribute, by_closure=closure(),
+    by_class_attribute=shared.by_class_attribute, by_class_list=shared.by_class_list,
+    by_instance=shared.by_instance, by_classmethod=Counting.by_classmethod,
     by_new_method=shared.by_new_method, by_registry=by_registry, by_global_instance=by_global_instance,
     by_decorated=by_decorated, by_helper=by_helper, by_partial=functools.partial(by_default, seen=[]),
     function_and_class=functools.partial(function_and_class, Both()),
@@ -230,8 +231,8 @@ class Generic(typing.Generic[T]):
     kind = "generic"
 
 seen = []
-CLASSES = [Point, Sub, WithMeta, Slotted, Data, Named, Pair, Colour, Flags, Shape, Square, Round, Failed, Reduced, Outer,
-           Outer.Inner, Generic, Base, Meta]
+CLASSES = [Point, Sub, WithMeta, Slotted, Data, Named, Pair, Colour, Flags, Shape, Square, Round, Failed, Reduced,
+           Outer, Outer.Inner, Generic, Base, Meta]
 
 def change(i):
     seen.append(i)
@@ -311,3 +312,91 @@ if __name__ == "__main__":
 
 def test_a_program_in_a_child_of_multiprocessing(programs: Programs) -> None:
     assert "[0, 2, 4, 6, 8, 10] END" in programs.script(MULTIPROCESSING).wait_for("END")
+
+
+NESTED = """
+import json, random, sys, time
+import joblib, minidask, numpy as np
+rng = np.random.RandomState(0)
+numbers = []
+count = 0
+class Box:
+    total = 0
+def by_rng(i):
+    time.sleep(random.SystemRandom().random() / 100); return int(rng.randint(10**6))
+def by_list(i):
+    time.sleep(random.SystemRandom().random() / 100); numbers.append(i); return len(numbers)
+def by_global(i):
+    global count
+    count += 1; return count
+def by_class(i):
+    Box.total += 1; return Box.total
+def by_argument(rng, i):
+    time.sleep(random.SystemRandom().random() / 100); return int(rng.randint(10**6))
+def stateless(i): return i
+def fails(i):
+    numbers.append(i)
+    raise KeyError(len(numbers))
+class Point:
+    def __init__(self, x): self.x = x
+def classy(i):
+    numbers.append(i); return Point(i)
+def outer(k):
+    out = []
+    own = np.random.RandomState(k)
+    p = joblib.Parallel(n_jobs=3, batch_size=1)
+    for f in (by_rng, by_list, by_global, by_class, stateless):
+        out.append(p(joblib.delayed(f)(i) for i in range(6)))
+    out.append(p(joblib.delayed(by_argument)(own, i) for i in range(6)))
+    try: p(joblib.delayed(fails)(i) for i in range(3))
+    except KeyError as e: out.append(str(e))
+    assert all(type(q) is Point for q in p(joblib.delayed(classy)(i) for i in range(6)))
+    out += [len(numbers), count, Box.total]
+    return out
+if __name__ == "__main__":
+    client = minidask.Client(n_workers=int(sys.argv[1]), processes=sys.argv[2] == "processes")
+    with client, joblib.parallel_config("minidask"):
+        r = joblib.Parallel(n_jobs=2, batch_size=1)(joblib.delayed(outer)(k) for k in range(2))
+    assert numbers == []
+    print(json.dumps({"both": r}), "END")
+"""
+
+
+def test_what_nested_calls_change_ends_with_their_batch_wherever_they_run(programs: Programs) -> None:
+    """With one slot they run in their task; with four most of them are sent away."""
+    first = [[985772] * 6, *[[1] * 6] * 3, [0, 1, 2, 3, 4, 5]]
+    for arguments in (["1", "processes"], ["4", "processes"], ["3", "threads"]):
+        both = outcome(programs, NESTED, *arguments)["both"]
+        assert [task[:5] for task in both] == [first, first]
+        assert [task[5:] for task in both] == [[[985772] * 6, "1", 0, 0, 0], [[128037] * 6, "1", 0, 0, 0]]
+
+
+SCATTERED = """
+import json, sys, time
+import joblib, minidask
+import numpy as np
+
+data = {"numbers": [1, 2], "array": np.zeros(10), "large": np.zeros(10**6)}
+
+def change(data, i):
+    time.sleep(0.005)
+    data["numbers"].append(i)
+    data["array"][0] += 1
+    assert not data["large"].flags.writeable
+    data[i] = i
+    return len(data), len(data["numbers"]), data["array"][0]
+
+if __name__ == "__main__":
+    with minidask.Client(n_workers=2, processes=sys.argv[1] == "processes") as client:
+        handle = client.scatter(data)
+        found = client.gather(client.map(change, [handle] * 8, range(8)))
+        with joblib.parallel_config("minidask", scatter=[data]):
+            found += joblib.Parallel(n_jobs=2, batch_size=1)(joblib.delayed(change)(data, i) for i in range(8))
+    assert len(data) == 3 and len(data["numbers"]) == 2 and data["array"][0] == 0
+    print(json.dumps({"found": found}), "END")
+"""
+
+
+@pytest.mark.parametrize("slots", ["processes", "threads"])
+def test_scattered_data_is_what_was_scattered_for_each_task(programs: Programs, slots: str) -> None:
+    assert outcome(programs, SCATTERED, slots)["found"] == [[4, 3, 1.0]] * 16
