@@ -1,10 +1,11 @@
 """A run of a `joblib.Parallel` object inside a task: it does its calls itself, and shares them with whoever is idle.
 
-    submit ─► kept here ──► run here, one after the other, nothing pickled
+    submit ─► kept here ──► run here, one after the other, nothing pickled unless a call may change what others see
                   │ slots are idle
                   └────► sent, as any other call; while nothing is kept, the slot runs what was sent and not taken
 
-So where all slots are busy, a nested call costs what a loop does.
+So where all slots are busy, a nested call costs what a loop does. What a function that came by value keeps, in globals
+or elsewhere, each batch finds as the task had it, wherever it runs; arguments are the task's own where it runs here.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError, SerializationError
 from minidask.joblib_call import Call, Job
 from minidask.nesting import waiting
+from minidask.payload import dumps, run_apart
 from minidask.signals import start
+from minidask.watch import has_state, is_generator
 from minidask.wire.messages import RanHere
 
 TELL_SECONDS = 0.25
+MAX_FUNCTIONS = 1000
 
 
 class NestedCall(Call):
@@ -36,6 +40,7 @@ class NestedCall(Call):
         self._task_client = client
         self._sharing = threading.Lock()
         self._thread = 0  # which collects
+        self._stateful: dict[int, tuple[Any, bool]] = {}  # by id of a function: it, and `has_state` of it
         self._only_here = False  # once something cannot be sent
         self._ran = self._failed = 0  # calls that ran here, and that was not told yet
         self._told = time.monotonic()
@@ -142,7 +147,7 @@ class NestedCall(Call):
         began = time.perf_counter()
         future.set_running_or_notify_cancel()
         try:
-            result = self._run_batch(job.items, job.nesting_level, self._inner_threads)
+            result = self._result(job)
         except Exception as error:  # noqa: BLE001 - whatever it raises is its outcome
             future.set_exception(error)
         else:
@@ -152,6 +157,27 @@ class NestedCall(Call):
         self._failed += future.exception() is not None
         if time.monotonic() - self._told > TELL_SECONDS:
             self._tell()
+
+    def _result(self, job: Job) -> list[Any]:
+        call = (job.items, job.nesting_level, self._inner_threads)
+        if not self._only_here and any(map(self._has_state, job.items)):
+            try:
+                payload = dumps((self._run_batch, call), "a nested call")
+            except SerializationError:
+                self._only_here = True
+            else:
+                return list(run_apart(payload))
+        return self._run_batch(*call)
+
+    def _has_state(self, item: Any) -> bool:
+        """Whether what this does may depend on what was run before."""
+        function, args, kwargs = item
+        known = self._stateful.get(id(function))
+        if known is None:
+            if len(self._stateful) >= MAX_FUNCTIONS:
+                self._stateful.clear()
+            known = self._stateful[id(function)] = (function, has_state(function))
+        return known[1] or any(map(is_generator, args)) or any(map(is_generator, kwargs.values()))
 
     def _tell(self) -> None:
         """Have the scheduler know how far the task is, for those who look at a progress bar."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import add
 from typing import Any
 
@@ -32,7 +32,6 @@ class Sender:
         self.shipped: dict[bytes, Payload] = {}
         self.interner = Interner(self.put, lambda blobs: None, **options)
         self.table = p.BlobTable()
-        p.use_blobs(self.table)
 
     def put(self, blobs: Mapping[bytes, Payload]) -> None:
         for blob, payload in blobs.items():
@@ -45,13 +44,16 @@ class Sender:
         payload, blobs = p.dumps_naming(obj, "it", self.interner)
         for blob in blobs:
             self.table.put(blob, self.shipped[blob])
-        return p.loads([bytes(part) for part in payload], "it"), sum(map(len, payload))
+        task = self.table.begin(blobs, payload)
+        try:
+            return p.loads([bytes(part) for part in payload], "it"), sum(map(len, payload))
+        finally:
+            task.end()
 
 
 @pytest.fixture
-def sender() -> Iterator[Sender]:
-    yield Sender(large=p.LARGE_BYTES)
-    p._current.table = None
+def sender() -> Sender:
+    return Sender(large=p.LARGE_BYTES)
 
 
 def local_class() -> type:
@@ -182,11 +184,9 @@ def test_a_class_that_changes_between_calls_is_what_its_own_call_saw() -> None:
     for factor in (3, 5):
         kind.factor = factor  # type: ignore[attr-defined]
         calls.append(Sender())
-        p.use_blobs(calls[0].table)
         calls[-1].table = calls[0].table
         assert calls[-1].send(kind(1))[0].double() == factor
     assert [call.send(kind(1))[0].double() for call in (*calls, *calls)] == [3, 5, 3, 5]
-    p._current.table = None
 
 
 def test_scikit_learns_wrapper_is_shipped_once_and_each_task_has_its_own(sender: Sender) -> None:

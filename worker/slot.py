@@ -27,7 +27,7 @@ from minidask import batch, tracebacks
 from minidask.blobstore import DISK, BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.nesting import Surroundings, belongs_to
-from minidask.payload import BlobTable, dumps, handed_over, loads, use_blobs
+from minidask.payload import BlobTable, dumps, handed_over, loads
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import (
@@ -71,8 +71,9 @@ class Slot:
         self._alone = stops is not None
         self._pid = os.getpid()
         self._decoder = FrameDecoder(AUTHENTICATED)
-        self._blobs = BlobTable(self.store)
+        self._blobs = BlobTable(self.store, whole_process=self._alone)
         self._session: bytes | None = None
+        self._describing = 1  # so many of a task's blobs tell of its caller
         self._caller: Caller | None = None
         self.described: Callable[[], Mapping[bytes, Payload]] | None = None
         if self._alone:
@@ -247,10 +248,19 @@ class Slot:
 
     def _outcome(self, run: Run, call: RunningCall) -> Message:
         began = time.perf_counter()
-        use_blobs(self._blobs)
         try:
             if not call.before:  # what it is on top of has the same caller, and its own working directory
                 self._apply_session(run)
+        except BaseException as error:  # noqa: BLE001 - it concerns this task alone
+            return self._failed(run, error, began)
+        blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
+        try:
+            return self._called(run, call, began)
+        finally:
+            blobs.end()
+
+    def _called(self, run: Run, call: RunningCall, began: float) -> Message:
+        try:
             try:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
@@ -309,6 +319,7 @@ class Slot:
                 f"the caller runs Python {theirs[0]}.{theirs[1]} and the worker on {socket.gethostname()} Python"
                 f" {ours[0]}.{ours[1]}, which cannot run each other's functions: use one version on all machines"
             )
+        self._describing = 2 if session["code"] else 1
         if self._caller is not None:
             self._caller.take_over(run.blobs[0], session)
             self._logs.take_over(session)

@@ -1,0 +1,180 @@
+"""Functions and classes that travel by value, those of `__main__` above all, and what pickles call to make them.
+
+In a task, all that its pickles hold is made in one `Namespace`, as if it had come in one pickle: a class is made once,
+and functions of one module share their globals. It is the task's own: no class of the process is touched.
+
+Elsewhere, where results arrive, a class that the process has already, or had sent itself, is taken as it is, whatever
+the pickle says that it is like.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+_cloudpickle: Any = cloudpickle.cloudpickle
+_MAKERS = (_cloudpickle._make_skeleton_class, _cloudpickle._make_skeleton_enum)
+MP_MAIN = "__mp_main__"
+
+
+class Namespace:
+    """The classes and the modules' globals that one task's pickles have made.
+
+    Args:
+        whole_process: whether nobody else unpickles in this process meanwhile: then what the task itself unpickles
+            with cloudpickle finds these classes too.
+    """
+
+    def __init__(self, whole_process: bool = False) -> None:
+        self.classes: dict[str, Any] = {}  # by what cloudpickle tells classes apart by
+        self.globals: dict[int, dict[str, Any]] = {}
+        self.uses = 0
+        self._whole_process = whole_process
+
+    def begin(self) -> None:
+        """What this thread unpickles from now on belongs here."""
+        this_thread.namespace = self
+        if self.classes and self._whole_process:
+            _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.update(self.classes)
+
+    def size(self) -> int:
+        """How many classes and modules it knows."""
+        return len(self.classes) + len(self.globals)
+
+    def adopt(self, tracker: str, cls: Any) -> None:
+        """Have a class that was just made be the one of its kind; pickled again, it is what it came as."""
+        self.classes[tracker] = cls
+        with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+            _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls] = tracker
+            if self._whole_process:
+                _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker] = cls
+
+    def claim(self, tracker: str, cls: Any) -> None:
+        """A task sends a class away. If it made that itself, it is not what the rest of the process is to find."""
+        if self._whole_process or _is_in_its_module(cls):
+            return
+        with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+            if _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker) is cls:
+                del _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker]
+                self.classes[tracker] = cls
+
+
+def _is_in_its_module(cls: Any) -> bool:
+    found = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
+
+
+class ThisThread(threading.local):
+    """What the task that this thread runs has unpickled, and where."""
+
+    task: Any = None
+    namespace: Namespace | None = None
+
+    def __init__(self) -> None:
+        self.unfinished: list[Any] = []  # classes whose state is still to come
+
+
+this_thread = ThisThread()
+
+
+# --- the sending side ---
+
+
+class SharedGlobals(dict[str, Any]):
+    """Stands for a module's globals in a pickle: cloudpickle puts in what all functions of the module need."""
+
+    def __init__(self, key: int) -> None:
+        super().__init__()
+        self._key = key
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return shared_globals, (self._key, dict(self))
+
+
+class GlobalsOfModules(dict[int, SharedGlobals]):
+    """In the place of cloudpickle's table of the globals that one pickle holds, by id."""
+
+    def setdefault(self, key: int, default: Any = None) -> SharedGlobals:
+        """As `dict.setdefault`; cloudpickle's default is an empty dict."""
+        if key not in self:
+            self[key] = SharedGlobals(key)
+        return self[key]
+
+
+def with_our_makers(obj: Any, reduction: Any) -> Any:
+    """What cloudpickle would have a pickle call, with ours in its place where that makes a class."""
+    if type(reduction) is not tuple or reduction[0] not in _MAKERS:
+        return reduction
+    make, arguments, state = reduction[:3]
+    if make is _MAKERS[0] and "__slots__" in vars(obj) and typing.NamedTuple not in arguments[2]:
+        arguments[3]["__slots__"] = obj.__slots__  # set later, they would be a mere attribute
+    if this_thread.namespace is not None:
+        this_thread.namespace.claim(arguments[-2], obj)
+    return make_class, (make, *arguments), state, None, None, set_class_state
+
+
+def reduce_cached(function: Any) -> Any:
+    """A function with `functools.lru_cache` that no worker can import: it is made again there, its cache empty."""
+    own = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+    return make_cached, (function.__wrapped__, function.cache_parameters()), own
+
+
+def send_mp_main_by_value() -> None:
+    """In a child of multiprocessing's, what its program defines is in a module that no worker can import."""
+    module = sys.modules.get(MP_MAIN)
+    if module is not None and MP_MAIN not in _cloudpickle._PICKLE_BY_VALUE_MODULES:
+        cloudpickle.register_pickle_by_value(module)
+
+
+# --- the receiving side: what pickles call ---
+
+
+def shared_globals(key: int, names: dict[str, Any]) -> dict[str, Any]:
+    """The globals of the functions of one of the sender's modules."""
+    namespace = this_thread.namespace
+    if namespace is None:
+        return names
+    namespace.uses += 1
+    return namespace.globals.setdefault(key, names)
+
+
+def make_class(make: Callable[..., Any], *arguments: Any) -> Any:
+    """The class that is known here, else a new one, whose state comes next."""
+    *what, tracker, extra = arguments
+    namespace = this_thread.namespace
+    if namespace is not None:
+        namespace.uses += 1
+        known = namespace.classes.get(tracker)
+    else:
+        known = _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+    if known is not None:
+        return known
+    made = make(*what, None, extra)
+    if namespace is not None:
+        namespace.adopt(tracker, made)
+    elif _cloudpickle._lookup_class_or_track(tracker, made) is not made:
+        return make_class(make, *arguments)  # another thread was faster
+    this_thread.unfinished.append(made)
+    return made
+
+
+def set_class_state(cls: Any, state: Any) -> None:
+    """Give a new class what it has; one that was here before keeps its own."""
+    for index, unfinished in enumerate(this_thread.unfinished):
+        if unfinished is cls:
+            del this_thread.unfinished[index]
+            _cloudpickle._class_setstate(cls, state)
+            return
+
+
+def make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """What a pickle calls for a function with `functools.lru_cache`."""
+    return functools.lru_cache(**parameters)(function)
