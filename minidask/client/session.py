@@ -15,7 +15,7 @@ from typing import Protocol
 from minidask.blobfiles import blob_id
 from minidask.client.code import collected
 from minidask.payload import dumps
-from minidask.sources import OwnModules, is_library
+from minidask.sources import OwnModule, OwnModules, is_library
 from minidask.spawn import search_path
 from minidask.wire.messages import Payload
 
@@ -46,29 +46,34 @@ class Session:
         self._release = release
         self._at_rest = at_rest
         self._is_here = is_here
-        self._seen: tuple[list[object], int, str] | None = None
         self._modules = OwnModules()
         self._modules.changed()  # what is loaded is noted as early as can be
+        self._found: Mapping[str, OwnModule] | None = None
+        self._seen: tuple[list[object], int, str] = ([], 0, "")
         self._code: dict[bytes, Payload] = {}
         self._blobs: list[bytes] = []
         self._old: list[bytes] = []
 
     def blobs(self) -> list[bytes]:
         """As `Described.blobs`: the session, and the code if there is any."""
-        changed = self._modules.changed()
-        seen = self._seen
-        if changed or seen is None or seen[0] != sys.path or seen[1] != logging.root.level or seen[2] != _directory():
-            self._seen = (list(sys.path), logging.root.level, _directory())
-            if changed or seen is None:
-                code = collected(self._modules.found, thin=self._is_here)
-                payload = dumps(code, "the caller's own code") if code else []
-                self._code = {blob_id(payload): payload} if code else {}
-            self._renew(logging.root.level, self._seen[2])
+        self._modules.changed()
+        directory, seen = _directory(), self._seen
+        new = self._modules.found is not self._found
+        if new or seen[0] != sys.path or seen[1] != logging.root.level or seen[2] != directory:
+            found, seen = self._modules.found, (list(sys.path), logging.root.level, directory)
+            code = self._collected(found) if new else self._code
+            self._renew(describe(seen[1], directory, next(iter(code), b"")), code)
+            self._found, self._code, self._seen = found, code, seen  # last: an interrupt has it done again
         return self._blobs
 
-    def _renew(self, log_level: int, directory: str) -> None:
-        payload = dumps(describe(log_level, directory, next(iter(self._code), b"")), "the session")
-        new = {blob_id(payload): payload, **self._code}
+    def _collected(self, found: Mapping[str, OwnModule]) -> dict[bytes, Payload]:
+        code = collected(found, thin=self._is_here)
+        payload = dumps(code, "the caller's own code")
+        return {blob_id(payload): payload} if code else {}
+
+    def _renew(self, session: dict[str, object], code: Mapping[bytes, Payload]) -> None:
+        payload = dumps(session, "the session")
+        new = {blob_id(payload): payload, **code}
         self._put(new)
         self._old += self._blobs
         self._blobs = list(new)
