@@ -97,10 +97,13 @@ class OwnModules:
             for name, module, spec in self._watched
             if loaded.get(name) is not module or getattr(module, "__spec__", None) is not spec
         }
-        if len(loaded) != len(self._seen):
-            names |= loaded.keys() - self._seen
-            self._seen = set(loaded)
-        return bool(names) and self._look_at(names)
+        seen = self._seen
+        if len(loaded) != len(seen):
+            seen = set(loaded)
+            names |= seen - self._seen
+        changed = bool(names) and self._look_at(names)
+        self._seen = seen  # last: an interrupt has it done again
+        return changed
 
     def _look_at(self, names: set[str]) -> bool:
         """Look at these; whether one is of the caller's own."""
@@ -116,8 +119,9 @@ class OwnModules:
                 digest = b"" if content is None else blob_id([content])
                 found[name] = OwnModule(file, spec.submodule_search_locations is not None, source, digest)
                 watched.append((name, module, spec))
+        if found:
+            self.found = {**self.found, **found}
         self._watched = tuple(watched)
-        self.found = {**self.found, **found}
         return bool(found)
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
+
+import pytest
 
 import minidask
 from minidask.wire import messages as m
@@ -83,3 +86,47 @@ def test_what_one_client_has_changed_another_does_not_see(programs: Programs) ->
         again = one.submit(changed).result(20)
         assert not again[0]
         wait_until(lambda: one.nthreads() and sum(one.nthreads().values()) == 1, "there was one slot again")
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_whatever_happens_a_slot_works_for_one_client_and_every_call_ends(seed: int) -> None:
+    chance = random.Random(seed)
+    core, now, tasks = started(3), 0.0, 0
+    starting: list[int] = []
+    retiring: list[int] = []
+    running: dict[int, int] = {}
+    served: dict[int, int] = {}
+    waiting = 0
+
+    def carry_out(effects: list[w.Effect]) -> None:
+        nonlocal waiting
+        for effect in effects:
+            if isinstance(effect, w.Spawn):
+                starting.append(effect.slot)
+                served.pop(effect.slot, None)
+            elif isinstance(effect, w.Retire):
+                assert effect.slot not in running
+                retiring.append(effect.slot)
+            elif isinstance(effect, w.ToSlot) and isinstance(effect.message, m.Run):
+                assert effect.slot not in (*running, *starting, *retiring)
+                assert served.setdefault(effect.slot, effect.message.client) == effect.message.client
+                running[effect.slot] = effect.message.task
+                waiting -= 1
+
+    def step() -> None:
+        if starting and chance.random() < 0.5:
+            carry_out(core.handle(w.FromSlot(starting.pop(0), m.SlotReady(1)), now))
+        elif retiring and chance.random() < 0.5:
+            carry_out(core.handle(w.SlotExited(retiring.pop(0), "exit code 0", ""), now))
+        elif running:
+            slot = chance.choice(sorted(running))
+            carry_out(core.handle(w.FromSlot(slot, done(running.pop(slot))), now))
+
+    for _ in range(300):
+        if chance.random() < 0.5:
+            tasks, waiting = tasks + 1, waiting + 1
+            carry_out(given(core, run(tasks, client=chance.choice([7, 7, 8, 9])), now))
+        step()
+    for _ in range(3000):
+        step()
+    assert not running and not waiting and len(core.slots) == 3

@@ -13,7 +13,7 @@ from typing import Any
 from minidask.payload import BlobTable, loads
 from minidask.wire.messages import Payload
 
-from .modules import Worlds
+from .modules import NO_CODE, Worlds
 from .traits import Traits
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
@@ -33,7 +33,7 @@ class Caller:
         self._worlds = Worlds(folder, blobs.leave_for_good)
         self._own_directory = os.open(os.curdir, _FOLDER)
         self._directory: int | None = None
-        self._names: list[bytes] = []
+        self._described: Mapping[bytes, Payload] = {}
         self._session: Mapping[str, Any] = {}
 
     def take_over(self, blob: bytes, session: Mapping[str, Any]) -> None:
@@ -47,9 +47,13 @@ class Caller:
             VersionMismatch: a module that cannot be sent is another one here.
         """
         name: bytes = session["code"]
-        self._names = [blob, name] if name else [blob]
-        code = loads(self._blobs.bytes_of(name), "the caller's own code") if name else None
+        described = {told: self._blobs.bytes_of(told) for told in ([blob, name] if name else [blob])}
+
+        def code() -> Any:
+            return loads(described[name], "the caller's own code") if name else NO_CODE
+
         self._blobs.enter(self._worlds.enter(name.hex(), code, session["path"], session["path_after"]))
+        self._described = described
         if self._directory is not None:
             os.close(self._directory)
         self._directory = _opened(session["directory"])
@@ -65,7 +69,7 @@ class Caller:
 
     def describe(self) -> Mapping[bytes, Payload]:
         """The blobs that describe the caller, by name, the session first: for what its tasks submit."""
-        return {name: self._blobs.bytes_of(name) for name in self._names}
+        return self._described
 
     def explain(self, error: BaseException) -> None:
         """Note on an error that a file is missing where it was looked for."""

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from minidask.errors import MinidaskError
 from minidask.folders import is_alive
 
 MAX_COPIES = 32
@@ -34,7 +35,7 @@ class Copies:
             The folder; and a file descriptor that holds it until it is closed.
 
         Raises:
-            OSError: there is no room for them.
+            MinidaskError: there is no room for them.
         """
         copy = self._folder / name
         while True:
@@ -55,9 +56,9 @@ class Copies:
                 path.write_bytes(content)
             with contextlib.suppress(FileExistsError, NotADirectoryError):
                 part.rename(copy)
-        except OSError:
+        except OSError as error:
             if not copy.is_dir():  # else another slot was faster
-                raise
+                raise MinidaskError(f"the caller's own code cannot be unpacked in {self._folder}: {error}") from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -78,7 +79,7 @@ class Copies:
     def _make_room(self) -> None:
         """Remove what is unfinished for good, and the least recently used copies that nobody holds."""
         copies = []
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # there is none yet
             for path in self._folder.iterdir():
                 owner = path.name.split(".")[1] if path.suffix == ".part" else ""
                 if owner.isdigit() and not is_alive(int(owner)):

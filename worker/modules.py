@@ -29,6 +29,9 @@ from .copies import Copies
 MAX_WORLDS = 4
 """So many callers' modules are kept."""
 
+LATER = frozenset(("minidask", "joblib", "threadpoolctl", "numpy"))
+"""What a slot itself may import later."""
+
 Code = Mapping[str, Any]
 NO_CODE: Code = {"kernel": "", "roots": [], "files": {}, "modules": {}, "namespaces": {}, "stays": {}}
 
@@ -130,17 +133,12 @@ class World:
             yield entry
 
     def owns(self, name: str, module: ModuleType) -> bool:
-        """Whether a module was imported from the caller's own code."""
+        """Whether a module that was imported for its tasks is code of the caller's, and no library."""
         if name in self.files or name in self.namespaces or name in self.stays:
             return True
         file = getattr(module, "__file__", None)
         places = [file] if isinstance(file, str) else [str(part) for part in getattr(module, "__path__", ())]
-        folders = [*self.copied.values(), *self.in_place, *self.searched[0], *self.searched[1]]
-        return any(
-            place.startswith(f"{folder.rstrip('/')}/") and not is_library(place)
-            for place in places
-            for folder in folders
-        )
+        return bool(places) and not any(map(is_library, places))
 
     # --- the finder: see `importlib.abc.MetaPathFinder` ---
 
@@ -219,17 +217,21 @@ class Worlds:
         self._copies = Copies(folder)
         self._forget = forget
         self._own_path = list(sys.path)
-        self._ours = {name.partition(".")[0] for name in sys.modules} | {"minidask"}
+        self._ours = {name.partition(".")[0] for name in sys.modules} | LATER
         """What the slot itself needs; no caller's."""
+        self._stuck = set(self._ours)
+        """The packages that stay in `sys.modules`: also those with a part that a process loads only once."""
+        self._others: set[str] = set()
+        """What was imported already when the current world was entered."""
         self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
         self._current: World | None = None
 
-    def enter(self, name: str, code: Code | None, before: list[str], after: list[str]) -> int:
+    def enter(self, name: str, load: Callable[[], Code], before: list[str], after: list[str]) -> int:
         """From now on, import what the caller has.
 
         Args:
             name: of the code's content.
-            code: what is sent of it; None if there is none.
+            load: gives the code, where it is not known.
             before, after: the caller's import path, without libraries: what is searched before and after those.
 
         Returns:
@@ -237,10 +239,10 @@ class Worlds:
 
         Raises:
             VersionMismatch: a module that cannot be sent is another one here.
-            OSError: there is no room for the code.
+            MinidaskError: there is no room for the code.
         """
         key = name, repr((before, after))
-        world = self._known.pop(key, None) or self._world(name, code or NO_CODE, before, after)
+        world = self._known.pop(key, None) or self._world(name, load(), before, after)
         self._known[key] = world
         if world is not self._current:
             self._switch(world)
@@ -253,29 +255,42 @@ class Worlds:
         return self._current is not None and any(path.startswith(f"{copy}/") for copy in self._current.copied.values())
 
     def _world(self, name: str, code: Code, before: list[str], after: list[str]) -> World:
-        world = World(name, code, before, after, self._copies)
+        world = World(name, self._without_ours(code), before, after, self._copies)
         return self._current if self._current is not None and self._current.becomes(world) else world
+
+    def _without_ours(self, code: Code) -> Code:
+        """The code with what the slot itself needs staying what it is here: a caller may develop that."""
+        modules = {own: place for own, place in code["modules"].items() if own.partition(".")[0] not in self._ours}
+        stays = dict(code["stays"])
+        for own, place in code["modules"].items() - modules.items():
+            file, content = code["files"][place]
+            stays[own] = [file, blob_id([content])]
+        return {**code, "modules": modules, "stays": stays}
 
     def _switch(self, world: World) -> None:
         if self._current is not None:
             self._leave(self._current)
         self._current = world
-        tops = {own.partition(".")[0] for own in world.files} - self._ours
-        for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
-            world.displaced[name] = sys.modules.pop(name)
+        tops = {own.partition(".")[0] for own in world.files}
+        if not tops.isdisjoint(sys.modules):
+            for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+                world.displaced[name] = sys.modules.pop(name)
+        self._others = set(sys.modules)
         sys.modules.update(world.modules)
+        if not world.path:
+            importlib.invalidate_caches()
         sys.path[:] = world.path or world.search_path(self._own_path)
         sys.meta_path.insert(_before_the_path(), world)
-        importlib.invalidate_caches()
 
     def _leave(self, world: World) -> None:
+        """Put away what was imported from a world's code since it was entered."""
         world.path = list(sys.path)
-        compiled = {name.partition(".")[0] for name, module in sys.modules.items() if _is_compiled(module)}
-        fixed = self._ours | compiled
+        new = {name: module for name, module in list(sys.modules.items()) if name not in self._others}
+        self._stuck |= {name.partition(".")[0] for name, module in new.items() if _is_compiled(module)}
         world.modules = {
             name: module
-            for name, module in list(sys.modules.items())
-            if name.partition(".")[0] not in fixed and world.owns(name, module)
+            for name, module in new.items()
+            if name.partition(".")[0] not in self._stuck and world.owns(name, module)
         }
         for name in world.modules:
             del sys.modules[name]

@@ -2,7 +2,8 @@
 
 Of a package that is all in its folder, of a single file what else is in its folder, as far as `MAX_BYTES` and
 `MAX_FILES` go: modules that are loaded first, then other sources, then other files, small ones first. So what a task
-imports later, and what its modules read beside themselves, is there too. Hidden files and caches stay here.
+imports later, and what its modules read beside themselves, is there too. Hidden files and caches stay here, and beside
+a single file what is larger than `MAX_BESIDE`.
 
 What cannot travel, compiled modules and those with them in one package, is described by a hash: workers compare.
 """
@@ -20,6 +21,8 @@ from minidask.sources import OwnModule, is_library, kernel
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_FILES = 2000
+MAX_BESIDE = 1024 * 1024
+"""The bytes of a file that is no source, and in no package."""
 MAX_ENTRIES = 20_000
 """How many files are looked at, at most."""
 
@@ -125,10 +128,10 @@ def _around(loaded: list[_File]) -> Iterator[_File]:
 
 
 def _folder_of_the_program() -> str | None:
-    """That of a script, whose tasks may import what lies beside it; None for what is no script."""
+    """That of a script, whose tasks may import what lies beside it; None for what is no script, or in a package."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
-    if getattr(main, "__spec__", None) is not None or not isinstance(file, str) or not file.endswith(".py"):
+    if getattr(getattr(main, "__spec__", None), "parent", "") or not isinstance(file, str) or not file.endswith(".py"):
         return None
     folder = os.path.dirname(os.path.abspath(file))
     return None if is_library(folder) else folder
@@ -155,8 +158,9 @@ def _listed(folder: str, root: str, place: str, seen: set[str], budget: Iterator
                 if place or os.path.isfile(os.path.join(entry.path, "__init__.py")):
                     yield from _listed(entry.path, root, below, seen, budget)
             elif entry.is_file():
-                rank = SOURCE if entry.name.endswith(".py") else OTHER
-                yield _File(rank, entry.stat().st_size, root, below, entry.path)
+                rank, size = SOURCE if entry.name.endswith(".py") else OTHER, entry.stat().st_size
+                if place or rank == SOURCE or size <= MAX_BESIDE:
+                    yield _File(rank, size, root, below, entry.path)
         except OSError:  # it has just gone
             continue
 

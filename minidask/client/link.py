@@ -117,7 +117,7 @@ class Link:
         """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
         inherited = self._slot.described if self._slot is not None else None
         if inherited is not None:
-            return Inherited(self.blobs.put, inherited)
+            return Inherited(self.blobs.put, self.blobs.release, inherited)
         return Session(
             self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here, lambda: self.takes_records
         )

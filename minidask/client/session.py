@@ -16,7 +16,7 @@ from minidask.blobfiles import blob_id
 from minidask.client.code import collected
 from minidask.client.traits import Traits
 from minidask.payload import dumps
-from minidask.sources import OwnModules, is_library
+from minidask.sources import OwnModule, OwnModules, is_library
 from minidask.spawn import search_path
 from minidask.wire.messages import Payload
 
@@ -54,38 +54,35 @@ class Session:
         self._at_rest = at_rest
         self._traits = Traits(is_here, records)
         self._is_here = is_here
-        self._seen: tuple[list[object], int, str] | None = None
         self._modules = OwnModules()
         self._modules.changed()  # what is loaded is noted as early as can be
+        self._found: Mapping[str, OwnModule] | None = None
+        self._seen: tuple[list[object], int, str] = ([], 0, "")
         self._code: dict[bytes, Payload] = {}
         self._blobs: list[bytes] = []
         self._old: list[bytes] = []
 
     def blobs(self) -> list[bytes]:
         """As `Described.blobs`: the session, and the code if there is any."""
-        changed = self._modules.changed()
-        traits_changed = self._traits.changed()
-        seen = self._seen
-        if (
-            changed
-            or traits_changed
-            or seen is None
-            or seen[0] != sys.path
-            or seen[1] != logging.root.level
-            or seen[2] != _directory()
-        ):
-            self._seen = (list(sys.path), logging.root.level, _directory())
-            if changed or seen is None:
-                code = collected(self._modules.found, thin=self._is_here)
-                payload = dumps(code, "the caller's own code") if code else []
-                self._code = {blob_id(payload): payload} if code else {}
-            self._renew(logging.root.level, self._seen[2])
+        self._modules.changed()
+        directory, seen = _directory(), self._seen
+        new = self._modules.found is not self._found
+        if new or self._traits.changed() or seen[0] != sys.path or seen[1] != logging.root.level or seen[2] != directory:
+            found, seen = self._modules.found, (list(sys.path), logging.root.level, directory)
+            code = self._collected(found) if new else self._code
+            self._renew(describe(seen[1], directory, next(iter(code), b"")) | self._traits.description(), code)
+            self._traits.told()
+            self._found, self._code, self._seen = found, code, seen  # last: an interrupt has it done again
         return self._blobs
 
-    def _renew(self, log_level: int, directory: str) -> None:
-        session = describe(log_level, directory, next(iter(self._code), b"")) | self._traits.description()
+    def _collected(self, found: Mapping[str, OwnModule]) -> dict[bytes, Payload]:
+        code = collected(found, thin=self._is_here)
+        payload = dumps(code, "the caller's own code")
+        return {blob_id(payload): payload} if code else {}
+
+    def _renew(self, session: dict[str, object], code: Mapping[bytes, Payload]) -> None:
         payload = dumps(session, "the session")
-        new = {blob_id(payload): payload, **self._code}
+        new = {blob_id(payload): payload, **code}
         self._put(new)
         self._old += self._blobs
         self._blobs = list(new)
@@ -98,21 +95,28 @@ class Inherited:
     """What tasks submit themselves is described as they are: by what was sent of the caller of the outermost one.
 
     Args:
+        put, release: as for `Session`.
         current: gives the payloads of that, by name, the session first.
     """
 
-    def __init__(self, put: Put, current: Callable[[], Mapping[bytes, Payload]]) -> None:
+    def __init__(
+        self,
+        put: Put,
+        release: Callable[[list[bytes]], None],
+        current: Callable[[], Mapping[bytes, Payload]],
+    ) -> None:
         self._put = put
+        self._release = release
         self._current = current
-        self._held: set[bytes] = set()
+        self._held: Mapping[bytes, Payload] = {}
 
     def blobs(self) -> list[bytes]:
         """As `Described.blobs`."""
         current = self._current()
-        if not self._held.issuperset(current):
-            new = {blob: payload for blob, payload in current.items() if blob not in self._held}
-            self._put(new)
-            self._held.update(new)
+        if current is not self._held:
+            self._put(current)
+            self._release(list(self._held))
+            self._held = current
         return list(current)
 
 
