@@ -67,7 +67,13 @@ class Session:
         self._modules.changed()
         directory, seen = _directory(), self._seen
         new = self._modules.found is not self._found
-        if new or self._traits.changed() or seen[0] != sys.path or seen[1] != logging.root.level or seen[2] != directory:
+        if (
+            new
+            or self._traits.changed()
+            or seen[0] != sys.path
+            or seen[1] != logging.root.level
+            or seen[2] != directory
+        ):
             found, seen = self._modules.found, (list(sys.path), logging.root.level, directory)
             code = self._collected(found) if new else self._code
             self._renew(describe(seen[1], directory, next(iter(code), b"")) | self._traits.description(), code)
