@@ -35,6 +35,10 @@ def start_python(
         pass_fds: the file descriptors that it inherits.
         options: for `subprocess.Popen`.
     """
+    try:
+        os.getcwd()
+    except OSError:  # it was removed, and Python 3.13 does not start there
+        options["cwd"] = "/"
     letter = _letter(marshal.dumps((search_path(), list(arguments))))
     try:
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # -O, -W, -X: multiprocessing's way

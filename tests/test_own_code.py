@@ -14,11 +14,13 @@ from minidask.folders import sweep
 
 from .conftest import Program, Programs, wait_until
 
+pytestmark = pytest.mark.timeout(240)  # many programs are started, one after another
+
 PRELUDE = """
 import os, sys, minidask
 client = minidask.Client(sys.argv[1])
 def run(function, *arguments):
-    return client.submit(function, *arguments).result(30)
+    return client.submit(function, *arguments).result(60)
 """
 
 
@@ -40,7 +42,7 @@ def ran(folder: Path, address: str, text: str, *options: str, cwd: Path | None =
         [sys.executable, *options, str(script), address],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=cwd or folder,
         env={**os.environ, **environment},
         check=False,
@@ -98,7 +100,7 @@ def test_the_same_where_only_the_tasks_import_the_modules(address: str, tmp_path
     assert ran(one, address, asks) == "one"
     assert ran(two, address, asks) == "two"
     (two / "helper.py").unlink()
-    fails = "print(type(client.submit(lambda: __import__('helper')).exception(20)).__name__)"
+    fails = "print(type(client.submit(lambda: __import__('helper')).exception(60)).__name__)"
     assert ran(two, address, fails) == "ModuleNotFoundError"
 
 
@@ -124,7 +126,7 @@ def test_functions_that_look_the_same_see_the_modules_of_their_own_client(addres
             wait_until((tmp_path / name / "ran").exists, "each client had run a task")
         for client, name in zip(clients, ("one", "two"), strict=True):
             (tmp_path / name / "go").touch()
-            assert client.communicate(timeout=30)[0] == f"{name}\n{name} {name}\n"
+            assert client.communicate(timeout=60)[0] == f"{name}\n{name} {name}\n"
     finally:
         for client in clients:
             client.kill()
@@ -154,7 +156,7 @@ def test_a_project_too_large_to_send_is_compared(far: str, tmp_path: Path) -> No
     asks = """
         import small, large
         print(run(lambda: __import__("small").x))
-        print(type(client.submit(lambda: __import__("large")).exception(20)).__name__)
+        print(type(client.submit(lambda: __import__("large")).exception(60)).__name__)
     """
     assert ran(folder, far, asks) == "small\nModuleNotFoundError"
 
@@ -165,9 +167,9 @@ def test_a_working_directory_that_is_gone(programs: Programs, tmp_path: Path) ->
 import os, sys, minidask
 os.mkdir(sys.argv[1]); os.chdir(sys.argv[1]); os.rmdir(sys.argv[1])
 with minidask.Client(n_workers=1) as client:
-    print("first", client.submit(abs, -1).result(30))
+    print("first", client.submit(abs, -1).result(60))
     os.chdir("/")
-    print("then", client.submit(os.getcwd).result(30))
+    print("then", client.submit(os.getcwd).result(60))
 """,
         str(tmp_path / "gone"),
     )
@@ -288,7 +290,7 @@ def test_two_versions_of_a_project_at_once_keep_their_classes(address: str, tmp_
             assert client.stdout is not None
             assert client.stdout.readline() == f"('{name}', 1)\n"
         for client, name in zip(clients, ("one", "two"), strict=True):
-            out, _ = client.communicate("\n", timeout=30)
+            out, _ = client.communicate("\n", timeout=60)
             assert out == f"('{name}', 2) ('{name}', 3)\n"
     finally:
         for client in clients:
@@ -308,7 +310,7 @@ def test_tasks_begin_in_the_callers_directory(address: str, far: str, tmp_path: 
     """
     assert ran(folder, address, near) == "True text\nTrue\n/"
     away = """
-        error = client.submit(lambda: open("there.txt").read()).exception(20)
+        error = client.submit(lambda: open("there.txt").read()).exception(60)
         print(type(error).__name__, *error.__notes__)
     """
     text = ran(folder, far, away)
@@ -323,7 +325,7 @@ def test_a_child_on_top_of_its_parent_does_not_move_it(address: str, tmp_path: P
         def parent():
             import helper, os
             os.chdir("/")
-            child = minidask.get_client().submit(helper.f).result(20)
+            child = minidask.get_client().submit(helper.f).result(60)
             return child, os.getcwd()
         print(run(parent), run(helper.f) == os.getcwd())
     """
@@ -346,8 +348,8 @@ def test_nested_tasks_anywhere_have_the_outer_callers_code(programs: Programs, t
     )
     asks = """
         import helper
-        client.wait_for_workers(2, timeout=30)
-        print([f.result(30) for f in [client.submit(helper.tree) for _ in range(3)]])
+        client.wait_for_workers(2, timeout=60)
+        print([f.result(60) for f in [client.submit(helper.tree) for _ in range(3)]])
     """
     assert ran(folder, address, asks) == "[21, 21, 21]"
 
@@ -383,9 +385,9 @@ def test_a_compiled_module_is_compared(programs: Programs, tmp_path: Path) -> No
     far_worker(programs, address, tmp_path / "callers", PYTHONPATH=str(theirs))
     asks = """
         import compiled
-        error = client.submit(compiled.value).exception(20)
+        error = client.submit(compiled.value).exception(60)
         print(type(error).__name__, error)
-        print(type(client.submit(lambda: __import__("compiled").value()).exception(20)).__name__)
+        print(type(client.submit(lambda: __import__("compiled").value()).exception(60)).__name__)
         print(run(abs, -1))
     """
     text = ran(ours, address, asks)
@@ -426,7 +428,7 @@ def test_ways_to_find_modules(how: str, far: str, tmp_path: Path) -> None:
             body.replace("import helper", f"run(abs, 1); sys.path.append({str(folder)!r})\nimport helper"),
         )
     result = subprocess.run(
-        [*command, far], cwd=cwd, input=text, capture_output=True, text=True, timeout=60, check=False
+        [*command, far], cwd=cwd, input=text, capture_output=True, text=True, timeout=120, check=False
     )
     assert result.stdout == "right right\n", result.stderr
 
@@ -439,7 +441,7 @@ def test_library_folders_of_the_caller_never_reach_a_worker(address: str, tmp_pa
         sys.path.insert(0, {str(library)!r})
         import theirs
         print({str(library)!r} in run(lambda: sys.path))
-        print(type(client.submit(lambda: __import__("theirs")).exception(20)).__name__)
+        print(type(client.submit(lambda: __import__("theirs")).exception(60)).__name__)
     """
     assert ran(folder, address, asks) == "False\nModuleNotFoundError"
 
@@ -452,7 +454,7 @@ sys.path += [pathlib.Path("/nowhere"), b"/bytes", 3, None, "/not-utf8/\\udcff", 
 sys.path += [f"/no/such/folder/{i:0100}" for i in range(1500)]
 import minidask
 with minidask.Client(n_workers=1) as client:
-    print("first", client.submit(abs, -1).result(30), len(sys.path) > 1500)
+    print("first", client.submit(abs, -1).result(60), len(sys.path) > 1500)
 """
     )
     assert "first 1 True" in program.wait_for("first")

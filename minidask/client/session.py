@@ -96,7 +96,7 @@ class Session:
         self._put(new)
         self._old += before.blobs
         self._sent = _Sent(path, log_level, directory, found, code, list(new))
-        self._traits.note()
+        self._traits.told()
         if self._at_rest():
             old, self._old = self._old, []
             self._release(old)

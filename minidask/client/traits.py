@@ -26,25 +26,24 @@ class Traits:
         self._records = records
         self._argv: list[str] | None = None
         self._had: tuple[bytes | None, int | None] | None = None
+        self._told = False
         self._mark: Any = f"minidask-{id(self)}"
 
     def changed(self) -> bool:
-        """Whether they are others than `note` was told of; cheap."""
-        same = self._mark in _unchanged_levels() and getattr(sys, "argv", None) == self._argv
-        return not same or (self._is_here and _secrets() != self._had)
-
-    def note(self) -> None:
-        """They have been sent as they are now."""
-        argv = getattr(sys, "argv", None)
-        self._argv = None if argv is None else list(argv)
-        self._had = _secrets() if self._is_here else None
-        _unchanged_levels()[self._mark] = True
+        """Whether they are others than those that were told; cheap."""
+        if not self._told or self._mark not in _unchanged_levels() or getattr(sys, "argv", None) != self._argv:
+            return True
+        return self._is_here and _secrets() != self._had
 
     def description(self) -> dict[str, Any]:
-        """For the session: `docs/protocol.md` tells what is in it."""
-        key, tracker = _secrets() if self._is_here else (None, None)
+        """For the session, which is then `told`: `docs/protocol.md` says what is in it."""
+        self._told = False
+        _unchanged_levels()[self._mark] = True
+        self._argv = list(sys.argv) if hasattr(sys, "argv") else None
+        self._had = _secrets() if self._is_here else None
+        key, tracker = self._had or (None, None)
         return {
-            "argv": [str(argument) for argument in getattr(sys, "argv", [])],
+            "argv": [str(argument) for argument in self._argv or ()],
             "authkey": bytes(key or b""),
             "tracker": _pipe(tracker),
             "levels": {
@@ -55,6 +54,10 @@ class Traits:
             "disabled": logging.root.manager.disable,
             "records": self._records(),
         }
+
+    def told(self) -> None:
+        """The session with the last description is on its way; an interrupt before that has it made again."""
+        self._told = True
 
 
 def _unchanged_levels() -> dict[Any, Any]:
