@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 import threading
 import types
 from collections.abc import Callable
@@ -153,10 +152,7 @@ def loads(payload: Payload, what: str) -> Any:
     except SerializationError:
         raise
     except Exception as error:
-        hint = ""
-        if isinstance(error, ModuleNotFoundError):
-            hint = f". Install {error.name!r} for {sys.executable} (Python {sys.version.split()[0]})"
-        raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}{hint}") from error
+        raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}") from error
 
 
 def _buffer(part: Buffer) -> Buffer:

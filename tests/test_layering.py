@@ -16,7 +16,18 @@ PACKAGES = {"minidask": ROOT / "minidask", "minidask.scheduler": ROOT / "schedul
 IMPURE = {"asyncio", "socket", "time", "random", "secrets", "pickle", "cloudpickle", "threading", "os", "subprocess"}
 SHELLS = {
     "minidask.scheduler": {"__main__", "server"},
-    "minidask.worker": {"__main__", "agent", "calls", "daemon", "launch", "peers", "slot", "slotpool", "transfers"},
+    "minidask.worker": {
+        "__main__",
+        "agent",
+        "calls",
+        "daemon",
+        "launch",
+        "missing",
+        "peers",
+        "slot",
+        "slotpool",
+        "transfers",
+    },
 }
 PURE_ALONE = {
     "minidask.addresses",
@@ -25,6 +36,7 @@ PURE_ALONE = {
     "minidask.errors",
     "minidask.parts",
     "minidask.sizes",
+    "minidask.versions",
 }
 ASYNC = {
     "minidask.local",

@@ -14,6 +14,7 @@ from typing import Any
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import INTERRUPT_SECONDS
+from minidask.client.missing import advised, told_here
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
 
@@ -157,7 +158,7 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
         try:
             return loads(outcome.payload, f"the result of task {name!r}"), None
         except SerializationError as error:
-            return None, error
+            return None, told_here(error, outcome.worker)
     raised = _exception(outcome, name)
     raised.__cause__ = RemoteTraceback(outcome.traceback, outcome.worker)
     return None, raised
@@ -172,5 +173,5 @@ def _exception(outcome: Raised, name: str) -> BaseException:
     except SerializationError as problem:
         return TaskError(f"task {name!r} raised an exception that cannot be unpickled ({problem}): {last_line}")
     if isinstance(error, BaseException):
-        return error
+        return advised(error)
     return TaskError(f"task {name!r} raised {last_line}")

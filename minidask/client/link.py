@@ -29,6 +29,7 @@ from minidask.client.workers import WorkerTable
 from minidask.errors import MinidaskError, SchedulerLost, SerializationError
 from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
+from minidask.packages import python_version
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
     Answer,
@@ -80,7 +81,7 @@ class Link:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
-        self.workers = WorkerTable()
+        self.workers = WorkerTable(python_version())
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
         self.dropped: collections.deque[list[bytes]] = collections.deque()
@@ -314,8 +315,8 @@ class Link:
                 show_output(worker, stream, text)
             case Workers(workers):
                 self.workers.told(workers)
-            case WorkerChanged(address, name, slots):
-                self.workers.told_of(address, name, slots)
+            case WorkerChanged():
+                self.workers.told_of(*message)
             case Answer(request, info):
                 on_answer = self._answers.pop(request, None)
                 if on_answer is not None:
