@@ -1,4 +1,4 @@
-"""Which Python's tasks go to which workers, and what is told of those that differ: the scheduler's core, without processes."""
+"""Which Python's tasks go to which workers, and what is told of those that differ; without processes."""
 
 from __future__ import annotations
 
@@ -246,7 +246,9 @@ def test_only_workers_of_this_python_count() -> None:
 
 def test_each_other_python_is_warned_of_once_and_packages_once() -> None:
     own = {"python": OURS, "numpy": "2.1", "pandas": "2.0", "scipy": "1.0"}
-    room = table(("a", {"python": OURS, "numpy": "1.9"}), ("b", {"python": OTHER}), ("c", {"python": OURS, "numpy": "2.1"}))
+    room = table(
+        ("a", {"python": OURS, "numpy": "1.9"}), ("b", {"python": OTHER}), ("c", {"python": OURS, "numpy": "2.1"})
+    )
     watch = VersionWatch(own, room)
     with pytest.warns(errors.VersionWarning) as caught:
         watch.warn()
