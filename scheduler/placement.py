@@ -28,7 +28,6 @@ LOOK_AT = 16
 FAILED = 1 << 60
 
 ByPython = dict[str, dict[int, WorkerRecord]]
-NONE: dict[int, WorkerRecord] = {}
 
 
 def depth(seconds: float | None, round_trip: float | None) -> int:
@@ -84,23 +83,19 @@ class WorkerPool:
     def update(self, worker: WorkerRecord) -> None:
         """Sort a worker in again after its load, slots or prefetch changed; the last updated is asked last."""
         self.remove(worker)
-        if worker.free > 0:
+        free = worker.free
+        if free > 0:
             self.idle.setdefault(worker.python, {})[worker.peer] = worker
-        elif worker.slots and not worker.congested and worker.free > -worker.prefetch:
+        elif free > -worker.prefetch and worker.slots and not worker.congested:
             self.spare.setdefault(worker.python, {})[worker.peer] = worker
 
     def remove(self, worker: WorkerRecord) -> None:
-        peer, python = worker.peer, worker.python
-        if peer in self.idle.get(python, NONE):
-            _take_out(peer, python, self.idle)
-        elif peer in self.spare.get(python, NONE):
-            _take_out(peer, python, self.spare)
-
-
-def _take_out(peer: int, python: str, pool: ByPython) -> None:
-    del pool[python][peer]
-    if not pool[python]:
-        del pool[python]
+        for pool in (self.idle, self.spare):
+            workers = pool.get(worker.python)
+            if workers is not None and workers.pop(worker.peer, None) is not None:
+                if not workers:
+                    del pool[worker.python]
+                return
 
 
 def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tuple[TaskRecord, WorkerRecord] | None:
@@ -124,11 +119,11 @@ def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tu
 
 def _fitting(task: TaskRecord, workers: ByPython) -> dict[int, WorkerRecord]:
     """Those whose Python runs what the task's client has pickled, of which there is one at least."""
+    if len(workers) == 1:
+        return next(iter(workers.values()))
     python = task.client.python
     if python in workers and "" not in workers and python:
         return workers[python]
-    if len(workers) == 1:
-        return next(iter(workers.values()))
     return {peer: w for own, some in workers.items() if fits(python, (own,)) for peer, w in some.items()}
 
 
