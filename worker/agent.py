@@ -271,19 +271,27 @@ class Agent:
         """The scheduler sent these."""
         events: list[Event] = []
         for message in messages:
-            if type(message) is Notice:
-                log.warning("%s", message.text)
-            elif type(message) is BlobPart:
-                self._transfers.part(message)
-            elif type(message) is NoBlob:
-                self._transfers.refused("", message)
-            elif type(message) is FetchPart:
-                self._send(self._transfers.result_part(message))
-            elif type(message) is not PutBlob:
-                events.append(FromScheduler(message))
-            elif _is_sound(message):
-                events.append(FromScheduler(self._stored(message)))
+            try:
+                events += self._events_of(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._went_wrong(FromScheduler(message), error)
         self.post(*events)
+
+    def _events_of(self, message: Message) -> list[Event]:
+        """What a message of the scheduler's is to the core; nothing, if it is about bytes under way."""
+        if type(message) is Notice:
+            log.warning("%s", message.text)
+        elif type(message) is BlobPart:
+            self._transfers.part(message)
+        elif type(message) is NoBlob:
+            self._transfers.refused("", message)
+        elif type(message) is FetchPart:
+            self._send(self._transfers.result_part(message))
+        elif type(message) is not PutBlob:
+            return [FromScheduler(message)]
+        elif _is_sound(message):
+            return [FromScheduler(self._stored(message))]
+        return []
 
     def _stored(self, message: PutBlob) -> PutBlob:
         """Put large data that came along into the store; slots then need only its name."""
