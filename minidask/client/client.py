@@ -266,6 +266,8 @@ class Client:
             )
 
     def _check_for_workers(self) -> None:
+        if self.link.workers.refusal():
+            self.scheduler_info()  # after its answer, this client knows of every worker that has joined by now
         refusal = self.link.workers.refusal()
         if refusal:
             raise VersionMismatch(refusal)
