@@ -19,6 +19,10 @@ class VersionMismatch(ProtocolError):
     """The two ends speak different versions of the protocol, or run Pythons that cannot share code."""
 
 
+class VersionWarning(UserWarning):
+    """A worker has another Python or other packages than the client."""
+
+
 class AuthenticationError(MinidaskError):
     """The two ends do not hold the same secret, or the access file is missing or unsafe."""
 

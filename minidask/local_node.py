@@ -27,6 +27,7 @@ from minidask.addresses import Address
 from minidask.blobstore import BlobStore
 from minidask.folders import hold
 from minidask.nesting import Surroundings
+from minidask.packages import installed, python_version
 from minidask.program import run_loop
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Event, Received
@@ -53,7 +54,9 @@ class LocalNode:
     """
 
     def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, around: Surroundings) -> None:
-        self._core = SchedulerCore({"version": __version__, "pid": os.getpid()})
+        self._core = SchedulerCore(
+            {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
+        )
         self.agent = Agent(
             "local", slots, make_slot, limits, around, BlobStore(around.store), None, recipients=self._core
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-import sys
 import types
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -176,10 +175,7 @@ def loads(payload: Payload, what: str) -> Any:
         raise
     except (Exception, SystemExit) as error:
         pass_on(error)
-        hint = ""
-        if isinstance(error, ModuleNotFoundError):
-            hint = f". Install {error.name!r} for {sys.executable} (Python {sys.version.split()[0]})"
-        raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}{hint}") from error
+        raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}") from error
 
 
 def _buffer(part: Buffer) -> Buffer:

@@ -17,7 +17,7 @@ from minidask.sockets import keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
-from minidask.wire.messages import Message
+from minidask.wire.messages import Goodbye, Message
 
 HANDSHAKE_SECONDS = 10.0
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
@@ -114,20 +114,22 @@ class MessageLink(asyncio.BufferedProtocol):
         return self._decoder.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        messages: list[Message] = []
+        failure: MinidaskError | None = None
         try:
             if not self._open and isinstance(self.handshake, Acceptor) and self._answered_http(nbytes):
                 return
-            messages = []
             for frame in self._decoder.received(nbytes):
                 if self._open:
                     messages.append(decode(frame))
                 else:
                     self._shake_hands(frame)
         except (ProtocolError, AuthenticationError) as error:
-            self._fail(error)
-            return
-        if messages:
+            failure = error
+        if messages:  # also what came before the mistake
             self._on_messages(self, messages)
+        if failure is not None:
+            self._fail(failure)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
@@ -163,12 +165,14 @@ class MessageLink(asyncio.BufferedProtocol):
         self._fail(ProtocolError(f"the peer did not complete the handshake within {HANDSHAKE_SECONDS:.0f} seconds"))
 
     def _fail(self, error: MinidaskError) -> None:
-        """Close because the peer broke the rules; while it is a stranger, tell it why."""
+        """Close because the peer broke the rules, and tell it why, if it is of those who listen for that."""
         self._error = error
         if self._transport is not None:
             if not self._open:
                 self._transport.writelines(refusal(error))
-            self._transport.close()
+            elif isinstance(self.handshake, Acceptor):
+                self.send(Goodbye(f"protocol error: {error}"))
+            self.close()
 
 
 async def connect(address: Address, link: MessageLink) -> None:

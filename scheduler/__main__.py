@@ -13,6 +13,7 @@ from minidask.access import default_access_file, load_or_create_secret
 from minidask.addresses import Address
 from minidask.errors import MinidaskError
 from minidask.folders import sweep
+from minidask.packages import installed, python_version
 from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
 
 from .core import NO_WORKERS_SECONDS, SchedulerCore
@@ -55,7 +56,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 async def _serve(address: Address, access_file: Path, no_workers_timeout: float) -> int:
     secret = load_or_create_secret(access_file)
-    core = SchedulerCore({"version": __version__, "pid": os.getpid()}, no_workers_timeout)
+    info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
+    core = SchedulerCore(info, no_workers_timeout)
     server = SchedulerServer(core, secret)
     try:
         address = await server.listen(address)

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minidask.errors import ProtocolError
+from minidask.versions import PYTHON, fits, mismatch
 from minidask.wire import messages as m
+from minidask.wire.frames import AUTHENTICATED
+from minidask.wire.outcomes import BLOB_BYTES, check_outcome
 
 from .distribution import Distribution
 from .nesting import Nesting
@@ -19,6 +22,9 @@ from .tasks import FAILURES, Abandoned, ClientRecord, Ended, Ready, Running, Tas
 
 MAX_DEATHS = 3
 MAX_ATTEMPTS = 10
+MAX_TEXT = 10_000
+MAX_TRACEBACK = 1 << 20
+LOST_BY_US = "it was lost in an error of the scheduler's own, which is in the scheduler's log; please report that"
 
 
 class Attempts:
@@ -71,6 +77,9 @@ class Attempts:
         worker = next((w for w in self._workers.values() if w.address == task.pin), None)
         if worker is None:
             self.lose(task, "fail", "worker-left", f"there is no worker {task.pin} in the cluster")
+        elif not fits(task.client.python, (worker.python,)):
+            where = f"{worker.name} at {worker.address}, which had to run it"
+            self.lose(task, "fail", "version", mismatch(task.client.python, [(where, worker.versions[PYTHON])]))
         else:
             worker.pinned.append(task)
             self._pinned[worker.peer] = worker
@@ -101,15 +110,16 @@ class Attempts:
 
     def _assign(self, task: TaskRecord, worker: WorkerRecord, now: float, host: TaskRecord | None = None) -> None:
         """Have a worker run a task: in a slot of its own, or in that of the task `host`, which waits for it."""
+        direct = host is None and is_direct(task, worker)
+        self._data.give(task.blobs, worker)
         task.attempt += 1
-        task.move("assign", Running(worker, task.attempt, now, host is None and is_direct(task, worker)))
+        task.move("assign", Running(worker, task.attempt, now, direct))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
         if host is not None:
             worker.guests[task.id] = host
             self.nesting.lend(host, task)
-        self._data.give(task.blobs, worker)
         run = m.Run(
             task.id, task.attempt, task.root.peer, task.name, task.timeout, task.blobs,
             0 if host is None else host.id, task.payload,
@@ -120,6 +130,8 @@ class Attempts:
     # --- what workers say of attempts ---
 
     def done(self, worker: WorkerRecord, message: m.Done) -> None:
+        if len(message.payload) != 1:
+            check_outcome(message)
         fetched = message.task in worker.delivering
         task = self._release(worker, message)
         if task is not None:
@@ -128,21 +140,24 @@ class Attempts:
             self._end(task, "done")
 
     def failed(self, worker: WorkerRecord, message: m.Failed) -> None:
+        if len(message.payload) > 1:
+            check_outcome(message)
         task = self._release(worker, message)
         if task is not None:
-            outcome = m.TaskRaised(task.number, message.duration, worker.name, message.traceback, message.payload)
+            traceback = message.traceback[-MAX_TRACEBACK:]
+            outcome = m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload)
             self._tell(task, outcome)
             self._end(task, "raised")
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
+        if message.reason not in m.REASONS:
+            raise ProtocolError(f"a task cannot be stopped for reason {message.reason[:MAX_TEXT]!r}")
         task = self._release(worker, message)
         if task is not None:
-            if message.reason not in m.REASONS:
-                raise ProtocolError(f"a task cannot be stopped for reason {message.reason!r}")
             if message.reason == "no-data":
                 self._try_again(task, worker, "lost", f"{worker.name} could not get its data: {message.text}")
                 return
-            self.lose(task, "stopped", message.reason, message.text)
+            self.lose(task, "stopped", message.reason, message.text[:MAX_TEXT])
 
     def died(self, worker: WorkerRecord, message: m.Died) -> None:
         task = self._release(worker, message)
@@ -163,12 +178,15 @@ class Attempts:
 
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
         """An attempt has returned, and its client has to fetch a large part of the result."""
+        if len(message.blob) != BLOB_BYTES or not 0 < message.size <= AUTHENTICATED.total:
+            raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
         task = worker.tasks.get(message.task)
         if task is None or task.attempt != message.attempt or type(task.state) is Abandoned:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))
             return
         if task.id not in worker.delivering:
             worker.delivering.add(task.id)
+            self.nesting.goes_on(task)
             self._leave_host(task, worker)
             self._leave_group(task)
             self.pool.update(worker)
@@ -176,7 +194,7 @@ class Attempts:
 
     def waiting(self, worker: WorkerRecord, message: m.Waiting) -> None:
         task = worker.tasks.get(message.task)
-        if task is not None and task.attempt == message.attempt:
+        if task is not None and task.attempt == message.attempt and task.id not in worker.delivering:
             self.nesting.waits(task)
 
     def resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
@@ -260,7 +278,7 @@ class Attempts:
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
         """An attempt died with its process or its worker: queue the task again, unless it has had its chances."""
-        task.story += (what,)
+        task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
         if task.deaths >= MAX_DEATHS or len(task.story) >= MAX_ATTEMPTS:
             story = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(task.story, 1))
@@ -305,6 +323,29 @@ class Attempts:
             self._drop_one(child, force=True)
         for ancestor in ancestors:
             self.ready.close(ancestor)
+
+    def settle_adrift(self) -> int:
+        """After a bug of ours has cut a change of state short: end every task that nothing would end any more.
+
+        That is in no queue, or on no worker. Returns how many there were.
+        """
+        waiting = self.ready.waiting() | {task.id for worker in self._workers.values() for task in worker.pinned}
+        adrift = [task for task in self.tasks.values() if not self._has_a_place(task, waiting)]
+        for task in adrift:
+            self._tell(task, m.TaskLost(task.number, "internal", f"task {task.name!r}: {LOST_BY_US}"))
+            del self.tasks[task.id]
+            task.client.tasks.pop(task.number, None)
+            task.state = Ended()
+            task.counts.finished += 1
+            task.counts.failed += 1
+            self.nesting.ended(task)
+        return len(adrift)
+
+    def _has_a_place(self, task: TaskRecord, waiting: set[int]) -> bool:
+        if isinstance(task.state, Running | Abandoned):
+            worker = task.state.worker
+            return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
+        return type(task.state) is Ready and task.id in waiting
 
     def lose(self, task: TaskRecord, step: str, reason: str, text: str) -> None:
         """End a task that has no outcome of its own."""

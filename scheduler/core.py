@@ -9,10 +9,11 @@ or from a worker that no longer has it, is stale and is dropped by rule.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from minidask.errors import ProtocolError
+from minidask.versions import PYTHON, described, fits, minor, mismatch
 from minidask.wire import messages as m
 
 from .attempts import Attempts
@@ -25,6 +26,14 @@ from .tasks import Abandoned, ClientRecord, GroupRecord, Ready, Running, TaskRec
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
+
+# Larger than any that there can be; what is passed on has to be within the wire's limits too.
+MAX_SLOTS = 1 << 16
+MAX_COUNT = 1 << 32
+MAX_BLOBS = 1 << 19
+MAX_NAME = 1 << 20
+MAX_OUTPUT = 1 << 23
+PLAIN = (str, int, float, bool, type(None))
 
 Outbox = list[tuple[int, m.Message]]
 
@@ -45,9 +54,8 @@ class SchedulerCore:
         self.blobs = BlobShelf()
         self.stopping = False
         self._next_task = 0
-        self._starved_since: float | None = None
         self._out: Outbox = []
-        self.data = Distribution(self.blobs, self.workers, self._send)
+        self.data = Distribution(self.blobs, self.workers, self.clients, self._send)
         self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
         self.idling = Idling(self.attempts.pool, self.attempts.nesting, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
@@ -102,13 +110,13 @@ class SchedulerCore:
             self._leave(event.peer, event.reason)
         else:
             self._tick(now)
-        return self._take()
+        return self.take()
 
     def place(self, now: float) -> Outbox:
         """Give ready tasks to workers as far as they go; return the messages to send."""
         self.attempts.place(now)
         self.idling.update()
-        return self._take()
+        return self.take()
 
     def recipient(self, task: int, attempt: int) -> int:
         """The client that waits for the outcome of an attempt; 0 if none does."""
@@ -119,7 +127,8 @@ class SchedulerCore:
     def _send(self, peer: int, message: m.Message) -> None:
         self._out.append((peer, message))
 
-    def _take(self) -> Outbox:
+    def take(self) -> Outbox:
+        """The messages that are to be sent and were not returned yet."""
         out, self._out = self._out, []
         return out
 
@@ -143,23 +152,34 @@ class SchedulerCore:
     # --- peers come and go ---
 
     def _join(self, event: Joined, now: float) -> None:
-        info = event.info
+        info: dict[str, Any] = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
         name = str(info.get("name") or event.address)
+        python = minor(info.get("python"))
         if event.role == "client":
-            client = ClientRecord(event.peer, name, bool(info.get("forward_output", True)), bool(info.get("nested")))
-            self.clients[event.peer] = client
+            forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
+            client = self.clients[event.peer] = ClientRecord(event.peer, name, forward_output, nested, python)
             self._out.append((event.peer, self._worker_list()))
+            self._see_who_is_served([client])
+            for worker in self.workers.values():
+                self._note_other_pythons(worker, client)
             return
         slots, prefetch = info.get("slots"), info.get("prefetch", 0)
-        if not isinstance(slots, int) or not isinstance(prefetch, int) or slots < 0 or prefetch < 0:
-            raise ProtocolError("a worker must say how many slots it has")
+        if type(slots) is not int or not 0 <= slots <= MAX_SLOTS:
+            raise ProtocolError(f"a worker must say how many slots it has, 0 to {MAX_SLOTS}, and not {slots!r}")
+        if type(prefetch) is not int or not prefetch >= 0:
+            raise ProtocolError(f"a worker cannot hold {prefetch!r} calls in advance")
         serves, place = str(info.get("serves") or ""), str(info.get("place") or "")
-        worker = WorkerRecord(event.peer, event.address, name, slots, prefetch, info, now, serves, place)
+        versions = described(event.info)
+        info["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
+        worker = WorkerRecord(
+            event.peer, event.address, name, slots, prefetch, info, now, serves, place, versions=versions, python=python
+        )
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.attempts.pool.update(worker)
-        self._starved_since = None
-        self._tell_of(worker, slots)
+        self._slots_changed(worker, slots)
+        for client in self.clients.values():
+            self._note_other_pythons(worker, client)
 
     def _leave(self, peer: int, reason: str) -> None:
         worker = self.workers.pop(peer, None)
@@ -173,7 +193,7 @@ class SchedulerCore:
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
         self.attempts.lose_worker(worker, reason)
-        self._tell_of(worker, None)
+        self._slots_changed(worker, None)
 
     def _lose_client(self, client: ClientRecord) -> None:
         for task in list(client.tasks.values()):
@@ -182,11 +202,50 @@ class SchedulerCore:
         self.data.leave(client)
 
     def _worker_list(self) -> m.Workers:
-        return m.Workers([[w.address, w.name, w.slots] for w in self.workers.values()])
+        return m.Workers([[w.address, w.name, w.slots, w.versions] for w in self.workers.values()])
 
-    def _tell_of(self, worker: WorkerRecord, slots: int | None) -> None:
-        message = m.WorkerChanged(worker.address, worker.name, slots)
+    def _slots_changed(self, worker: WorkerRecord, slots: int | None) -> None:
+        message = m.WorkerChanged(worker.address, worker.name, slots, worker.versions)
         self._out += [(peer, message) for peer in self.clients]
+        self._see_who_is_served(self.clients.values())
+
+    # --- several Pythons ---
+
+    def _pythons(self) -> set[str]:
+        """Those of the workers that take tasks."""
+        return {worker.python for worker in self.workers.values() if worker.slots}
+
+    def _see_who_is_served(self, clients: Iterable[ClientRecord]) -> None:
+        """Refuse the tasks of clients that have never had a worker of their Python, while there are only others.
+
+        Whoever has had one may hope that it comes back.
+        """
+        pythons = self._pythons()
+        for client in clients:
+            client.served = client.served or fits(client.python, pythons)
+            client.refused = "" if client.served or not pythons else self._all_others(client)
+            if client.refused:
+                self._fail_waiting(client, "version", client.refused)
+
+    def _all_others(self, client: ClientRecord) -> str:
+        workers = [(f"{w.name} at {w.address}", w.versions[PYTHON]) for w in self.workers.values() if w.slots]
+        return mismatch(client.python, workers)
+
+    def _note_other_pythons(self, worker: WorkerRecord, client: ClientRecord) -> None:
+        """Have it in the log of a worker that it gets no tasks of a client, once for each Python."""
+        if client.nested or fits(client.python, (worker.python,)) or client.python in worker.told:
+            return
+        worker.told.add(client.python)
+        self._send(worker.peer, m.Notice(
+            f"worker {worker.name} runs Python {worker.versions[PYTHON]} and client {client.name} Python"
+            f" {client.python}, which cannot run each other's functions: it gets none of the tasks of such clients"
+        ))  # fmt: skip
+
+    def _fail_waiting(self, client: ClientRecord, reason: str, text: str) -> None:
+        for task in list(client.tasks.values()):
+            # Others may still run on workers that are about to end, and so may what those have submitted.
+            if type(task.state) is Ready and task.parent is None:
+                self.attempts.lose(task, "fail", reason, text)
 
     def _tick(self, now: float) -> None:
         for worker in list(self.workers.values()):
@@ -194,29 +253,32 @@ class SchedulerCore:
                 silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
                 self._out.append((worker.peer, m.Goodbye(silence)))
                 self._leave(worker.peer, silence)
-        if not self.attempts.tasks or any(worker.slots for worker in self.workers.values()):
-            self._starved_since = None
-        elif self._starved_since is None:
-            self._starved_since = now
-        elif now - self._starved_since >= self.no_workers_seconds:
-            self._starved_since = None
-            text = (
-                f"no worker was there to run it for {self.no_workers_seconds:.0f} seconds:"
-                " start some with minidask-worker ADDRESS, on as many machines as you like"
-            )
-            for task in list(self.attempts.tasks.values()):
-                # Others may still run on workers that are about to end, and so may what those have submitted.
-                if type(task.state) is Ready and task.parent is None:
-                    self.attempts.lose(task, "fail", "no-workers", text)
+        pythons = self._pythons()
+        for client in list(self.clients.values()):
+            if not client.tasks or fits(client.python, pythons):
+                client.starved_since = None
+            elif client.starved_since is None:
+                client.starved_since = now
+            elif now - client.starved_since >= self.no_workers_seconds:
+                client.starved_since = None
+                self._fail_waiting(client, "no-workers", self._nobody_came(client))
+
+    def _nobody_came(self, client: ClientRecord) -> str:
+        others = f". Now {self._all_others(client)}" if self._pythons() else ""
+        return (
+            f"no worker was there to run it for {self.no_workers_seconds:.0f} seconds:"
+            f" start some with minidask-worker ADDRESS, on as many machines as you like{others}"
+        )
 
     # --- what clients ask for ---
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
             raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
+        parent = self._parent(message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
-            self.idling.ask(client, message.group, self._parent(message) if message.parent else None)
+            self.idling.ask(client, message.group, parent)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
         client.groups.pop(message.group, None)
@@ -226,6 +288,10 @@ class SchedulerCore:
         group = client.groups.get(message.group) if message.group else None
         if message.task in client.tasks or (message.group and group is None):
             raise ProtocolError(f"task {message.task} is submitted twice, or to a group that is not open")
+        if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
+            raise ProtocolError(
+                f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name"
+            )
         missing = [blob for blob in message.blobs if blob not in client.blobs]
         if missing or not message.payload:
             raise ProtocolError(f"task {message.task} has no payload, or needs blobs that the client does not hold")
@@ -240,6 +306,9 @@ class SchedulerCore:
                 text = f"task {message.name!r}: the task that has submitted it has ended"
                 self._send(client.peer, m.TaskLost(message.task, "cancelled", text))
                 return
+        if client.refused:
+            self._send(client.peer, m.TaskLost(message.task, "version", f"task {message.name!r}: {client.refused}"))
+            return
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
@@ -267,9 +336,13 @@ class SchedulerCore:
                 self.attempts.drop(task, message.force)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        self._out.append((client.peer, m.Answer(message.request, {**describe(self), "you": client.peer})))
+        self._out.append(
+            (client.peer, m.Answer(message.request, {**describe(self, client.python), "you": client.peer}))
+        )
 
     def _ran_here(self, client: ClientRecord, message: m.RanHere) -> None:
+        if not 0 <= message.failed <= message.finished <= MAX_COUNT:
+            raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
         parent = self._parent(message) if message.parent else None
         if parent is not None:
             parent.root.within.add(message.finished, message.failed)
@@ -283,14 +356,15 @@ class SchedulerCore:
     def _output(self, worker: WorkerRecord, message: m.Output) -> None:
         client = self.clients.get(message.client)
         if client is not None and client.forward_output:
-            self._out.append((client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, message.text)))
+            text = message.text[:MAX_OUTPUT]
+            self._out.append((client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text)))
 
     def _heartbeat(self, worker: WorkerRecord, message: m.Heartbeat) -> None:
         worker.memory = message.memory
 
     def _resized(self, worker: WorkerRecord, message: m.Resized) -> None:
-        if message.slots < 0:
-            raise ProtocolError(f"a worker cannot have {message.slots} slots")
+        if not 0 <= message.slots <= MAX_SLOTS:
+            raise ProtocolError(f"a worker cannot have {message.slots} slots, but 0 to {MAX_SLOTS}")
         worker.slots = message.slots
         self.attempts.pool.update(worker)
-        self._tell_of(worker, worker.slots)
+        self._slots_changed(worker, worker.slots)

@@ -6,19 +6,29 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from minidask.versions import fits
+
 if TYPE_CHECKING:
     from .core import SchedulerCore
 
 
-def describe(core: SchedulerCore) -> dict[str, Any]:
+def describe(core: SchedulerCore, python: str = "") -> dict[str, Any]:
     """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts.
 
     A client's `nested` counts the tasks that its tasks have submitted. A task that has lent its slot to another one
-    does not count as running.
+    does not count as running. A worker is `usable` if it takes tasks of a client with this Python.
     """
     lent = Counter(host.root.peer for worker in core.workers.values() for host in worker.guests.values())
     workers = [
-        {**w.info, "address": w.address, "name": w.name, "slots": w.slots, "tasks": len(w.tasks), "memory": w.memory}
+        {
+            **w.info,
+            "address": w.address,
+            "name": w.name,
+            "slots": w.slots,
+            "tasks": len(w.tasks),
+            "memory": w.memory,
+            "usable": fits(python, (w.python,)),
+        }
         for w in core.workers.values()
     ]
     clients = []

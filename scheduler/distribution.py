@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterable
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
+from minidask.wire.frames import AUTHENTICATED
+from minidask.wire.outcomes import BLOB_BYTES
 
 from .blobs import RELAY, BlobRecord, BlobShelf, Copy
 from .tasks import ClientRecord, WorkerRecord
+
+MAX_TEXT = 10_000
 
 
 class Distribution:
@@ -21,14 +25,19 @@ class Distribution:
 
     Args:
         shelf: all blobs.
-        workers: all workers, by peer; the scheduler's own table.
+        workers, clients: all there are, by peer; the scheduler's own tables.
         send: takes the messages to send, each with its peer.
     """
 
     def __init__(
-        self, shelf: BlobShelf, workers: dict[int, WorkerRecord], send: Callable[[int, m.Message], None]
+        self,
+        shelf: BlobShelf,
+        workers: dict[int, WorkerRecord],
+        clients: dict[int, ClientRecord],
+        send: Callable[[int, m.Message], None],
     ) -> None:
         self.shelf = shelf
+        self._clients = clients
         self._workers = workers
         self._send = send
         self._serving: dict[int, WorkerRecord] = {}  # the workers at which others can fetch
@@ -100,7 +109,7 @@ class Distribution:
         source = self._serving.get(copy.source) if copy is not None else None
         if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
             copy.failed.add(copy.source)
-            self._direct(message.blob, worker, message.text)
+            self._direct(message.blob, worker, message.text[:MAX_TEXT])
 
     def part_wanted(self, worker: WorkerRecord, message: m.FetchPart) -> None:
         """A worker wants a part from a client."""
@@ -126,12 +135,16 @@ class Distribution:
 
     def put(self, client: ClientRecord, message: m.PutBlob) -> None:
         """A client sends a small blob."""
+        _check_name(message.blob)
+        if not message.payload:
+            raise ProtocolError(f"blob {message.blob.hex()} has no buffer, so it is nothing")
         self.shelf.put(message.blob, message.payload, client.peer)
         client.blobs.add(message.blob)
 
     def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
         """A client has a large one."""
-        if message.size <= 0:
+        _check_name(message.blob)
+        if not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a blob of {message.size} bytes cannot be offered")
         self.shelf.offer(message.blob, message.size, message.place, client.peer)
         client.blobs.add(message.blob)
@@ -170,14 +183,19 @@ class Distribution:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, "its worker was lost"))
 
     def result_part(self, worker: WorkerRecord, message: m.BlobPart | m.NoBlob) -> None:
-        """A worker answers what a client wanted."""
-        if message.peer not in self._workers:
+        """A worker answers what a client wanted, which may have left."""
+        if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 
     def result_taken(self, client: ClientRecord, message: m.ResultTaken) -> None:
         """A client needs a part of a result no more."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=0))
+
+
+def _check_name(blob: bytes) -> None:
+    if len(blob) != BLOB_BYTES:
+        raise ProtocolError(f"a blob's name has {BLOB_BYTES} bytes, and not {len(blob)}")
 
 
 def _offering(record: BlobRecord) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from minidask.versions import fits
 from minidask.wire import messages as m
 
 from .nesting import Nesting
@@ -26,8 +27,9 @@ class Idling:
         self._pool = pool
         self._nesting = nesting
         self._send = send
-        self._idle = False
+        self._idle: set[str] = set()  # the Pythons of the workers with a free slot
         self.askers: dict[int, dict[int, list[TaskRecord]]] = {}  # by client and group: the tasks above its calls
+        self._pythons: dict[int, str] = {}  # by client
         self._told: dict[int, bool] = {}
 
     def ask(self, client: ClientRecord, group: int, parent: TaskRecord | None) -> None:
@@ -40,6 +42,7 @@ class Idling:
             above.append(ancestor)
             ancestor = ancestor.parent
         self.askers.setdefault(client.peer, {})[group] = above
+        self._pythons[client.peer] = client.python
         self._told.pop(client.peer, None)
         self._tell(client.peer)
 
@@ -52,8 +55,8 @@ class Idling:
             if not askers[client.peer]:
                 del askers[client.peer]
         if not groups:
-            self.askers.pop(client.peer, None)
-            self._told.pop(client.peer, None)
+            for of_clients in (self.askers, self._told, self._pythons):
+                of_clients.pop(client.peer, None)
 
     def leave(self, client: ClientRecord) -> None:
         """A client is gone."""
@@ -63,8 +66,8 @@ class Idling:
     def update(self) -> None:
         """All that could be placed was: tell those for whom something has changed."""
         changed = self._nesting.take_changed()
-        if self._idle != bool(self._pool.idle):
-            self._idle = not self._idle
+        if self._pool.idle.keys() != self._idle:
+            self._idle = set(self._pool.idle)
             peers = set(self.askers)
         else:
             peers = {peer for task in changed if task.nest is not None for peer in task.nest.askers}
@@ -73,7 +76,7 @@ class Idling:
 
     def _tell(self, peer: int) -> None:
         above = (task for tasks in self.askers[peer].values() for task in tasks)
-        idle = self._idle or any(self._nesting.has_nothing_to_run(task) for task in above)
+        idle = fits(self._pythons[peer], self._idle) or any(self._nesting.has_nothing_to_run(task) for task in above)
         if self._told.get(peer) is not idle:
             self._told[peer] = idle
             self._send(peer, m.Idle(idle))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from minidask.versions import fits
+
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
 from .tasks import Abandoned, Ready, Running, TaskRecord
@@ -45,13 +47,20 @@ def _check_workers(core: SchedulerCore) -> None:
             assert core.attempts.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
             assert isinstance(task.state, Running | Abandoned), f"{worker.name} holds {task}"
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
+            assert fits(task.client.python, (worker.python,)), f"{task} is on a worker of another Python"
         assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
-        in_idle, in_spare = worker.peer in core.attempts.pool.idle, worker.peer in core.attempts.pool.spare
+        idle, spare = core.attempts.pool.idle, core.attempts.pool.spare
+        in_idle, in_spare = worker.peer in idle.get(worker.python, ()), worker.peer in spare.get(worker.python, ())
         assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
         assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
         assert worker.blobs <= core.blobs.records.keys(), f"{worker.name} keeps blobs that are gone"
     for pool in (core.attempts.pool.idle, core.attempts.pool.spare):
-        assert pool.keys() <= core.workers.keys(), "a lost worker is still offered tasks"
+        for python, workers in pool.items():
+            assert workers, f"the pool keeps Python {python}, which no worker in it has"
+            assert workers.keys() <= core.workers.keys(), "a lost worker is still offered tasks"
+            assert all(w.python == python for w in workers.values()), (
+                "a worker is offered for another Python than its own"
+            )
 
 
 def _check_clients(core: SchedulerCore) -> None:

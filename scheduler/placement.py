@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 
+from minidask.versions import fits
+
 from .blobs import BlobShelf
 from .ready import ReadyQueue
 from .tasks import Running, TaskRecord, WorkerRecord
@@ -24,6 +26,8 @@ SMOOTHING = 0.2
 MAX_NAMES = 1000
 LOOK_AT = 16
 FAILED = 1 << 60
+
+ByPython = dict[str, dict[int, WorkerRecord]]
 
 
 def depth(seconds: float | None, round_trip: float | None) -> int:
@@ -67,40 +71,60 @@ def is_direct(task: TaskRecord, worker: WorkerRecord) -> bool:
 
 
 class WorkerPool:
-    """The workers that can take a task now: `idle` ones have a free slot, `spare` ones room to prefetch."""
+    """The workers that can take a task now: `idle` ones have a free slot, `spare` ones room to prefetch.
+
+    They are kept by their Python; most clusters have one. A Python without such a worker is not there.
+    """
 
     def __init__(self) -> None:
-        self.idle: dict[int, WorkerRecord] = {}
-        self.spare: dict[int, WorkerRecord] = {}
+        self.idle: ByPython = {}
+        self.spare: ByPython = {}
 
     def update(self, worker: WorkerRecord) -> None:
         """Sort a worker in again after its load, slots or prefetch changed; the last updated is asked last."""
         self.remove(worker)
-        if worker.free > 0:
-            self.idle[worker.peer] = worker
-        elif worker.slots and not worker.congested and worker.free > -worker.prefetch:
-            self.spare[worker.peer] = worker
+        free = worker.free
+        if free > 0:
+            self.idle.setdefault(worker.python, {})[worker.peer] = worker
+        elif free > -worker.prefetch and worker.slots and not worker.congested:
+            self.spare.setdefault(worker.python, {})[worker.peer] = worker
 
     def remove(self, worker: WorkerRecord) -> None:
-        self.idle.pop(worker.peer, None)
-        self.spare.pop(worker.peer, None)
+        for pool in (self.idle, self.spare):
+            workers = pool.get(worker.python)
+            if workers is not None and workers.pop(worker.peer, None) is not None:
+                if not workers:
+                    del pool[worker.python]
+                return
 
 
 def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tuple[TaskRecord, WorkerRecord] | None:
     """Choose the next task and its worker, or None if nothing can be placed now."""
     if pool.idle:
-        task = ready.pop()
-        return None if task is None else (task, _pick(task, pool.idle, blobs))
-    if pool.spare:
-        task = ready.peek()
+        task = ready.pop(pool.idle)
         if task is not None:
-            fit = _with_room(task, pool.spare)
+            return task, _pick(task, _fitting(task, pool.idle), blobs)
+    if pool.spare:
+        task = ready.peek(pool.spare)
+        if task is not None:
+            workers = _fitting(task, pool.spare)
+            fit = _with_room(task, workers)
             if not fit and task.root.unfinished == ready.live(task.root):
-                fit = _holding(pool.spare)
+                fit = _holding(workers)
             if fit:
-                ready.pop()
+                ready.pop(pool.spare)
                 return task, _pick(task, fit, blobs)
     return None
+
+
+def _fitting(task: TaskRecord, workers: ByPython) -> dict[int, WorkerRecord]:
+    """Those whose Python runs what the task's client has pickled, of which there is one at least."""
+    if len(workers) == 1:
+        return next(iter(workers.values()))
+    python = task.client.python
+    if python in workers and "" not in workers and python:
+        return workers[python]
+    return {peer: w for own, some in workers.items() if fits(python, (own,)) for peer, w in some.items()}
 
 
 def _with_room(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:

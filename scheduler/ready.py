@@ -14,13 +14,18 @@ from __future__ import annotations
 import bisect
 import collections
 import heapq
+from collections.abc import Collection
 from dataclasses import dataclass, field
+
+from minidask.versions import fits
 
 from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 
 Entry = tuple[int, int, "Line"]
 Key = tuple[int, int, int]
 SWEEP_FROM = 64
+ANY = ("",)
+"""The Pythons of workers that take all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +37,7 @@ class Line:
     group: GroupRecord | None
     priority: int
     parent: TaskRecord | None
+    python: str = ""
     tasks: collections.deque[TaskRecord] = field(default_factory=collections.deque)
     waste: int = 0
 
@@ -81,7 +87,7 @@ class ReadyQueue:
         lines = self._lines.setdefault(peer, {})
         line = lines.get(key)
         if line is None:
-            line = lines[key] = Line(peer, key, task.group, task.priority, task.parent)
+            line = lines[key] = Line(peer, key, task.group, task.priority, task.parent, task.client.python)
             line.tasks.append(task)
             if task.parent is not None:
                 self._within.setdefault(task.parent.id, []).append(line)
@@ -107,22 +113,29 @@ class ReadyQueue:
         heap[:] = [entry[2].entry if entry[2].tasks else entry for entry in heap]
         heapq.heapify(heap)
 
-    def peek(self) -> TaskRecord | None:
-        """The next task that may run now, left where it is; None if there is none."""
+    def peek(self, pythons: Collection[str] = ANY) -> TaskRecord | None:
+        """The next task that may run now, left where it is; None if there is none.
+
+        Args:
+            pythons: those of the workers that could take it.
+        """
         for peer in list(self._heaps):
-            line = self._next_line(peer)
+            line = self._next_line(peer, pythons)
             if line is not None:
                 return line.tasks[0]
         return None
 
-    def pop(self) -> TaskRecord | None:
-        """Take out the next task that may run now; None if there is none. Its client's turn is over."""
+    def pop(self, pythons: Collection[str] = ANY) -> TaskRecord | None:
+        """As `peek`, but take it out. Its client's turn is over."""
         for peer in list(self._heaps):
-            line = self._next_line(peer)
+            line = self._next_line(peer, pythons)
             if line is not None:
                 task = line.tasks.popleft()
                 self._live[peer] -= 1
-                self._advance(line)
+                if self._heaps[peer][0][2] is line:
+                    self._advance(line)
+                else:
+                    self._let_stand(line)
                 self._turn += 1
                 self._turns[peer] = self._turn
                 if peer in self._heaps:
@@ -135,11 +148,9 @@ class ReadyQueue:
         line = self._child_line(parent)
         if line is None:
             return None
-        task = line.tasks.popleft()  # where the line stands in the heap is put right when it is met there
+        task = line.tasks.popleft()
         self._live[line.peer] -= 1
-        line.strip()
-        if not line.tasks:
-            self._discard(line)
+        self._let_stand(line)
         return task
 
     def _child_line(self, parent: TaskRecord) -> Line | None:
@@ -148,6 +159,12 @@ class ReadyQueue:
             line.strip()
         open_lines = [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
         return min(open_lines, key=lambda line: line.entry, default=None)
+
+    def _let_stand(self, line: Line) -> None:
+        """A line whose turn it was not has lost its head: its place in the heap is put right when it is met there."""
+        line.strip()
+        if not line.tasks:
+            self._discard(line)
 
     def close(self, parent: TaskRecord) -> None:
         """None of a task's children will come any more, and none waits."""
@@ -164,7 +181,7 @@ class ReadyQueue:
             if not heap:
                 del self._heaps[line.peer]
 
-    def _next_line(self, peer: int) -> Line | None:
+    def _next_line(self, peer: int, pythons: Collection[str]) -> Line | None:
         """The client's line whose head is to run next; lines that are used up, or may not run now, are put away."""
         while peer in self._heaps:
             heap = self._heaps[peer]
@@ -177,9 +194,19 @@ class ReadyQueue:
                 line.group.parked.append(line)
                 if not heap:
                     del self._heaps[peer]
-            else:
+            elif line.python in pythons or fits(line.python, pythons):
                 return line
+            else:
+                return self._other_line(heap, pythons)
         return None
+
+    def _other_line(self, heap: list[Entry], pythons: Collection[str]) -> Line | None:
+        """The same of those that these Pythons can run: a client of unknown Python may have lines of several within."""
+        lines = [entry[2] for entry in heap if fits(entry[2].python, pythons)]
+        for line in lines:
+            line.strip()
+        can = [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
+        return min(can, key=lambda line: line.entry, default=None)
 
     def _advance(self, line: Line) -> None:
         """The first of the client's lines has another head, or none."""
@@ -223,6 +250,11 @@ class ReadyQueue:
         line = self._lines[peer][_key(task)]
         line.waste += 1
         line.sweep()
+
+    def waiting(self) -> set[int]:
+        """The numbers of all tasks that wait here; for a look at the whole."""
+        lines = (line for lines in self._lines.values() for line in lines.values())
+        return {task.id for line in lines for task in line.tasks if type(task.state) is Ready}
 
     def forget(self, client: ClientRecord) -> None:
         """Drop all that is left of a client."""

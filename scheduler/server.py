@@ -5,6 +5,10 @@
 Events wait in an inbox until the one before is dealt with, so a link inside this process (a worker
 that shares it) may answer while its message is still being sent. Every link written to is flushed once,
 when the inbox is empty: one write for many messages.
+
+A mistake of a peer's ends that peer, and so does an error of our own in dealing with what it sent: its tasks are tried
+again, and what that error has left in no queue and on no worker is lost, not forgotten. Where nothing
+else helps, every peer is told, so that no client waits for what cannot come.
 """
 
 from __future__ import annotations
@@ -22,12 +26,13 @@ from minidask.addresses import Address
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
-from minidask.wire.messages import Goodbye, Message
+from minidask.wire.messages import Goodbye, Message, Notice
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Left, Received, Tick
 
 TICK_SECONDS = 1.0
+MAX_REASON = 10_000
 
 log = logging.getLogger("minidask.scheduler")
 
@@ -54,6 +59,7 @@ class SchedulerServer:
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
+        self._dismissed: set[int] = set()  # peers that were told goodbye, and have not gone yet
         self._next_peer = 0
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -115,7 +121,7 @@ class SchedulerServer:
             while self._inbox:
                 while self._inbox:
                     self._handle(self._inbox.popleft(), touched)
-                self._write(self.core.place(time.monotonic()), touched)
+                self._place(touched)
                 if not self._inbox:
                     self._flush(touched)
         finally:
@@ -124,21 +130,74 @@ class SchedulerServer:
             self.stopped.set()
 
     def _handle(self, event: Event, touched: set[int]) -> None:
+        if type(event) is Received and event.peer in self._dismissed:
+            return
         try:
             self._write(self.core.handle(event, time.monotonic()), touched)
         except ProtocolError as error:
             peer = event.peer if not isinstance(event, Tick) else 0
             log.warning("closing the connection to peer %d, which broke the protocol: %s", peer, error)
-            self._write([(peer, Goodbye(f"protocol error: {error}"))], touched)
+            self._dismiss(peer, f"protocol error: {error}", touched)
+        except Exception as error:
+            log.exception("an error in dealing with %s; please report it", type(event).__name__)
+            if isinstance(event, Received | Joined):
+                self._dismiss(
+                    event.peer, f"an error inside the scheduler, {type(error).__name__}: see its log", touched
+                )
+                self._mend(touched)
+            else:
+                self._end_all(touched)
+
+    def _place(self, touched: set[int]) -> None:
+        try:
+            self._write(self.core.place(time.monotonic()), touched)
+        except Exception:
+            log.exception("an error in placing tasks; please report it")
+            if not self._mend(touched):
+                self._end_all(touched)  # it would happen again
+
+    def _mend(self, touched: set[int]) -> int:
+        """Settle what an error has cut loose; returns how many tasks those were."""
+        try:
+            count = self.core.attempts.settle_adrift()
+            self._write(self.core.take(), touched)
+        except Exception:
+            log.exception("an error in mending another one; please report it")
+            return 0
+        return count
+
+    def _dismiss(self, peer: int, reason: str, touched: set[int]) -> None:
+        """End the connection to a peer; what it has sent before that and was not dealt with is dropped."""
+        self._dismissed.add(peer)
+        link = self._links.get(peer)
+        self._write([(peer, Goodbye(reason))], touched)
+        if link is not None and not isinstance(link, MessageLink):
+            self._end_all(touched)  # it is the worker inside this process, which cannot come again
+
+    def _end_all(self, touched: set[int]) -> None:
+        """Nothing can be relied on: have every client know that nothing more comes."""
+        reason = "an error inside the scheduler, which its log has, has ended it"
+        self._inbox.clear()
+        self._dismissed.update(self._links)
+        self._write([(peer, Goodbye(reason)) for peer in self._links], touched)
+        self.stopped.set()
 
     def _write(self, outbox: Outbox, touched: set[int]) -> None:
         for peer, message in outbox:
             link = self._links.get(peer)
             if link is None:
                 continue
-            link.send(message)
+            try:
+                link.send(message)
+            except Exception as error:  # noqa: BLE001 - it is over the limits, or holds what cannot be encoded
+                log.warning("peer %d cannot be sent a %s: %s", peer, type(message).__name__, error)
+                self._dismissed.add(peer)
+                message = Goodbye(f"it cannot be sent a {type(message).__name__}: {error}"[:MAX_REASON])
+                link.send(message)
             if type(message) is Goodbye:
                 link.close()
+            elif type(message) is Notice:
+                log.warning("%s", message.text)
             touched.add(peer)
 
     def _flush(self, touched: set[int]) -> None:
@@ -186,6 +245,7 @@ class SchedulerServer:
                 log.warning("turned away a connection from %s: %s", link.peer or "a local process", error)
             return
         del self._links[peer]
+        self._dismissed.discard(peer)
         reason = str(error) if error else "it closed the connection"
         log.info("peer %d has left: %s", peer, reason)
         self.post(Left(peer, reason))

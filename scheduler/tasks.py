@@ -103,12 +103,20 @@ class ClientRecord:
     A `nested` one is a task's, in its slot. Of any other, `counts` is about its own tasks, `within` about those that
     these have submitted, and so on. `seconds` is the smoothed duration of its tasks that belong to no group, by their
     name.
+
+    Its tasks run on workers of its `python`, as "3.11"; "": on any. It was `served` if there has been one since it
+    came; until then, what it submits is `refused` for this reason while there are others only. `starved_since` is when
+    it was first seen to have tasks and no worker for them.
     """
 
     peer: int
     name: str
     forward_output: bool = True
     nested: bool = False
+    python: str = ""
+    served: bool = False
+    refused: str = ""
+    starved_since: float | None = None
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
@@ -149,7 +157,8 @@ class WorkerRecord:
     It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
     Tasks in `delivering` have returned, and their clients fetch the results. `guests` are the numbers of those that run
-    in lent slots, with the tasks whose slots those are.
+    in lent slots, with the tasks whose slots those are. `versions` are of its Python and packages, `python` is the
+    first as "3.11", or "" if it is unknown; its log was `told` of clients with these other ones.
     """
 
     peer: int
@@ -169,6 +178,9 @@ class WorkerRecord:
     blobs: set[bytes] = field(default_factory=set)
     delivering: set[int] = field(default_factory=set)
     guests: dict[int, TaskRecord] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    python: str = ""
+    told: set[str] = field(default_factory=set)
 
     @property
     def free(self) -> int:

@@ -33,6 +33,7 @@ SHELLS = {
         "transfers",
         "children",
         "untaken",
+        "missing",
     },
 }
 PURE_ALONE = {
@@ -42,6 +43,7 @@ PURE_ALONE = {
     "minidask.errors",
     "minidask.parts",
     "minidask.sizes",
+    "minidask.versions",
 }
 ASYNC = {
     "minidask.local",

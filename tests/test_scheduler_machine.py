@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
+from minidask.errors import ProtocolError
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
 from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
@@ -15,6 +16,70 @@ from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.wire import messages as m
 
 OUTCOMES = (m.TaskDone, m.TaskRaised, m.TaskLost)
+PYTHONS = st.sampled_from(["3.11.7", "3.11.2", "3.12.1", ""])
+NAME, HUGE = b"r" * 16, (1 << 63) - 1
+
+
+def bad_words_of_a_worker(task: int, attempt: int) -> list[m.Message]:
+    """What a worker must not say, or what is of no consequence."""
+    return [
+        m.Stopped(task, attempt, "bored", ""),
+        m.Done(task, attempt, 0.1, []),
+        m.Done(task, attempt, 0.1, [b"pickle", b"short"]),
+        m.Done(task, attempt, float("nan"), [b"pickle", NAME + b"r"]),
+        m.Failed(task, attempt, -1.0, "traceback", [b"pickle", NAME + b"w"]),
+        m.OfferResult(task, attempt, NAME, 0),
+        m.OfferResult(task, attempt, NAME, HUGE),
+        m.OfferResult(task, attempt, b"short", 9),
+        m.Died(task, attempt + 1, "stale", ""),
+        m.Returned(task, -attempt),
+        m.Waiting(-task, attempt),
+        m.Resumed(task, HUGE),
+        m.Resized(-1),
+        m.Resized(HUGE),
+        m.HaveBlob(b"unheard of"),
+        m.FetchFailed(b"unheard of", "nowhere", ""),
+        m.FetchPart(b"unheard of", -1, HUGE, -1),
+        m.BlobPart(NAME, -1, HUGE, []),
+        m.BlobPart(NAME, 0, 1, [b"x"]),
+        m.NoBlob(b"", -1, ""),
+        m.Output(-1, -1, "nowhere", "text"),
+        m.Heartbeat(-1),
+        m.Ask(1),
+        m.Goodbye("a word of the scheduler's"),
+    ]
+
+
+def bad_words_of_a_client(task: int) -> list[m.Message]:
+    """The same for a client, with one of its tasks."""
+    return [
+        m.PutBlob(b"short", [b"data"]),
+        m.PutBlob(NAME, []),
+        m.OfferBlob(NAME, -1, ""),
+        m.OfferBlob(NAME, HUGE, ""),
+        m.OfferBlob(b"", 1, ""),
+        m.ReleaseBlobs([b"unheard of"]),
+        m.OpenGroup(0, 1, []),
+        m.OpenGroup(99, -1, []),
+        m.OpenGroup(99, 1, [1]),
+        m.CloseGroup(-1),
+        m.Submit(task, "again", 0, None, 0, None, [], [], [b"call"]),
+        m.Submit(-1, "no payload", 0, None, 0, None, [], [], []),
+        m.Submit(-1, "no group", 0, None, HUGE, None, [], [], [b"call"]),
+        m.Submit(-1, "no blob", 0, None, 0, None, [b"unheard of"], [], [b"call"]),
+        m.Submit(-1, "no time", 0, float("nan"), 0, None, [], [], [b"call"]),
+        m.Submit(-1, "no parent", 0, None, 0, None, [], [1, 2, 3], [b"call"]),
+        m.Submit(-1, "n" * (1 << 21), 0, None, 0, None, [], [], [b"call"]),
+        m.Cancel([-1, HUGE], True),
+        m.RanHere([], -1, 0),
+        m.RanHere([], 1, 2),
+        m.RanHere([], HUGE, HUGE),
+        m.FetchPart(NAME, -1, HUGE, -1),
+        m.ResultTaken(b"", HUGE),
+        m.BlobPart(NAME, 0, HUGE, []),
+        m.NoBlob(NAME, -1, ""),
+        m.Done(1, 1, 0.1, [b"a word of a worker's"]),
+    ]
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -41,6 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.failed: set[tuple[int, bytes, int]] = set()
         self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
         self.nested: dict[int, int] = {}  # worker -> the client of the tasks in its slots
+        self.pythons: dict[int, str] = {}  # by worker
         self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
 
     # --- driving the core ---
@@ -122,20 +188,24 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     # --- peers ---
 
-    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans())
-    def worker_joins(self, slots: int, prefetch: int, serves: bool) -> int:
+    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans(), python=PYTHONS)
+    def worker_joins(self, slots: int, prefetch: int, serves: bool, python: str) -> int:
         self.peers += 1
         self.holding[self.peers], self.blobs[self.peers], self.waiting[self.peers] = {}, set(), {}
         address = f"tcp://w:{self.peers}" if serves else ""
-        info = {"name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address}
+        info = {
+            "name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address, "python": python
+        }  # fmt: skip
+        self.pythons[self.peers] = python
         self.send(Joined(self.peers, "worker", f"tcp://w:{self.peers}", info))
         return self.peers
 
-    @rule(target=clients)
-    def client_joins(self) -> int:
+    @rule(target=clients, python=PYTHONS)
+    def client_joins(self, python: str) -> int:
         self.peers += 1
         self.wanted[self.peers], self.limits[self.peers] = set(), {}
-        self.send(Joined(self.peers, "client", f"tcp://c:{self.peers}", {"name": f"c{self.peers}"}))
+        info = {"name": f"c{self.peers}", "python": python}
+        self.send(Joined(self.peers, "client", f"tcp://c:{self.peers}", info))
         return self.peers
 
     @rule(worker=workers)
@@ -148,7 +218,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.peers += 1
         self.wanted[self.peers], self.limits[self.peers] = set(), {}
         self.nested[worker] = self.peers
-        self.send(Joined(self.peers, "client", f"tcp://n:{self.peers}", {"name": "nested", "nested": True}))
+        info = {"name": "nested", "nested": True, "python": self.pythons[worker]}
+        self.send(Joined(self.peers, "client", f"tcp://n:{self.peers}", info))
         return self.peers
 
     @rule(client=clients)
@@ -261,6 +332,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert [type(message) for _, message in said] in ([m.ResultOffered], [m.ResultTaken])
             if type(said[0][1]) is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
                 self.waiting[worker][run.host] = 0  # it runs no more
+            if type(said[0][1]) is m.ResultOffered:
+                self.waiting[worker].pop(run.task, None)  # and lends no slot
             self.send(Tick())
 
     @rule(worker=workers, client=clients)
@@ -330,6 +403,34 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_is_resized(self, worker: int, slots: int) -> None:
         self.report(worker, m.Resized(slots))
 
+    # --- what nobody may say ---
+
+    def say_badly(self, peer: int, message: m.Message) -> bool:
+        """Whether the core puts up with it; the shell ends the connection if not."""
+        try:
+            self.send(Received(peer, message))
+        except ProtocolError:
+            return False
+        return True
+
+    @rule(worker=workers, which=st.integers(0, 100), data=st.data())
+    def worker_talks_nonsense(self, worker: int, which: int, data: st.DataObject) -> None:
+        if worker in self.holding:
+            run = self.held(worker, data)
+            words = bad_words_of_a_worker(*((run.task, run.attempt) if run is not None else (HUGE, 1)))
+            if not self.say_badly(worker, words[which % len(words)]):
+                self.worker_vanishes(worker)
+
+    @rule(client=clients, which=st.integers(0, 100))
+    def client_talks_nonsense(self, client: int, which: int) -> None:
+        if client in self.wanted:
+            words = bad_words_of_a_client(min(self.wanted[client], default=-2))
+            word = words[which % len(words)]
+            if isinstance(word, m.Submit):
+                self.wanted[client].add(word.task)
+            if not self.say_badly(client, word):
+                self.client_vanishes(client)
+
     # --- time ---
 
     @rule(seconds=st.sampled_from([1.0, LOST_AFTER_SECONDS + 1, NO_WORKERS_SECONDS + 1]), data=st.data())
@@ -354,7 +455,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_slot_idles_beside_work(self) -> None:
         if self.core.attempts.pool.idle:
-            assert self.core.attempts.ready.peek() is None
+            assert self.core.attempts.ready.peek(self.core.attempts.pool.idle) is None
 
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:

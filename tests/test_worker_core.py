@@ -262,7 +262,8 @@ def test_slots_that_never_get_ready_end_the_worker() -> None:
     rig.do(w.Resize(1))
     for _ in range(w.MAX_FAILED_STARTS - 1):
         assert rig.do(w.SlotExited(0, "exit code 1", "?")) == [w.Spawn(0)]
-    (effect,) = rig.do(w.SlotExited(0, "exit code 1", "?"))
+    told, effect = rig.do(w.SlotExited(0, "exit code 1", "?"))
+    assert told == w.ToScheduler(m.Resized(0))  # or what is given back would come again
     assert isinstance(effect, w.GiveUp)
 
 

@@ -8,6 +8,7 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker.slots import Busy, Ending, Idle, Starting
@@ -139,6 +140,38 @@ class WorkerMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
         self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
         self.do(w.SlotExited(slot, "SIGKILL", "?"))
+
+    @precondition(lambda self: self.live(Idle, Busy, Ending))
+    @rule(which=st.integers(0, 100), data=st.data())
+    def slot_talks_nonsense(self, which: int, data: st.DataObject) -> None:
+        """What a task's code may write to its slot's socket: stale, of nobody, or an error that ends the slot."""
+        slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
+        task = self.slot_runs[slot][-1].task if slot in self.slot_runs else 99
+        words: list[m.Message] = [
+            m.SlotReady(1),
+            m.Done(task, 1, 0.1, []),
+            m.Done(task, 1, 0.1, [b"pickle", b"short"]),
+            m.Failed(task, 1, 0.1, "", [b"pickle", b"n" * 16 + b"w"]),
+            m.Done(task, 2, 0.1, [b"stale"]),
+            m.Failed(-1, -1, float("nan"), "", []),
+            m.Waiting(-1, 1),
+            m.Resumed(0, 0),
+            m.Resized(-1),
+            run(task),
+        ]
+        try:
+            self.do(w.FromSlot(slot, words[which % len(words)]))
+        except ProtocolError:
+            self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
+            self.do(w.SlotExited(slot, "SIGKILL", "it talked nonsense"))
+
+    @rule(which=st.integers(0, 100))
+    def scheduler_talks_nonsense(self, which: int) -> None:
+        words: list[m.Message] = [
+            m.Stop(-1, -1), m.ResultTaken(b"", -1), m.BlobLost(b"unheard of", ""), m.ReleaseBlobs([b"unheard of"]),
+            m.Resumed(0, 0), m.Notice("text"), m.Ask(1), done(99),
+        ]  # fmt: skip
+        self.do(w.FromScheduler(words[which % len(words)]))
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:

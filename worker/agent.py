@@ -15,7 +15,6 @@ import collections
 import contextlib
 import logging
 import os
-import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,10 @@ import psutil
 
 from minidask.blobfiles import blob_id
 from minidask.blobstore import BlobStore
+from minidask.errors import ProtocolError
 from minidask.folders import place_of
 from minidask.nesting import Surroundings
+from minidask.packages import installed, python_version
 from minidask.payload import LARGE_BYTES, left_in
 from minidask.resources import thread_limits
 from minidask.transport import Link
@@ -38,9 +39,11 @@ from minidask.wire.messages import (
     Heartbeat,
     Message,
     NoBlob,
+    Notice,
     Output,
     PutBlob,
     Resized,
+    Stopped,
 )
 
 from .core import GRACE_SECONDS, WorkerCore
@@ -55,6 +58,7 @@ from .events import (
     GiveUp,
     Interrupt,
     Kill,
+    NoRoom,
     OverMemory,
     RemoveResult,
     Resize,
@@ -150,7 +154,8 @@ class Agent:
             "prefetch": PREFETCH * self._size,
             "pid": os.getpid(),
             "host": socket.gethostname(),
-            "python": platform.python_version(),
+            "python": python_version(),
+            "packages": installed(),
             "serves": self._peers.address if self._peers is not None else "",
             "place": place_of(self._store.folder),
         }
@@ -224,8 +229,7 @@ class Agent:
         try:
             while self._inbox:
                 while self._inbox:
-                    for effect in self._core.handle(self._inbox.popleft(), time.monotonic()):
-                        self._carry_out(effect)
+                    self._handle(self._inbox.popleft())
                 if not self._inbox:
                     self._flush()
         finally:
@@ -234,21 +238,64 @@ class Agent:
             self.drained.set()
         self._set_timer()
 
+    def _handle(self, event: Event) -> None:
+        try:
+            effects = self._core.handle(event, time.monotonic())
+        except Exception as error:  # noqa: BLE001 - whatever it is, what it came from is ended, and told
+            self._went_wrong(event, error)
+            return
+        for effect in effects:
+            try:
+                self._carry_out(effect)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._went_wrong(effect, error)
+
+    def _went_wrong(self, what: Event | Effect, error: Exception) -> None:
+        """End what an error came from, and nothing else: a slot, a call, a transfer; this worker, if it is our own."""
+        kind = type(what).__name__
+        match what:
+            case FromSlot(slot, _) | ResultLeft(slot, _, _) | ToSlot(slot, _):
+                log.warning("slot %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error))
+                if slot in self._slots:
+                    self._slots[slot].kill()
+            case ToScheduler((Done() | Failed()) as message):
+                log.warning("the scheduler cannot be sent %s: %s", type(message).__name__, error)
+                text = f"its {type(message).__name__} cannot be sent: {error}"
+                self._send(Stopped(message.task, message.attempt, "serialization", text))
+            case Fetch(blob):
+                self.post(NoRoom(blob, f"its data cannot be fetched: {error}"))
+            case Interrupt() | Kill() | Retire() | RemoveResult() | Forget() | ToScheduler():
+                log.exception("an error at %s; please report it", kind)
+            case _:
+                log.exception("an error in dealing with %s; please report it", kind)
+                self.reason = f"an error inside the worker, {type(error).__name__}: {error}; its log has more"
+                self.gave_up.set()
+
     def from_scheduler(self, messages: list[Message]) -> None:
         """The scheduler sent these."""
         events: list[Event] = []
         for message in messages:
-            if type(message) is BlobPart:
-                self._transfers.part(message)
-            elif type(message) is NoBlob:
-                self._transfers.refused("", message)
-            elif type(message) is FetchPart:
-                self._send(self._transfers.result_part(message))
-            elif type(message) is not PutBlob:
-                events.append(FromScheduler(message))
-            elif _is_sound(message):
-                events.append(FromScheduler(self._stored(message)))
+            try:
+                events += self._events_of(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._went_wrong(FromScheduler(message), error)
         self.post(*events)
+
+    def _events_of(self, message: Message) -> list[Event]:
+        """What a message of the scheduler's is to the core; nothing, if it is about bytes under way."""
+        if type(message) is Notice:
+            log.warning("%s", message.text)
+        elif type(message) is BlobPart:
+            self._transfers.part(message)
+        elif type(message) is NoBlob:
+            self._transfers.refused("", message)
+        elif type(message) is FetchPart:
+            self._send(self._transfers.result_part(message))
+        elif type(message) is not PutBlob:
+            return [FromScheduler(message)]
+        elif _is_sound(message):
+            return [FromScheduler(self._stored(message))]
+        return []
 
     def _stored(self, message: PutBlob) -> PutBlob:
         """Put large data that came along into the store; slots then need only its name."""
@@ -338,7 +385,12 @@ class Agent:
         if slot in self._slots:
             if isinstance(message, (Done, Failed)):
                 self._forward_partial_lines(slot)
-            self.post(self._from_slot(slot, message))
+            try:
+                event = self._from_slot(slot, message)
+            except Exception as error:  # noqa: BLE001 - as above
+                self._went_wrong(FromSlot(slot, message), error)
+                return
+            self.post(event)
 
     def _from_slot(self, slot: int, message: Message) -> Event:
         if type(message) is Done and len(message.payload) > 1:
@@ -404,6 +456,11 @@ def _is_sound(message: PutBlob) -> bool:
         return True
     log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
     return False
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    """An error whose traceback is of interest: not one that a check of ours has raised."""
+    return None if isinstance(error, ProtocolError) else error
 
 
 async def _wait_until(condition: Callable[[], bool], seconds: float) -> None:

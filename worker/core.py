@@ -17,6 +17,7 @@ import collections
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from minidask.errors import ProtocolError
 from minidask.wire.messages import (
     BlobLost,
     Died,
@@ -30,6 +31,7 @@ from minidask.wire.messages import (
     Payload,
     PutBlob,
     ReleaseBlobs,
+    Resized,
     ResultTaken,
     Resumed,
     Returned,
@@ -40,6 +42,7 @@ from minidask.wire.messages import (
     TaskMessage,
     Waiting,
 )
+from minidask.wire.outcomes import check_outcome
 
 from .events import (
     AwaitTaker,
@@ -106,15 +109,19 @@ class WorkerCore:
         self._effects: list[Effect] = []
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event; return what the shell is to do, in order."""
+        """Take one event; return what the shell is to do, in order.
+
+        Raises:
+            ProtocolError: a slot says what it must not say; it is to be killed.
+        """
         match event:
             case FromScheduler(message):
                 self._from_scheduler(message, now)
-            case FromSlot(slot, message):
+            case FromSlot(slot, message) if slot in self.slots:
                 self._from_slot(self.slots[slot], message, now)
             case SlotExited(slot, how, hint):
                 self._slot_exited(self.slots.pop(slot), how, hint)
-            case ResultLeft(slot, done, parts):
+            case ResultLeft(slot, done, parts) if slot in self.slots:
                 self._from_slot(self.slots[slot], done, now, parts)
             case BlobHere(blob):
                 self._blob_here(blob, now)
@@ -327,6 +334,8 @@ class WorkerCore:
     def _from_slot(self, slot: SlotRecord, message: Message, now: float, parts: Mapping[bytes, int] = NO_PARTS) -> None:
         match message:
             case SlotReady():
+                if type(slot.state) is not Starting:
+                    raise ProtocolError(f"slot {slot.number} says again that it is ready")
                 self._failed_starts = 0
                 slot.state = Idle()
             case Done() | Failed():
@@ -346,6 +355,8 @@ class WorkerCore:
 
     def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
         """A call has come to its end."""
+        if len(message.payload) != 1:
+            check_outcome(message)
         call = slot.find(message.task, message.attempt)
         if call is None or isinstance(call, Ending):
             self._effects += [RemoveResult(blob) for blob in parts]
@@ -370,7 +381,7 @@ class WorkerCore:
         if isinstance(call, Busy):
             slot.replace(call, call._replace(waits=False))
             self._effects.append(ToScheduler(message))
-        if isinstance(slot.state, CALLS) and slot.state.run.host == message.task:
+        if call is not None and isinstance(slot.state, CALLS) and slot.state.run.host == message.task:
             crossed = slot.state
             slot.remove(crossed)
             if isinstance(crossed, Ending):
@@ -396,6 +407,7 @@ class WorkerCore:
         if type(slot.state) is Starting:
             self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
+            self._effects.append(ToScheduler(Resized(0)))  # first: what is given back must not come again
             self._effects.append(
                 GiveUp(f"slots die before they are ready: the last one with {how}; see its output above")
             )

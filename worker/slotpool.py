@@ -156,6 +156,8 @@ class ProcessSlot:
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._link_open = False
+        if error is not None and self._alive:
+            self.kill()  # what it has sent is no message: something in it writes where it must not
         self._maybe_exited()
 
     def _process_ended(self) -> None:

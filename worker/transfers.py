@@ -71,7 +71,7 @@ class Transfers:
                     self._post(BlobHere(blob))
                     return
                 transfer = self._coming[blob] = _Transfer(self._store.begin(blob, size), source)
-            except OSError as error:
+            except (OSError, ValueError, OverflowError) as error:  # also of a size that nothing can have
                 self._post(NoRoom(blob, f"no room for its {size} bytes of data: {error}"))
                 return
         before, transfer.source = transfer.source, source

@@ -8,6 +8,7 @@ import os
 import queue
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,15 @@ from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
 from minidask.client.registry import live_clients
 from minidask.client.screen import client_table
-from minidask.errors import NoWorkersError, SchedulerLost, SerializationError
+from minidask.client.versions import VersionWatch, all_versions
+from minidask.errors import NoWorkersError, SchedulerLost, SerializationError, VersionMismatch, VersionWarning
 from minidask.folders import sweep
 from minidask.interning import Scattered
 from minidask.nesting import TaskSlot, here
+from minidask.packages import python_version, versions
 from minidask.payload import LARGE_BYTES, SHARED
 from minidask.signals import raised_by_handler
+from minidask.versions import PYTHON
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -99,12 +103,14 @@ class Client:
         if output_prefix is not None:
             self.link.marks_output = output_prefix
         self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, timeout)
+        if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
+            VersionWatch(versions(), self.link.workers).warn()
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Link:
         parsed = Address.parse(address)
         info = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-        info["nested"] = self.nested
+        info.update(nested=self.nested, python=python_version())
         connection = Connection(parsed, access_file, info, self.timeout)
         return Link(connection, *self._within(connection))
 
@@ -196,7 +202,19 @@ class Client:
         self.link.cancel([futures] if isinstance(futures, Future) else list(futures), force)
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
-        """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`."""
+        """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`.
+
+        Machines of another Python cannot run it: they are left out, with a `VersionWarning`.
+
+        Raises:
+            VersionMismatch: there are only such machines.
+        """
+        self._check_for_workers()
+        others = self.link.workers.unusable()
+        if others:
+            left_out = ", ".join(f"{w.name} at {address} ({w.versions[PYTHON]})" for address, w in others.items())
+            text = f"run() leaves out the workers whose Python is not this one's, {python_version()}: {left_out}"
+            warnings.warn(text, VersionWarning, stacklevel=2)
         name = _name_of(fn)
         futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
         return {address: future.result() for address, future in futures.items()}
@@ -231,7 +249,7 @@ class Client:
     # --- the cluster ---
 
     def nthreads(self) -> dict[str, int]:
-        """`{worker address: slots}`: how many tasks each worker machine runs at once."""
+        """`{worker address: slots}`: how many tasks each worker machine of this Python runs at once."""
         return self.link.workers.nthreads()
 
     def slots(self) -> int:
@@ -243,19 +261,46 @@ class Client:
 
         Raises:
             NoWorkersError: it does not, by then.
+            VersionMismatch: all workers that are there have another Python, so that none of them runs a task; at once.
         """
         self.link.check()
         timeout = self.timeout if timeout is None else timeout
-        self.link.workers.wait(lambda: self.slots() >= n or self.link.why_closed, timeout)
+        workers = self.link.workers
+        workers.wait(lambda: self.slots() >= n or self.link.why_closed or workers.refusal(), timeout)
         self.link.check()
+        self._check_for_workers()
         if self.slots() < n:
             raise NoWorkersError(
                 f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, not {n}:"
                 f" start some with `minidask-worker {self.address}`, and see their log if they do not join"
             )
 
+    def _check_for_workers(self) -> None:
+        if self.link.workers.refusal():
+            self.scheduler_info()  # after its answer, this client knows of every worker that has joined by now
+        refusal = self.link.workers.refusal()
+        if refusal:
+            raise VersionMismatch(refusal)
+
+    def get_versions(self, check: bool = False) -> dict[str, Any]:
+        """The versions of Python, minidask, and the packages that tasks use most, of client, scheduler and workers.
+
+        Args:
+            check: whether to raise an error, which has a table, if a worker has not exactly what this client has.
+
+        Returns:
+            `{"client": {package: version}, "scheduler": {...}, "workers": {address: {...}}}`.
+
+        Raises:
+            VersionMismatch: there are differences.
+        """
+        return all_versions(versions(), self.scheduler_info(), check=check)
+
     def scheduler_info(self) -> dict[str, Any]:
-        """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run."""
+        """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run.
+
+        A worker is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
+        """
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.link.ask(answer.put)
         try:
@@ -312,7 +357,10 @@ class Client:
     def __repr__(self) -> str:
         if self.closed:
             return f"<minidask.Client closed: {self.link.why_closed or 'this is a forked process'}>"
-        return f"<minidask.Client {self.address} {len(self.link.workers.entries)} machines, {self.slots()} workers>"
+        others = len(self.link.workers.unusable())
+        machines = _count(len(self.link.workers.entries) - others, "machine")
+        unused = f", {_count(others, 'machine')} of another Python unused" if others else ""
+        return f"<minidask.Client {self.address} {machines}, {_count(self.slots(), 'worker')}{unused}>"
 
     def __reduce__(self) -> Any:
         raise SerializationError(
@@ -322,6 +370,10 @@ class Client:
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self.link.workers.entries)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:

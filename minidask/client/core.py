@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Generic, NamedTuple, TypeVar
 
-from minidask.errors import KilledWorker, MinidaskError, NoWorkersError, SchedulerLost, SerializationError, TaskTimeout
+from minidask.errors import (
+    KilledWorker,
+    MinidaskError,
+    NoWorkersError,
+    SchedulerLost,
+    SerializationError,
+    TaskTimeout,
+    VersionMismatch,
+)
 from minidask.wire.messages import Payload, TaskDone, TaskLost, TaskRaised
 
 FutureT = TypeVar("FutureT")
@@ -18,7 +26,12 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     "no-workers": NoWorkersError,
     "serialization": SerializationError,
     "worker-left": SchedulerLost,
+    "version": VersionMismatch,
+    "cancelled": MinidaskError,
+    "no-data": MinidaskError,
+    "internal": MinidaskError,
 }
+"""By reason; the scheduler may be a later one, with more reasons."""
 
 
 class Returned(NamedTuple):

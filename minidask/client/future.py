@@ -14,6 +14,7 @@ from typing import Any
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
+from minidask.client.missing import advised, told_here
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.payload import loads
 from minidask.signals import pass_on
@@ -188,7 +189,7 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
         try:
             return loads(outcome.payload, f"the result of task {name!r}"), None
         except SerializationError as error:
-            return None, error
+            return None, told_here(error, outcome.worker)
     raised, notes = _exception(outcome, name)
     cause = RemoteTraceback(with_source(outcome.traceback), outcome.worker)
     vars(BaseException)["__cause__"].__set__(
@@ -196,6 +197,7 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
     )  # not as an attribute: a class of the user's may forbid that
     if notes:
         raised.__dict__["__notes__"] = notes  # as above
+    advised(raised)
     return None, raised
 
 

@@ -32,6 +32,7 @@ from minidask.client.workers import WorkerTable
 from minidask.errors import MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.interning import Interner, Scattered
 from minidask.nesting import TaskSlot
+from minidask.packages import python_version
 from minidask.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.wire.messages import (
     RECORDS,
@@ -89,7 +90,7 @@ class Link:
         """Whether what tasks print is shown with the worker that it came from."""
         self.takes_records = True
         """Whether records that tasks log are to come here; to be set before the first task."""
-        self.workers = WorkerTable()
+        self.workers = WorkerTable(python_version())
         self.channels = Channels()
         self.bars: tuple[Calls, ...] = ()
         """Where what is submitted now is counted."""
@@ -336,8 +337,8 @@ class Link:
                 self._aside.run(lambda: show_output(marked, stream, text))
             case Workers(workers):
                 self.workers.told(workers)
-            case WorkerChanged(address, name, slots):
-                self.workers.told_of(address, name, slots)
+            case WorkerChanged():
+                self.workers.told_of(*message)
             case Answer(request, info):
                 on_answer = self._answers.pop(request, None)
                 if on_answer is not None:

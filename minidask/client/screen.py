@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from minidask.client.workers import Worker
+from minidask.versions import PYTHON
+
 
 def show_output(worker: str, stream: str, text: str) -> None:
     """Print what a task printed.
@@ -52,11 +55,13 @@ def _tqdm() -> Any:
     return getattr(sys.modules.get("tqdm.std"), "tqdm", None)
 
 
-def client_table(title: str, workers: dict[str, tuple[str, int]]) -> str:
+def client_table(title: str, workers: dict[str, Worker]) -> str:
     """A client and its workers as HTML."""
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
-        for address, (name, slots) in workers.items()
+        f"<tr><td>{html.escape(worker.name)}</td><td>{html.escape(address)}</td>"
+        f"<td>{html.escape(worker.versions.get(PYTHON, ''))}</td>"
+        f"<td>{worker.slots if worker.usable else 'none: another Python'}</td></tr>"
+        for address, worker in workers.items()
     )
-    head = "<tr><th>worker</th><th>address</th><th>tasks at once</th></tr>"
+    head = "<tr><th>worker</th><th>address</th><th>Python</th><th>tasks at once</th></tr>"
     return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"

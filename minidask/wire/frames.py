@@ -22,6 +22,7 @@ Buffer = bytes | bytearray | memoryview
 MAGIC = b"mD"
 PREFIX = struct.Struct("<2sHI")
 SHARED_BYTES = 256 * 1024
+STRANGERS_BYTES = 8 * 1024  # the same, before authentication: anybody may open thousands of connections
 INLINE_BYTES = 4096
 
 
@@ -100,7 +101,8 @@ class FrameDecoder:
 
     def __init__(self, limits: Limits = BEFORE_AUTHENTICATION) -> None:
         self.limits = limits
-        self._shared = bytearray(SHARED_BYTES)
+        self._small = limits.total <= STRANGERS_BYTES
+        self._shared = bytearray(STRANGERS_BYTES if self._small else SHARED_BYTES)
         self._view = memoryview(self._shared)
         self._start = 0
         self._end = 0
@@ -150,7 +152,7 @@ class FrameDecoder:
         _check(header_size, count, payload, self.limits)
         total = body + header_size + payload
         if available < total:
-            if total > SHARED_BYTES // 2:
+            if total > len(self._shared) // 2:
                 self._begin_large(start + body, header_size, sizes)
             return None
         position = start + body + header_size
@@ -176,12 +178,20 @@ class FrameDecoder:
 
     def _make_room(self) -> None:
         """Move the tail to the front when the space behind it runs short (a partial frame is at most half)."""
-        if self._start == self._end:
+        if self._small and self.limits.total > STRANGERS_BYTES:
+            self._small = False
+            self._move_to(bytearray(SHARED_BYTES))
+        elif self._start == self._end:
             self._start = self._end = 0
-        elif self._start and SHARED_BYTES - self._end < SHARED_BYTES // 2:
-            tail = bytes(self._view[self._start : self._end])
-            self._view[: len(tail)] = tail
-            self._start, self._end = 0, len(tail)
+        elif self._start and len(self._shared) - self._end < len(self._shared) // 2:
+            self._move_to(self._shared)
+
+    def _move_to(self, memory: bytearray) -> None:
+        """What is not yet cut out goes to the front of this memory, which is shared from now on."""
+        tail = bytes(self._view[self._start : self._end])
+        self._shared, self._view = memory, memoryview(memory)
+        self._view[: len(tail)] = tail
+        self._start, self._end = 0, len(tail)
 
 
 class _LargeFrame:

@@ -41,8 +41,12 @@ def _pack(*fields: Any) -> bytes:
     return pack(fields)
 
 
-def _unpack(frame: Frame, kind: str, *types: type) -> list[Any]:
-    """Check that the frame is the message expected here, and return its fields; a refusal is raised."""
+def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[Any]:
+    """Check that the frame is the message expected here, and return its fields; a refusal is raised.
+
+    Args:
+        version: of minidask on this side.
+    """
     try:
         fields = unpack(frame.header)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
@@ -52,10 +56,12 @@ def _unpack(frame: Frame, kind: str, *types: type) -> list[Any]:
     if fields[0] == "refuse" and len(fields) == 3:
         raise _REFUSALS.get(str(fields[1]), ProtocolError)(str(fields[2]))
     if fields[0] == kind and len(fields) > 1 and isinstance(fields[1], int) and fields[1] != PROTOCOL:
-        ours, theirs = PROTOCOL, fields[1]
+        theirs = (fields[2] if len(fields) > 2 else "?", fields[1])
+        sides = [theirs, (version, PROTOCOL)] if kind == "hello" else [(version, PROTOCOL), theirs]
+        # Both sides may show this text: so no "this side" in it.
         raise VersionMismatch(
-            f"the peer (minidask {fields[2] if len(fields) > 2 else '?'}) speaks protocol {theirs} and this side"
-            f" speaks {ours}: install the same minidask version on all machines"
+            "the side that connects (minidask {}) speaks protocol {} and the side that listens (minidask {}) speaks"
+            " protocol {}: install the same minidask version on all machines".format(*sides[0], *sides[1])
         )
     if fields[0] != kind or tuple(map(type, fields[1:])) != types:
         raise ProtocolError(f"the peer sent {fields[0]!r} where the handshake expects {kind!r}")
@@ -89,6 +95,7 @@ class Initiator:
 
     def __init__(self, secret: bytes, *, role: str, version: str, nonce: bytes, info: dict[str, Any]) -> None:
         self._secret = secret
+        self._version = version
         self._hello = _pack("hello", PROTOCOL, version, role, nonce)
         self._info = _pack("info", info)
         self._challenged = False
@@ -113,7 +120,7 @@ class Initiator:
         if self._challenged:
             (self.peer_info,) = _unpack(frame, "welcome", dict)
             return []
-        _, _, nonce, proof = _unpack(frame, "challenge", int, str, bytes, bytes)
+        _, _, nonce, proof = _unpack(frame, "challenge", int, str, bytes, bytes, version=self._version)
         expected = _proof(self._secret, "minidask acceptor", self._hello, nonce)
         if not hmac.compare_digest(proof, expected):
             raise AuthenticationError(
@@ -150,7 +157,7 @@ class Acceptor:
     def receive(self, frame: Frame) -> list[Buffer]:
         """As `Initiator.receive`."""
         if self._hello is None:
-            _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes)
+            _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes, version=self._version)
             if role not in self._roles or len(nonce) != NONCE_BYTES:
                 raise ProtocolError(f"the peer's hello has role {role!r} and a nonce of {len(nonce)} bytes")
             self.role = role

@@ -103,17 +103,18 @@ class Shutdown(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """The workers there are now, as `[address, name, slots]` each; the first that a client is told."""
+    """The workers there are now, as `[address, name, slots, versions]` each; the first that a client is told."""
 
     workers: list[Any]
 
 
 class WorkerChanged(NamedTuple):
-    """This worker now has so many slots; None: it has left."""
+    """This worker now has so many slots; None: it has left. `versions` are of its Python and packages, by name."""
 
     address: str
     name: str
     slots: int | None
+    versions: dict[str, Any]
 
 
 class TaskDone(NamedTuple):
@@ -384,6 +385,12 @@ class Idle(NamedTuple):
     idle: bool
 
 
+class Notice(NamedTuple):
+    """Scheduler to worker: something that whoever looks after it should know; for its log."""
+
+    text: str
+
+
 class RanHere(NamedTuple):
     """Client of a slot to the scheduler: its task `parent`, as in `Submit`, has run so many more calls itself.
 
@@ -417,7 +424,10 @@ class CallerMessage(NamedTuple):
 RECORDS = "log"
 """The channel for `logging`: each buffer is the msgpack of a `LogRecord`'s attributes, `worker` among them."""
 
-REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
+REASONS = (
+    "cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data", "version", "internal",
+)  # fmt: skip
+"""Why a task may be lost; a worker says "no-data" only to the scheduler, which tries another one."""
 
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
@@ -429,6 +439,7 @@ Message = (
     | OfferResult | ResultOffered | ResultTaken
     | Waiting | Resumed | Idle | RanHere
     | TaskMessage | CallerMessage
+    | Notice
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

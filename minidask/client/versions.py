@@ -1,0 +1,93 @@
+"""Warns of workers whose Python or packages are not those of the client."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+
+from minidask.client.workers import WorkerTable
+from minidask.errors import VersionMismatch, VersionWarning
+from minidask.versions import PYTHON, described, differences, table
+
+MAX_COLUMNS = 8
+
+
+class VersionWatch:
+    """Warns of each worker of another Python once, and of other packages once.
+
+    Args:
+        own: the client's versions.
+    """
+
+    def __init__(self, own: Mapping[str, str], workers: WorkerTable) -> None:
+        self._own = own
+        self._workers = workers
+        self._looked_at: set[str] = set()
+        self._named: set[tuple[str, str]] = set()
+        self._compared = False
+        workers.on_change.add(self._changed)
+
+    def _changed(self) -> None:
+        """For the thread that reads: it must not run what users make of warnings."""
+        if not self._looked_at.issuperset(self._workers.entries):
+            threading.Thread(target=self.warn, name="minidask-versions", daemon=True).start()
+
+    def warn(self) -> None:
+        """Warn of what has come since this was last called."""
+        new = {address: w for address, w in self._workers.entries.items() if address not in self._looked_at}
+        self._looked_at.update(new)
+        for address, worker in new.items():
+            python = worker.versions.get(PYTHON, "")
+            if not worker.usable and (worker.name, python) not in self._named:
+                self._named.add((worker.name, python))
+                self._say(
+                    f"worker {worker.name} at {address} runs Python {python} and this client {self._own[PYTHON]}: it"
+                    " gets no tasks, for the two cannot run each other's functions"
+                )
+        others = {w.name: w.versions for w in new.values() if w.usable and differences(self._own, w.versions)}
+        if others and not self._compared:
+            self._compared = True
+            self._say(
+                "packages of workers differ from this client's, so that tasks may fail there, or give other results:\n"
+                + comparison(self._own, others)
+            )
+
+    def _say(self, text: str) -> None:
+        warnings.warn(text, VersionWarning, stacklevel=4)
+
+
+def comparison(own: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) -> str:
+    """The client's versions beside those of others, by name, as far as they differ; those that agree share a column."""
+    names = [name for name in own if any(theirs.get(name) != own[name] for theirs in others.values())]
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for title, theirs in others.items():
+        alike.setdefault(tuple(theirs.get(name, "-") for name in names), []).append(title)
+    columns = {
+        f"{titles[0]} and {len(titles) - 1} more" if len(titles) > 1 else titles[0]: dict(
+            zip(names, found, strict=True)
+        )
+        for found, titles in list(alike.items())[:MAX_COLUMNS]
+    }
+    return table({"client": own, **columns}, names)
+
+
+def all_versions(own: dict[str, str], info: Mapping[str, object], *, check: bool) -> dict[str, dict[str, object]]:
+    """What `Client.get_versions` returns.
+
+    Args:
+        info: the scheduler's, as `Client.scheduler_info` returns it.
+
+    Raises:
+        VersionMismatch: with `check`, there are differences.
+    """
+    workers = info.get("workers")
+    theirs = {str(w["address"]): described(w) for w in workers} if isinstance(workers, list) else {}
+    scheduler = described(info)
+    if check:
+        others = {name: found for name, found in theirs.items() if differences(own, found, missing=True)}
+        if scheduler.get("minidask", own["minidask"]) != own["minidask"]:
+            others["scheduler"] = scheduler
+        if others:
+            raise VersionMismatch(f"the machines of the cluster differ:\n{comparison(own, others)}")
+    return {"client": {**own}, "scheduler": {**scheduler}, "workers": {**theirs}}
