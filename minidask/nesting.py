@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from minidask.byvalue import what_it_has
+
 if TYPE_CHECKING:
     from minidask.blobstore import BlobStore
     from minidask.wire.messages import Payload
@@ -107,14 +109,15 @@ def _have_threads_inherit() -> None:
     def start(thread: threading.Thread) -> None:
         slot = here()
         if slot is not None and not getattr(thread, "serves_all_tasks", False):
-            thread.run = functools.partial(_run_for, slot, slot.call, thread.run)  # type: ignore[method-assign]
+            thread.run = functools.partial(_run_for, slot, slot.call, what_it_has(), thread.run)  # type: ignore[method-assign]
         plain_start(thread)
 
     threading.Thread.start = start  # type: ignore[method-assign, assignment]
 
 
-def _run_for(slot: TaskSlot, call: list[int], run: Callable[[], None]) -> None:
+def _run_for(slot: TaskSlot, call: list[int], share: Callable[[], None], run: Callable[[], None]) -> None:
     threading.current_thread().__dict__.pop("run", None)  # no cycle
+    share()
     with working_for(slot, call):
         run()
 

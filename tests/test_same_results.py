@@ -400,3 +400,32 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("slots", ["processes", "threads"])
 def test_scattered_data_is_what_was_scattered_for_each_task(programs: Programs, slots: str) -> None:
     assert outcome(programs, SCATTERED, slots)["found"] == [[4, 3, 1.0]] * 16
+
+
+THREADS = """
+import functools, sys, threading
+import joblib, minidask
+
+class Point: pass
+def make(i): return Point()
+
+@functools.cache
+def fib(n): return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+def in_thread(i):
+    found = []
+    def work(): found.append(minidask.get_client().submit(make, i).result())
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return type(found[0]) is Point and fib(20 + i)
+
+if __name__ == "__main__":
+    with minidask.Client(n_workers=2, processes=sys.argv[1] == "processes") as client:
+        print(client.gather(client.map(in_thread, range(3))), "END")
+"""
+
+
+@pytest.mark.parametrize("slots", ["processes", "threads"])
+def test_threads_of_a_task_have_its_classes(programs: Programs, slots: str) -> None:
+    assert "[6765, 10946, 17711] END" in programs.script(THREADS, slots).wait_for("END")
