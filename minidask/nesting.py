@@ -152,6 +152,11 @@ def here() -> TaskSlot | None:
     return slot if slot is not None and slot.call else None
 
 
+def has_own_process() -> bool:
+    """Whether this process is a slot, and nothing else."""
+    return _this_process is not None
+
+
 def _after_fork_in_child() -> None:
     global _this_process
     _this_process = None
