@@ -1,7 +1,7 @@
 """The engines that are measured, each as a context in which joblib uses it with a given number of workers.
 
-An engine that cannot be imported is left out, and the table says why. `threading` is joblib itself: the floor under every
-figure that goes through `Parallel`. `floor` is the bare machine, see `floors.py`.
+An engine that cannot be imported is left out, and the table says why. `threading` is joblib itself: the floor under
+every figure that goes through `Parallel`. `floor` is the bare machine, see `floors.py`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _ipyparallel(workers: int) -> Iterator[None]:
 FLOOR = "floor"
 
 ENGINES = (
-    Engine("minidask", ("minidask",), ("minidask",), _minidask),
+    Engine("minidask", ("minidask", "minidask.scheduler", "minidask.worker"), ("minidask",), _minidask),
     Engine("loky", ("joblib",), ("joblib",), _loky),
     Engine("dask", ("dask", "distributed"), ("dask.distributed",), _dask),
     Engine("ray", ("ray",), ("ray", "ray.util.joblib"), _ray),
