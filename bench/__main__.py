@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.engines import ENGINES, Engine
-from bench.report import compare, table
+from bench.report import OURS, compare, table
 from bench.run import run
 from bench.workloads import WORKLOADS, chosen
 
@@ -30,17 +30,21 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _engines(names: str) -> list[Engine]:
-    found = []
+def _engines(names: str) -> tuple[list[Engine], dict[str, str]]:
+    """Those to be measured, and why others of them are left out."""
+    found, left_out = [], {}
     for name in names.split(","):
         engine = next((engine for engine in ENGINES if engine.name == name), None)
         if engine is None:
             raise SystemExit(f"there is no engine {name!r}; there are: {', '.join(e.name for e in ENGINES)}")
-        if engine.missing:
-            print(f"skipping {name}: {', '.join(engine.missing)} is not installed", file=sys.stderr)
+        reason = engine.unusable()
+        if reason and name == OURS:
+            raise SystemExit(f"minidask cannot be measured: {reason}. In a clone: pip install --editable '.[bench]'")
+        if reason:
+            left_out[name] = reason
         else:
             found.append(engine)
-    return found
+    return found, left_out
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -58,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     options = _parse(arguments)
     rounds = 1 if options.short else options.rounds
-    result = run(_engines(options.engines), list(chosen(options.workloads)), rounds, options.workers, options.short)
+    engines, left_out = _engines(options.engines)
+    result = run(engines, list(chosen(options.workloads)), rounds, options.workers, options.short)
+    result["left_out"] = left_out
     print(table(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1))

@@ -1,13 +1,15 @@
 """The engines that are measured, each as a context in which joblib uses it with a given number of workers.
 
-An engine that is not installed is skipped, with a word. `threading` is joblib itself: the floor under every
-figure that goes through `Parallel`. `floor` is the bare machine, see `floors.py`.
+An engine that cannot be imported is left out, and the table says why. `threading` is joblib itself: the floor under
+every figure that goes through `Parallel`. `floor` is the bare machine, see `floors.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,10 +28,16 @@ class Engine:
     imports: tuple[str, ...]
     open: Callable[[int], contextlib.AbstractContextManager[None]]
 
-    @property
-    def missing(self) -> list[str]:
-        """The packages that are not installed here."""
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+    def unusable(self) -> str:
+        """Why it cannot be used here; empty if it can."""
+        missing = [package for package in self.needs if importlib.util.find_spec(package) is None]
+        if missing:
+            return f"{', '.join(missing)} is not installed"
+        command = [sys.executable, "-c", "".join(f"import {module}\n" for module in self.imports)]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        return (
+            result.stderr.strip().rpartition("\n")[2] or f"exit code {result.returncode}" if result.returncode else ""
+        )
 
 
 @contextlib.contextmanager
@@ -98,7 +106,7 @@ def _ipyparallel(workers: int) -> Iterator[None]:
 FLOOR = "floor"
 
 ENGINES = (
-    Engine("minidask", ("minidask",), ("minidask",), _minidask),
+    Engine("minidask", ("minidask", "minidask.scheduler", "minidask.worker"), ("minidask",), _minidask),
     Engine("loky", ("joblib",), ("joblib",), _loky),
     Engine("dask", ("dask", "distributed"), ("dask.distributed",), _dask),
     Engine("ray", ("ray",), ("ray", "ray.util.joblib"), _ray),

@@ -19,6 +19,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [describe(result["machine"])]
     if result["short"]:
         lines.append("A SHORT RUN: it shows that the workloads work; its figures mean nothing.")
+    for engine, reason in result.get("left_out", {}).items():
+        lines.append(f"left out: {engine}: {reason}")
     for name, row in figures.items():
         workload = WORKLOADS[name]
         lines.append(f"\n{workload.title} [{workload.unit}]")

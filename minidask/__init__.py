@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minidask import errors
-from minidask._register import register_when_joblib_is_imported
+from minidask._register import add_to_libraries
 from minidask._version import __version__
 
 if TYPE_CHECKING:
@@ -48,4 +48,4 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-register_when_joblib_is_imported()
+add_to_libraries()

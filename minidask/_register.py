@@ -1,19 +1,20 @@
-"""Registers the joblib backend without importing joblib: at once if it is loaded, else as soon as it is.
+"""Loads what we add to a library as soon as that is loaded, and never before: the joblib backend, above all.
 
 The daemons and slots import `minidask` too, and start three times as fast without joblib and numpy.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 
 from minidask.imports import when_imported
 
-
-def register_when_joblib_is_imported() -> None:
-    """Make `joblib.parallel_backend("minidask")` work, whichever of the two packages is imported first."""
-    when_imported("joblib.parallel", _register)
+ADDED = {"joblib.parallel": "minidask.joblib_backend", "sklearn.callback": "minidask.sklearn_callbacks"}
+"""By module: the one of ours that is loaded with it, and does the rest itself."""
 
 
-def _register() -> None:
-    importlib.import_module("minidask.joblib_backend")  # registers itself, at its end
+def add_to_libraries() -> None:
+    """Make `joblib.parallel_backend("minidask")` work, whichever of the two is imported first, and the like."""
+    for watched, ours in ADDED.items():
+        when_imported(watched, functools.partial(importlib.import_module, ours))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
-from minidask.resources import THREAD_VARIABLES
+from minidask.resources import SHARE_VARIABLES
 
 T = TypeVar("T")
 Nested = Callable[[int | None], AbstractContextManager[Any]]
@@ -97,8 +97,8 @@ def _threads_limited(threads: int) -> Iterator[None]:
     if loaded not in _controllers:
         _controllers.clear()  # looking for libraries takes a millisecond: again only when there may be new ones
         _controllers[loaded] = ThreadpoolController()
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+    before = {name: os.environ.get(name) for name in SHARE_VARIABLES}
+    os.environ.update(dict.fromkeys(SHARE_VARIABLES, str(threads)))
     try:
         with _controllers[loaded].limit(limits=threads):
             yield

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 
-def when_imported(name: str, action: Callable[[], None]) -> None:
+def when_imported(name: str, action: Callable[[], object]) -> None:
     """Call `action` at the end of the module's loading; now, if it is loaded."""
     if name in sys.modules:
         action()
@@ -22,7 +22,7 @@ def when_imported(name: str, action: Callable[[], None]) -> None:
 class _Watcher(importlib.abc.MetaPathFinder):
     """Steps aside when the module is looked for, and adds one line to the end of its loading."""
 
-    def __init__(self, name: str, action: Callable[[], None]) -> None:
+    def __init__(self, name: str, action: Callable[[], object]) -> None:
         self._name = name
         self._action = action
 
@@ -39,7 +39,7 @@ class _Watcher(importlib.abc.MetaPathFinder):
 
 
 class _ActingLoader(importlib.abc.Loader):
-    def __init__(self, loader: Any, action: Callable[[], None]) -> None:
+    def __init__(self, loader: Any, action: Callable[[], object]) -> None:
         self._loader = loader
         self._action = action
 

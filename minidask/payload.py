@@ -10,12 +10,13 @@ the receiving one. A task may change whatever it likes of what blobs are unpickl
 
 from __future__ import annotations
 
+import collections
 import functools
 import io
 import pickle
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cloudpickle
 
@@ -43,6 +44,10 @@ MAX_BUFFERS = 1024
 LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
+
+
+REDUCERS: dict[type, Callable[[Any], Any]] = {}
+"""How instances of a class are pickled here, and only here; for the adapters to libraries."""
 
 
 class Names(Protocol):
@@ -105,6 +110,8 @@ _CACHED = type(functools.cache(len))
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's pickler, with the large buffers kept beside and the shared objects named."""
+
+    dispatch_table: ClassVar[Any] = collections.ChainMap(REDUCERS, cloudpickle.Pickler.dispatch_table)
 
     def __init__(self, file: io.BytesIO, beside: _Beside) -> None:
         super().__init__(file, protocol=5, buffer_callback=beside.in_band)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from minidask.resources import cpu_count
+from minidask.resources import core_count
 from minidask.signals import start
 from minidask.wire.frames import Buffer
 
@@ -62,7 +62,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
                 errors.append(error)
 
     helpers = []
-    for _ in range(min(len(items), cpu_count(), MAX_THREADS) - 1):
+    for _ in range(min(len(items), core_count(), MAX_THREADS) - 1):
         helper = threading.Thread(target=work, name="minidask-pieces", daemon=True)
         with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
             start(helper)

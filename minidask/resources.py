@@ -19,6 +19,13 @@ THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+SHARE_VARIABLES = (
+    *THREAD_VARIABLES,
+    "LOKY_MAX_CPU_COUNT",  # joblib.cpu_count(), by which LightGBM and others size their threads
+    "POLARS_MAX_THREADS",
+    "RAYON_NUM_THREADS",  # libraries in Rust: tokenizers and the like
+    "PYTHON_CPU_COUNT",  # os.cpu_count() and os.process_cpu_count(), from Python 3.13 on
+)
 
 
 def cpu_count(root: Path = Path("/")) -> int:
@@ -26,14 +33,17 @@ def cpu_count(root: Path = Path("/")) -> int:
 
     Affinity, container quotas and `LOKY_MAX_CPU_COUNT` are taken into account.
     """
-    counts = [os.cpu_count() or 1]
-    if hasattr(os, "sched_getaffinity"):
-        counts.append(len(os.sched_getaffinity(0)))
-    counts += [max(1, math.ceil(quota)) for quota in _cpu_quotas(root)]
+    counts = [os.cpu_count() or 1, core_count(root)]
     wished = os.environ.get("LOKY_MAX_CPU_COUNT", "")
     if wished.isascii() and wished.removeprefix("-").isdigit():
         counts.append(int(wished))
     return max(1, min(counts))
+
+
+def core_count(root: Path = Path("/")) -> int:
+    """The cores that this process may use, whatever its share of them is to be."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([affinity, *(max(1, math.ceil(quota)) for quota in _cpu_quotas(root))])
 
 
 def memory_total(root: Path = Path("/")) -> int:
@@ -99,5 +109,5 @@ def thread_limits(slots: int, environ: Mapping[str, str]) -> dict[str, str]:
     What the user has set in `environ` is left as it is.
     """
     threads = str(max(1, cpu_count() // max(1, slots)))
-    wanted = {**dict.fromkeys(THREAD_VARIABLES, threads), "ENABLE_IPC": "1"}  # the latter has TBB pools share cores
+    wanted = {**dict.fromkeys(SHARE_VARIABLES, threads), "ENABLE_IPC": "1"}  # the latter has TBB pools share cores
     return {name: value for name, value in wanted.items() if name not in environ}
