@@ -29,7 +29,7 @@ def cpu_count(root: Path = Path("/")) -> int:
         counts.append(len(os.sched_getaffinity(0)))
     counts += [max(1, math.ceil(quota)) for quota in _cpu_quotas(root)]
     wished = os.environ.get("LOKY_MAX_CPU_COUNT", "")
-    if wished.isascii() and wished.removeprefix("-").isdigit():
+    if wished.isascii() and wished.removeprefix("-").isdigit() and len(wished) < 20:
         counts.append(int(wished))
     return max(1, min(counts))
 

@@ -119,7 +119,7 @@ def test_work_is_spread_over_workers_and_survives_the_death_of_one(programs: Pro
     with minidask.Client(address) as client:
         client.wait_for_workers(2)
         assert sorted(client.run(os.getppid).values()) == sorted(
-            worker["pid"] for worker in client.scheduler_info()["workers"]
+            machine["pid"] for machine in client.scheduler_info()["machines"]
         )
         futures = client.map(hold, [tmp_path] * 20, range(20))
         wait_until(lambda: len(list(tmp_path.glob("[0-9]-*"))) >= 4, "some tasks had run")
@@ -274,7 +274,7 @@ def test_another_protocol_version_is_told_to_both_sides(programs: Programs, monk
     with pytest.raises(errors.VersionMismatch, match="install the same minidask version"):
         minidask.Client(address)
     wait_until(
-        lambda: f"speaks protocol {handshake.PROTOCOL} and this side speaks {handshake.PROTOCOL - 1}" in scheduler.text,
+        lambda: f"speaks protocol {handshake.PROTOCOL} and what listens speaks {handshake.PROTOCOL - 1}" in scheduler.text,
         "the scheduler had logged it",
     )
     monkeypatch.undo()

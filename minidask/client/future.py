@@ -51,6 +51,10 @@ class Future(concurrent.futures.Future[Any]):
         self, number: int, name: str, cancel: Callable[[Future], None], reading_here: Callable[[], bool]
     ) -> None:
         super().__init__()
+        self.of_call = False
+        """Whether a call of ours waits for it, which is not to be cancelled under it."""
+        self.hold: Callable[[Future], None] | None = None
+        """Has the client hold it, which does not yet."""
         self.number = number
         self.name = name
         self.duration: float | None = None
@@ -70,6 +74,21 @@ class Future(concurrent.futures.Future[Any]):
         if self.cancel_here():
             self._tell_cancelled(self)
         return self.cancelled()
+
+    def add_done_callback(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """As the standard one. The callback is called even if nobody else holds this future any more."""
+        hold, self.hold = self.hold, None
+        if hold is not None:
+            hold(self)
+        super().add_done_callback(fn)
+
+    def when_over(self, fn: Callable[[concurrent.futures.Future[Any]], object]) -> None:
+        """As `add_done_callback`, for what is of no use when nobody holds this future any more."""
+        super().add_done_callback(fn)
+
+    def is_of(self, link: object) -> bool:
+        """Whether this is of that client's link."""
+        return getattr(self._tell_cancelled, "__self__", None) is link
 
     def cancel_here(self) -> bool:
         """Cancel without telling the scheduler; returns whether this call did it."""

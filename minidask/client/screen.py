@@ -25,10 +25,10 @@ def _bars_aside(out: TextIO) -> contextlib.AbstractContextManager[Any]:
 
 
 def client_table(title: str, workers: dict[str, tuple[str, int]]) -> str:
-    """A client and its workers as HTML."""
+    """A client and the machines of its cluster as HTML."""
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(address)}</td><td>{slots}</td></tr>"
         for address, (name, slots) in workers.items()
     )
-    head = "<tr><th>worker</th><th>address</th><th>tasks at once</th></tr>"
+    head = "<tr><th>machine</th><th>address</th><th>workers</th></tr>"
     return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"

@@ -52,11 +52,14 @@ def _unpack(frame: Frame, kind: str, *types: type) -> list[Any]:
     if fields[0] == "refuse" and len(fields) == 3:
         raise _REFUSALS.get(str(fields[1]), ProtocolError)(str(fields[2]))
     if fields[0] == kind and len(fields) > 1 and isinstance(fields[1], int) and fields[1] != PROTOCOL:
-        ours, theirs = PROTOCOL, fields[1]
-        raise VersionMismatch(
-            f"the peer (minidask {fields[2] if len(fields) > 2 else '?'}) speaks protocol {theirs} and this side"
-            f" speaks {ours}: install the same minidask version on all machines"
+        theirs = f"(minidask {fields[2] if len(fields) > 2 else '?'}) speaks protocol {fields[1]}"
+        ours = f"speaks {PROTOCOL}"  # told to both sides: it must not matter which one reads it
+        sides = (
+            f"what connects {theirs} and what listens {ours}"
+            if kind == "hello"
+            else f"what listens {theirs} and what connects {ours}"
         )
+        raise VersionMismatch(f"{sides}: install the same minidask version on all machines")
     if fields[0] != kind or tuple(map(type, fields[1:])) != types:
         raise ProtocolError(f"the peer sent {fields[0]!r} where the handshake expects {kind!r}")
     return fields[1:]

@@ -395,6 +395,12 @@ class RanHere(NamedTuple):
     failed: int
 
 
+class CancelAll(NamedTuple):
+    """The client gives up on all of its tasks; each is answered by `TaskLost`. `force` also stops those that run."""
+
+    force: bool
+
+
 REASONS = ("cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data")
 
 Message = (
@@ -406,6 +412,7 @@ Message = (
     | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
     | Waiting | Resumed | Idle | RanHere
+    | CancelAll
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.
