@@ -118,8 +118,8 @@ def _real(name: str, value: Any) -> float:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
-    except TypeError:
-        raise TypeError(f"{name} must be a number of seconds, got {_shown(value)}") from None
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a number of seconds, got {_shown(value)}") from None
 
 
 def _is_flag(value: Any) -> bool:

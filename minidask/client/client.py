@@ -153,7 +153,7 @@ class Client:
             SchedulerLost: there is no connection any more.
         """
         _check_callable("submit", fn)
-        if priority != 0 or type(priority) is not int:
+        if type(priority) is not int or priority:
             priority = checks.whole("priority", priority)
         if timeout is not None:
             timeout = checks.time_limit("timeout", timeout)
