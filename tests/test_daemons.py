@@ -274,7 +274,9 @@ def test_another_protocol_version_is_told_to_both_sides(programs: Programs, monk
     with pytest.raises(errors.VersionMismatch, match="install the same minidask version"):
         minidask.Client(address)
     wait_until(
-        lambda: f"speaks protocol {handshake.PROTOCOL} and what listens speaks {handshake.PROTOCOL - 1}" in scheduler.text,
+        lambda: (
+            f"speaks protocol {handshake.PROTOCOL} and what listens speaks {handshake.PROTOCOL - 1}" in scheduler.text
+        ),
         "the scheduler had logged it",
     )
     monkeypatch.undo()
