@@ -31,12 +31,16 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
+from minidask import checks
+from minidask.addresses import Address
 from minidask.batch import joblib_is_loaded, run_batch
+from minidask.client import registry
 from minidask.client.client import Client
 from minidask.client.future import Future
+from minidask.client.places import address_of_environment
 from minidask.client.registry import get_client
 from minidask.client.screen import beside_bars
-from minidask.errors import MinidaskError, NoWorkersError
+from minidask.errors import NoWorkersError
 from minidask.initializer import initialized
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
@@ -51,16 +55,16 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     """The backend that `joblib.parallel_backend("minidask")` and `parallel_config("minidask")` make.
 
     Args:
-        scheduler: address of a scheduler, or a `Client`. None: the last `Client` made in this process, else the
-            address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
+        scheduler: address of a scheduler, or a `Client`. None: the last `Client` made in this process that was not
+            closed, else the address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
-        wait_for_workers_timeout: seconds to wait for a first worker.
+        wait_for_workers_timeout: seconds, 0 or more, to wait for a first worker.
         progress: whether to show a progress bar.
         initializer: called once in every worker's process, before the first batch of a call that it gets.
         initargs: the arguments of that.
 
     Raises:
-        TypeError: `scatter` is no list or tuple, `progress` is no bool, or there is an unknown keyword.
+        TypeError, ValueError: an option makes no sense, or there is an unknown keyword.
         MinidaskError: `progress` needs tqdm, which is not installed.
     """
 
@@ -92,8 +96,14 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             )
         if scatter is not None and not isinstance(scatter, list | tuple):
             raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
-        if not isinstance(progress, bool):
-            raise TypeError(f"progress must be True or False, got {progress!r}")
+        if not isinstance(scheduler, str | Client | None):
+            raise TypeError(f"scheduler must be an address or a minidask.Client, got {type(scheduler).__name__}")
+        if isinstance(scheduler, str):
+            Address.parse(scheduler)
+        if inner_max_num_threads is not None:
+            inner_max_num_threads = checks.whole("inner_max_num_threads", inner_max_num_threads, 1)
+        wait_for_workers_timeout = checks.seconds("wait_for_workers_timeout", wait_for_workers_timeout)
+        progress = checks.flag("progress", progress)
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
@@ -121,15 +131,20 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
 
     def client(self) -> Client:
         """The client that this backend's calls go through; connects or starts a cluster if need be."""
-        return self._scheduler if isinstance(self._scheduler, Client) else _client_for(self._scheduler)
+        if isinstance(self._scheduler, Client):
+            self._scheduler.link.check()
+            return self._scheduler
+        return _client_for(self._scheduler)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many calls may run at once; joblib runs them itself, one after the other, where that is 1.
 
         Raises:
-            ValueError: `n_jobs` is 0.
+            TypeError, ValueError: `n_jobs` is no whole number, or 0.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
+        if n_jobs is not None:
+            n_jobs = checks.whole("n_jobs", n_jobs, -checks.MOST_LIMIT, checks.MOST_LIMIT)
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs == 1:
@@ -168,6 +183,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         Raises:
             TypeError: there is an option that no backend of joblib's has.
             ValueError: `mmap_mode` would have tasks write to data that others see.
+            TypeError, ValueError: `n_jobs` or `max_nbytes` makes no sense, or `mmap_mode` would have tasks write to
+                data that others see.
+            SchedulerLost: the client that was made for this process has lost its scheduler.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
         effective = self.effective_n_jobs(n_jobs)
@@ -283,6 +301,8 @@ def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | No
             f"mmap_mode={mmap_mode!r} has tasks write to data that other tasks see, which minidask does not do;"
             ' choose "r" (read-only), "c" (each task has a copy of its own, made as it writes) or None (no sharing)'
         )
+    if max_nbytes is not None:
+        max_nbytes = checks.whole("max_nbytes", int(max_nbytes) if isinstance(max_nbytes, float) else max_nbytes, 0)
     return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
 
 
@@ -300,15 +320,27 @@ _clients_lock = threading.Lock()
 
 
 def _client_for(address: str | None) -> Client:
-    """The client for an address, or for no address: made if there is none, and kept."""
+    """The client for an address, or for no address: made if there is none, and kept.
+
+    One that `Parallel` has made itself, and that has lost its scheduler, is made again: that connects to the same
+    address or fails, or starts another cluster on this machine in the place of one that had come with the call.
+    """
     if address is None:
-        with contextlib.suppress(MinidaskError):
-            return get_client()
-    address = address or os.environ.get("MINIDASK_SCHEDULER")
+        client = get_client() if here() is not None else registry.find_client()
+        if client is not None:
+            return client
+    access_file = None
+    if address is None and registry.inherited is not None:
+        address, access_file = registry.inherited
+    address = address or address_of_environment()
     with _clients_lock:
         client = _clients.get(address)
         if client is None or client.closed:
-            client = _clients[address] = Client(address)
+            if client is not None:
+                client.close()
+            client = Client(address, access_file=access_file)
+            client.implicit = True
+            _clients[address] = client
     if here() is not None:
         own = get_client()
         if own.link.connection.scheduler_id == client.link.connection.scheduler_id:

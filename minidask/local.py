@@ -19,14 +19,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from minidask import descriptors
+from minidask import checks, descriptors
 from minidask.blobstore import BlobStore
 from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder, runtime_folder
 from minidask.nesting import Surroundings
 from minidask.resources import blob_memory, cpu_count, memory_total
 from minidask.signals import pass_on, start
-from minidask.sizes import parse_bytes
+from minidask.sizes import count
 from minidask.spawn import start_python
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class LocalCluster:
         scheduler_address: what to give to `Client`, in this process or another one of the same user.
 
     Raises:
-        ValueError: an argument makes no sense.
+        TypeError, ValueError: an argument makes no sense.
         MinidaskError: the cluster did not start, and why.
     """
 
@@ -65,15 +65,16 @@ class LocalCluster:
                 f"Python has found minidask in {Path(__file__).parent.parent}, a clone, which hides what is installed:"
                 " run `pip install --editable .` there, or start Python in another folder"
             )
+        self.n_workers = cpu_count() if n_workers is None else checks.workers("n_workers", n_workers)
+        slot_limit = checks.memory("memory_limit", memory_limit)
+        processes = checks.flag("processes", processes)
         if not processes and _thread.start_new_thread.__module__ != "_thread":
             raise MinidaskError(
                 "a cluster of threads needs real ones, and gevent or Eventlet has put greenlets in their place:"
                 " use processes=True"
             )
-        self.n_workers = _worker_count(n_workers)
         if processes:
             descriptors.check(self.n_workers)
-        slot_limit = None if memory_limit in ("auto", None, 0) else parse_bytes(memory_limit)
         try:
             self._folder = runtime_folder()
             disk = disk_folder(None)
@@ -103,12 +104,17 @@ class LocalCluster:
         _live_clusters.append(self)
 
     def scale(self, n: int) -> None:
-        """Have `n` workers from now on; those that are too many end after the task that they run."""
-        count = _worker_count(n)
-        if isinstance(self._node, _NodeProcess):
-            descriptors.check(count)
+        """Have `n` workers from now on; those that are too many end after the task that they run.
+
+        Raises:
+            ValueError: `n` is no whole number above 0.
+            MinidaskError: the cluster is closed.
+        """
+        count = checks.workers("n", n)
         if self not in _live_clusters:
             raise MinidaskError("this cluster is closed, or belongs to the process that forked this one off")
+        if isinstance(self._node, _NodeProcess):
+            descriptors.check(count)
         self.n_workers = count
         self._node.scale(count)
 
@@ -133,16 +139,8 @@ class LocalCluster:
         self.close()
 
     def __repr__(self) -> str:
-        state = f"{self.n_workers} workers" if self in _live_clusters else "closed"
+        state = count(self.n_workers, "worker") if self in _live_clusters else "closed"
         return f"<minidask.LocalCluster {self.scheduler_address} {state}>"
-
-
-def _worker_count(n: int | None) -> int:
-    if n is None:
-        return cpu_count()
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"the number of workers must be a whole number above 0, got {n!r}")
-    return n
 
 
 class _NodeProcess:

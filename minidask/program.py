@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import math
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -67,6 +68,32 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
     )
     return parser
+
+
+def seconds_option(text: str) -> float:
+    """An option's seconds, 0 or more; "inf" for ever.
+
+    Raises:
+        argparse.ArgumentTypeError: these are none.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: 0 or more, or inf")
+    return seconds
+
+
+def port_option(text: str) -> int:
+    """An option's port.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
+    return int(text)
 
 
 def start_logging(level: str) -> None:

@@ -35,7 +35,7 @@ def cpu_count(root: Path = Path("/")) -> int:
     """
     counts = [os.cpu_count() or 1, core_count(root)]
     wished = os.environ.get("LOKY_MAX_CPU_COUNT", "")
-    if wished.isascii() and wished.removeprefix("-").isdigit():
+    if wished.isascii() and wished.removeprefix("-").isdigit() and len(wished) < 20:
         counts.append(int(wished))
     return max(1, min(counts))
 

@@ -24,6 +24,11 @@ def parse_bytes(text: str | int) -> int:
         raise ValueError(f"{text!r} is no number of bytes: use forms like 4294967296, 4GiB, 4GB or 512M") from None
 
 
+def count(number: float, noun: str) -> str:
+    """ "1 machine", "2 machines"."""
+    return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
+
+
 def format_bytes(count: int) -> str:
     """A number of bytes for people: "1.5 GiB"."""
     size = float(count)

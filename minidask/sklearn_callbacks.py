@@ -20,7 +20,7 @@ from typing import Any
 
 from minidask import channels
 from minidask.errors import SerializationError
-from minidask.nesting import is_slot_process, here
+from minidask.nesting import here, is_slot_process
 from minidask.payload import REDUCERS, dumps, loads
 from minidask.wire.messages import Payload
 

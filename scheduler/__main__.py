@@ -14,7 +14,15 @@ from minidask.addresses import Address
 from minidask.errors import MinidaskError
 from minidask.folders import sweep
 from minidask.packages import installed, python_version
-from minidask.program import fail, make_parser, run_loop, start_logging, stop_on_signals
+from minidask.program import (
+    fail,
+    make_parser,
+    port_option,
+    run_loop,
+    seconds_option,
+    start_logging,
+    stop_on_signals,
+)
 
 from .core import NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
@@ -43,10 +51,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default="127.0.0.1",
         help="where to listen: a host name or IP, 0.0.0.0 for all networks, or unix:///path (default: %(default)s)",
     )
-    parser.add_argument("--port", type=int, default=8786, help="0 lets the kernel choose (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=port_option, default=8786, help="0 lets the kernel choose (default: %(default)s)"
+    )
     parser.add_argument(
         "--no-workers-timeout",
-        type=float,
+        type=seconds_option,
         default=NO_WORKERS_SECONDS,
         metavar="SECONDS",
         help="how long tasks wait while there is no worker at all, before they fail (default: %(default)g)",

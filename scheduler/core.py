@@ -70,6 +70,7 @@ class SchedulerCore:
             m.CloseGroup: self._close_group,
             m.Submit: self._submit,
             m.Cancel: self._cancel,
+            m.CancelAll: self._cancel_all,
             m.Ask: self._answer,
             m.RanHere: self._ran_here,
             m.Shutdown: self._shutdown,
@@ -334,6 +335,12 @@ class SchedulerCore:
             task = client.tasks.get(number)
             if task is not None:
                 self.attempts.drop(task, message.force)
+
+    def _cancel_all(self, client: ClientRecord, message: m.CancelAll) -> None:
+        for number, task in list(client.tasks.items()):
+            if type(task.state) is not Abandoned and number in client.tasks:
+                self._send(client.peer, m.TaskLost(task.number, "cancelled", f"task {task.name!r}: it was cancelled"))
+            self.attempts.drop(task, message.force)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
         self._out.append(

@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 
 def describe(core: SchedulerCore, python: str = "") -> dict[str, Any]:
-    """What `Client.scheduler_info()` returns: scheduler, workers, clients and task counts.
+    """What `Client.scheduler_info()` returns: scheduler, machines, clients and task counts.
+
+    A machine is what runs a worker daemon; its `workers` say how many tasks it runs at once.
 
     A client's `nested` counts the tasks that its tasks have submitted. A task that has lent its slot to another one
     does not count as running. A worker is `usable` if it takes tasks of a client with this Python.
     """
     lent = Counter(host.root.peer for worker in core.workers.values() for host in worker.guests.values())
-    workers = [
+    machines = [
         {
-            **w.info,
+            **_told(w.info),
             "address": w.address,
             "name": w.name,
-            "slots": w.slots,
+            "workers": w.slots,
             "tasks": len(w.tasks),
             "memory": w.memory,
             "usable": fits(python, (w.python,)),
@@ -40,4 +42,8 @@ def describe(core: SchedulerCore, python: str = "") -> dict[str, Any]:
             clients.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
     running = sum(len(worker.tasks) - len(worker.guests) for worker in core.workers.values())
     tasks = {"queued": len(core.attempts.ready), "running": running, "finished": core.attempts.finished}
-    return {**core.info, "workers": workers, "clients": clients, "tasks": tasks}
+    return {**core.info, "machines": machines, "clients": clients, "tasks": tasks}
+
+
+def _told(info: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in info.items() if key != "slots"}

@@ -302,7 +302,7 @@ def test_a_stranger_gets_nothing_from_a_worker(programs: Programs) -> None:
     _, address = programs.scheduler()
     programs.worker(address, "--nworkers", "1")
     with minidask.Client(address) as client:
-        (worker,) = client.scheduler_info()["workers"]
+        (worker,) = client.scheduler_info()["machines"]
     host, _, port = worker["serves"].removeprefix("tcp://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(b"GET / HTTP/1.0\r\n\r\n")

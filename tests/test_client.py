@@ -155,7 +155,7 @@ def test_what_is_known_of_the_cluster(client: minidask.Client) -> None:
     assert list(client.nthreads().values()) == [2]
     info = client.scheduler_info()
     assert info["version"] == minidask.__version__
-    assert [worker["slots"] for worker in info["workers"]] == [2]
+    assert [machine["workers"] for machine in info["machines"]] == [2]
     assert client.name in [c["name"] for c in info["clients"]]
     assert "2 workers" in repr(client)
     assert "<table>" in client._repr_html_()

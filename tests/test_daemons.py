@@ -119,7 +119,7 @@ def test_work_is_spread_over_workers_and_survives_the_death_of_one(programs: Pro
     with minidask.Client(address) as client:
         client.wait_for_workers(2)
         assert sorted(client.run(os.getppid).values()) == sorted(
-            worker["pid"] for worker in client.scheduler_info()["workers"]
+            machine["pid"] for machine in client.scheduler_info()["machines"]
         )
         futures = client.map(hold, [tmp_path] * 20, range(20))
         wait_until(lambda: len(list(tmp_path.glob("[0-9]-*"))) >= 4, "some tasks had run")

@@ -14,12 +14,21 @@ from minidask._version import __version__
 from minidask.access import secret_for
 from minidask.addresses import Address
 from minidask.blobstore import BlobStore
+from minidask.checks import MOST_WORKERS
 from minidask.errors import MinidaskError
 from minidask.folders import disk_folder, memory_folder
 from minidask.nesting import Surroundings
-from minidask.program import drain_on_sigterm, fail, make_parser, run_loop, start_logging
+from minidask.program import (
+    drain_on_sigterm,
+    fail,
+    make_parser,
+    port_option,
+    run_loop,
+    seconds_option,
+    start_logging,
+)
 from minidask.resources import blob_memory, cpu_count, memory_total
-from minidask.sizes import format_bytes, parse_bytes
+from minidask.sizes import count, format_bytes, parse_bytes
 
 from .agent import Agent
 from .daemon import Daemon
@@ -74,13 +83,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--local-directory",
-        type=Path,
+        type=_folder,
         metavar="FOLDER",
         help="where large data goes that finds no room in shared memory (default: the temporary folder)",
     )
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port_option,
         default=0,
         help="where other workers fetch large data, on the network of the scheduler (default: the kernel chooses)",
     )
@@ -92,7 +101,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--death-timeout",
-        type=float,
+        type=seconds_option,
         default=60.0,
         metavar="SECONDS",
         help="end after so long without a scheduler (default: %(default)g)",
@@ -110,15 +119,17 @@ def _address(text: str) -> Address:
 def _workers(text: str) -> int:
     if text == "auto":
         return cpu_count()
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a whole number above 0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 9) or not 1 <= int(text) <= MOST_WORKERS:
+        most = f"whole number above 0 and at most {MOST_WORKERS}"
+        raise argparse.ArgumentTypeError(f"{text!r} is neither auto nor a {most}")
     return int(text)
 
 
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
-    return int(text)
+def _folder(text: str) -> Path:
+    folder = Path(text)
+    if not text or not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder: make it first")
+    return folder
 
 
 def _memory(text: str) -> int | None:
@@ -147,7 +158,7 @@ async def _work(options: argparse.Namespace) -> int:
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
         f"  scheduler    {options.address}\n"
-        f"  runs         {options.nworkers} tasks at once, memory: {limit}",
+        f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}",
         flush=True,
     )
     drain_on_sigterm(daemon.drain, daemon.stopped, log)

@@ -92,6 +92,11 @@ class HeldBlobs:
             for blob in blobs:
                 self._counts[blob] += 1
 
+    def missing(self, blobs: Iterable[bytes]) -> bool:
+        """Whether one of these is not held."""
+        counts = self._counts
+        return any(blob not in counts for blob in blobs)
+
     def use(self, blobs: Iterable[bytes]) -> list[bytes]:
         """A task will map these: those of them that are in the store stay there until they are given to `release`."""
         if not self._stored:

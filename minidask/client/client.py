@@ -14,12 +14,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from minidask import checks
 from minidask.addresses import Address
 from minidask.client.connection import Connection
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
+from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
 from minidask.client.link import Hooks, Link
+from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients
 from minidask.client.screen import client_table
 from minidask.client.versions import VersionWatch, all_versions
@@ -29,7 +32,7 @@ from minidask.interning import Scattered
 from minidask.nesting import TaskSlot, here
 from minidask.packages import python_version, versions
 from minidask.payload import LARGE_BYTES, SHARED
-from minidask.signals import raised_by_handler
+from minidask.sizes import count
 from minidask.versions import PYTHON
 from minidask.wire.messages import Shutdown
 
@@ -41,26 +44,30 @@ class Client:
     """A connection to a cluster; without an address, to a cluster of its own on this machine.
 
     Args:
-        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None starts one.
+        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None: the address
+            in `MINIDASK_SCHEDULER`, if that is set and none of the next three arguments is given; else a cluster on
+            this machine is started.
         n_workers: workers of the cluster that is started; None for as many as there are usable cores.
         processes: whether those are processes, or threads of this process.
         memory_limit: bytes each of those may use, as a number or "4GiB"; "auto" guards the machine's memory only;
             None: no limit.
         name: what the scheduler calls this client.
-        timeout: seconds to connect in, and to wait for answers about the cluster.
+        timeout: seconds above 0 to connect in, and to wait for answers about the cluster.
         access_file: the file with the shared secret; None for the usual places.
         forward_output: whether to show here what tasks print, and to pass their log records to `logging` here.
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
+        cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
 
     Raises:
         SchedulerLost: nobody answers at the address.
         AuthenticationError: the secrets differ, or there is none.
         VersionMismatch: the scheduler speaks another protocol version.
-        TypeError: `output_prefix` is none of True, False and None.
-        ValueError: the address or a number makes no sense.
+        TypeError, ValueError: an argument makes no sense, or `MINIDASK_SCHEDULER`.
     """
 
+    implicit = False
+    """Whether `Parallel` has made it, for itself."""
     nested = False
     """Whether this is the client of a task, in its slot."""
 
@@ -76,25 +83,35 @@ class Client:
         access_file: str | Path | None = None,
         forward_output: bool = True,
         output_prefix: bool | None = None,
+        cancel_dropped: bool = True,
     ) -> None:
         if output_prefix is not None and not isinstance(output_prefix, bool):
             raise TypeError(f"output_prefix must be True, False or None, got {output_prefix!r}")
         self.cluster: LocalCluster | None = None
+        self.timeout = checks.seconds("timeout", timeout, zero=False)
+        self.access_file = checks.path("access_file", access_file)
+        self._cancel_dropped = checks.flag("cancel_dropped", cancel_dropped)
+        forward_output = checks.flag("forward_output", forward_output)
+        if name is not None:
+            name = checks.text("name", name)
+        local = n_workers is not None or processes is not True or memory_limit != "auto"
+        if address is None and not local:
+            address = address_of_environment()
+        elif address is not None and local:
+            arguments = "n_workers, processes and memory_limit are"
+            raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
         self._owns_cluster = address is None
         if address is None:
             from minidask.local import LocalCluster as Cluster  # noqa: PLC0415 - only whoever needs it loads it
 
             address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
-        elif n_workers is not None:
-            raise ValueError("n_workers is for a cluster that Client starts itself; this one connects to an address")
         if not isinstance(address, str):
             self.cluster = address
-            address = address.scheduler_address
+            address = address_of(address)
         self.name = name or f"{_program()}-{os.getpid()}"
-        self.timeout = timeout
         sweep()
         try:
-            self.link = self._connect(address, access_file, forward_output)
+            self.link = self._connect(address, self.access_file, forward_output)
         except BaseException:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
@@ -102,7 +119,7 @@ class Client:
         self.link.takes_records = forward_output
         if output_prefix is not None:
             self.link.marks_output = output_prefix
-        self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, timeout)
+        self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, self.timeout)
         if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
             VersionWatch(versions(), self.link.workers).warn()
         live_clients.append(self)
@@ -112,7 +129,8 @@ class Client:
         info = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
         info.update(nested=self.nested, python=python_version())
         connection = Connection(parsed, access_file, info, self.timeout)
-        return Link(connection, *self._within(connection))
+        slot, hooks = self._within(connection)
+        return Link(connection, slot, hooks, self._cancel_dropped and slot is None)
 
     def _within(self, connection: Connection) -> tuple[TaskSlot | None, Hooks]:
         """The slot whose tasks this client is for, and what is different there: a task may use any client of its own
@@ -139,21 +157,31 @@ class Client:
         """Run `fn(*args, **kwargs)` on the cluster.
 
         Args:
-            priority: higher ones of this client start first.
-            timeout: seconds that the call may run, waiting not counted; it is stopped then, and `TaskTimeout` raised.
+            priority: a whole number of 64 bits; higher ones of this client start first.
+            timeout: seconds above 0 that the call may run, waiting not counted; it is stopped then, and `TaskTimeout`
+                raised. None and infinity: no limit.
 
         Raises:
-            SerializationError: the function or an argument cannot be pickled.
+            TypeError, ValueError: `priority` or `timeout` makes no sense, or `fn` cannot be called.
+            SerializationError: the function or an argument cannot be pickled, or is scattered data of another client.
             SchedulerLost: there is no connection any more.
         """
-        if not callable(fn):
-            raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+        _check_callable("submit", fn)
+        if type(priority) is not int or priority:
+            priority = checks.whole("priority", priority)
+        if timeout is not None:
+            timeout = checks.time_limit("timeout", timeout)
         return self.link.submit((fn, args, kwargs), name=_name_of(fn), priority=priority, timeout=timeout)
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
-        """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each."""
+        """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each.
+
+        Raises as `submit` does.
+        """
+        _check_callable("map", fn)
+        if not iterables:
+            raise TypeError("map() needs at least one iterable")
+        priority = checks.whole("priority", priority)
         group = self.group()
         try:
             return [
@@ -162,25 +190,25 @@ class Client:
         finally:
             group.close()
 
-    def gather(self, futures: Iterable[Future], errors: Literal["raise", "skip", "return"] = "raise") -> list[Any]:
+    def gather(self, futures: Any, errors: Literal["raise", "skip", "return"] = "raise") -> Any:
         """Wait for all and return their results in order.
 
         Args:
+            futures: an iterable of futures, in which there may be further iterables and dicts: a dict gives a dict,
+                every other iterable a list; or a single future, which gives its result.
             errors: what to do with failed tasks: raise the first one's exception, leave them out, or return the
-                exceptions in their places.
+                exceptions in their places. A single future that is left out gives None.
+
+        Raises:
+            TypeError: there is something else in `futures`.
+            ValueError: `errors` is none of these.
         """
-        if errors not in ("raise", "skip", "return"):
+        if not isinstance(errors, str) or errors not in ("raise", "skip", "return"):
             raise ValueError(f'errors must be "raise", "skip" or "return", got {errors!r}')
-        results = []
-        for future in futures:
-            try:
-                results.append(future.result())
-            except (Exception, concurrent.futures.CancelledError) as error:
-                if errors == "raise" or raised_by_handler(error):
-                    raise
-                if errors == "return":
-                    results.append(error)
-        return results
+        try:
+            return next(gathered([futures], errors), None)
+        finally:
+            del futures  # an interrupted call's frame lives on in its traceback: nobody holds these there
 
     def scatter(self, data: Any) -> Any:
         """Send data ahead, once; the handle that this returns stands for it in the arguments of tasks, at any depth.
@@ -195,20 +223,40 @@ class Client:
 
     def scatter_one(self, data: Any) -> Scattered:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
+        if isinstance(data, Scattered):
+            raise TypeError(f"scatter() takes data, not {data!r}, which is scattered already")
         return self.link.scatter(data)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
-        """Give up on these tasks; with `force`, those that run are stopped too."""
-        self.link.cancel([futures] if isinstance(futures, Future) else list(futures), force)
+        """Give up on these tasks; with `force`, those that run are stopped too.
+
+        Raises:
+            TypeError: these are no futures.
+            ValueError: one of them is another client's; none is cancelled then.
+        """
+        force = checks.flag("force", force)
+        futures = _futures("cancel", futures)
+        for future in futures:
+            if not future.is_of(self.link):
+                raise ValueError(
+                    f"cancel() takes futures of its own client; {future!r} is another one's: cancel it there"
+                )
+        self.link.cancel(futures, force)
+
+    def cancel_all(self, force: bool = False) -> None:
+        """Give up on all that this client has submitted, be it that nobody holds its future any more; with `force`,
+        what runs is stopped too. A `Parallel` call that waits for some of it, in another thread, raises."""
+        self.link.cancel_all(checks.flag("force", force))
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
-        """Run `fn(*args)` once on every worker machine, in a slot of it; returns `{worker address: result}`.
+        """Run `fn(*args)` once on every machine, in one of its workers; returns `{machine's address: result}`.
 
         Machines of another Python cannot run it: they are left out, with a `VersionWarning`.
 
         Raises:
             VersionMismatch: there are only such machines.
         """
+        _check_callable("run", fn)
         self._check_for_workers()
         others = self.link.workers.unusable()
         if others:
@@ -236,10 +284,7 @@ class Client:
 
         if futures is None:
             return Bar().over(self)
-        futures = [futures] if isinstance(futures, Future) else list(futures)
-        if not all(isinstance(future, Future) for future in futures):
-            raise TypeError("progress() takes the futures that submit() and map() return")
-        Bar().wait(self, futures)
+        Bar().wait(self, _futures("progress", futures))
         return None
 
     def get_executor(self) -> concurrent.futures.Executor:
@@ -249,7 +294,7 @@ class Client:
     # --- the cluster ---
 
     def nthreads(self) -> dict[str, int]:
-        """`{worker address: slots}`: how many tasks each worker machine of this Python runs at once."""
+        """`{machine's address: workers}`: how many tasks each machine of this Python runs at once."""
         return self.link.workers.nthreads()
 
     def slots(self) -> int:
@@ -257,21 +302,27 @@ class Client:
         return self.link.workers.slots()
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
-        """Wait until the cluster runs at least `n` tasks at once; `timeout` in seconds, None: the client's own.
+        """Wait until the cluster runs at least `n` tasks at once.
+
+        Args:
+            timeout: seconds to wait, 0 or more; None: the client's own.
 
         Raises:
+            TypeError, ValueError: a number makes no sense.
             NoWorkersError: it does not, by then.
             VersionMismatch: all workers that are there have another Python, so that none of them runs a task; at once.
         """
         self.link.check()
-        timeout = self.timeout if timeout is None else timeout
+        n = checks.whole("n", n, 0)
+        timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
         workers = self.link.workers
         workers.wait(lambda: self.slots() >= n or self.link.why_closed or workers.refusal(), timeout)
         self.link.check()
         self._check_for_workers()
         if self.slots() < n:
             raise NoWorkersError(
-                f"the cluster at {self.address} has {self.slots()} workers after {timeout:g} seconds, not {n}:"
+                f"the cluster at {self.address} has {count(self.slots(), 'worker')} after"
+                f" {count(timeout, 'second')}, not {n}:"
                 f" start some with `minidask-worker {self.address}`, and see their log if they do not join"
             )
 
@@ -297,9 +348,10 @@ class Client:
         return all_versions(versions(), self.scheduler_info(), check=check)
 
     def scheduler_info(self) -> dict[str, Any]:
-        """What the scheduler knows: its address and version, workers, clients, and how many tasks wait and run.
+        """What the scheduler knows: its address and version, machines with their workers, clients, and how many tasks
+        wait and run.
 
-        A worker is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
+        A machine is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
         """
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self.link.ask(answer.put)
@@ -358,9 +410,9 @@ class Client:
         if self.closed:
             return f"<minidask.Client closed: {self.link.why_closed or 'this is a forked process'}>"
         others = len(self.link.workers.unusable())
-        machines = _count(len(self.link.workers.entries) - others, "machine")
-        unused = f", {_count(others, 'machine')} of another Python unused" if others else ""
-        return f"<minidask.Client {self.address} {machines}, {_count(self.slots(), 'worker')}{unused}>"
+        machines = count(len(self.link.workers.entries) - others, "machine")
+        unused = f", {count(others, 'machine')} of another Python unused" if others else ""
+        return f"<minidask.Client {self.address} {machines}, {count(self.slots(), 'worker')}{unused}>"
 
     def __reduce__(self) -> Any:
         raise SerializationError(
@@ -370,10 +422,6 @@ class Client:
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self.link.workers.entries)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
@@ -388,4 +436,19 @@ def _program() -> str:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+    name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+    return name if name.isascii() else name.encode(errors="replace").decode()
+
+
+def _check_callable(method: str, function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"{method}() needs a function to call, got {type(function).__name__}")
+
+
+def _futures(method: str, futures: Future | Iterable[Future]) -> list[Future]:
+    found = [futures] if isinstance(futures, Future) else list(futures)
+    for future in found:
+        if not isinstance(future, Future):
+            kind = type(future).__name__
+            raise TypeError(f"{method}() takes the futures that submit() and map() return, not {kind}")
+    return found

@@ -5,6 +5,8 @@ Outcomes come back as the scheduler's messages; `outcome_of` says what each mean
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from minidask.errors import (
@@ -71,11 +73,17 @@ def outcome_of(message: TaskDone | TaskRaised | TaskLost) -> Outcome:
 
 
 class PendingTable(Generic[FutureT]):
-    """Which future waits for which task number. A number is never used twice."""
+    """Which future waits for which task number. A number is never used twice.
 
-    def __init__(self) -> None:
-        self._futures: dict[int, FutureT] = {}
+    Args:
+        dropped: called with the number of a task whose future nobody holds any more, from a garbage collection: in any
+            thread, inside any lock.
+    """
+
+    def __init__(self, dropped: Callable[[int], None] = lambda number: None) -> None:
+        self._futures: dict[int, FutureT | weakref.KeyedRef[int, FutureT]] = {}
         self._next = 0
+        self._dropped: Callable[[weakref.KeyedRef[int, FutureT]], None] = lambda ref: dropped(ref.key)
 
     def __len__(self) -> int:
         return len(self._futures)
@@ -85,22 +93,37 @@ class PendingTable(Generic[FutureT]):
         self._next += 1
         return self._next
 
-    def add(self, number: int, future: FutureT) -> None:
-        self._futures[number] = future
+    def add(self, number: int, future: FutureT, hold: bool = True) -> None:
+        """Wait with this future, which others have to `hold` if the table does not."""
+        self._futures[number] = future if hold else weakref.KeyedRef(future, self._dropped, number)
+
+    def hold(self, number: int, future: FutureT) -> None:
+        """From now on, the table holds this one, if it still waits."""
+        if number in self._futures:
+            self._futures[number] = future
 
     def knows(self, number: int) -> bool:
         """Whether a future still waits for this task."""
-        return number in self._futures
+        return _alive(self._futures.get(number)) is not None
 
     def all(self) -> list[FutureT]:
         """All that still wait."""
-        return list(self._futures.values())
+        return [future for entry in list(self._futures.values()) if (future := _alive(entry)) is not None]
 
     def take(self, number: int) -> FutureT | None:
-        """The future that waited for this task and now does no more; None for one that was cancelled."""
-        return self._futures.pop(number, None)
+        """The future that waited for this task and now does no more; None for one that was cancelled or dropped."""
+        return _alive(self._futures.pop(number, None))
+
+    def drop(self, number: int) -> bool:
+        """Forget a task whose future nobody holds; returns whether it was still waited for."""
+        return self._futures.pop(number, None) is not None
 
     def take_all(self) -> list[FutureT]:
         """All that still waited: the connection is gone."""
-        futures, self._futures = list(self._futures.values()), {}
+        futures = self.all()
+        self._futures = {}
         return futures
+
+
+def _alive(entry: FutureT | weakref.KeyedRef[int, FutureT] | None) -> FutureT | None:
+    return entry() if isinstance(entry, weakref.KeyedRef) else entry

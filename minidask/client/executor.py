@@ -27,7 +27,9 @@ class ClientExecutor(concurrent.futures.Executor):
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
+            if not callable(fn):
+                raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
+            name = str(getattr(fn, "__qualname__", type(fn).__qualname__)).encode(errors="replace").decode()
             future = self._client.link.submit((fn, args, kwargs), name=name)
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)

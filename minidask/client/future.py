@@ -60,6 +60,10 @@ class Future(concurrent.futures.Future[Any]):
         state: Any = self
         condition = state._condition = Condition()
         self._sleepers = condition.sleepers
+        self.of_call = False
+        """Whether a call of ours waits for it, which is not to be cancelled under it."""
+        self.hold: Callable[[Future], None] | None = None
+        """Has the client hold it, which does not yet."""
         self.number = number
         self.name = name
         self.duration: float | None = None
@@ -145,8 +149,19 @@ class Future(concurrent.futures.Future[Any]):
             self.failed = True
             self.set_exception(error)
 
+    def is_of(self, link: object) -> bool:
+        """Whether this is of that client's link."""
+        return getattr(self._tell_cancelled, "__self__", None) is link
+
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """As the standard one."""
+        """As the standard one. The callback is called even if nobody else holds this future any more."""
+        hold, self.hold = self.hold, None
+        if hold is not None:
+            hold(self)
+        self.when_over(fn)
+
+    def when_over(self, fn: Callable[[Any], object]) -> None:
+        """As `add_done_callback`, for what is of no use when nobody holds this future any more."""
         state: Any = self
         with self._condition:
             if not self.done():

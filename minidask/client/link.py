@@ -41,6 +41,7 @@ from minidask.wire.messages import (
     BlobPart,
     CallerMessage,
     Cancel,
+    CancelAll,
     FetchPart,
     Goodbye,
     Idle,
@@ -80,9 +81,12 @@ class Link:
     Args:
         connection: that was just made.
         slot: whose tasks this is for; None outside of tasks.
+        cancel_dropped: whether to cancel what has not begun, and whose future nobody holds any more.
     """
 
-    def __init__(self, connection: Connection, slot: TaskSlot | None, hooks: Hooks) -> None:
+    def __init__(
+        self, connection: Connection, slot: TaskSlot | None, hooks: Hooks, cancel_dropped: bool = False
+    ) -> None:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
@@ -101,7 +105,10 @@ class Link:
         self._pid = os.getpid()
         self._slot = slot
         self._hooks = hooks
-        self._pending: PendingTable[Future] = PendingTable()
+        self._cancel_dropped = cancel_dropped
+        self._pending: PendingTable[Future] = PendingTable(self._future_dropped)
+        self._dropped_tasks: collections.deque[int] = collections.deque()
+        self._used: dict[int, list[bytes]] = {}  # by task: what a future that nobody holds gives back
         self._lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
         self._answers: dict[int, OnAnswer] = {}
         self._groups = 0
@@ -112,7 +119,7 @@ class Link:
         self._results = Results(self.send_if_open, self._pending.knows)
         self._session = self._describing()
         self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
-        self.reading = Reading(connection, self._handle, self._ended, slot)
+        self.reading = Reading(connection, self._handle, self._ended, slot, self.cancel_dropped)
 
     def _describing(self) -> Described:
         """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
@@ -161,6 +168,8 @@ class Link:
         self.check()
         self.release_dropped()
         payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
+        if blobs:
+            self._check_held(blobs, f"task {name!r}")
         used = self.blobs.use(blobs)
         parent = self.parent() if parent is None else parent
         with self._lock:
@@ -169,21 +178,62 @@ class Link:
             future = self._hooks.new_future(self, number, name, parent)
             future.group = group
             if on_done is not None:
+                future.of_call = True
                 future.add_done_callback(on_done)
             if used:
-                future.add_done_callback(lambda _: self.dropped.append(used))
-            self._pending.add(number, future)
+                self._used[number] = used
+                future.when_over(lambda _: self._give_back(number))
+            hold = on_done is not None or not self._cancel_dropped
+            self._pending.add(number, future, hold)
+            if not hold:
+                future.hold = self._hold
         try:
             self.send([Submit(number, name, priority, timeout, group, pin, [*session, *blobs], parent, payload)])
         except MinidaskError:
             with self._lock:
                 self._pending.take(number)
-            self.dropped.append(used)
+            self._give_back(number)
             raise
         if not counted:
             for calls in self.bars:
                 calls.watch(future)
         return future
+
+    def _hold(self, future: Future) -> None:
+        with self._lock:
+            self._pending.hold(future.number, future)
+
+    def _future_dropped(self, number: int) -> None:
+        """Nobody holds this task's future any more; a garbage collection tells of it."""
+        first = not self._dropped_tasks
+        self._dropped_tasks.append(number)
+        if first:
+            self.reading.nudge()
+
+    def _give_back(self, number: int) -> None:
+        """A task is over, or nobody will know: it no more needs what it used."""
+        used = self._used.pop(number, None)
+        if used:
+            self.dropped.append(used)
+
+    def cancel_dropped(self) -> None:
+        """Have those tasks not begin whose futures nobody holds any more."""
+        numbers = []
+        while self._dropped_tasks:
+            number = self._dropped_tasks.popleft()
+            self._give_back(number)
+            with self._lock:
+                if self._pending.drop(number):
+                    numbers.append(number)
+        if numbers:
+            self.send_if_open([Cancel(numbers, False)])
+
+    def _check_held(self, blobs: Sequence[bytes], what: str) -> None:
+        if self.blobs.missing(blobs):
+            raise SerializationError(
+                f"{what} takes scattered data that this Client does not hold: the handle is another Client's, or was"
+                " released; scatter the data with this one"
+            )
 
     def parent(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty outside of tasks."""
@@ -207,6 +257,13 @@ class Link:
             future.cancel_here()
         self._forget(numbers, force)
 
+    def cancel_all(self, force: bool) -> None:
+        """Give up on all tasks, those included whose futures nobody holds any more."""
+        with self._lock:
+            futures = self._pending.all()
+        self.cancel([future for future in futures if not future.of_call], False)
+        self.send_if_open([CancelAll(force)])  # its answers end the calls that wait for the others
+
     def cancelled(self, future: Future) -> None:
         """A future was cancelled."""
         self._forget([future.number], False)
@@ -226,6 +283,7 @@ class Link:
         self.release_dropped()
         interner = Interner(self.blobs.put, self.dropped.append, functions=False, large=LARGE_BYTES)
         payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
+        self._check_held(parts, f"the scattered {type(data).__name__}")
         blob = blob_id(payload)
         self.blobs.put({blob: payload})
         self.blobs.hold(parts)
@@ -234,6 +292,8 @@ class Link:
 
     def release_dropped(self) -> None:
         """Release what dropped handles and done tasks used."""
+        if self._dropped_tasks:
+            self.cancel_dropped()
         while self.dropped:
             self.blobs.release(self.dropped.popleft())
 
@@ -284,7 +344,7 @@ class Link:
                 f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
             )
         if self.why_closed:
-            raise SchedulerLost(f"this Client is of no more use: {self.why_closed}")
+            raise SchedulerLost(f"this Client is of no more use: {self.why_closed}; close() it, and make a new one")
 
     # --- the end ---
 
@@ -324,6 +384,8 @@ class Link:
         self._hooks.ended()
 
     def _handle(self, message: Message) -> None:
+        if self._dropped_tasks:
+            self.cancel_dropped()
         match message:
             case TaskDone() | TaskRaised() | TaskLost():
                 with self._lock:

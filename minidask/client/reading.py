@@ -36,6 +36,7 @@ class Reading:
         on_message: called with each message, by whichever thread reads; never by two at once.
         on_end: called once, with the reason, when the connection has ended.
         slot: in which this is, if it is in one.
+        on_nudge: called, by whichever thread reads, after a nudge.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Reading:
         on_message: Callable[[Message], None],
         on_end: Callable[[str], None],
         slot: TaskSlot | None = None,
+        on_nudge: Callable[[], None] = lambda: None,
     ) -> None:
         self.slot = slot
         self._connection = connection
@@ -57,6 +59,7 @@ class Reading:
         self._turns = 0  # how often the borrower has paused: whether its callbacks get on
         self._dispatching = 0
         self._ended = False
+        self._on_nudge = on_nudge
         self._nudged, self._nudge = os.pipe()
         os.set_blocking(self._nudged, False)
         os.set_blocking(self._nudge, False)
@@ -151,6 +154,7 @@ class Reading:
         if self._nudged in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._nudged, 4096)
+            self._on_nudge()
         if self._connection.fileno() in ready:
             self._hand_out()
 

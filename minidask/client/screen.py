@@ -56,12 +56,12 @@ def _tqdm() -> Any:
 
 
 def client_table(title: str, workers: dict[str, Worker]) -> str:
-    """A client and its workers as HTML."""
+    """A client and the machines of its cluster as HTML."""
     rows = "".join(
         f"<tr><td>{html.escape(worker.name)}</td><td>{html.escape(address)}</td>"
         f"<td>{html.escape(worker.versions.get(PYTHON, ''))}</td>"
         f"<td>{worker.slots if worker.usable else 'none: another Python'}</td></tr>"
         for address, worker in workers.items()
     )
-    head = "<tr><th>worker</th><th>address</th><th>Python</th><th>tasks at once</th></tr>"
+    head = "<tr><th>machine</th><th>address</th><th>Python</th><th>workers</th></tr>"
     return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"

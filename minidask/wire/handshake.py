@@ -63,6 +63,7 @@ def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[A
             "the side that connects (minidask {}) speaks protocol {} and the side that listens (minidask {}) speaks"
             " protocol {}: install the same minidask version on all machines".format(*sides[0], *sides[1])
         )
+        raise VersionMismatch(f"{sides}: install the same minidask version on all machines")
     if fields[0] != kind or tuple(map(type, fields[1:])) != types:
         raise ProtocolError(f"the peer sent {fields[0]!r} where the handshake expects {kind!r}")
     return fields[1:]

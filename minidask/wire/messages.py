@@ -89,6 +89,12 @@ class Cancel(NamedTuple):
     force: bool
 
 
+class CancelAll(NamedTuple):
+    """The client gives up on all of its tasks; each is answered by `TaskLost`. `force` also stops those that run."""
+
+    force: bool
+
+
 class Ask(NamedTuple):
     """Tell me about the cluster; answered by `Answer` with the same `request` number."""
 
@@ -429,6 +435,7 @@ REASONS = (
 )  # fmt: skip
 """Why a task may be lost; a worker says "no-data" only to the scheduler, which tries another one."""
 
+
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
     | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
@@ -440,6 +447,7 @@ Message = (
     | Waiting | Resumed | Idle | RanHere
     | TaskMessage | CallerMessage
     | Notice
+    | CancelAll
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -1,0 +1,46 @@
+"""Results of futures in lists and dicts, at any depth."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from minidask.signals import raised_by_handler
+
+
+def gathered(items: Iterable[Any], errors: str) -> Iterator[Any]:
+    """The result of each item; of one that failed too, or none, if `errors` is "return" or "skip".
+
+    Raises:
+        TypeError: an item is neither a future nor something with futures in it.
+    """
+    item = None
+    try:
+        for item in items:
+            yield from _results(item, errors)
+    finally:
+        items = item = None  # type: ignore[assignment] # a traceback keeps this frame: nobody holds them there
+
+
+def _results(item: Any, errors: str) -> Iterator[Any]:
+    try:
+        if isinstance(item, concurrent.futures.Future):
+            try:
+                yield item.result()
+            except (Exception, concurrent.futures.CancelledError) as error:
+                if errors == "raise" or raised_by_handler(error):
+                    raise
+                if errors == "return":
+                    yield error
+        elif isinstance(item, Mapping):
+            found = ((key, list(gathered([value], errors))) for key, value in item.items())
+            yield {key: results[0] for key, results in found if results}
+        elif isinstance(item, Iterable) and not isinstance(item, str | bytes | bytearray):
+            yield list(gathered(item, errors))
+        else:
+            raise TypeError(
+                f"gather() takes futures, in iterables and dicts at any depth, and has found {type(item).__name__}"
+            )
+    finally:
+        item = None
