@@ -81,6 +81,7 @@ class LocalCluster:
             folder = memory_folder(disk)
             self._store = BlobStore.create(folder, blob_memory(folder), disk)
         except OSError as error:
+            pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
         self.scheduler_address = f"unix://{self._folder}/scheduler"
         self._pid = os.getpid()
@@ -97,6 +98,7 @@ class LocalCluster:
             self._node = _NodeProcess(config) if processes else _NodeThread(config)
         except OSError as error:
             self._remove_folders()
+            pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
         except BaseException:
             self._remove_folders()

@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from minidask._version import __version__
+from minidask.signals import pass_on
 from minidask.versions import PYTHON
 
 COMPARED = ("numpy", "scipy", "scikit-learn", "joblib", "cloudpickle", "pandas")
@@ -24,7 +25,8 @@ def installed() -> dict[str, str]:
     for folder in sys.path:
         try:
             entries = os.listdir(folder or ".")
-        except (OSError, TypeError):  # not every entry is a folder, or a text
+        except (OSError, TypeError) as error:  # not every entry is a folder, or a text
+            pass_on(error)
             continue
         for entry in entries:
             if entry.endswith((".dist-info", ".egg-info")) and entry.count("-") > 1:

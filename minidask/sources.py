@@ -61,7 +61,8 @@ def content_of(file: str, loader: Any = None) -> bytes | None:
         pass_on(error)
     try:
         content: bytes = loader.get_data(file)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError) as error:
+        pass_on(error)
         return None
     return content
 

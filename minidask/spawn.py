@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from minidask.signals import pass_on
+
 _BOOT = (
     "import sys, marshal; letter = open(int(sys.argv.pop()), 'rb');"
     " sys.path[:], arguments = marshal.load(letter); letter.close();"
@@ -37,7 +39,8 @@ def start_python(
     """
     try:
         os.getcwd()
-    except OSError:  # it was removed, and Python 3.13 does not start there
+    except OSError as error:  # it was removed, and Python 3.13 does not start there
+        pass_on(error)
         options["cwd"] = "/"
     letter = _letter(marshal.dumps((search_path(), list(arguments))))
     try:
@@ -54,7 +57,8 @@ def search_path() -> list[str]:
     for entry in list(sys.path):
         try:
             found.append(os.path.abspath(os.fsdecode(entry)))
-        except (TypeError, ValueError, OSError):  # no path at all, or the working directory is gone
+        except (TypeError, ValueError, OSError) as error:  # no path at all, or the working directory is gone
+            pass_on(error)
             continue
     return found
 
@@ -63,7 +67,8 @@ def _letter(content: bytes) -> int:
     """A file descriptor from which this is read."""
     try:
         letter = os.memfd_create("minidask")
-    except (AttributeError, OSError):  # not Linux, or a sandbox forbids it
+    except (AttributeError, OSError) as error:  # not Linux, or a sandbox forbids it
+        pass_on(error)
         with tempfile.TemporaryFile() as file:
             letter = os.dup(file.fileno())
     with open(letter, "wb", closefd=False) as writing:

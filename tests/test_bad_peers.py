@@ -385,21 +385,6 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
     asyncio.run(scene())
 
 
-def test_a_slot_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("minidask.worker.agent.RESPAWN_SECONDS", 0.01)
-
-    async def scene() -> None:
-        slots = OddSlots(OSError("out of processes"))
-        worker = agent(slots)
-        worker.resize(1)
-        async with asyncio.timeout(20):
-            await worker.gave_up.wait()
-        assert slots.started == 3
-        assert "out of processes" in worker.reason
-
-    asyncio.run(scene())
-
-
 def test_an_error_of_ours_ends_this_worker_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         worker = agent(OddSlots(None))

@@ -49,7 +49,7 @@ class FakeScheduler:
                         answer = acceptor.receive(frame)
                         if acceptor.done:
                             decoder.limits = AUTHENTICATED
-                            answer = [*answer, *encode(Workers([["10.0.0.1:1", "w", 2]]))]
+                            answer = [*answer, *encode(Workers([["10.0.0.1:1", "w", 2, {}]]))]
                         sock.sendall(b"".join(answer))
                     elif isinstance(message := decode(frame), Submit):
                         sock.sendall(b"".join(self.answers(message.task)))
@@ -104,7 +104,7 @@ def test_what_is_wrong_with_one_outcome_is_that_tasks_error_alone(
         (lambda task: encode(Submit(1, "", 0, None, 0, None, [], [], DONE)), "no message for a client"),
         (lambda task: encode(Workers([[1]])), "could not be dealt with"),
         (lambda task: encode(Workers([7])), "could not be dealt with"),
-        (lambda task: encode(WorkerChanged("a", "w", -1)) + encode(Workers(["xy"])), "could not be dealt with"),
+        (lambda task: encode(WorkerChanged("a", "w", -1, {})) + encode(Workers(["xy"])), "could not be dealt with"),
     ],
 )
 def test_a_malformed_message_ends_the_connection_and_every_future_with_the_reason(

@@ -1,4 +1,4 @@
-"""Programs whose answer must be right whatever runs them, on minidask and, where it is right too, on loky: side by side.
+"""Programs whose answer must be right whatever runs them: on minidask and, where it is right, on loky, side by side.
 
 Each is a script of its own, as a user would write it: what it prints is the answer.
 """
@@ -130,7 +130,7 @@ PROGRAMS = {
         print({type(model) is Model for model in models}, [model.predict() for model in models], Model.registry)
         print({name for name, value in vars(Model).items() if before.get(name) is not value})
         """,
-        "{True} [1, 1, 1, 1] [\"caller's\"]\nset()",
+        '{True} [1, 1, 1, 1] ["caller\'s"]\nset()',
         loky="the caller's class gets the methods and attributes of the one that came back",
     ),
     # --- many large results ---

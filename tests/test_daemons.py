@@ -52,7 +52,7 @@ def test_help_teaches_and_version_tells(program: str) -> None:
         ("worker", ["http://x"], "unknown scheme"),
         ("worker", ["localhost", "--nworkers", "0"], "neither auto nor a whole number"),
         ("worker", ["localhost", "--memory-limit", "much"], "no number of bytes"),
-        ("scheduler", ["--port", "x"], "invalid int"),
+        ("scheduler", ["--port", "x"], "is no port"),
     ],
 )
 def test_wrong_usage(program: str, options: list[str], text: str) -> None:
@@ -69,7 +69,7 @@ def test_a_port_out_of_range_and_one_already_taken(programs: Programs) -> None:
     assert "address already in use" in taken.stderr
     assert "Choose another --port" in taken.stderr
     out_of_range = command("scheduler", "--port", "70000")
-    assert out_of_range.returncode == 1
+    assert out_of_range.returncode == 2
     assert "65535" in out_of_range.stderr
 
 

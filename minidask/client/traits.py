@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from minidask.signals import pass_on
+
 
 class Traits:
     """See the module's docstring.
@@ -83,5 +85,6 @@ def _pipe(descriptor: int | None) -> list[int]:
     """How another process finds a pipe of this one and knows it again: process, descriptor, inode."""
     try:
         return [] if descriptor is None else [os.getpid(), descriptor, os.fstat(descriptor).st_ino]
-    except OSError:
+    except OSError as error:
+        pass_on(error)
         return []
