@@ -14,14 +14,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import pickle
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import cloudpickle
 import joblib.parallel as joblib_parallel
-from joblib.externals.loky import process_executor
+import joblib.pool as joblib_pool
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -41,6 +44,7 @@ from minidask.client.places import address_of_environment
 from minidask.client.registry import get_client
 from minidask.client.screen import beside_bars
 from minidask.errors import NoWorkersError
+from minidask.functions import importable
 from minidask.initializer import initialized
 from minidask.joblib_call import Call, Callback, SharedData
 from minidask.nested_call import NestedCall
@@ -374,10 +378,18 @@ def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
 def nested_config(nesting_level: int | None) -> parallel_config:
     """What `Parallel` does in a batch from now on, until the end of the `with` block that this is for."""
     if is_slot_process():
-        # As in loky's processes, which say with this that joblib's multiprocessing backend is to run calls itself: its
-        # pools could not unpickle functions that came by value, and would be more processes than there are cores.
-        process_executor._CURRENT_DEPTH = max(1, process_executor._CURRENT_DEPTH)
+        joblib_pool.CustomizablePickler.reducer_override = _by_value
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
+
+
+def _by_value(pickler: Any, obj: Any) -> Any:
+    """How joblib's multiprocessing pools, in a task, pickle functions and classes that came by value.
+
+    Their processes are forks of the slot's, where none of those is found by its name.
+    """
+    if isinstance(obj, types.FunctionType | type) and not importable(obj):
+        return pickle.loads, (cloudpickle.dumps(obj),)
+    return NotImplemented
 
 
 @functools.cache

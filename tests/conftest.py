@@ -116,6 +116,14 @@ def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[M
     return kept
 
 
+def pinned(client: minidask.Client) -> list[Path]:
+    """The pins of this process's in the cluster's store, but for those of what describes the process."""
+    assert client.link.store is not None
+    own = {blob.hex() for blob in client.link._session.blobs()}
+    found = client.link.store.folder.glob(f"*.{os.getpid()}-*")
+    return [path for path in found if path.name.partition(".")[0] not in own]
+
+
 def offered(messages: list[Message]) -> int:
     """How many pieces of large data were sent ahead."""
     return sum(isinstance(message, OfferBlob) for message in messages)

@@ -26,7 +26,7 @@ import minidask
 from minidask.payload import LARGE_BYTES
 from minidask.wire.messages import Message
 
-from .conftest import Programs, largest_task, offered, wait_until
+from .conftest import Programs, largest_task, offered, pinned, wait_until
 
 Array = np.ndarray[Any, Any]
 
@@ -180,9 +180,6 @@ def test_each_task_may_write_to_its_own_copy_of_large_data() -> None:
 
 
 def test_nothing_of_a_call_that_failed_stays_in_the_store(client: minidask.Client) -> None:
-    assert client.link.store is not None
-    pins = f"*.{os.getpid()}-*"
-
     def fail() -> None:
         data = np.ones(LARGE_BYTES)
         Parallel(n_jobs=2)(delayed(np.linalg.inv)(data) for _ in range(10))
@@ -190,7 +187,7 @@ def test_nothing_of_a_call_that_failed_stays_in_the_store(client: minidask.Clien
     with pytest.raises(np.linalg.LinAlgError):
         fail()
     client.submit(len, "").result(20)  # which releases what the end of the data has left
-    wait_until(lambda: not list(client.link.store.folder.glob(pins)), "nothing was held")  # type: ignore[union-attr]
+    wait_until(lambda: not pinned(client), "nothing was held")
 
 
 def test_a_call_that_fails_takes_nothing_from_another_with_the_same_data(client: minidask.Client) -> None:

@@ -24,7 +24,7 @@ from minidask import errors
 from minidask.blobfiles import blob_id
 from minidask.interning import Scattered
 
-from .conftest import Programs, alive, wait_until
+from .conftest import Programs, alive, pinned, wait_until
 
 MIB = 2**20
 
@@ -335,19 +335,18 @@ def test_calls_at_the_same_time_that_share_functions_and_data(client: minidask.C
 
 
 def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Client) -> None:
-    assert client.link.store is not None
-    folder, pins = client.link.store.folder, []
+    pins = []
 
     def arrays() -> Iterator[Any]:
         for i in range(40):
-            pins.append(len(list(folder.glob(f"*.{os.getpid()}-*"))))
+            pins.append(len(pinned(client)))
             yield delayed(total)(ones(2, float(i)))
 
     with joblib.parallel_config("minidask", scheduler=client):
         results = Parallel(n_jobs=2, batch_size=1)(arrays())
     assert [value for value, _ in results] == [i * MIB / 4 for i in range(40)]
     assert max(pins) <= 6, "more are held than wait and run"
-    assert not list(folder.glob(f"*.{os.getpid()}-*"))
+    assert not pinned(client)
 
 
 def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(

@@ -162,7 +162,7 @@ def test_between_machines_attaching_does_not_register(programs: Programs, segmen
 
 def nested(backend: str) -> list[float]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("error")
         return list(Parallel(n_jobs=2, backend=backend)(delayed(math.sqrt)(i) for i in (1, 4, 9)))
 
 
@@ -171,7 +171,7 @@ def nested_by_value(backend: str) -> list[int]:
         return x * x
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("error")
         return list(Parallel(n_jobs=2, backend=backend)(delayed(square)(i) for i in (1, 2, 3)))
 
 

@@ -394,6 +394,8 @@ class Link:
                 self._results.forget_others()
                 if future is not None:
                     future.settle(outcome)
+                if self.dropped and not len(self._pending):
+                    self.release_dropped()  # there may be no next task that would do it
             case TaskOutput(worker, stream, text):
                 marked = worker if self.marks_output else ""
                 self._aside.run(lambda: show_output(marked, stream, text))

@@ -32,8 +32,7 @@ def address_of(cluster: Any) -> str:
     Raises:
         TypeError: it is none.
     """
-    from minidask.local import LocalCluster  # noqa: PLC0415 - only whoever needs it loads it
-
-    if not isinstance(cluster, LocalCluster):
+    address = getattr(cluster, "scheduler_address", None)
+    if not isinstance(address, str):
         raise TypeError(f"address must be text or a LocalCluster, got {type(cluster).__name__}")
-    return cluster.scheduler_address
+    return address
