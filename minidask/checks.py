@@ -67,11 +67,6 @@ def text(name: str, value: Any) -> str:
     """Text that can be sent."""
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text, got {_shown(value)}")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{name} must be text that UTF-8 can encode, got {value!a}") from None
     return str(value)
 
 

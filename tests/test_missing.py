@@ -58,7 +58,7 @@ def test_a_module_that_only_the_caller_has(programs: Programs, tmp_path: Path, m
 
         with pytest.raises(ModuleNotFoundError, match="No module named 'only_here_too'") as missing:
             client.submit(importing).result(20)
-        note, advice = missing.value.__notes__
+        note, _, advice = missing.value.__notes__  # the second one tells of the task
         assert "on worker 'poor' on " in note and python in note
         assert advice == "the caller does not have 'only_here_too' either"
         assert client.submit(abs, -1).result(20) == 1

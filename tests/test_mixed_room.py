@@ -67,7 +67,7 @@ def test_every_task_of_a_mixed_room_is_right(programs: Programs) -> None:
             assert client.run(python_version) == {right: python_version()}
         assert repr(client).endswith("1 machine, 2 workers, 1 machine of another Python unused>")
         assert "none: another Python" in client._repr_html_() and ANOTHER in client._repr_html_()
-        workers = {worker["name"]: worker for worker in client.scheduler_info()["workers"]}
+        workers = {worker["name"]: worker for worker in client.scheduler_info()["machines"]}
         assert {name: worker["usable"] for name, worker in workers.items()} == {"wrong": False, "right": True}
         assert workers["wrong"]["python"] == ANOTHER and workers["wrong"]["tasks"] == 0
     for daemon in (scheduler, wrong):
@@ -130,7 +130,7 @@ def test_other_packages_are_told_in_a_table(programs: Programs, tmp_path: Path) 
         assert found["client"]["scikit-learn"] == sklearn.__version__
         assert found["client"]["python"] == found["scheduler"]["python"] == python_version()
         assert found["client"]["minidask"] == minidask.__version__
-        assert sorted(of["scikit-learn"] for of in found["workers"].values()) == sorted(["0.0", sklearn.__version__])
+        assert sorted(of["scikit-learn"] for of in found["machines"].values()) == sorted(["0.0", sklearn.__version__])
         with pytest.raises(errors.VersionMismatch, match=r"\nscikit-learn\s+\S+\s+0\.0$"):
             client.get_versions(check=True)
         assert client.submit(abs, -1).result(30) == 1
@@ -138,7 +138,7 @@ def test_other_packages_are_told_in_a_table(programs: Programs, tmp_path: Path) 
 
 def test_on_one_machine_all_are_alike(client: minidask.Client) -> None:
     found = client.get_versions(check=True)
-    assert list(found["workers"].values()) == [found["client"]] == [found["scheduler"]]
+    assert list(found["machines"].values()) == [found["client"]] == [found["scheduler"]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         minidask.Client(client.address).close()
@@ -189,6 +189,6 @@ def test_a_package_that_only_the_caller_has_is_named_as_pip_knows_it(programs: P
 
         with pytest.raises(ModuleNotFoundError) as missing:
             client.submit(importing).result(30)
-        _, advice = missing.value.__notes__
+        _, _, advice = missing.value.__notes__
         assert "'sklearn' is of scikit-learn" in advice
         assert "missing_module" not in missing.value.__dict__

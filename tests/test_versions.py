@@ -215,7 +215,7 @@ def test_who_asks_sees_which_workers_are_of_use_and_every_ones_versions() -> Non
     for python, usable in ((OURS, [False, True]), (OTHER, [True, False]), ("", [True, True])):
         client = room.client(python)
         room.do(Received(client, m.Ask(1)))
-        workers = room.of(client, m.Answer)[0].info["workers"]
+        workers = room.of(client, m.Answer)[0].info["machines"]
         assert [worker["usable"] for worker in workers] == usable
         assert workers[0]["packages"] == {"numpy": "2.0"}
         assert "odd" not in workers[0]
@@ -265,10 +265,10 @@ def test_what_a_worker_lacks_is_no_reason_to_warn_but_no_match_either() -> None:
     assert differences(own, theirs) == []
     assert differences(own, theirs, missing=True) == ["pandas"]
     assert differences(theirs, own, missing=True) == []
-    info = {"version": "1", "packages": {"minidask": "1"}, "workers": [{"address": "tcp://a", "python": OURS}]}
+    info = {"version": "1", "packages": {"minidask": "1"}, "machines": [{"address": "tcp://a", "python": OURS}]}
     own["minidask"] = "1"
     found = all_versions(own, info, check=False)
-    assert found["workers"] == {"tcp://a": {"python": OURS}}
+    assert found["machines"] == {"tcp://a": {"python": OURS}}
     with pytest.raises(errors.VersionMismatch, match=r"\n\s+client\s+tcp://a\npandas"):
         all_versions(own, info, check=True)
 

@@ -334,13 +334,13 @@ class Client:
             raise VersionMismatch(refusal)
 
     def get_versions(self, check: bool = False) -> dict[str, Any]:
-        """The versions of Python, minidask, and the packages that tasks use most, of client, scheduler and workers.
+        """The versions of Python, minidask, and the packages that tasks use most, of client, scheduler and machines.
 
         Args:
-            check: whether to raise an error, which has a table, if a worker has not exactly what this client has.
+            check: whether to raise an error, which has a table, if a machine has not exactly what this client has.
 
         Returns:
-            `{"client": {package: version}, "scheduler": {...}, "workers": {address: {...}}}`.
+            `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
 
         Raises:
             VersionMismatch: there are differences.
@@ -436,8 +436,7 @@ def _program() -> str:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
-    return name if name.isascii() else name.encode(errors="replace").decode()
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def _check_callable(method: str, function: object) -> None:

@@ -29,7 +29,7 @@ class ClientExecutor(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if not callable(fn):
                 raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
-            name = str(getattr(fn, "__qualname__", type(fn).__qualname__)).encode(errors="replace").decode()
+            name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
             future = self._client.link.submit((fn, args, kwargs), name=name)
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)

@@ -81,7 +81,7 @@ def all_versions(own: dict[str, str], info: Mapping[str, object], *, check: bool
     Raises:
         VersionMismatch: with `check`, there are differences.
     """
-    workers = info.get("workers")
+    workers = info.get("machines")
     theirs = {str(w["address"]): described(w) for w in workers} if isinstance(workers, list) else {}
     scheduler = described(info)
     if check:
@@ -90,4 +90,4 @@ def all_versions(own: dict[str, str], info: Mapping[str, object], *, check: bool
             others["scheduler"] = scheduler
         if others:
             raise VersionMismatch(f"the machines of the cluster differ:\n{comparison(own, others)}")
-    return {"client": {**own}, "scheduler": {**scheduler}, "workers": {**theirs}}
+    return {"client": {**own}, "scheduler": {**scheduler}, "machines": {**theirs}}
