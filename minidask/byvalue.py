@@ -21,6 +21,10 @@ import cloudpickle
 _cloudpickle: Any = cloudpickle.cloudpickle
 _MAKERS = (_cloudpickle._make_skeleton_class, _cloudpickle._make_skeleton_enum)
 MP_MAIN = "__mp_main__"
+_MADE_WITH_A_CLASS = {
+    *("__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__", "__abstractmethods__"),
+    *("__firstlineno__", "__static_attributes__"),
+}
 
 
 class Namespace:
@@ -126,9 +130,20 @@ def with_our_makers(obj: Any, reduction: Any) -> Any:
     make, arguments, state = reduction[:3]
     if make is _MAKERS[0] and "__slots__" in vars(obj) and typing.NamedTuple not in arguments[2]:
         arguments[3]["__slots__"] = obj.__slots__  # set later, they would be a mere attribute
+    if make is _MAKERS[0]:
+        state = ({**_equal_overrides(obj), **state[0]}, *state[1:])
     if this_thread.namespace is not None:
         this_thread.namespace.claim(arguments[-2], obj)
     return make_class, (make, *arguments), state, None, None, set_class_state
+
+
+def _equal_overrides(cls: type) -> dict[str, Any]:
+    """What a class has of its own that is the very object that a base has: cloudpickle takes that for inherited."""
+    return {
+        name: value
+        for name, value in vars(cls).items()
+        if name not in _MADE_WITH_A_CLASS and any(vars(base).get(name, cls) is value for base in cls.__mro__[1:])
+    }
 
 
 def reduce_cached(function: Any) -> Any:

@@ -133,6 +133,23 @@ PROGRAMS = {
         '{True} [1, 1, 1, 1] ["caller\'s"]\nset()',
         loky="the caller's class gets the methods and attributes of the one that came back",
     ),
+    "a subclass that overrides with an equal value": Program(
+        """
+        class Base:
+            version = 1
+
+        class Derived(Base):
+            version = 1
+
+        def own():
+            Base.version = 2
+            return Derived.version
+
+        print(parallel([delayed(own)() for _ in range(2)]))
+        """,
+        "[1, 1]",
+        loky="the subclass loses what it has of its own",
+    ),
     # --- many large results ---
     "1,200 results of a MiB": Program(
         """
