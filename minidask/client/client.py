@@ -210,6 +210,7 @@ class Client:
             TypeError: there is something else in `futures`.
             ValueError: `errors` is none of these.
         """
+        __tracebackhide__ = True  # notebooks leave this frame out
         if not isinstance(errors, str) or errors not in ("raise", "skip", "return"):
             raise ValueError(f'errors must be "raise", "skip" or "return", got {errors!r}')
         try:
@@ -291,6 +292,7 @@ class Client:
         Raises:
             VersionMismatch: there are only such machines.
         """
+        __tracebackhide__ = True
         _check_callable("run", fn)
         self._check_for_workers()
         others = self.link.workers.unusable()
@@ -300,7 +302,10 @@ class Client:
             warnings.warn(text, VersionWarning, stacklevel=2)
         name = _name_of(fn)
         futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
-        return {address: future.result() for address, future in futures.items()}
+        results = {}
+        for address, future in futures.items():  # no comprehension: it would have a frame of its own in tracebacks
+            results[address] = future.result()
+        return results
 
     @overload
     def progress(self) -> contextlib.AbstractContextManager[None]: ...
