@@ -260,10 +260,9 @@ def test_on_a_cluster(i, client, capfd):
         assert joblib.Parallel()(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
     client.submit(print, "heard").result(20)
     assert capfd.readouterr().out.endswith("] heard\\n")
-    client.submit(time.sleep, 60)
-    client.submit(time.sleep, 60)
+    futures = client.map(time.sleep, [60, 60])
     open(f"{os.path.dirname(__file__)}/cluster-{client.scheduler_info()['pid']}", "w").close()
-    client.cancel(list(client.link._pending._futures.values()), force=True)
+    client.cancel(futures, force=True)
 """
 
 
