@@ -14,7 +14,7 @@ import pytest
 import minidask
 from minidask import errors
 
-from .conftest import Program, Programs, wait_until
+from .conftest import Programs, wait_until
 
 LOST = """
 import joblib, minidask, os, signal, sys
