@@ -60,7 +60,7 @@ class Client:
             None: no limit.
         name: what the scheduler calls this client.
         timeout: seconds above 0 to connect in, and to wait for answers about the cluster.
-        access_file: the file with the shared secret; None for the usual places.
+        access_file: the file with the shared secret; None for the usual places. A `LocalCluster` has its own.
         forward_output: whether to show here what tasks print, and to pass their log records to `logging` here.
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
@@ -115,6 +115,7 @@ class Client:
         if not isinstance(address, str):
             self.cluster = address
             address = address_of(address)
+            self.access_file = self.cluster.access_file  # whatever the environment names is another cluster's
         self.name = name or f"{_program()}-{os.getpid()}"
         sweep()
         try:
