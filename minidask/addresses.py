@@ -39,7 +39,7 @@ class Address:
         if scheme != "tcp":
             raise ValueError(f"address {text!r} has an unknown scheme {scheme!r}: {_FORMS}")
         host, port = _split_host(text, rest)
-        if not host or any(character.isspace() or character in "/@[]" for character in host):
+        if not _is_host(host):
             raise ValueError(f"address {text!r} has no valid host: {_FORMS}")
         return cls("tcp", host=host, port=_port(text, port, default_port, 0 if port_zero else 1))
 
@@ -47,6 +47,16 @@ class Address:
         if self.scheme == "unix":
             return f"unix://{self.path}"
         return f"tcp://[{self.host}]:{self.port}" if ":" in self.host else f"tcp://{self.host}:{self.port}"
+
+
+def _is_host(host: str) -> bool:
+    if not host or any(character.isspace() or character in "/@[]" for character in host):
+        return False
+    try:
+        host.encode("idna")  # as who looks it up does; a label may be too long, or empty
+    except UnicodeError:
+        return False
+    return True
 
 
 def _unix_path(text: str, path: str) -> str:

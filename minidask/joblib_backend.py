@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import pickle
 import sys
@@ -305,8 +306,11 @@ def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | No
             f"mmap_mode={mmap_mode!r} has tasks write to data that other tasks see, which minidask does not do;"
             ' choose "r" (read-only), "c" (each task has a copy of its own, made as it writes) or None (no sharing)'
         )
+    if max_nbytes == math.inf:
+        max_nbytes = None
     if max_nbytes is not None:
-        max_nbytes = checks.whole("max_nbytes", int(max_nbytes) if isinstance(max_nbytes, float) else max_nbytes, 0)
+        whole = isinstance(max_nbytes, float) and math.isfinite(max_nbytes)
+        max_nbytes = checks.whole("max_nbytes", int(max_nbytes) if whole else max_nbytes, 0)
     return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
 
 

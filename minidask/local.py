@@ -84,12 +84,13 @@ class LocalCluster:
             pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
         self.scheduler_address = f"unix://{self._folder}/scheduler"
+        self.access_file = str(self._folder / "access")
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
         config = {
             "slots": self.n_workers,
             "address": self.scheduler_address,
-            "access_file": str(self._folder / "access"),
+            "access_file": self.access_file,
             "store": str(self._store.folder),
             "memory_limit": slot_limit,
             "machine_memory": memory_total(),

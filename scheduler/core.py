@@ -22,6 +22,7 @@ from .describe import describe
 from .distribution import Distribution
 from .events import Event, Joined, Left, Received
 from .idling import Idling
+from .restarts import Restarts
 from .tasks import Abandoned, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 LOST_AFTER_SECONDS = 30.0
@@ -58,6 +59,7 @@ class SchedulerCore:
         self.data = Distribution(self.blobs, self.workers, self.clients, self._send)
         self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
         self.idling = Idling(self.attempts.pool, self.attempts.nesting, self._send)
+        self.restarts = Restarts(self.workers, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
             m.PutBlob: self.data.put,
             m.OfferBlob: self.data.offer,
@@ -71,6 +73,7 @@ class SchedulerCore:
             m.Submit: self._submit,
             m.Cancel: self._cancel,
             m.CancelAll: self._cancel_all,
+            m.Restart: self.restarts.ask,
             m.Ask: self._answer,
             m.RanHere: self._ran_here,
             m.Shutdown: self._shutdown,
@@ -85,6 +88,7 @@ class SchedulerCore:
             m.TaskMessage: self.attempts.tell_caller,
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
+            m.Restarted: self.restarts.done,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
             m.FetchPart: self.data.part_wanted,
@@ -189,10 +193,12 @@ class SchedulerCore:
         client = self.clients.pop(peer, None)
         if client is not None:
             self.idling.leave(client)
+            self.restarts.leave(client)
             self._lose_client(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
+        self.restarts.lose(worker)
         self.attempts.lose_worker(worker, reason)
         self._slots_changed(worker, None)
 

@@ -24,6 +24,7 @@ def check(core: SchedulerCore) -> None:
     _check_groups(core)
     _check_nesting(core)
     _check_idling(core)
+    _check_restarts(core)
     _check_blobs(core)
 
 
@@ -113,6 +114,13 @@ def _check_idling(core: SchedulerCore) -> None:
     for task in core.attempts.tasks.values():
         for peer, count in task.nest.askers.items() if task.nest is not None else ():
             assert asking[id(task), peer] == count, f"{task} miscounts who runs calls below it"
+
+
+def _check_restarts(core: SchedulerCore) -> None:
+    for waiter in core.restarts.waiters.values():
+        assert waiter.client in core.clients, "a client that left waits for fresh slots"
+        assert waiter.workers, "a restart is over, and its client was not told"
+        assert waiter.workers <= core.workers.keys(), "a client waits for the fresh slots of a worker that left"
 
 
 def _check_blobs(core: SchedulerCore) -> None:

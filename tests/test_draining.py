@@ -132,7 +132,7 @@ def test_the_loss_of_the_scheduler_ends_a_worker_that_drains(programs: Programs,
     scheduler, address = programs.scheduler()
     worker = programs.worker(address, "--nworkers", "1")
     with minidask.Client(address) as client:
-        client.submit(held, tmp_path, 1)
+        _task = client.submit(held, tmp_path, 1)
         wait_until(lambda: begun(tmp_path), "the task ran")
         worker.send(signal.SIGTERM)
         worker.wait_for("draining")

@@ -74,7 +74,13 @@ def test_output_of_tasks_is_shown_in_the_cell_that_runs_them(notebook: Notebook)
 
 def test_an_error_shows_the_cells_own_lines_and_no_frames_of_ours(notebook: Notebook) -> None:
     notebook.text("def wrong(x):\n    return x / 0  # this line")
-    for call in ("client.submit(wrong, 1).result()", "joblib.Parallel()(joblib.delayed(wrong)(i) for i in range(4))"):
+    for call in (
+        "client.submit(wrong, 1).result()",
+        "client.gather(client.map(wrong, range(2)))",
+        "client.gather({'a': [client.submit(wrong, 1)], 'b': 2 * [client.submit(abs, 1)]})",
+        "client.run(wrong, 1)",
+        "joblib.Parallel()(joblib.delayed(wrong)(i) for i in range(4))",
+    ):
         (error,) = notebook.run(f"with joblib.parallel_config('minidask'):\n    {call}")
         shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
         assert error.ename == "ZeroDivisionError"

@@ -7,11 +7,13 @@ import gc
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 from operator import neg
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -69,11 +71,28 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "run": lambda c, v: None if v is int else c.run(v),
     "progress": lambda c, v: None if v is None else c.progress(v),
     "executor": lambda c, v: None if v is int else c.get_executor().submit(v),
-    "n_workers": lambda c, v: None if v is None or (type(v) is int and v > 0) else minidask.LocalCluster(v),
-    "Client n_workers": lambda c, v: None if v in (None, 60) else minidask.Client(c.address, n_workers=v),
+    "wait_for_workers n": lambda c, v: _or_in_vain(errors.NoWorkersError, lambda: c.wait_for_workers(v, 0)),
+    "wait_for_workers timeout": lambda c, v: c.wait_for_workers(1, v),
+    "restart timeout": lambda c, v: _or_in_vain(errors.NoWorkersError, lambda: c.restart(v)),
+    "get_versions check": lambda c, v: c.get_versions(check=v),
+    "scale": lambda c, v: _scaled(v),
+    "n_workers": lambda c, v: minidask.LocalCluster(v, processes=False).close(),
+    "processes": lambda c, v: _started(v is not True, processes=v),
+    "memory_limit": lambda c, v: _started(True, processes=False, memory_limit=v),
+    "Client n_workers": lambda c, v: minidask.Client(c.address, n_workers=v).close(),
+    "Client processes": lambda c, v: minidask.Client(c.address, processes=v).close(),
+    "Client memory_limit": lambda c, v: minidask.Client(c.address, memory_limit=v).close(),
     "Client name": lambda c, v: minidask.Client(c.address, name=v).close(),
+    "Client timeout": lambda c, v: minidask.Client(c.address, timeout=v).close(),
     "Client forward_output": lambda c, v: minidask.Client(c.address, forward_output=v).close(),
+    "Client output_prefix": lambda c, v: minidask.Client(c.address, output_prefix=v).close(),
     "Client cancel_dropped": lambda c, v: minidask.Client(c.address, cancel_dropped=v).close(),
+    "Client access_file": lambda c, v: _or_in_vain(
+        errors.AuthenticationError, lambda: minidask.Client(c.address, access_file=v).close()
+    ),
+    "Client address": lambda c, v: None if v is None or isinstance(v, str) else minidask.Client(v),
+    "backend max_nbytes": lambda c, v: _backend(c)._copy().configure(2, max_nbytes=v),
+    "backend mmap_mode": lambda c, v: _backend(c)._copy().configure(2, mmap_mode=v),
     "backend n_jobs": lambda c, v: joblib.parallel.get_active_backend()[0] and _backend(c).effective_n_jobs(v),
     "backend timeout": lambda c, v: _backend(c, wait_for_workers_timeout=v),
     "backend threads": lambda c, v: _backend(c, inner_max_num_threads=v),
@@ -85,13 +104,29 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
 }
 
 
+def _or_in_vain(error: type[Exception], call: Callable[[], Any]) -> None:
+    """Where a value makes sense, but what it asks for is not there."""
+    with contextlib.suppress(error):
+        call()
+
+
+def _started(sensible: bool, **options: Any) -> None:
+    if sensible:  # those that would start processes are other tests' business
+        minidask.LocalCluster(1, **options).close()
+
+
+def _scaled(value: Any) -> None:
+    with minidask.LocalCluster(1, processes=False) as cluster:
+        cluster.scale(value)
+
+
 def _backend(scheduler: Any, **options: Any) -> Any:
     from minidask.joblib_backend import MinidaskBackend
 
     return MinidaskBackend(scheduler=scheduler, **options)
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in ("n_workers", "Client n_workers")])
+@pytest.mark.parametrize("name", CALLS)
 def test_near_types_work_or_raise_and_the_next_call_works(surface: minidask.Client, name: str) -> None:
     for value in NEAR:
         with contextlib.suppress(TypeError, ValueError):
@@ -192,6 +227,29 @@ def test_a_client_obeys_the_environment(surface: minidask.Client, monkeypatch: p
         assert client.cluster is None
     with minidask.Client(n_workers=1, processes=False) as client:
         assert client.address != surface.address
+
+
+@pytest.mark.parametrize("value", ["\udc80", "a..b", "h" * 70, ":0", "h:99999", "unix://", "tcp://", "http://x", " "])
+def test_the_environment_works_or_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINIDASK_SCHEDULER", value)
+    if not value.strip():
+        minidask.Client(n_workers=1, processes=False).close()
+        return
+    with pytest.raises(ValueError, match="in the environment variable MINIDASK_SCHEDULER: address"):
+        minidask.Client()
+
+
+@pytest.mark.parametrize("value", ["x", "/", "/dev/null", "\udc80", "~nobody-of-that-name/x", "-1"])
+def test_an_access_file_of_the_environment_is_named(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINIDASK_ACCESS_FILE", value)
+    named = pytest.raises(errors.AuthenticationError, match="access file")
+    with socket.create_server(("127.0.0.1", 0)) as listener, named:  # where nobody listens, no secret is looked for
+        minidask.Client(f"127.0.0.1:{listener.getsockname()[1]}", timeout=5)
+    with minidask.Client(n_workers=1, processes=False) as client:  # its cluster has a secret of its own
+        assert client.submit(neg, 1).result(20) == -1
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,12 @@ def bad_words_of_a_worker(task: int, attempt: int) -> list[m.Message]:
         m.NoBlob(b"", -1, ""),
         m.Output(-1, -1, "nowhere", "text"),
         m.Heartbeat(-1),
+        m.TaskMessage(-task, attempt, "channel", [b"x"]),
+        m.TaskMessage(task, attempt + 1, "", []),
+        m.Restarted(HUGE),
+        m.Restarted(-1),
         m.Ask(1),
+        m.Restart(1),
         m.Goodbye("a word of the scheduler's"),
     ]
 
@@ -79,6 +84,7 @@ def bad_words_of_a_client(task: int) -> list[m.Message]:
         m.BlobPart(NAME, 0, HUGE, []),
         m.NoBlob(NAME, -1, ""),
         m.Done(1, 1, 0.1, [b"a word of a worker's"]),
+        m.Restarted(1),
     ]
 
 
@@ -96,6 +102,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.core = SchedulerCore()
         self.now = 0.0
         self.peers = 0
+        self.requests = 0
         self.tasks = 0
         self.wanted: dict[int, set[int]] = {}  # client -> task numbers without an outcome
         self.limits: dict[int, dict[int, int]] = {}  # client -> group -> limit
@@ -107,6 +114,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
         self.nested: dict[int, int] = {}  # worker -> the client of the tasks in its slots
         self.pythons: dict[int, str] = {}  # by worker
+        self.restarts: dict[tuple[int, int], set[int]] = {}  # client and request -> workers with old slots
+        self.told_to_restart: list[tuple[int, int, tuple[int, int]]] = []  # worker, its number, client and request
         self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
 
     # --- driving the core ---
@@ -144,6 +153,10 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.blobs[peer] -= set(message.blobs)
                 for blob in message.blobs:
                     self.fetching.pop((peer, blob), None)
+            elif isinstance(message, m.Restart):
+                self.told_to_restart.append((peer, message.request, next(reversed(self.restarts))))
+            elif isinstance(message, m.Answer) and not message.info:
+                assert not self.restarts.pop((peer, message.request)), "a client was told of fresh slots too early"
             elif isinstance(message, m.Goodbye):
                 self.forget_worker(peer)
 
@@ -166,6 +179,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def forget_worker(self, peer: int) -> None:
         self.fetching = {key: source for key, source in self.fetching.items() if key[0] != peer}
         self.holding.pop(peer, None)
+        for workers in self.restarts.values():
+            workers.discard(peer)
         self.blobs.pop(peer, None)
         self.waiting.pop(peer, None)
 
@@ -225,6 +240,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(client=clients)
     def client_vanishes(self, client: int) -> None:
         self.wanted.pop(client, None)
+        self.restarts = {key: workers for key, workers in self.restarts.items() if key[0] != client}
         self.send(Left(client, "gone"))
 
     # --- clients ---
@@ -267,6 +283,29 @@ class SchedulerMachine(RuleBasedStateMachine):
             number = data.draw(st.sampled_from(sorted(self.wanted[client])))
             self.wanted[client].remove(number)
             self.send(Received(client, m.Cancel([number], force)))
+
+    @rule(client=clients, force=st.booleans())
+    def client_cancels_all(self, client: int, force: bool) -> None:
+        if client in self.wanted:
+            self.send(Received(client, m.CancelAll(force)))
+            assert not self.wanted[client], "a task of a client that gave up on all was not told"
+
+    @rule(client=clients)
+    def client_wants_fresh_slots(self, client: int) -> None:
+        if client in self.wanted:
+            self.requests += 1
+            self.restarts[client, self.requests] = set(self.holding)
+            self.send(Received(client, m.Restart(self.requests)))
+
+    @precondition(lambda self: self.told_to_restart)
+    @rule(again=st.booleans(), data=st.data())
+    def worker_has_fresh_slots(self, again: bool, data: st.DataObject) -> None:
+        worker, number, asked = data.draw(st.sampled_from(self.told_to_restart))
+        if worker in self.holding:
+            self.restarts.get(asked, set()).discard(worker)
+        if not again:
+            self.told_to_restart.remove((worker, number, asked))
+        self.report(worker, m.Restarted(number))
 
     @rule(client=clients, group=st.integers(1, 3))
     def client_closes_group(self, client: int, group: int) -> None:
@@ -335,6 +374,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             if type(said[0][1]) is m.ResultOffered:
                 self.waiting[worker].pop(run.task, None)  # and lends no slot
             self.send(Tick())
+
+    @rule(worker=workers, data=st.data())
+    def task_tells_its_caller_something(self, worker: int, data: st.DataObject) -> None:
+        run = self.held(worker, data)
+        if run is not None:
+            said = self.core.handle(Received(worker, m.TaskMessage(run.task, run.attempt, "channel", [b"x"])), self.now)
+            assert said == [(run.client, m.CallerMessage("channel", [b"x"]))], "it is for whoever made the outermost"
 
     @rule(worker=workers, client=clients)
     def parts_of_results_go_to_and_fro(self, worker: int, client: int) -> None:
@@ -451,6 +497,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def every_wanted_task_is_known(self) -> None:
         for client, numbers in self.wanted.items():
             assert numbers <= self.core.clients[client].tasks.keys(), "a task was lost without a word"
+
+    @invariant()
+    def whoever_waits_for_fresh_slots_does_so_for_these_workers(self) -> None:
+        waiters = self.core.restarts.waiters.values()
+        assert {(waiter.client, waiter.request): waiter.workers for waiter in waiters} == self.restarts
 
     @invariant()
     def no_slot_idles_beside_work(self) -> None:

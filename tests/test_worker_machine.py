@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.worker import core as w
-from minidask.worker.slots import Busy, Ending, Idle, Starting
+from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
 
 from .test_worker_core import Rig, done, run
 
-UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult
+UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult | m.TaskMessage
 
 
 class WorkerMachine(RuleBasedStateMachine):
@@ -29,6 +29,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.slot_runs: dict[int, list[m.Run]] = {}  # what each slot runs, outermost first
         self.lent: set[int] = set()  # tasks that wait for others
         self.coming: set[bytes] = set()
+        self.restarts: dict[int, list[SlotRecord]] = {}  # those that were there when it was asked for
 
     def do(self, event: w.Event) -> None:
         for effect in self.rig.do(event):
@@ -43,6 +44,10 @@ class WorkerMachine(RuleBasedStateMachine):
                 self.coming.add(effect.blob)
             elif isinstance(effect, w.Forget):
                 self.coming.difference_update(effect.blobs)
+            elif isinstance(effect, w.ToScheduler) and isinstance(effect.message, m.Restarted):
+                old = self.restarts.pop(effect.message.request)
+                assert not any(slot in self.rig.core.slots.values() for slot in old), "an old slot is still there"
+                assert not self.live(Starting), "the fresh ones are not ready"
             elif isinstance(effect, w.ToScheduler) and not isinstance(effect.message, UNTOLD):
                 message: Any = effect.message
                 assert message.task in self.owed, f"{message} was told twice"
@@ -157,6 +162,8 @@ class WorkerMachine(RuleBasedStateMachine):
             m.Waiting(-1, 1),
             m.Resumed(0, 0),
             m.Resized(-1),
+            m.TaskMessage(-1, 1, "", []),
+            m.Restarted(1),
             run(task),
         ]
         try:
@@ -178,6 +185,22 @@ class WorkerMachine(RuleBasedStateMachine):
         self.rig.now += seconds
         self.do(w.Tick())
 
+    @rule()
+    def scheduler_wants_fresh_slots(self) -> None:
+        self.tasks += 1
+        ready = [slot for slot in self.rig.core.slots.values() if type(slot.state) is not Starting]
+        self.restarts[self.tasks] = ready
+        self.do(w.FromScheduler(m.Restart(self.tasks)))
+
+    @precondition(lambda self: self.slot_runs)
+    @rule(attempt=st.integers(1, 2), data=st.data())
+    def a_call_tells_its_caller_something(self, attempt: int, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        told = m.TaskMessage(data.draw(st.sampled_from(self.slot_runs[slot])).task, attempt, "channel", [b"x"])
+        before = len(self.rig.effects)
+        self.do(w.FromSlot(slot, told))
+        assert (w.ToScheduler(told) in self.rig.effects[before:]) == (attempt == 1)
+
     @rule(slots=st.integers(0, 3))
     def is_resized(self, slots: int) -> None:
         self.do(w.Resize(slots))
@@ -189,6 +212,16 @@ class WorkerMachine(RuleBasedStateMachine):
         in_slots = {call.run.task for slot in core.slots.values() for call in slot.calls}
         assert waiting | in_slots | core.deliveries.keys() == self.owed
         assert not waiting & in_slots
+
+    @invariant()
+    def whoever_waits_for_fresh_slots_is_told_in_the_end(self) -> None:
+        core = self.rig.core
+        assert core.restarts.keys() == self.restarts.keys()
+        for worn in core.restarts.values():
+            assert worn or self.live(Starting)
+        for slot in core.slots.values():
+            if slot.worn and type(slot.state) is Idle:
+                assert slot.retiring and slot.retired_by is not None, "an idle slot is kept that is to be replaced"
 
     @invariant()
     def a_call_waits_only_for_what_is_on_its_way(self) -> None:

@@ -32,6 +32,8 @@ from minidask.wire.messages import (
     PutBlob,
     ReleaseBlobs,
     Resized,
+    Restart,
+    Restarted,
     ResultTaken,
     Resumed,
     Returned,
@@ -73,6 +75,7 @@ from .events import (
 from .slots import CALLS, Busy, Ending, Idle, SlotRecord, Starting
 
 GRACE_SECONDS = 0.3
+RETIRE_SECONDS = 2.0
 RETURN_SECONDS = 0.05
 MAX_FAILED_STARTS = 3
 NO_PARTS: Mapping[bytes, int] = {}
@@ -104,6 +107,7 @@ class WorkerCore:
         self.wanted: set[bytes] = set()  # large ones on their way
         self.held: list[Run] = []  # calls that wait for those
         self.deliveries: dict[int, Delivery] = {}  # by task
+        self.restarts: dict[int, list[SlotRecord]] = {}  # by request: slots that are to be gone
         self._next_slot = 0
         self._failed_starts = 0
         self._effects: list[Effect] = []
@@ -142,6 +146,8 @@ class WorkerCore:
         self._fill_slots(now)
         if self.queue or self.held:
             self._return_if_draining()
+        if self.restarts:
+            self._tell_restarted()
         effects, self._effects = self._effects, []
         return effects
 
@@ -170,6 +176,8 @@ class WorkerCore:
             yield min(since for _, since in self.queue) + RETURN_SECONDS
         for slot in self.slots.values():
             if not slot.killed:
+                if slot.retired_by is not None:
+                    yield slot.retired_by
                 yield from (call.deadline for call in slot.calls if call.deadline is not None)
 
     # --- the scheduler's wishes ---
@@ -194,6 +202,8 @@ class WorkerCore:
                 self._taken(blob)
             case Stop(task, attempt):
                 self._stop(task, attempt, now)
+            case Restart(request):
+                self._restart(request, now)
 
     def _wait(self, run: Run, now: float) -> None:
         """Queue a call: what one client was given in advance is not to delay the first call of another."""
@@ -278,6 +288,7 @@ class WorkerCore:
         self._effects.append(Interrupt(slot.number, call.run.task, call.run.attempt))
 
     def _drop_everything(self, now: float) -> None:
+        self.restarts.clear()
         self.queue.clear()
         self.held.clear()
         self._forget([*self.blobs, *self.wanted])
@@ -350,8 +361,8 @@ class WorkerCore:
             case TaskMessage(task, attempt):
                 if slot.find(task, attempt) is not None:
                     self._effects.append(ToScheduler(message))
-        if slot.retiring and type(slot.state) is Idle:
-            self._effects.append(Retire(slot.number))
+        if type(slot.state) is Idle and (slot.retiring or slot.worn):
+            self._retire(slot, now)
 
     def _over(self, slot: SlotRecord, message: Done | Failed, now: float, parts: Mapping[bytes, int]) -> None:
         """A call has come to its end."""
@@ -441,10 +452,36 @@ class WorkerCore:
             if type(slot.state) is Idle:
                 self._effects.append(Retire(slot.number))
 
+    def _restart(self, request: int, now: float) -> None:
+        """Have fresh slots only: idle ones are replaced now, busy ones once they are idle."""
+        worn = [slot for slot in self.slots.values() if type(slot.state) is not Starting]
+        self.restarts[request] = worn
+        for slot in worn:
+            if type(slot.state) is Idle and not slot.worn:
+                self._retire(slot, now)
+            slot.worn = True
+
+    def _retire(self, slot: SlotRecord, now: float) -> None:
+        """End an idle slot, and replace it if it is not one too many."""
+        slot.retired_by = now + RETIRE_SECONDS  # what a task has left running in it may keep it from its end
+        self._effects.append(Retire(slot.number))
+        if not slot.retiring:
+            slot.retiring = True
+            self._spawn()
+
+    def _tell_restarted(self) -> None:
+        for request, worn in list(self.restarts.items()):
+            worn[:] = [slot for slot in worn if self.slots.get(slot.number) is slot]
+            if not worn and not self._any_starting():
+                del self.restarts[request]
+                self._effects.append(ToScheduler(Restarted(request)))
+
     # --- time ---
 
     def _tick(self, now: float) -> None:
         for slot in self.slots.values():
+            if slot.retired_by is not None and now >= slot.retired_by:
+                self._kill(slot)
             for call in slot.calls:
                 if call.deadline is None or now < call.deadline:
                     continue

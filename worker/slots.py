@@ -41,7 +41,7 @@ CALLS = (Busy, Ending)
 @dataclass(slots=True, eq=False)
 class SlotRecord:
     """One slot. `verdict` is how its next exit is to be explained, if this daemon caused it; `client` is the last one
-    that it has worked for.
+    that it has worked for. A `worn` one is replaced once it is idle; it is told to end, and killed at `retired_by`.
 
     `below` are the calls, outermost first, that wait for the one that `state` is about and that runs on top of them.
     """
@@ -54,6 +54,8 @@ class SlotRecord:
     verdict: str = ""
     killed: bool = False
     retiring: bool = False
+    worn: bool = False
+    retired_by: float | None = None
 
     @property
     def calls(self) -> list[Busy | Ending]:

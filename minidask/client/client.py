@@ -21,12 +21,19 @@ from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.link import Hooks, Link
+from minidask.client.link import Hooks, Link, OnAnswer
 from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients
 from minidask.client.screen import client_table
 from minidask.client.versions import VersionWatch, all_versions
-from minidask.errors import NoWorkersError, SchedulerLost, SerializationError, VersionMismatch, VersionWarning
+from minidask.errors import (
+    MinidaskError,
+    NoWorkersError,
+    SchedulerLost,
+    SerializationError,
+    VersionMismatch,
+    VersionWarning,
+)
 from minidask.folders import sweep
 from minidask.interning import Scattered
 from minidask.nesting import TaskSlot, here
@@ -53,7 +60,7 @@ class Client:
             None: no limit.
         name: what the scheduler calls this client.
         timeout: seconds above 0 to connect in, and to wait for answers about the cluster.
-        access_file: the file with the shared secret; None for the usual places.
+        access_file: the file with the shared secret; None for the usual places. A `LocalCluster` has its own.
         forward_output: whether to show here what tasks print, and to pass their log records to `logging` here.
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
@@ -108,6 +115,7 @@ class Client:
         if not isinstance(address, str):
             self.cluster = address
             address = address_of(address)
+            self.access_file = self.cluster.access_file  # whatever the environment names is another cluster's
         self.name = name or f"{_program()}-{os.getpid()}"
         sweep()
         try:
@@ -203,6 +211,7 @@ class Client:
             TypeError: there is something else in `futures`.
             ValueError: `errors` is none of these.
         """
+        __tracebackhide__ = True  # notebooks leave this frame out
         if not isinstance(errors, str) or errors not in ("raise", "skip", "return"):
             raise ValueError(f'errors must be "raise", "skip" or "return", got {errors!r}')
         try:
@@ -248,6 +257,34 @@ class Client:
         what runs is stopped too. A `Parallel` call that waits for some of it, in another thread, raises."""
         self.link.cancel_all(checks.flag("force", force))
 
+    def restart(self, timeout: float | None = None) -> None:
+        """Have fresh workers on all machines: what tasks have imported, changed, or left in memory there is gone.
+
+        All that this client has submitted is cancelled first, as by `cancel_all(force=True)`. A worker that runs
+        another client's task is replaced when that has ended. Where workers are threads, of `Client(processes=False)`,
+        these are fresh threads: the modules of their process stay as they are.
+
+        Args:
+            timeout: seconds to wait until all are ready, 0 or more; None: the client's own.
+
+        Raises:
+            TypeError, ValueError: the timeout makes no sense.
+            NoWorkersError: not all are ready by then; they are still replaced.
+            MinidaskError: a task calls this: its own worker would have to go.
+            SchedulerLost: there is no connection any more.
+        """
+        timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
+        self.link.check()
+        if self.link.parent():
+            raise MinidaskError(
+                "a task cannot restart() the workers, as it runs in one of them: do it where it is from"
+            )
+        if self._ask(self.link.restart, timeout) is None:
+            raise NoWorkersError(
+                f"not all workers of the cluster at {self.address} were replaced within {count(timeout, 'second')}:"
+                " those that run tasks of other clients are when these end, the others as soon as they can start"
+            )
+
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
         """Run `fn(*args)` once on every machine, in one of its workers; returns `{machine's address: result}`.
 
@@ -256,6 +293,7 @@ class Client:
         Raises:
             VersionMismatch: there are only such machines.
         """
+        __tracebackhide__ = True
         _check_callable("run", fn)
         self._check_for_workers()
         others = self.link.workers.unusable()
@@ -265,7 +303,10 @@ class Client:
             warnings.warn(text, VersionWarning, stacklevel=2)
         name = _name_of(fn)
         futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
-        return {address: future.result() for address, future in futures.items()}
+        results = {}
+        for address, future in futures.items():  # no comprehension: it would have a frame of its own in tracebacks
+            results[address] = future.result()
+        return results
 
     @overload
     def progress(self) -> contextlib.AbstractContextManager[None]: ...
@@ -353,12 +394,19 @@ class Client:
 
         A machine is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
         """
+        info = self._ask(self.link.ask, self.timeout)
+        if info is None:
+            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        return info
+
+    def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
+        """The answer to a question of the link's; None if there is none in time."""
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        self.link.ask(answer.put)
+        ask(answer.put)
         try:
-            info = answer.get(timeout=self.timeout)
+            info = answer.get(timeout=timeout)
         except queue.Empty:
-            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds") from None
+            return None
         if info is None:
             raise SchedulerLost(self.link.why_closed)
         return info

@@ -15,6 +15,7 @@ def gathered(items: Iterable[Any], errors: str) -> Iterator[Any]:
     Raises:
         TypeError: an item is neither a future nor something with futures in it.
     """
+    __tracebackhide__ = True  # notebooks leave this frame out
     item = None
     try:
         for item in items:
@@ -24,6 +25,7 @@ def gathered(items: Iterable[Any], errors: str) -> Iterator[Any]:
 
 
 def _results(item: Any, errors: str) -> Iterator[Any]:
+    __tracebackhide__ = True
     try:
         if isinstance(item, concurrent.futures.Future):
             try:
@@ -34,8 +36,11 @@ def _results(item: Any, errors: str) -> Iterator[Any]:
                 if errors == "return":
                     yield error
         elif isinstance(item, Mapping):
-            found = ((key, list(gathered([value], errors))) for key, value in item.items())
-            yield {key: results[0] for key, results in found if results}
+            found = {}
+            for key, value in item.items():  # no comprehension: it would have a frame of its own in tracebacks
+                for result in gathered([value], errors):
+                    found[key] = result
+            yield found
         elif isinstance(item, Iterable) and not isinstance(item, str | bytes | bytearray):
             yield list(gathered(item, errors))
         else:
@@ -43,4 +48,4 @@ def _results(item: Any, errors: str) -> Iterator[Any]:
                 f"gather() takes futures, in iterables and dicts at any depth, and has found {type(item).__name__}"
             )
     finally:
-        item = None
+        item = value = None

@@ -47,6 +47,7 @@ from minidask.wire.messages import (
     Idle,
     Message,
     NoBlob,
+    Restart,
     ResultOffered,
     Submit,
     TaskDone,
@@ -310,11 +311,18 @@ class Link:
 
     def ask(self, on_answer: OnAnswer) -> None:
         """Have the reader call this with the scheduler's description; with None if the connection ends before."""
+        self.send([Ask(self._request(on_answer))])
+
+    def restart(self, on_answer: OnAnswer) -> None:
+        """Give up on all tasks, and have fresh slots everywhere; called when they are ready, as `ask` does."""
+        self.cancel_all(force=True)
+        self.send([Restart(self._request(on_answer))])
+
+    def _request(self, on_answer: OnAnswer) -> int:
         with self._lock:
             self._requests += 1
-            request = self._requests
-            self._answers[request] = on_answer
-        self.send([Ask(request)])
+            self._answers[self._requests] = on_answer
+            return self._requests
 
     # --- sending ---
 

@@ -95,6 +95,22 @@ class CancelAll(NamedTuple):
     force: bool
 
 
+class Restart(NamedTuple):
+    """Replace every slot of the cluster by a fresh one, busy ones once what they run is over.
+
+    From a client, with a `request` number as `Ask` has; the `Answer` comes when it is done, and is empty. The scheduler
+    passes it on to every worker, under a number of its own.
+    """
+
+    request: int
+
+
+class Restarted(NamedTuple):
+    """The worker has replaced all slots that it had when that `Restart` came, and the fresh ones are ready."""
+
+    request: int
+
+
 class Ask(NamedTuple):
     """Tell me about the cluster; answered by `Answer` with the same `request` number."""
 
@@ -448,6 +464,7 @@ Message = (
     | TaskMessage | CallerMessage
     | Notice
     | CancelAll
+    | Restart | Restarted
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -1,0 +1,63 @@
+"""Who waits for fresh slots on all machines, and for which machines still: a part of `SchedulerCore`, and as pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from minidask.wire import messages as m
+
+from .tasks import ClientRecord, WorkerRecord
+
+
+class Waiter(NamedTuple):
+    """A client's request, and the peers that have not done it yet."""
+
+    client: int
+    request: int
+    workers: set[int]
+
+
+class Restarts:
+    """All restarts that are not over. One that joins meanwhile has fresh slots anyway; one that leaves, none.
+
+    Args:
+        workers: all there are, by peer; the scheduler's own table.
+        send: takes the messages to send, each with its peer.
+    """
+
+    def __init__(self, workers: Mapping[int, WorkerRecord], send: Callable[[int, m.Message], None]) -> None:
+        self.waiters: dict[int, Waiter] = {}
+        self._workers = workers
+        self._send = send
+        self._number = 0
+
+    def ask(self, client: ClientRecord, message: m.Restart) -> None:
+        """A client wants fresh slots."""
+        self._number += 1
+        self.waiters[self._number] = Waiter(client.peer, message.request, set(self._workers))
+        for peer in self._workers:
+            self._send(peer, m.Restart(self._number))
+        self._answer_if_over(self._number)
+
+    def done(self, worker: WorkerRecord, message: m.Restarted) -> None:
+        """A worker has them."""
+        if message.request in self.waiters:
+            self.waiters[message.request].workers.discard(worker.peer)
+            self._answer_if_over(message.request)
+
+    def lose(self, worker: WorkerRecord) -> None:
+        """A worker has left."""
+        for number, waiter in list(self.waiters.items()):
+            waiter.workers.discard(worker.peer)
+            self._answer_if_over(number)
+
+    def leave(self, client: ClientRecord) -> None:
+        """A client has left."""
+        self.waiters = {number: waiter for number, waiter in self.waiters.items() if waiter.client != client.peer}
+
+    def _answer_if_over(self, number: int) -> None:
+        waiter = self.waiters[number]
+        if not waiter.workers:
+            del self.waiters[number]
+            self._send(waiter.client, m.Answer(waiter.request, {}))
