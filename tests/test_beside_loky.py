@@ -130,7 +130,7 @@ PROGRAMS = {
         print({type(model) is Model for model in models}, [model.predict() for model in models], Model.registry)
         print({name for name, value in vars(Model).items() if before.get(name) is not value})
         """,
-        "{True} [1, 1, 1, 1] [\"caller's\"]\nset()",
+        '{True} [1, 1, 1, 1] ["caller\'s"]\nset()',
         loky="the caller's class gets the methods and attributes of the one that came back",
     ),
     # --- many large results ---

@@ -393,6 +393,8 @@ class Link:
                 outcome = self._complete(outcome_of(message))
                 self._results.forget_others()
                 if future is not None:
+                    if self.channels.busy:
+                        future.told_before = self.channels.flush
                     future.settle(outcome)
             case TaskOutput(worker, stream, text):
                 marked = worker if self.marks_output else ""
