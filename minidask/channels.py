@@ -8,7 +8,6 @@ people's code: none runs in the thread that reads the connection, and what one r
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -16,6 +15,9 @@ from collections.abc import Callable
 
 from minidask.nesting import here
 from minidask.wire.messages import Payload
+
+FLUSH_SECONDS = 5.0
+"""The longest wait for one message to be handled, when a call ends or a task's outcome is asked for."""
 
 Handler = Callable[[Payload], None]
 
@@ -43,22 +45,36 @@ class Channels:
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[tuple[str, Payload] | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._came = self._handled = 0
+        self._over = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether some of what has come was not handled yet."""
+        return self._came != self._handled
 
     def put(self, channel: str, payload: Payload) -> None:
         """Take a message; called by whoever reads the connection."""
+        self._came += 1
         self._messages.put((channel, payload))
         if self._thread is None:
             self._thread = threading.Thread(target=self._hand_out, name="minidask-channels", daemon=True)
-            with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
+            try:
                 self._thread.start()
+            except RuntimeError:  # as the interpreter ends, there are no more threads to be had
+                self._over = True
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until what has come by now was handled; False if that takes longer than so many seconds."""
-        if self._thread is None or self._thread is threading.current_thread():
+    def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
+        """Wait until what has come by now was handled; False if one message takes longer than so many seconds."""
+        if not self.busy or self._thread is threading.current_thread():
             return True
-        handled = threading.Event()
+        handled, before = threading.Event(), self._handled
         self._messages.put(handled)
-        return handled.wait(seconds)
+        while not self._over and not handled.wait(seconds):
+            if self._handled == before:
+                return False
+            before = self._handled
+        return handled.is_set() or not self.busy
 
     def close(self) -> None:
         """No more will come; what has come is still handled."""
@@ -66,19 +82,28 @@ class Channels:
 
     def abandon(self) -> None:
         """In a forked child: what has come is the parent's, and so is the thread."""
-        self._messages, self._thread = queue.SimpleQueue(), None
+        self._messages, self._thread, self._came, self._handled = queue.SimpleQueue(), None, 0, 0
 
     def _hand_out(self) -> None:
         while (message := self._messages.get()) is not None:
             if isinstance(message, threading.Event):
                 message.set()
                 continue
-            channel, payload = message
-            handler = _handlers.get(channel)
-            if handler is None:
-                log.warning("a task has sent something on channel %r, of which nobody here knows", channel)
-                continue
-            try:
-                handler(payload)
-            except BaseException:  # somebody else's code: it must not end this thread
-                log.exception("what a task has sent on channel %r could not be handled", channel)
+            _hand_to_handler(*message)
+            self._handled += 1
+        self._over = True
+        while not self._messages.empty():  # nobody is to wait for what comes after the end
+            message = self._messages.get()
+            if isinstance(message, threading.Event):
+                message.set()
+
+
+def _hand_to_handler(channel: str, payload: Payload) -> None:
+    handler = _handlers.get(channel)
+    if handler is None:
+        log.warning("a task has sent something on channel %r, of which nobody here knows", channel)
+        return
+    try:
+        handler(payload)
+    except BaseException:  # somebody else's code: it must not end this thread
+        log.exception("what a task has sent on channel %r could not be handled", channel)

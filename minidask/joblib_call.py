@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
-FLUSH_SECONDS = 5.0
-"""The longest wait for what tasks have sent to be handled, when their call ends."""
 NOBODY = Future(0, "", lambda future: None, lambda: False)
 
 
@@ -258,7 +256,7 @@ class Call:
     def close(self) -> None:
         self._client.link.workers.on_change.discard(self._workers_changed)
         self._done.put(None)
-        self._client.link.channels.flush(FLUSH_SECONDS)
+        self._client.link.channels.flush()
         self._group.close()
         for calls in self._counts:
             calls.end(not self._aborted)

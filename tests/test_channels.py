@@ -87,6 +87,45 @@ def test_a_handler_that_raises_is_logged_and_the_next_message_comes(
     ]
 
 
+def test_an_outcome_is_had_when_what_its_task_told_was_handled(client: minidask.Client, told: list[str]) -> None:
+    slow: list[str] = []
+
+    def handler(payload: Any) -> None:
+        time.sleep(0.001)
+        slow.append(bytes(payload[0]).decode())
+
+    channels.handle("test", handler)
+    for many in range(1, 100, 7):
+        slow.clear()
+        assert client.submit(count, many, many).result() == many
+        assert slow == [f"{many} {number}" for number in range(many)]
+
+
+def test_many_messages_of_many_tasks_come_each_once_and_in_order(client: minidask.Client, told: list[str]) -> None:
+    assert list(client.gather(client.map(count, range(20), [5000] * 20))) == list(range(20))
+    lines: dict[str, list[int]] = {}
+    for line in told:
+        first, number = line.split()
+        lines.setdefault(first, []).append(int(number))
+    assert lines == {str(first): list(range(5000)) for first in range(20)}
+
+
+def test_a_flush_after_the_end_does_not_wait(told: list[str]) -> None:
+    messages = channels.Channels()
+    blocked, go = threading.Event(), threading.Event()
+    channels.handle("test", lambda payload: (blocked.set(), go.wait(30)))
+    messages.put("test", [b"x"])
+    messages.close()
+    assert blocked.wait(30)
+    messages.put("test", [b"too late"])
+    waiting = threading.Thread(target=messages.flush, args=(30,))
+    waiting.start()
+    go.set()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert not messages.flush(30)
+
+
 def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Client) -> None:
     blocked, go = threading.Event(), threading.Event()
 
@@ -95,12 +134,13 @@ def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Clien
         go.wait(30)
 
     channels.handle("blocking", block)
-    client.submit(channels.tell_caller, "blocking", [b"x"]).result()
+    future = client.submit(channels.tell_caller, "blocking", [b"x"])
     assert blocked.wait(30)
-    assert client.submit(abs, -1).result(20) == 1
+    assert client.submit(abs, -1).result(1) == 1
     assert not client.link.channels.flush(0)
     go.set()
     assert client.link.channels.flush(20)
+    assert future.result(20)
     del channels._handlers["blocking"]
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from minidask.channels import FLUSH_SECONDS
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
 from minidask.client.missing import advised, told_here
@@ -64,6 +65,8 @@ class Future(concurrent.futures.Future[Any]):
         """Whether a call of ours waits for it, which is not to be cancelled under it."""
         self.hold: Callable[[Future], None] | None = None
         """Has the client hold it, which does not yet."""
+        self.told_before: Callable[[float], object] | None = None
+        """Waits so many seconds at most until what the task may have told before its end was handled."""
         self.number = number
         self.name = name
         self.duration: float | None = None
@@ -114,6 +117,9 @@ class Future(concurrent.futures.Future[Any]):
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
         if not self.done() and not self._sleepers.sleep_until(self.done, timeout):
             raise TimeoutError
+        if self.told_before is not None and not self.of_call and not self._reading_here():
+            self.told_before(FLUSH_SECONDS if timeout is None else min(timeout, FLUSH_SECONDS))
+            self.told_before = None
         error = super().exception()
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
             with self._decoding:

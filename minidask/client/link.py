@@ -401,6 +401,8 @@ class Link:
                 outcome = self._complete(outcome_of(message))
                 self._results.forget_others()
                 if future is not None:
+                    if self.channels.busy:
+                        future.told_before = self.channels.flush
                     future.settle(outcome)
                 if self.dropped and not len(self._pending):
                     self.release_dropped()  # there may be no next task that would do it
