@@ -141,3 +141,53 @@ def test_a_search_on_workers_that_share_no_files_is_as_a_sequential_one(
         assert fit_grid_search() == expected
     assert capsys.readouterr().out.count("100%") == drawn.count("100%") > 0
     assert len(expected[1]) > 9
+
+
+# --- what goes wrong, and what is nested ---
+
+
+class Failing:
+    """A callback that raises in the task."""
+
+    def setup(self, estimator: Any, context: Any) -> None: ...
+    def teardown(self, estimator: Any, context: Any) -> None: ...
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None: ...
+    def on_fit_task_end(self, estimator: Any, context: Any) -> None:
+        if context.task_name.startswith("iteration"):
+            raise ZeroDivisionError("in a callback")
+
+
+def test_what_a_callback_raises_in_a_task_is_raised_by_the_fit(client: minidask.Client) -> None:
+    estimator = utils.MaxIterEstimator(max_iter=2).set_callbacks(Failing())
+    with joblib.parallel_config("minidask"), pytest.raises(ZeroDivisionError, match="in a callback"):
+        utils.MetaEstimator(estimator, n_jobs=2, prefer="processes").fit()
+    with joblib.parallel_config("minidask"):
+        assert fit_search()
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_searches_in_tasks_report_too(client: minidask.Client, n_jobs: int) -> None:
+    def fit(monitor: Any) -> None:
+        estimator = utils.MaxIterEstimator(max_iter=2, computation_intensity=0).set_callbacks(monitor)
+        X = np.random.RandomState(0).rand(30, 2)
+        with joblib.parallel_config("minidask"):
+            utils.MetaEstimator(estimator, n_outer=2, n_jobs=n_jobs, prefer="processes").fit(X, X[:, 0])
+
+    monitors = [callback.ScoringMonitor(scoring="r2") for _ in range(3)]
+    with joblib.parallel_config("minidask"):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(fit)(monitor) for monitor in monitors)
+    fit(expected := callback.ScoringMonitor(scoring="r2"))
+    for monitor in monitors:
+        assert monitor.get_logs().data == expected.get_logs().data
+
+
+def test_a_monitor_outlives_its_client() -> None:
+    monitor = callback.ScoringMonitor(scoring="r2")
+    estimator = utils.MaxIterEstimator(max_iter=2, computation_intensity=0).set_callbacks(monitor)
+    X = np.random.RandomState(0).rand(30, 2)
+    for fits in (1, 2):
+        with minidask.Client(n_workers=1) as client:
+            client.submit(estimator.fit, X, X[:, 0]).result()
+        assert len(monitor.get_logs(select="all")) == fits
+    estimator.fit(X, X[:, 0])
+    assert len(monitor.get_logs(select="all")) == 3
