@@ -220,7 +220,9 @@ class Attempts:
                 self._try_again(task, worker, "lost", f"machine {worker.name} was lost: {reason}")
         for task in worker.pinned:
             if type(task.state) is Ready:
-                self.lose(task, "fail", "worker-left", f"machine {worker.name}, which had to run it, has left: {reason}")
+                self.lose(
+                    task, "fail", "worker-left", f"machine {worker.name}, which had to run it, has left: {reason}"
+                )
 
     # --- off a worker ---
 

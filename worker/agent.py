@@ -255,7 +255,9 @@ class Agent:
         kind = type(what).__name__
         match what:
             case FromSlot(slot, _) | ResultLeft(slot, _, _) | ToSlot(slot, _):
-                log.warning("worker %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error))
+                log.warning(
+                    "worker %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error)
+                )
                 if slot in self._slots:
                     self._slots[slot].kill()
             case ToScheduler((Done() | Failed()) as message):
