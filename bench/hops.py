@@ -38,7 +38,7 @@ def processes(tasks: int) -> dict[str, tuple[float, float]]:
     """By process: microseconds of processor time and context switches per task; and the wall time, as "all"."""
     with minidask.Client(n_workers=2) as client, joblib.parallel_config("minidask", scheduler=client):
         node = psutil.Process(client.scheduler_info()["pid"])
-        slots = {f"slot {number}": slot for number, slot in enumerate(node.children())}
+        slots = {f"worker {number}": slot for number, slot in enumerate(node.children())}
         watched = {"client": psutil.Process(), "node": node, **slots}
         Parallel(batch_size=1)(delayed(neg)(i) for i in range(100))
         before = {name: _spent(process) for name, process in watched.items()}
@@ -82,9 +82,9 @@ def steps(repeats: int) -> dict[str, float]:
         table[f"wire     decode {name}"] = _decoding(message)
     table["node     scheduler's core: submit, place, done"] = _scheduling(payload, result)
     table["node     worker's core: run, done"] = _working(payload, result)
-    table["slot     unpickle the call"] = lambda: loads(payload, "task")
-    table["slot     run the batch, in joblib's nested backend"] = lambda: run_batch(*CALL[1])
-    table["slot     pickle the result"] = lambda: dumps([-1], "result")
+    table["worker   unpickle the call"] = lambda: loads(payload, "task")
+    table["worker   run the batch, in joblib's nested backend"] = lambda: run_batch(*CALL[1])
+    table["worker   pickle the result"] = lambda: dumps([-1], "result")
     table["floor    pickle the call with plain pickle"] = lambda: pickle.dumps(CALL, 5)
     return {name: _microseconds(step, repeats) for name, step in table.items()}
 

@@ -96,13 +96,12 @@ class OwnModules:
         """Look again; whether `found` is another one now."""
         before = self.found
         loaded = sys.modules
-        names = {
-            name
-            for name, module, spec in self._watched
-            if loaded.get(name) is not module or getattr(module, "__spec__", None) is not spec
-        }
+        names = None
+        for name, module, spec in self._watched:
+            if loaded.get(name) is not module or getattr(module, "__spec__", None) is not spec:
+                names = {name, *(names or ())}
         if len(loaded) != len(self._seen):
-            names |= loaded.keys() - self._seen
+            names = (loaded.keys() - self._seen) | (names or set())
         if names:
             self._look_at(names)
         return self.found is not before

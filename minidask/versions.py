@@ -28,7 +28,7 @@ def mismatch(python: str, others: Iterable[tuple[str, str]]) -> str:
     """What to say to whoever runs this Python where all workers, by name and Python, run others."""
     workers = ", ".join(f"{name} (Python {version})" for name, version in others)
     return (
-        f"the caller runs Python {python} and every worker another one, which cannot run its functions: {workers};"
+        f"the caller runs Python {python} and every machine another one, which cannot run its functions: {workers};"
         f" start minidask-worker with Python {minor(python)}, or the caller with theirs"
     )
 

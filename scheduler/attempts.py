@@ -76,7 +76,7 @@ class Attempts:
         """A task for one worker takes no turn in the queue: it takes that worker's next free slot."""
         worker = next((w for w in self._workers.values() if w.address == task.pin), None)
         if worker is None:
-            self.lose(task, "fail", "worker-left", f"there is no worker {task.pin} in the cluster")
+            self.lose(task, "fail", "worker-left", f"there is no machine {task.pin} in the cluster")
         elif not fits(task.client.python, (worker.python,)):
             where = f"{worker.name} at {worker.address}, which had to run it"
             self.lose(task, "fail", "version", mismatch(task.client.python, [(where, worker.versions[PYTHON])]))
@@ -217,10 +217,12 @@ class Attempts:
             if type(task.state) is Abandoned:
                 self._end(task, "release")
             else:
-                self._try_again(task, worker, "lost", f"worker {worker.name} was lost: {reason}")
+                self._try_again(task, worker, "lost", f"machine {worker.name} was lost: {reason}")
         for task in worker.pinned:
             if type(task.state) is Ready:
-                self.lose(task, "fail", "worker-left", f"worker {worker.name}, which had to run it, has left: {reason}")
+                self.lose(
+                    task, "fail", "worker-left", f"machine {worker.name}, which had to run it, has left: {reason}"
+                )
 
     # --- off a worker ---
 

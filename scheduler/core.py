@@ -170,7 +170,7 @@ class SchedulerCore:
             return
         slots, prefetch = info.get("slots"), info.get("prefetch", 0)
         if type(slots) is not int or not 0 <= slots <= MAX_SLOTS:
-            raise ProtocolError(f"a worker must say how many slots it has, 0 to {MAX_SLOTS}, and not {slots!r}")
+            raise ProtocolError(f"a machine must say how many workers it has, 0 to {MAX_SLOTS}, and not {slots!r}")
         if type(prefetch) is not int or not prefetch >= 0:
             raise ProtocolError(f"a worker cannot hold {prefetch!r} calls in advance")
         serves, place = str(info.get("serves") or ""), str(info.get("place") or "")
@@ -244,7 +244,7 @@ class SchedulerCore:
             return
         worker.told.add(client.python)
         self._send(worker.peer, m.Notice(
-            f"worker {worker.name} runs Python {worker.versions[PYTHON]} and client {client.name} Python"
+            f"machine {worker.name} runs Python {worker.versions[PYTHON]} and client {client.name} Python"
             f" {client.python}, which cannot run each other's functions: it gets none of the tasks of such clients"
         ))  # fmt: skip
 
@@ -377,7 +377,7 @@ class SchedulerCore:
 
     def _resized(self, worker: WorkerRecord, message: m.Resized) -> None:
         if not 0 <= message.slots <= MAX_SLOTS:
-            raise ProtocolError(f"a worker cannot have {message.slots} slots, but 0 to {MAX_SLOTS}")
+            raise ProtocolError(f"a machine cannot have {message.slots} workers, but 0 to {MAX_SLOTS}")
         worker.slots = message.slots
         self.attempts.pool.update(worker)
         self._slots_changed(worker, worker.slots)

@@ -54,7 +54,7 @@ class Distribution:
         self._serving.pop(worker.peer, None)
         for name in worker.blobs:
             for peer in self.shelf.lose_copy(name, worker.peer):
-                self._direct(name, self._workers[peer], f"worker {worker.name}, which had it, was lost")
+                self._direct(name, self._workers[peer], f"machine {worker.name}, which had it, was lost")
 
     def give(self, names: Iterable[bytes], worker: WorkerRecord) -> None:
         """See to it that a worker has these blobs before the next message to it."""
@@ -83,7 +83,7 @@ class Distribution:
             peers = self.shelf.lose_copy(name, worker.peer)
             self._send(worker.peer, m.BlobLost(name, why))
             for peer in peers:
-                self._direct(name, self._workers[peer], f"worker {worker.name}, which was to have it, has not got it")
+                self._direct(name, self._workers[peer], f"machine {worker.name}, which was to have it, has not got it")
             return
         source = self._serving.get(record.copies[worker.peer].source)
         address = source.serves if source else ""
@@ -180,7 +180,7 @@ class Distribution:
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=client.peer))
         else:
-            self._send(client.peer, m.NoBlob(message.blob, message.peer, "its worker was lost"))
+            self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
 
     def result_part(self, worker: WorkerRecord, message: m.BlobPart | m.NoBlob) -> None:
         """A worker answers what a client wanted, which may have left."""

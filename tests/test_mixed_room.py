@@ -49,7 +49,7 @@ def test_every_task_of_a_mixed_room_is_right(programs: Programs) -> None:
     scheduler, address = programs.scheduler()
     wrong = another_python(programs, address)
     programs.worker(address, "--nworkers", "2", "--name", "right")
-    with pytest.warns(errors.VersionWarning, match=f"worker wrong at .* runs Python {ANOTHER} and this client"):
+    with pytest.warns(errors.VersionWarning, match=f"machine wrong at .* runs Python {ANOTHER} and this client"):
         client = minidask.Client(address)
     with client:
         futures = client.map(lambda i: i * i, range(20))
@@ -71,7 +71,7 @@ def test_every_task_of_a_mixed_room_is_right(programs: Programs) -> None:
         assert {name: worker["usable"] for name, worker in workers.items()} == {"wrong": False, "right": True}
         assert workers["wrong"]["python"] == ANOTHER and workers["wrong"]["tasks"] == 0
     for daemon in (scheduler, wrong):
-        daemon.wait_for(f"worker wrong runs Python {ANOTHER} and client ")
+        daemon.wait_for(f"machine wrong runs Python {ANOTHER} and client ")
 
 
 def test_where_all_are_wrong_everything_says_so_at_once(programs: Programs) -> None:

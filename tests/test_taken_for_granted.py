@@ -329,7 +329,7 @@ def test_a_process_that_cannot_be_started_for_a_moment_is_tried_again(programs: 
     (tmp_path / "sitecustomize.py").write_text(FAILING_POPEN.format(flag=str(flag)))
     program = programs.script(NO_PROCESSES, str(flag), PYTHONPATH=str(tmp_path))
     program.wait_for(
-        "slot 0 cannot be started: [Errno 11] Resource temporarily unavailable; trying again in 0.2 seconds"
+        "worker 0 cannot be started: [Errno 11] Resource temporarily unavailable; trying again in 0.2 seconds"
     )
     flag.unlink()
     program.wait_for("result 5")

@@ -253,7 +253,7 @@ def test_each_other_python_is_warned_of_once_and_packages_once() -> None:
     with pytest.warns(errors.VersionWarning) as caught:
         watch.warn()
     python, packages = (str(warning.message) for warning in caught)
-    assert "worker b at tcp://b runs Python 3.12.1 and this client 3.11.7" in python
+    assert "machine b at tcp://b runs Python 3.12.1 and this client 3.11.7" in python
     assert packages.endswith("\n        client  a\nnumpy   2.1     1.9\npandas  2.0     -\nscipy   1.0     -")
     room.told_of("tcp://d", "d", 1, {"python": OURS, "numpy": "0.1"})
     room.told_of("tcp://b:2", "b", 1, {"python": OTHER})

@@ -255,7 +255,9 @@ class Agent:
         kind = type(what).__name__
         match what:
             case FromSlot(slot, _) | ResultLeft(slot, _, _) | ToSlot(slot, _):
-                log.warning("slot %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error))
+                log.warning(
+                    "worker %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error)
+                )
                 if slot in self._slots:
                     self._slots[slot].kill()
             case ToScheduler((Done() | Failed()) as message):
@@ -304,7 +306,7 @@ class Agent:
         try:
             self._store.put(message.blob, message.payload[0])
         except OSError as error:
-            log.warning("no room for a blob in %s, so every slot gets a copy: %s", self._store.folder, error)
+            log.warning("no room for a blob in %s, so every worker gets a copy: %s", self._store.folder, error)
             return message
         return PutBlob(message.blob, [])
 
@@ -355,7 +357,7 @@ class Agent:
                 self._carry_out(GiveUp(f"no process can be started to run tasks in: {error}"))
                 return
             pause = min(pause, LAST_RETRY_SECONDS)
-            log.warning("slot %d cannot be started: %s; trying again in %g seconds", number, error, pause)
+            log.warning("worker %d cannot be started: %s; trying again in %g seconds", number, error, pause)
             asyncio.get_running_loop().call_later(pause, self._start_slot, number, 2 * pause)
 
     def _send(self, message: Message) -> None:
@@ -417,7 +419,7 @@ class Agent:
         if text and run is not None:
             self._send(Output(run.client, slot, stream, text))
         elif text:
-            log.warning("slot %d, between calls, wrote: %s", slot, text.rstrip())
+            log.warning("worker %d, between calls, wrote: %s", slot, text.rstrip())
 
     def _slot_exited(self, slot: int, how: str, hint: str) -> None:
         self._forward_partial_lines(slot)

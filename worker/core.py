@@ -346,7 +346,7 @@ class WorkerCore:
         match message:
             case SlotReady():
                 if type(slot.state) is not Starting:
-                    raise ProtocolError(f"slot {slot.number} says again that it is ready")
+                    raise ProtocolError(f"worker {slot.number} says again that it is ready")
                 self._failed_starts = 0
                 slot.state = Idle()
             case Done() | Failed():
@@ -420,7 +420,7 @@ class WorkerCore:
         if self._failed_starts >= MAX_FAILED_STARTS:
             self._effects.append(ToScheduler(Resized(0)))  # first: what is given back must not come again
             self._effects.append(
-                GiveUp(f"slots die before they are ready: the last one with {how}; see its output above")
+                GiveUp(f"workers die before they are ready: the last one with {how}; see its output above")
             )
         elif not slot.retiring:
             self._spawn()

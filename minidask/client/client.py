@@ -299,7 +299,7 @@ class Client:
         others = self.link.workers.unusable()
         if others:
             left_out = ", ".join(f"{w.name} at {address} ({w.versions[PYTHON]})" for address, w in others.items())
-            text = f"run() leaves out the workers whose Python is not this one's, {python_version()}: {left_out}"
+            text = f"run() leaves out the machines whose Python is not this one's, {python_version()}: {left_out}"
             warnings.warn(text, VersionWarning, stacklevel=2)
         name = _name_of(fn)
         futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}

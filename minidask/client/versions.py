@@ -42,14 +42,14 @@ class VersionWatch:
             if not worker.usable and (worker.name, python) not in self._named:
                 self._named.add((worker.name, python))
                 self._say(
-                    f"worker {worker.name} at {address} runs Python {python} and this client {self._own[PYTHON]}: it"
+                    f"machine {worker.name} at {address} runs Python {python} and this client {self._own[PYTHON]}: it"
                     " gets no tasks, for the two cannot run each other's functions"
                 )
         others = {w.name: w.versions for w in new.values() if w.usable and differences(self._own, w.versions)}
         if others and not self._compared:
             self._compared = True
             self._say(
-                "packages of workers differ from this client's, so that tasks may fail there, or give other results:\n"
+                "packages of machines differ from this client's, so that tasks may fail there, or give other results:\n"
                 + comparison(self._own, others)
             )
 
