@@ -67,7 +67,7 @@ def test_every_task_of_a_mixed_room_is_right(programs: Programs) -> None:
             assert client.run(python_version) == {right: python_version()}
         assert repr(client).endswith("1 machine, 2 workers, 1 machine of another Python unused>")
         assert "none: another Python" in client._repr_html_() and ANOTHER in client._repr_html_()
-        workers = {worker["name"]: worker for worker in client.scheduler_info()["workers"]}
+        workers = {worker["name"]: worker for worker in client.scheduler_info()["machines"]}
         assert {name: worker["usable"] for name, worker in workers.items()} == {"wrong": False, "right": True}
         assert workers["wrong"]["python"] == ANOTHER and workers["wrong"]["tasks"] == 0
     for daemon in (scheduler, wrong):
@@ -109,7 +109,7 @@ def test_a_wrong_worker_that_joins_later_is_warned_of_and_left_alone(programs: P
         warnings.simplefilter("always")
         another_python(programs, address)
         wait_until(lambda: caught, "the client had warned")
-        assert "worker wrong at " in str(caught[0].message)
+        assert "machine wrong at " in str(caught[0].message)
         assert {client.submit(os.getppid).result(30) for _ in range(5)} == {client.submit(os.getppid).result(30)}
         assert client.slots() == 1
 

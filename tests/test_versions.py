@@ -215,7 +215,7 @@ def test_who_asks_sees_which_workers_are_of_use_and_every_ones_versions() -> Non
     for python, usable in ((OURS, [False, True]), (OTHER, [True, False]), ("", [True, True])):
         client = room.client(python)
         room.do(Received(client, m.Ask(1)))
-        workers = room.of(client, m.Answer)[0].info["workers"]
+        workers = room.of(client, m.Answer)[0].info["machines"]
         assert [worker["usable"] for worker in workers] == usable
         assert workers[0]["packages"] == {"numpy": "2.0"}
         assert "odd" not in workers[0]

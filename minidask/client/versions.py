@@ -81,7 +81,7 @@ def all_versions(own: dict[str, str], info: Mapping[str, object], *, check: bool
     Raises:
         VersionMismatch: with `check`, there are differences.
     """
-    workers = info.get("workers")
+    workers = info.get("machines")
     theirs = {str(w["address"]): described(w) for w in workers} if isinstance(workers, list) else {}
     scheduler = described(info)
     if check:
