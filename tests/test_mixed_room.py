@@ -109,7 +109,7 @@ def test_a_wrong_worker_that_joins_later_is_warned_of_and_left_alone(programs: P
         warnings.simplefilter("always")
         another_python(programs, address)
         wait_until(lambda: caught, "the client had warned")
-        assert "worker wrong at " in str(caught[0].message)
+        assert "machine wrong at " in str(caught[0].message)
         assert {client.submit(os.getppid).result(30) for _ in range(5)} == {client.submit(os.getppid).result(30)}
         assert client.slots() == 1
 
