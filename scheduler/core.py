@@ -293,19 +293,24 @@ class SchedulerCore:
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
         group = client.groups.get(message.group) if message.group else None
-        if message.task in client.tasks or (message.group and group is None):
-            raise ProtocolError(f"task {message.task} is submitted twice, or to a group that is not open")
+        if message.task in client.tasks:
+            raise ProtocolError(f"task {message.task} is submitted twice")
         if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
             raise ProtocolError(
                 f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name"
             )
-        missing = [blob for blob in message.blobs if blob not in client.blobs]
-        if missing or not message.payload:
-            raise ProtocolError(f"task {message.task} has no payload, or needs blobs that the client does not hold")
+        if not message.payload:
+            raise ProtocolError(f"task {message.task} has no payload")
         if group is not None and message.pin is not None:
             raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
         if message.timeout is not None and not message.timeout > 0:
             raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
+        missing = [blob.hex() for blob in message.blobs if blob not in client.blobs]
+        if missing or (message.group and group is None):
+            # No reason to end the connection, and with it every other task: that concerns this one alone.
+            why = f"its client does not hold blob {missing[0]}" if missing else f"group {message.group} is not open"
+            self._send(client.peer, m.TaskLost(message.task, "internal", f"task {message.name!r}: {why}"))
+            return
         parent = None
         if message.parent:
             parent = self._parent(message)

@@ -111,9 +111,10 @@ class HeldBlobs:
         with self._lock:
             gone = []
             for blob in blobs:
-                self._counts[blob] -= 1
-                if not self._counts[blob]:
-                    del self._counts[blob]
+                count = self._counts.get(blob, 0) - 1  # 0: a signal's handler has ended what would have counted it
+                if count > 0:
+                    self._counts[blob] = count
+                elif self._counts.pop(blob, 0):
                     gone.append(blob)
             for blob in self._stored.intersection(gone):
                 self._stored.discard(blob)

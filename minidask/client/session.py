@@ -94,8 +94,8 @@ class Session:
         payload = dumps(session, "the session")
         new = {blob_id(payload): payload, **code}
         self._put(new)
-        self._old += before.blobs
-        self._sent = _Sent(path, log_level, directory, found, code, list(new))
+        sent, old = _Sent(path, log_level, directory, found, code, list(new)), self._old + before.blobs
+        self._sent, self._old = sent, old
         self._traits.told()
         if self._at_rest():
             old, self._old = self._old, []
