@@ -8,9 +8,12 @@ people's code: none runs in the thread that reads the connection, and what one r
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from minidask.nesting import here
@@ -46,7 +49,7 @@ class Channels:
         self._messages: queue.SimpleQueue[tuple[str, Payload] | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._came = self._handled = 0
-        self._over = False
+        self._over = self._stuck = False
 
     @property
     def busy(self) -> bool:
@@ -58,20 +61,32 @@ class Channels:
         self._came += 1
         self._messages.put((channel, payload))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._hand_out, name="minidask-channels", daemon=True)
-            try:
-                self._thread.start()
-            except RuntimeError:  # as the interpreter ends, there are no more threads to be had
-                self._over = True
+            thread = _ChannelsThread(target=self._hand_out, name="minidask-channels", daemon=True)
+            with contextlib.suppress(RuntimeError):  # there are no more threads to be had: the next message tries again
+                thread.start()
+                self._thread = thread
 
-    def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
-        """Wait until what has come by now was handled; False if one message takes longer than so many seconds."""
+    def flush(self, seconds: float = math.inf) -> bool:
+        """Wait until what has come by now was handled.
+
+        Args:
+            seconds: to wait at most. For one message nobody waits longer than `FLUSH_SECONDS`, and while that
+                message goes on nobody waits at all.
+
+        Returns:
+            Whether it was.
+        """
         if not self.busy or self._thread is threading.current_thread():
             return True
-        handled, before = threading.Event(), self._handled
+        if self._stuck or self._thread is None:
+            return False
+        handled, before, end = threading.Event(), self._handled, time.monotonic() + seconds
         self._messages.put(handled)
-        while not self._over and not handled.wait(seconds):
+        while not self._over and not handled.wait(max(0.0, min(FLUSH_SECONDS, end - time.monotonic()))):
+            if time.monotonic() >= end:
+                return False
             if self._handled == before:
+                self._stuck = True
                 return False
             before = self._handled
         return handled.is_set() or not self.busy
@@ -83,6 +98,7 @@ class Channels:
     def abandon(self) -> None:
         """In a forked child: what has come is the parent's, and so is the thread."""
         self._messages, self._thread, self._came, self._handled = queue.SimpleQueue(), None, 0, 0
+        self._stuck = False
 
     def _hand_out(self) -> None:
         while (message := self._messages.get()) is not None:
@@ -91,11 +107,16 @@ class Channels:
                 continue
             _hand_to_handler(*message)
             self._handled += 1
+            self._stuck = False
         self._over = True
         while not self._messages.empty():  # nobody is to wait for what comes after the end
             message = self._messages.get()
             if isinstance(message, threading.Event):
                 message.set()
+
+
+class _ChannelsThread(threading.Thread):
+    serves_all_tasks = True  # not only the one that was the first to need it
 
 
 def _hand_to_handler(channel: str, payload: Payload) -> None:

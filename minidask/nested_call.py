@@ -11,6 +11,7 @@ or elsewhere, each batch finds as the task had it, wherever it runs; arguments a
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 import time
 from typing import Any
@@ -105,7 +106,8 @@ class NestedCall(Call):
     def _share_if_busy(self) -> None:
         """Others have nothing to do, while the task's own thread, unless it is this one, may be busy for long."""
         if self._kept and self._may_share() and threading.get_ident() != self._thread:
-            start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
+            with contextlib.suppress(RuntimeError):  # there are no more threads to be had: it is done here instead
+                start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
 
     def _is_done(self, job: Job, future: Future) -> None:
         super()._is_done(job, future)

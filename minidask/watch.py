@@ -60,7 +60,7 @@ _ATOMS = {
 MAX_PLACES = 20_000  # beyond that it is as well made again
 _CONTAINERS = (list, set, collections.deque)
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
-_of_function = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
+_of_function = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__name__", "__qualname__")
 _is = operator.is_
 _chained = chain.from_iterable
 _of_cell = operator.attrgetter("cell_contents")
@@ -155,7 +155,9 @@ class Watch:
             return [*obj, *obj.values()]
         if kind in _SLOTTED:
             return [getattr(obj, name) for name in _SLOTTED[kind]]
-        if kind.__module__ in ("typing", "dataclasses") or isinstance(obj, enum.Enum):
+        if isinstance(obj, enum.Enum):
+            return [kind, vars(obj)]
+        if kind.__module__ in ("typing", "dataclasses"):
             return [kind]
         return self._watch_instance(obj, kind)
 
@@ -169,7 +171,8 @@ class Watch:
             return None
         self._functions.append(function)
         self._cells += cells
-        return [function.__globals__, function.__dict__, function.__defaults__, function.__kwdefaults__, *contents]
+        kept = (function.__globals__, function.__dict__, function.__annotations__)
+        return [*kept, function.__defaults__, function.__kwdefaults__, *contents]
 
     def _watch_class(self, cls: Any) -> Iterable[Any]:
         if cls.__module__ == "builtins" or importable(cls):

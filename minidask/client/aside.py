@@ -39,8 +39,12 @@ class Aside:
         over.acquire()
         self._waiting.put((code, over))
         if self._thread is None:
-            self._thread = _AsideThread(target=self._run, name="minidask-output", daemon=True)
-            self._thread.start()
+            thread = _AsideThread(target=self._run, name="minidask-output", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # there are no more threads to be had: the next code tries again
+                return
+            self._thread = thread
         if not self._stuck:
             self._stuck = not over.acquire(timeout=WAIT_SECONDS)
 

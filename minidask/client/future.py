@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
-from minidask.channels import FLUSH_SECONDS
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
 from minidask.client.missing import advised, told_here
@@ -115,10 +116,12 @@ class Future(concurrent.futures.Future[Any]):
         """As the standard one: wait, and return what the task raised, or None."""
         if self._reading_here() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
+        end = math.inf if timeout is None else time.monotonic() + timeout
         if not self.done() and not self._sleepers.sleep_until(self.done, timeout):
             raise TimeoutError
-        if self.told_before is not None and not self.of_call and not self._reading_here():
-            self.told_before(FLUSH_SECONDS if timeout is None else min(timeout, FLUSH_SECONDS))
+        told_before = self.told_before
+        if told_before is not None and not self.of_call and not self._reading_here():
+            told_before(end - time.monotonic())
             self.told_before = None
         error = super().exception()
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):

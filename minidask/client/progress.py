@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
-from minidask.signals import Uninterrupted, suppress
+from minidask.signals import Uninterrupted, start, suppress
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
@@ -72,7 +72,7 @@ class Bar:
                     self._began, self._news = self._stretch_began, _News(client)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
-                self._thread.start()
+                start(self._thread)
             with self.counting:
                 return Calls(self, self._tally.open(total))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Mapping
@@ -31,7 +32,8 @@ class VersionWatch:
     def _changed(self) -> None:
         """For the thread that reads: it must not run what users make of warnings."""
         if not self._looked_at.issuperset(self._workers.entries):
-            threading.Thread(target=self.warn, name="minidask-versions", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # there are no more threads to be had: the next change tries again
+                threading.Thread(target=self.warn, name="minidask-versions", daemon=True).start()
 
     def warn(self) -> None:
         """Warn of what has come since this was last called."""
