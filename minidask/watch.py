@@ -60,7 +60,12 @@ _ATOMS = {
 MAX_PLACES = 20_000  # beyond that it is as well made again
 _CONTAINERS = (list, set, collections.deque)
 _DICTS = (dict, collections.OrderedDict, collections.defaultdict)
-_of_function = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__name__", "__qualname__")
+_of_function = operator.attrgetter(
+    *("__code__", "__defaults__", "__kwdefaults__", "__doc__", "__name__", "__qualname__", "__module__"),
+    "__annotations__",
+)
+_of_class = operator.attrgetter("__name__", "__qualname__", "__bases__")
+_of_instance = operator.attrgetter("__class__", "__dict__")
 _is = operator.is_
 _chained = chain.from_iterable
 _of_cell = operator.attrgetter("cell_contents")
@@ -75,9 +80,12 @@ class Watch:
         self._seen: dict[int, Any] = {}  # by id; held so that the ids stay their own
         self._live: list[Iterable[Any]] = []
         self._functions: list[types.FunctionType] = []
+        self._classes: list[type] = []
+        self._instances: list[Any] = []
         self._cells: list[types.CellType] = []
         self._buffers: list[Any] = []
         self._saved: tuple[list[Any], list[Any], list[Any], list[Any]] = ([], [], [], [])
+        """Of live places, attributes, cells and buffers."""
 
     def add(self, *objects: Any) -> None:
         """Watch over these too, from what everything is now."""
@@ -101,11 +109,11 @@ class Watch:
         """Whether each place holds the very object that it held."""
         if self.unknown:
             return False
-        live, functions, cells, buffers = self._saved
+        live, attributes, cells, buffers = self._saved
         try:
             return (
                 all(map(_is, _chained(self._live), live))
-                and (not functions or all(map(_is, _chained(map(_of_function, self._functions)), functions)))
+                and (not attributes or all(map(_is, self._attributes(), attributes)))
                 and (not cells or all(map(_is, map(_of_cell, self._cells), cells)))
                 and (not buffers or list(map(_content, self._buffers)) == buffers)
             )
@@ -115,10 +123,19 @@ class Watch:
     def _now(self) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
         return (
             list(_chained(self._live)),
-            list(_chained(map(_of_function, self._functions))),
+            list(self._attributes()),
             list(map(_of_cell, self._cells)),
             list(map(_content, self._buffers)),
         )
+
+    def _attributes(self) -> Iterable[Any]:
+        """What functions, classes and instances have beside their dicts."""
+        found = _chained(map(_of_function, self._functions))
+        if self._classes:
+            found = chain(found, _chained(map(_of_class, self._classes)))
+        if self._instances:
+            found = chain(found, _chained(map(_of_instance, self._instances)))
+        return found
 
     def _look_into(self, *places: Iterable[Any]) -> None:
         for place in places:
@@ -156,6 +173,7 @@ class Watch:
         if kind in _SLOTTED:
             return [getattr(obj, name) for name in _SLOTTED[kind]]
         if isinstance(obj, enum.Enum):
+            self._instances.append(obj)
             return [kind, vars(obj)]
         if kind.__module__ in ("typing", "dataclasses"):
             return [kind]
@@ -179,6 +197,7 @@ class Watch:
             return []
         copyreg._slotnames(cls)  # type: ignore[attr-defined] # pickle and others leave these in it: now rather than later
         cls.__annotations__  # noqa: B018
+        self._classes.append(cls)
         self._look_into(cls.__dict__, cls.__dict__.values())
         left_out = ("_value2member_map_",) if issubclass(cls, enum.Enum) else ()
         values = [value for name, value in cls.__dict__.items() if name not in left_out]
@@ -197,6 +216,7 @@ class Watch:
         plain = kind.__basicsize__ == _PLAIN_BYTES and not kind.__itemsize__ and hasattr(obj, "__dict__")
         if not plain or copyreg._slotnames(kind):  # type: ignore[attr-defined]
             return None
+        self._instances.append(obj)
         return [kind, vars(obj)]
 
     def _watch_array(self, array: Any) -> Iterable[Any] | None:

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from minidask.errors import MinidaskError
 from minidask.worker import copies
 from minidask.worker.copies import Copies
+from minidask.worker.modules import MAX_VERSIONS, MAX_WORLDS, Worlds
 
 FILES = {"0/helper.py": b"x = 1", "0/package/data/t.csv": b"1,2"}
 
@@ -69,3 +71,27 @@ def test_no_room_is_said(tmp_path: Path) -> None:
     (tmp_path / "code").write_text("a file in the place of the folder")
     with pytest.raises(MinidaskError, match="cannot be unpacked in"):
         Copies(tmp_path / "code").take("abc", FILES)
+
+
+def test_a_caller_whose_modules_come_one_by_one_has_a_bounded_number_of_copies(tmp_path: Path) -> None:
+    worlds = Worlds(tmp_path, lambda number: None)
+    before, path = len(os.listdir("/proc/self/fd")), list(sys.path)
+    files: dict[str, list[Any]] = {}
+    modules: dict[str, str] = {}
+    try:
+        for number in range(60):
+            place = f"0/far{number}.py"
+            files[place], modules[f"far{number}"] = [f"/nowhere/far{number}.py", b"x = 1\n"], place
+            code = {
+                "kernel": "other",
+                "roots": [["/nowhere", 1, 2]],
+                "namespaces": {},
+                "stays": {},
+                "files": dict(files),
+                "modules": dict(modules),
+            }
+            worlds.enter(f"version {number}", lambda code=code: code, [], [])  # type: ignore[misc]
+        assert len(os.listdir("/proc/self/fd")) - before <= MAX_WORLDS * MAX_VERSIONS + 1
+    finally:
+        sys.path[:] = path
+        sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "World"]

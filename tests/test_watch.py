@@ -180,3 +180,36 @@ def test_functions_with_state_and_without() -> None:
     assert has_state(functools.partial(plain, []))
     assert has_state(np.random.RandomState(0).randint)
     assert has_state(lambda x, seen=[]: seen)
+
+
+def defined(source: str, name: str) -> Any:
+    """What a source defines under this name, in a module that no worker can import."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, space)
+    return space[name]
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("def it(): pass", lambda it: setattr(it, "__name__", "other")),
+        ("def it(): pass", lambda it: setattr(it, "__qualname__", "other")),
+        ("def it(): pass", lambda it: setattr(it, "__module__", "other")),
+        ("def it(): pass", lambda it: setattr(it, "__doc__", "other")),
+        ("def it(): pass", lambda it: setattr(it, "__annotations__", {"x": int})),
+        ("def it(): pass", lambda it: it.__annotations__.update(x=int)),
+        ("class it: pass", lambda it: setattr(it, "__name__", "other")),
+        ("class it: pass", lambda it: setattr(it, "__qualname__", "other")),
+        ("class A: pass\nclass B: pass\nclass it(A): B = B", lambda it: setattr(it, "__bases__", (it.B,))),
+        ("class A: pass\nclass B(A): pass\nit = A(); it.other = B", lambda it: setattr(it, "__class__", it.other)),
+        ("class A: pass\nit = A()", lambda it: setattr(it, "__dict__", {"x": 1})),
+        ("import enum\nclass E(enum.Enum): A = 1\nit = E.A", lambda it: setattr(it, "seen", 1)),
+        ("class A:\n    def m(self): pass\nit = A()", lambda it: setattr(type(it).m, "__doc__", "other")),
+    ],
+)
+def test_what_a_thing_has_beside_its_dict_is_watched(source: str, change: Callable[[Any], None]) -> None:
+    watch, it = Watch(), defined(source, "it")
+    watch.add(it)
+    assert not watch.unknown and watch.unchanged()
+    change(it)
+    assert not watch.unchanged()

@@ -28,6 +28,8 @@ from .copies import Copies
 
 MAX_WORLDS = 4
 """So many callers' modules are kept."""
+MAX_VERSIONS = 8
+"""So many copies of one caller's code, each with more of its modules than the one before, are one world."""
 
 LATER = frozenset(("minidask", "joblib", "threadpoolctl", "numpy"))
 """What a slot itself may import later."""
@@ -109,6 +111,8 @@ class World:
         )
         if not same or any(own in sys.modules for own in later.files.keys() - self.files.keys()):
             return False
+        if len(self.locks) >= MAX_VERSIONS:
+            return False  # each has a copy of the code, which stays as long as this world does
         self.digests, self.stays, self.sources = later.digests, later.stays, later.sources
         self.in_place |= later.in_place
         self.files = {**later.files, **self.files}
