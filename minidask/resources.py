@@ -24,7 +24,6 @@ SHARE_VARIABLES = (
     "LOKY_MAX_CPU_COUNT",  # joblib.cpu_count(), by which LightGBM and others size their threads
     "POLARS_MAX_THREADS",
     "RAYON_NUM_THREADS",  # libraries in Rust: tokenizers and the like
-    "PYTHON_CPU_COUNT",  # os.cpu_count() and os.process_cpu_count(), from Python 3.13 on
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import logging
 import os
 import pickle
@@ -389,12 +390,15 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
     interrupter = threading.Thread(target=interrupt)
     interrupted = 0
     data = np.zeros(3_000_000)
+    futures = []  # held, and nothing collected: what a finalizer is interrupted by cannot be raised
+    gc.collect()
+    gc.disable()
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         interrupter.start()
         for _ in range(40):
             try:
-                client.submit(len, data)
+                futures.append(client.submit(len, data))
             except KeyboardInterrupt:
                 interrupted += 1
     finally:
@@ -406,5 +410,6 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
             except KeyboardInterrupt:
                 continue
         signal.signal(signal.SIGINT, before)
+        gc.enable()
     assert interrupted
     assert client.submit(len, data).result(30) == 3_000_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-import sys
 from typing import Any
 
 import joblib
@@ -30,8 +29,6 @@ def sizes() -> dict[str, int]:
     np.ones((50, 50)) @ np.ones((50, 50))
     found = {"joblib": joblib.cpu_count()}
     found |= {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
-    if sys.version_info >= (3, 13):
-        found |= {"process_cpu_count": os.process_cpu_count() or 0, "cpu_count": os.cpu_count() or 0}
     for name, size in SIZES.items():
         if importlib.util.find_spec(name):
             found[name] = size(importlib.import_module(name))
