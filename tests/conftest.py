@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -119,7 +120,8 @@ def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[M
 def pinned(client: minidask.Client) -> list[Path]:
     """The pins of this process's in the cluster's store, but for those of what describes the process."""
     assert client.link.store is not None
-    own = {blob.hex() for blob in client.link._session.blobs()}
+    session: Any = client.link._session
+    own = {blob.hex() for blob in [*session.blobs(), *session._old]}
     found = client.link.store.folder.glob(f"*.{os.getpid()}-*")
     return [path for path in found if path.name.partition(".")[0] not in own]
 
