@@ -13,6 +13,7 @@ import functools
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -106,17 +107,27 @@ def _new_folder(parent: Path) -> Path:
 
 
 _held: list[int] = []
+_holding = threading.Lock()
 
 
 def hold(folder: Path) -> None:
     """Lock a folder until this process ends; those that were removed are let go of."""
-    for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
-        _held.remove(fd)
-        os.close(fd)
     fd = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # a file system without such locks: only this space's processes may then judge
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    _held.append(fd)
+    with _holding:
+        removed = [held for held in _held if os.fstat(held).st_nlink == 0]
+        _held[:] = [*(held for held in _held if held not in removed), fd]
+    for held in removed:
+        os.close(held)
+
+
+def _after_fork_in_child() -> None:
+    global _holding
+    _holding = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _is_held(folder: Path) -> bool:

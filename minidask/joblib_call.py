@@ -96,7 +96,7 @@ class Call:
         """A batch cannot be run, and why."""
         future = Future(0, "batch", lambda future: None, lambda: False)
         future.settle(Lost(error))
-        self._is_done(job, future)
+        self._is_done(len(job.items), job.callback, future)
         return future
 
     def _send(self, job: Job) -> Future:
@@ -106,10 +106,11 @@ class Call:
             MinidaskError: it cannot be sent.
         """
         arguments = (self._with_handles(job.items), job.nesting_level, self._inner_threads)
+        count, callback = len(job.items), job.callback  # not the job: its arguments go once they were sent
 
         def on_done(future: Future) -> None:
             self._under_way -= 1
-            self._is_done(job, future)
+            self._is_done(count, callback, future)
 
         name = _name_of(job.items)
         future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
@@ -117,13 +118,14 @@ class Call:
         self._most = max(self._most, self._under_way)
         return future
 
-    def _is_done(self, job: Job, future: Future) -> None:
+    def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
+        """A batch of so many calls is over."""
         if future.cancelled():
             return
         for calls in self._counts:
-            calls.over(future, len(job.items))
-        if job.callback is not None:
-            self._done.put((job.callback, future))
+            calls.over(future, count)
+        if callback is not None:
+            self._done.put((callback, future))
 
     def _count(self, items: list[Any]) -> None:
         """Show on bars, if there are any, that these are submitted."""

@@ -21,7 +21,7 @@ from minidask.client.future import Future
 from minidask.client.nested import LOOK_SECONDS, TaskClient
 from minidask.client.reading import Borrowed
 from minidask.errors import MinidaskError, SerializationError
-from minidask.joblib_call import Call, Job
+from minidask.joblib_call import Call, Callback, Job
 from minidask.nesting import waiting
 from minidask.payload import dumps, run_apart
 from minidask.signals import start
@@ -109,8 +109,8 @@ class NestedCall(Call):
             with contextlib.suppress(RuntimeError):  # there are no more threads to be had: it is done here instead
                 start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
 
-    def _is_done(self, job: Job, future: Future) -> None:
-        super()._is_done(job, future)
+    def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
+        super()._is_done(count, callback, future)
         self._share_if_busy()
 
     def _run_callbacks(self, reading: Borrowed | None) -> None:
@@ -143,7 +143,7 @@ class NestedCall(Call):
             reading.keep_slot()
             reading.run(lambda: self._run(job, future))
             reading.read(0, lend=False)
-        self._is_done(job, future)
+        self._is_done(len(job.items), job.callback, future)
 
     def _run(self, job: Job, future: Future) -> None:
         began = time.perf_counter()

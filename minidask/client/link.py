@@ -178,12 +178,12 @@ class Link:
             number = self._pending.next_number()
             future = self._hooks.new_future(self, number, name, parent)
             future.group = group
+            if used:  # given back before `on_done`, which may submit the next task
+                self._used[number] = used
+                future.when_over(lambda _: self._give_back(number))
             if on_done is not None:
                 future.of_call = True
                 future.add_done_callback(on_done)
-            if used:
-                self._used[number] = used
-                future.when_over(lambda _: self._give_back(number))
             hold = on_done is not None or not self._cancel_dropped
             self._pending.add(number, future, hold)
             if not hold:
