@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 
 from bench.timing import timed
 from bench.workload import Setting, workload
-from minidask.folders import SHARED_MEMORY
+from minidask.host.folders import SHARED_MEMORY
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -13,7 +13,7 @@ from typing import cast
 
 from bench.data import large_array
 from bench.workload import Setting
-from minidask.program import run_loop
+from minidask.host.program import run_loop
 
 MESSAGE = b"x" * 128
 ECHOES = 2000

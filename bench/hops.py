@@ -19,13 +19,13 @@ from joblib import Parallel, delayed
 
 import minidask
 from bench.life import processor_seconds
-from minidask.batch import run_batch
 from minidask.client.core import Returned
 from minidask.client.future import Future
-from minidask.interning import Interner
-from minidask.payload import dumps, dumps_naming, loads
+from minidask.pickling.payload import dumps, dumps_naming, loads
+from minidask.pickling.sharing import Interner
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Received
+from minidask.task.batch import run_batch
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone

@@ -12,11 +12,11 @@ import os
 import sys
 from pathlib import Path
 
-from minidask.access import secret_for
-from minidask.addresses import Address
-from minidask.payload import dumps
-from minidask.program import run_loop
-from minidask.transport import MessageLink, connect
+from minidask.host.program import run_loop
+from minidask.net.access import secret_for
+from minidask.net.addresses import Address
+from minidask.net.transport import MessageLink, connect
+from minidask.pickling.payload import dumps
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Done, Message, Resized, Run
 

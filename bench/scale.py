@@ -21,9 +21,9 @@ import psutil
 
 from bench.life import processor_seconds
 from bench.workload import Setting, workload
-from minidask.addresses import Address
 from minidask.client.connection import Connection
-from minidask.payload import dumps
+from minidask.net.addresses import Address
+from minidask.pickling.payload import dumps
 from minidask.wire.messages import Answer, Ask, Message, OpenGroup, Submit, TaskDone
 
 BATCH = 100

@@ -14,21 +14,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from minidask import errors
-from minidask._register import add_to_libraries
 from minidask._version import __version__
+from minidask.backend.register import add_to_libraries
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
     from minidask.client.future import Future
     from minidask.client.registry import get_client
-    from minidask.local import LocalCluster
+    from minidask.local.cluster import LocalCluster
 
 __all__ = ["Client", "Future", "LocalCluster", "__version__", "errors", "get_client"]
 
 _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
-    "LocalCluster": "minidask.local",
+    "LocalCluster": "minidask.local.cluster",
     "get_client": "minidask.client.registry",
 }
 

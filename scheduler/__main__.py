@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 from minidask._version import __version__
-from minidask.access import default_access_file, load_or_create_secret
-from minidask.addresses import Address
 from minidask.errors import MinidaskError
-from minidask.folders import sweep
-from minidask.packages import installed, python_version
-from minidask.program import (
+from minidask.host.folders import sweep
+from minidask.host.packages import installed, python_version
+from minidask.host.program import (
     fail,
     make_parser,
     port_option,
@@ -23,6 +21,8 @@ from minidask.program import (
     start_logging,
     stop_on_signals,
 )
+from minidask.net.access import default_access_file, load_or_create_secret
+from minidask.net.addresses import Address
 
 from .core import NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minidask.errors import ProtocolError
-from minidask.versions import PYTHON, fits, mismatch
+from minidask.host.versions import PYTHON, fits, mismatch
 from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.outcomes import BLOB_BYTES, check_outcome

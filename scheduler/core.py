@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from minidask.errors import ProtocolError
-from minidask.versions import PYTHON, described, fits, minor, mismatch
+from minidask.host.versions import PYTHON, described, fits, minor, mismatch
 from minidask.wire import messages as m
 
 from .attempts import Attempts

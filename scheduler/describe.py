@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from minidask.versions import fits
+from minidask.host.versions import fits
 
 if TYPE_CHECKING:
     from .core import SchedulerCore

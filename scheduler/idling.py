@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from minidask.versions import fits
+from minidask.host.versions import fits
 from minidask.wire import messages as m
 
 from .nesting import Nesting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from minidask.versions import fits
+from minidask.host.versions import fits
 
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore

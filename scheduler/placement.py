@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from minidask.versions import fits
+from minidask.host.versions import fits
 
 from .blobs import BlobShelf
 from .ready import ReadyQueue

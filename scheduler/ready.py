@@ -17,7 +17,7 @@ import heapq
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from minidask.versions import fits
+from minidask.host.versions import fits
 
 from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
-from minidask.addresses import Address
 from minidask.errors import MinidaskError, ProtocolError
-from minidask.transport import Link, MessageLink
+from minidask.net.addresses import Address
+from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import Goodbye, Message, Notice
 

@@ -13,7 +13,7 @@ import joblib.parallel
 import pytest
 import threadpoolctl
 
-from minidask.joblib_backend import MinidaskBackend
+from minidask.backend.backend import MinidaskBackend
 
 Outcome = tuple[str, float]
 

@@ -17,7 +17,7 @@ import pytest
 
 import minidask
 import minidask.client.registry
-from minidask.folders import PREFIX, SHARED_MEMORY, is_alive, sweep
+from minidask.host.folders import PREFIX, SHARED_MEMORY, is_alive, sweep
 from minidask.wire.messages import Message, OfferBlob, Submit
 
 DEADLINE = 30.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from minidask.joblib_backend import MinidaskBackend
+from minidask.backend.backend import MinidaskBackend
 from minidask.scheduler import invariants
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received

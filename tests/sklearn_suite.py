@@ -27,7 +27,7 @@ from pathlib import Path
 
 import sklearn
 
-from minidask.resources import THREAD_VARIABLES
+from minidask.host.resources import THREAD_VARIABLES
 
 MODULES = (
     "multioutput",

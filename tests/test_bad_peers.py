@@ -11,12 +11,12 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.nesting import Surroundings
+from minidask.net.transport import MessageLink
 from minidask.scheduler import attempts
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Left, Received, Tick
 from minidask.scheduler.server import SchedulerServer
-from minidask.transport import MessageLink
+from minidask.task.context import Surroundings
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import (
@@ -313,7 +313,7 @@ def test_a_slot_that_talks_nonsense_is_replaced_and_its_task_counts_as_dead(clie
     def nonsense() -> None:
         from threading import Event
 
-        from minidask.nesting import here
+        from minidask.task.context import here
 
         slot = here()
         assert slot is not None
@@ -330,7 +330,7 @@ def test_a_slot_whose_bytes_are_no_messages_is_replaced(client: minidask.Client)
     def garbage() -> None:
         from threading import Event
 
-        from minidask.nesting import here
+        from minidask.task.context import here
 
         slot = here()
         assert slot is not None

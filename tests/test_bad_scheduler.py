@@ -16,8 +16,8 @@ import pytest
 
 import minidask
 from minidask._version import __version__
-from minidask.access import load_or_create_secret
 from minidask.errors import MinidaskError, SchedulerLost, SerializationError, TaskError
+from minidask.net.access import load_or_create_secret
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, encode_frame
 from minidask.wire.handshake import NONCE_BYTES, Acceptor

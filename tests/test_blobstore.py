@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask import errors
-from minidask.blobfiles import blob_id
-from minidask.blobstore import DISK, LOCK, LOOK_AFTER, WARNED, BlobStore
+from minidask.data.files import blob_id
+from minidask.data.store import DISK, LOCK, LOOK_AFTER, WARNED, BlobStore
 
 KIB = 1024
 
@@ -150,8 +150,8 @@ def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
 
 def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
     code = (
-        "import os, sys; from minidask.blobfiles import blob_id; from minidask.blobstore import BlobStore;"
-        " from minidask.folders import owner;"
+        "import os, sys; from minidask.data.files import blob_id; from minidask.data.store import BlobStore;"
+        " from minidask.host.folders import owner;"
         " s = BlobStore(sys.argv[1]);"
         " data = bytes(40 * 1024); s.put(blob_id([data]), data);"
         " open(s.folder / f'{bytes([2]).hex() * 16}.{owner()}-9.part', 'w');"

@@ -12,12 +12,12 @@ import joblib
 import pytest
 
 import minidask
-from minidask import channels
-from minidask.nesting import here
 from minidask.scheduler import events as e
 from minidask.scheduler.core import SchedulerCore
+from minidask.task import channels
+from minidask.task.context import here
 from minidask.wire import messages as m
-from minidask.worker.calls import Calls
+from minidask.worker.slot.stops import Calls
 
 from .conftest import wait_until
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from minidask.errors import MinidaskError
-from minidask.worker import copies
-from minidask.worker.copies import Copies
-from minidask.worker.modules import MAX_VERSIONS, MAX_WORLDS, Worlds
+from minidask.worker.slot.copies import Copies
+from minidask.worker.slot.loop import copies
+from minidask.worker.slot.modules import MAX_VERSIONS, MAX_WORLDS, Worlds
 
 FILES = {"0/helper.py": b"x = 1", "0/package/data/t.csv": b"1,2"}
 
@@ -28,7 +28,7 @@ def test_files_are_unpacked_under_their_name(tmp_path: Path) -> None:
 TAKES = f"""
 import sys
 from pathlib import Path
-from minidask.worker.copies import Copies
+from minidask.worker.slot.copies import Copies
 files = {FILES!r}
 for number in range(50):
     copy, _ = Copies(Path(sys.argv[1])).take(str(number), files)

@@ -16,7 +16,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.transport import HANDSHAKE_SECONDS
+from minidask.net.transport import HANDSHAKE_SECONDS
 from minidask.wire.frames import PREFIX
 
 from .conftest import Programs, alive, at_rest, wait_until

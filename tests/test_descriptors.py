@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidask import blobfiles
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
+from minidask.data import files as blobfiles
+from minidask.data.files import blob_id
+from minidask.data.store import BlobStore
 
 from .conftest import Programs
 from .test_blobstore import new_store

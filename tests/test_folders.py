@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from minidask.folders import disk_folder
+from minidask.host.folders import disk_folder
 
 
 def test_threads_make_and_remove_folders_at_once(tmp_path: Path) -> None:

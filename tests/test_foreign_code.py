@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask.errors import SerializationError, TaskError
-from minidask.signals import raised_by_handler
+from minidask.host.signals import raised_by_handler
 from tests.conftest import wait_until
 
 ENDS = [SystemExit, KeyboardInterrupt]

@@ -18,10 +18,10 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.svm import SVC
 
 import minidask
-from minidask import payload as p
-from minidask.blobfiles import blob_id
-from minidask.interning import MAX_TWINS, Interner
-from minidask.joblib_backend import MinidaskBackend
+from minidask.backend.backend import MinidaskBackend
+from minidask.data.files import blob_id
+from minidask.pickling import payload as p
+from minidask.pickling.sharing import MAX_TWINS, Interner
 from minidask.wire.messages import Payload
 
 
@@ -238,7 +238,7 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
         return payload, blobs
 
     monkeypatch.setattr("minidask.client.link.dumps_naming", watch)
-    monkeypatch.setattr("minidask.interning.dumps_naming", watch)
+    monkeypatch.setattr("minidask.pickling.sharing.dumps_naming", watch)
     return tasks, shared
 
 

@@ -19,7 +19,7 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
-import minidask.local
+import minidask.local.cluster
 from tests.conftest import Programs
 
 SECONDS = 12.0
@@ -141,7 +141,7 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm:
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # a socket that had no name yet
 def test_clients_are_made_and_closed_under_alarms(alarm: Alarm) -> None:
     dice = random.Random(3)
-    came, others = 0, list(minidask.local._live_clusters)
+    came, others = 0, list(minidask.local.cluster._live_clusters)
     for _ in range(6):
         try:
             with alarm.within(dice.uniform(0.0, 0.9)), minidask.Client(n_workers=1) as client:
@@ -151,7 +151,7 @@ def test_clients_are_made_and_closed_under_alarms(alarm: Alarm) -> None:
             came += error is alarm.last
     assert came == alarm.raised
     alarm.last = TimeIsUp()
-    for cluster in list(minidask.local._live_clusters):  # as at the end of the program
+    for cluster in list(minidask.local.cluster._live_clusters):  # as at the end of the program
         if cluster not in others:
             cluster.close()
     with minidask.Client(n_workers=1) as client:

@@ -35,8 +35,8 @@ from joblib.parallel import AutoBatchingMixin
 
 import minidask
 from minidask import errors
-from minidask.joblib_backend import MinidaskBackend
-from minidask.payload import LARGE_BYTES
+from minidask.backend.backend import MinidaskBackend
+from minidask.pickling.payload import LARGE_BYTES
 from minidask.wire.messages import Message, PutBlob
 
 from .conftest import Programs, largest_task, offered, wait_until

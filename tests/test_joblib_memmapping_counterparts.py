@@ -23,7 +23,7 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
-from minidask.payload import LARGE_BYTES
+from minidask.pickling.payload import LARGE_BYTES
 from minidask.wire.messages import Message
 
 from .conftest import Programs, largest_task, offered, pinned, wait_until

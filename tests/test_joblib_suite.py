@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minidask.folders import sweep
+from minidask.host.folders import sweep
 
 # Child processes of other backends import minidask too: joblib's tests nest every backend in every other one.
 SITE = "import minidask\n"
@@ -25,7 +25,7 @@ import subprocess
 import joblib.parallel
 import pytest
 
-from minidask.joblib_backend import MinidaskBackend
+from minidask.backend.backend import MinidaskBackend
 
 joblib.parallel.register_parallel_backend("minidask", MinidaskBackend, make_default=True)
 

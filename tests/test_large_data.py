@@ -21,8 +21,8 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
-from minidask.blobfiles import blob_id
-from minidask.interning import Scattered
+from minidask.data.files import blob_id
+from minidask.pickling.sharing import Scattered
 
 from .conftest import Programs, alive, pinned, wait_until
 
@@ -182,7 +182,7 @@ def test_data_that_a_thread_changes_as_it_is_sent_is_an_error_and_the_store_stay
 ) -> None:
     data = np.random.default_rng().random(MIB // 4)
     before = data.copy()
-    monkeypatch.setattr("minidask.interning.blob_id", lambda payload: changing(blob_id(payload), data))
+    monkeypatch.setattr("minidask.pickling.sharing.blob_id", lambda payload: changing(blob_id(payload), data))
     with pytest.raises(errors.SerializationError, match="was changed while it was being sent"):
         client.map(total, [data])
     monkeypatch.undo()

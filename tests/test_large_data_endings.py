@@ -22,7 +22,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.blobfiles import blob_id
+from minidask.data.files import blob_id
 from minidask.worker import peers
 from minidask.worker.peers import Peers
 
@@ -158,7 +158,9 @@ def test_another_container_that_shares_the_memory_removes_nothing_that_is_in_use
     if os.getuid() != 0 or not shutil.which("unshare"):
         pytest.skip("numbers of processes of one's own need root, and unshare")
     assert client.link.store is not None
-    code = "import os; from minidask.folders import is_alive, sweep; sweep(); print(is_alive(int(os.environ['PID'])))"
+    code = (
+        "import os; from minidask.host.folders import is_alive, sweep; sweep(); print(is_alive(int(os.environ['PID'])))"
+    )
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
     environment = {**os.environ, "PID": str(os.getpid())}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)

@@ -15,11 +15,11 @@ import psutil
 import pytest
 from hypothesis import given
 
-from minidask.access import default_access_file, load_or_create_secret, load_secret, secret_for
-from minidask.addresses import MAX_UNIX_PATH, Address
 from minidask.errors import AuthenticationError
-from minidask.resources import cpu_count, memory_total, thread_limits
-from minidask.sizes import format_bytes, parse_bytes
+from minidask.host.resources import cpu_count, memory_total, thread_limits
+from minidask.host.sizes import format_bytes, parse_bytes
+from minidask.net.access import default_access_file, load_or_create_secret, load_secret, secret_for
+from minidask.net.addresses import MAX_UNIX_PATH, Address
 from minidask.worker.memory import MemoryLimits, over_limit
 
 # --- addresses ---
@@ -144,7 +144,7 @@ def test_where_the_secret_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_cores_are_counted_as_joblib_counts_them() -> None:
     assert cpu_count() == joblib.cpu_count()
-    code = "import minidask.resources, joblib; print(minidask.resources.cpu_count(), joblib.cpu_count())"
+    code = "import minidask.host.resources, joblib; print(minidask.host.resources.cpu_count(), joblib.cpu_count())"
     for environment, prefix in (({"LOKY_MAX_CPU_COUNT": "1"}, []), ({}, ["taskset", "-c", "0"])):
         command = [*prefix, sys.executable, "-c", code]
         result = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)

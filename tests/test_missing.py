@@ -10,7 +10,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.worker.missing import explained
+from minidask.worker.slot.missing import explained
 
 from .conftest import Programs
 

@@ -14,7 +14,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.packages import python_version
+from minidask.host.packages import python_version
 
 from .conftest import Program, Programs, wait_until
 

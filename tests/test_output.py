@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 from hypothesis import given
 
-from minidask.worker.output import MAX_LINE, LineSplitter, RateLimiter
+from minidask.host.output import MAX_LINE, LineSplitter, RateLimiter
 
 
 @given(text=st.text(), cuts=st.lists(st.integers(1, 10), max_size=20))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from minidask.folders import sweep
+from minidask.host.folders import sweep
 
 from .conftest import Program, Programs, wait_until
 

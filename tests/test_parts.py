@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
 from minidask.client.results import Results
+from minidask.data.chunks import PART_BYTES, PARTS_UNDER_WAY, ROOM, Parts
+from minidask.data.files import blob_id
+from minidask.data.store import BlobStore
 from minidask.errors import SerializationError
-from minidask.folders import place_of
-from minidask.parts import PART_BYTES, PARTS_UNDER_WAY, ROOM, Parts
+from minidask.host.folders import place_of
 from minidask.scheduler.blobs import RELAY, BlobShelf
 from minidask.wire import messages as m
 from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from joblib import Parallel, delayed
 
 import minidask
-from minidask import errors, pieces
-from minidask import payload as p
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
+from minidask import errors
+from minidask.data import pieces
+from minidask.data.files import blob_id
+from minidask.data.store import BlobStore
+from minidask.pickling import payload as p
 
 PIECE = 128 * 1024
 

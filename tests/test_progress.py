@@ -22,9 +22,9 @@ from sklearn.model_selection import GridSearchCV
 
 import minidask
 from minidask import errors
+from minidask.backend.total import READ_AHEAD, calls_in_all
 from minidask.client import progress
 from minidask.client.tally import Cluster, Line, Tally, cluster_of, since
-from minidask.joblib_total import READ_AHEAD, calls_in_all
 
 from .conftest import Programs, wait_until
 

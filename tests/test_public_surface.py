@@ -23,9 +23,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import minidask
-from minidask import checks, errors
+from minidask import errors
+from minidask.host import checks
+from minidask.host.sizes import count
 from minidask.scheduler.__main__ import _parse as parse_scheduler
-from minidask.sizes import count
 from minidask.worker.__main__ import _parse as parse_worker
 
 from .conftest import wait_until
@@ -121,7 +122,7 @@ def _scaled(value: Any) -> None:
 
 
 def _backend(scheduler: Any, **options: Any) -> Any:
-    from minidask.joblib_backend import MinidaskBackend
+    from minidask.backend.backend import MinidaskBackend
 
     return MinidaskBackend(scheduler=scheduler, **options)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from minidask.client.interrupts import Condition, Sleepers
-from minidask.signals import Uninterrupted, pass_on, raised_by_handler, suppress
+from minidask.host.signals import Uninterrupted, pass_on, raised_by_handler, suppress
 
 
 class TimeIsUp(OSError):

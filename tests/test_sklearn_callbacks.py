@@ -19,7 +19,7 @@ from .conftest import Programs, wait_until
 
 callback = pytest.importorskip("sklearn.callback")
 utils = pytest.importorskip("sklearn.callback.tests._utils")
-adapter = pytest.importorskip("minidask.sklearn_callbacks")
+adapter = pytest.importorskip("minidask.task.sklearn_callbacks")
 
 
 def fit_search() -> Any:

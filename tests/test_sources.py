@@ -13,8 +13,8 @@ import pytest
 
 import minidask
 from minidask.client import code
-from minidask.sources import OwnModules, is_library
-from minidask.spawn import search_path
+from minidask.host.spawn import search_path
+from minidask.task.sources import OwnModules, is_library
 
 
 @pytest.fixture

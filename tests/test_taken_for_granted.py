@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from minidask import access, descriptors, errors, folders
-from minidask.blobfiles import blob_id
-from minidask.locks import locked
+from minidask import errors
+from minidask.data.files import blob_id
+from minidask.host import descriptors, folders
+from minidask.host.locks import locked
+from minidask.net import access
 
 from .conftest import Programs
 from .test_blobstore import KIB, new_store
@@ -107,7 +109,7 @@ def test_the_other_kind_of_lock_keeps_threads_and_processes_apart(
     path = tmp_path / "lock"
     path.write_text("0")
     code = (
-        "import fcntl, pathlib, sys\nfrom minidask.locks import locked\n"
+        "import fcntl, pathlib, sys\nfrom minidask.host.locks import locked\n"
         "def refuse(*_): raise OSError(37, 'No locks available')\n"
         "fcntl.flock = refuse\n"
         "for _ in range(200):\n"
@@ -337,7 +339,7 @@ def test_a_process_that_cannot_be_started_for_a_moment_is_tried_again(programs: 
 
 
 def test_a_slot_that_cannot_be_started_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minidask.nesting import Surroundings
+    from minidask.task.context import Surroundings
     from minidask.worker import launch
 
     def fail(*_: object, **__: object) -> None:

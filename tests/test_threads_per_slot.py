@@ -11,7 +11,7 @@ import joblib
 import pytest
 
 import minidask
-from minidask.resources import SHARE_VARIABLES, cpu_count
+from minidask.host.resources import SHARE_VARIABLES, cpu_count
 
 SIZES = {
     "numba": lambda module: module.get_num_threads(),

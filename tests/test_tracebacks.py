@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import minidask
-from minidask.tracebacks import note, remote_text, short_call, with_source
+from minidask.pickling.tracebacks import note, remote_text, short_call, with_source
 
 from .conftest import Programs
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import minidask
-from minidask.blobstore import RESULT, BlobStore
-from minidask.folders import owner
+from minidask.data.store import RESULT, BlobStore
+from minidask.host.folders import owner
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker.untaken import Untaken
@@ -42,7 +42,7 @@ def fill(store: BlobStore) -> None:
 
 
 def in_another_process(code: str, folder: Path) -> str:
-    code = "import os, sys; from minidask.blobstore import BlobStore; s = BlobStore(sys.argv[1]); " + code
+    code = "import os, sys; from minidask.data.store import BlobStore; s = BlobStore(sys.argv[1]); " + code
     command = [sys.executable, "-c", code, str(folder)]
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
 
@@ -82,7 +82,7 @@ def test_what_another_container_owns_is_not_judged_by_its_number(store: BlobStor
     store.hand_over(data(2))
     before = files(store)
     code = (
-        "import os, sys; from minidask.blobstore import BlobStore; BlobStore(sys.argv[1])._sweep(); print(os.getpid())"
+        "import os, sys; from minidask.data.store import BlobStore; BlobStore(sys.argv[1])._sweep(); print(os.getpid())"
     )
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code, str(store.folder)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)

@@ -12,11 +12,11 @@ from minidask import errors
 from minidask.client import core as client_core
 from minidask.client.versions import VersionWatch, all_versions, comparison
 from minidask.client.workers import WorkerTable
-from minidask.packages import COMPARED, distribution_of, installed
+from minidask.host.packages import COMPARED, distribution_of, installed
+from minidask.host.versions import described, differences, fits, minor
 from minidask.scheduler.core import NO_WORKERS_SECONDS, Outbox, SchedulerCore
 from minidask.scheduler.events import Joined, Left, Received, Tick
 from minidask.scheduler.invariants import check
-from minidask.versions import described, differences, fits, minor
 from minidask.wire import messages as m
 
 OURS, PATCHED, OTHER = "3.11.7", "3.11.2", "3.12.1"

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from minidask.watch import MAX_PLACES, Watch, has_state
+from minidask.pickling.watch import MAX_PLACES, Watch, has_state
 
 VALUE: Any = 1
 NUMBERS: list[int] = []

@@ -9,16 +9,13 @@ import socket
 import sys
 from pathlib import Path
 
-from minidask import descriptors
 from minidask._version import __version__
-from minidask.access import secret_for
-from minidask.addresses import Address
-from minidask.blobstore import BlobStore
-from minidask.checks import MOST_WORKERS
+from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
-from minidask.folders import disk_folder, memory_folder
-from minidask.nesting import Surroundings
-from minidask.program import (
+from minidask.host import descriptors
+from minidask.host.checks import MOST_WORKERS
+from minidask.host.folders import disk_folder, memory_folder
+from minidask.host.program import (
     drain_on_sigterm,
     fail,
     make_parser,
@@ -27,8 +24,11 @@ from minidask.program import (
     seconds_option,
     start_logging,
 )
-from minidask.resources import blob_memory, cpu_count, memory_total
-from minidask.sizes import count, format_bytes, parse_bytes
+from minidask.host.resources import blob_memory, cpu_count, memory_total
+from minidask.host.sizes import count, format_bytes, parse_bytes
+from minidask.net.access import secret_for
+from minidask.net.addresses import Address
+from minidask.task.context import Surroundings
 
 from .agent import Agent
 from .daemon import Daemon

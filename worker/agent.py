@@ -22,15 +22,16 @@ from typing import Any
 
 import psutil
 
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
+from minidask.data.files import blob_id
+from minidask.data.store import BlobStore
 from minidask.errors import ProtocolError
-from minidask.folders import place_of
-from minidask.nesting import Surroundings
-from minidask.packages import installed, python_version
-from minidask.payload import LARGE_BYTES, left_in
-from minidask.resources import thread_limits
-from minidask.transport import Link
+from minidask.host.folders import place_of
+from minidask.host.output import LineSplitter, RateLimiter
+from minidask.host.packages import installed, python_version
+from minidask.host.resources import thread_limits
+from minidask.net.transport import Link
+from minidask.pickling.payload import LARGE_BYTES, left_in
+from minidask.task.context import Surroundings
 from minidask.wire.messages import (
     BlobPart,
     Done,
@@ -71,7 +72,6 @@ from .events import (
     ToSlot,
 )
 from .memory import MemoryLimits, over_limit
-from .output import LineSplitter, RateLimiter
 from .peers import Peers
 from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
 from .transfers import Transfers

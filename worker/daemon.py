@@ -9,9 +9,9 @@ import os
 import time
 
 from minidask._version import __version__
-from minidask.addresses import Address
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
-from minidask.transport import MessageLink, connect
+from minidask.net.addresses import Address
+from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Goodbye, Message, Shutdown
 

@@ -9,9 +9,9 @@ import subprocess
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from minidask import descriptors
-from minidask.nesting import Surroundings
-from minidask.spawn import start_python
+from minidask.host import descriptors
+from minidask.host.spawn import start_python
+from minidask.task.context import Surroundings
 
 
 class Launched(NamedTuple):
@@ -45,7 +45,7 @@ def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
         stdout, stderr, (told, stops) = pipes
         numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
         process = start_python(
-            "minidask.worker.slot",
+            "minidask.worker.slot.loop",
             [*numbers, *around],
             [theirs.fileno(), told],
             stdin=subprocess.DEVNULL,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minidask.sizes import format_bytes
+from minidask.host.sizes import format_bytes
 
 HIGH_WATER = 0.95
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from minidask._version import __version__
-from minidask.addresses import Address
 from minidask.errors import MinidaskError
-from minidask.transport import MessageLink, connect
+from minidask.net.addresses import Address
+from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
 

@@ -16,14 +16,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.errors import MinidaskError
-from minidask.nesting import Surroundings
-from minidask.transport import MessageLink
+from minidask.net.transport import MessageLink
+from minidask.task.context import Surroundings
 from minidask.wire.messages import Message
 
-from .calls import STOP
 from .children import watch
 from .launch import Launched, launch
-from .slot import Slot
+from .slot.loop import Slot
+from .slot.stops import STOP
 
 EXIT_SECONDS = 1.0
 READ_BYTES = 64 * 1024

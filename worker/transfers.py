@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from minidask.blobfiles import Incoming
-from minidask.blobstore import RESULT, BlobStore
-from minidask.folders import folders_here
-from minidask.parts import PART_BYTES, ROOM
+from minidask.data.chunks import PART_BYTES, ROOM
+from minidask.data.files import Incoming
+from minidask.data.store import RESULT, BlobStore
+from minidask.host.folders import folders_here
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
 
 from .events import BlobFailed, BlobHere, Event, NoRoom

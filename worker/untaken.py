@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Protocol
 
-from minidask.blobstore import BlobStore
+from minidask.data.store import BlobStore
 
 
 class Recipients(Protocol):

@@ -10,12 +10,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from minidask.blobstore import BlobStore
-from minidask.folders import disk_folder, memory_folder, place_of
-from minidask.parts import PART_BYTES
-from minidask.payload import OUT_OF_BAND_BYTES
-from minidask.resources import blob_memory
-from minidask.signals import pass_on
+from minidask.data.chunks import PART_BYTES
+from minidask.data.store import BlobStore
+from minidask.host.folders import disk_folder, memory_folder, place_of
+from minidask.host.resources import blob_memory
+from minidask.host.signals import pass_on
+from minidask.pickling.payload import OUT_OF_BAND_BYTES
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 

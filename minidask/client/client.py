@@ -14,8 +14,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from minidask import checks
-from minidask.addresses import Address
 from minidask.client.connection import Connection
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
@@ -34,17 +32,19 @@ from minidask.errors import (
     VersionMismatch,
     VersionWarning,
 )
-from minidask.folders import sweep
-from minidask.interning import Scattered
-from minidask.nesting import TaskSlot, here
-from minidask.packages import python_version, versions
-from minidask.payload import LARGE_BYTES, SHARED
-from minidask.sizes import count
-from minidask.versions import PYTHON
+from minidask.host import checks
+from minidask.host.folders import sweep
+from minidask.host.packages import python_version, versions
+from minidask.host.sizes import count
+from minidask.host.versions import PYTHON
+from minidask.net.addresses import Address
+from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.pickling.sharing import Scattered
+from minidask.task.context import TaskSlot, here
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
-    from minidask.local import LocalCluster
+    from minidask.local.cluster import LocalCluster
 
 
 class Client:
@@ -109,7 +109,7 @@ class Client:
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
         self._owns_cluster = address is None
         if address is None:
-            from minidask.local import LocalCluster as Cluster  # noqa: PLC0415 - only whoever needs it loads it
+            from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - only whoever needs it loads it
 
             address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
         if not isinstance(address, str):

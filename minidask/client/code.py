@@ -17,8 +17,8 @@ from collections.abc import Iterator, Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any, NamedTuple
 
-from minidask.signals import pass_on
-from minidask.sources import OwnModule, is_library, kernel
+from minidask.host.signals import pass_on
+from minidask.task.sources import OwnModule, is_library, kernel
 
 MAX_BYTES = 20 * 1024 * 1024
 MAX_FILES = 2000

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
-from minidask.access import secret_for
-from minidask.addresses import Address
 from minidask.client.outbox import Outbox
 from minidask.errors import ProtocolError, SchedulerLost
-from minidask.signals import pass_on, suppress
-from minidask.sockets import keep_alive, no_scheduler
+from minidask.host.signals import pass_on, suppress
+from minidask.net.access import secret_for
+from minidask.net.addresses import Address
+from minidask.net.sockets import keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator

@@ -18,9 +18,9 @@ from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
 from minidask.client.missing import advised, told_here
 from minidask.errors import MinidaskError, SerializationError, TaskError
-from minidask.payload import loads
-from minidask.signals import pass_on
-from minidask.tracebacks import with_source
+from minidask.host.signals import pass_on
+from minidask.pickling.payload import loads
+from minidask.pickling.tracebacks import with_source
 
 CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"  # a state of the standard future
 LOGGER = logging.getLogger("concurrent.futures")  # where the standard library tells of callbacks that raise

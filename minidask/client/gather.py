@@ -6,7 +6,7 @@ import concurrent.futures
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from minidask.signals import raised_by_handler
+from minidask.host.signals import raised_by_handler
 
 
 def gathered(items: Iterable[Any], errors: str) -> Iterator[Any]:

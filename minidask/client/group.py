@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.client.future import Future
 from minidask.errors import MinidaskError
-from minidask.interning import Interner
-from minidask.payload import LARGE_BYTES, SHARED
+from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.pickling.sharing import Interner
 from minidask.wire.messages import CloseGroup, OpenGroup
 
 if TYPE_CHECKING:

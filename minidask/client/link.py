@@ -15,9 +15,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from minidask.blobfiles import blob_id
-from minidask.blobstore import BlobStore
-from minidask.channels import Channels
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
@@ -29,11 +26,14 @@ from minidask.client.results import Results
 from minidask.client.screen import show_output
 from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
+from minidask.data.files import blob_id
+from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, ProtocolError, SchedulerLost, SerializationError
-from minidask.interning import Interner, Scattered
-from minidask.nesting import TaskSlot
-from minidask.packages import python_version
-from minidask.payload import LARGE_BYTES, dumps_naming, taken
+from minidask.host.packages import python_version
+from minidask.pickling.payload import LARGE_BYTES, dumps_naming, taken
+from minidask.pickling.sharing import Interner, Scattered
+from minidask.task.channels import Channels
+from minidask.task.context import TaskSlot
 from minidask.wire.messages import (
     RECORDS,
     Answer,

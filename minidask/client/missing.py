@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 
 from minidask.errors import SerializationError
-from minidask.packages import distribution_of, is_here, python_version
+from minidask.host.packages import distribution_of, is_here, python_version
 
 
 def advised(error: BaseException) -> BaseException:
-    """The same error, with what to do about it, if it is one that `minidask.worker.missing` has explained."""
+    """The same error, with what to do about it, if it is one that `minidask.worker.slot.missing` has explained."""
     missing = error.__dict__.pop("missing_module", None)
     if isinstance(missing, dict) and isinstance(missing.get("module"), str):
         text = _advice(missing["module"], str(missing.get("python")), missing.get("installed"))

@@ -22,8 +22,8 @@ from minidask.client.link import Hooks, Link
 from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.errors import AuthenticationError, SchedulerLost
-from minidask.nesting import TaskSlot, waiting, working_for
-from minidask.payload import LARGE_BYTES, SHARED
+from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.task.context import TaskSlot, waiting, working_for
 
 RETURN_SECONDS = 5.0
 LOOK_SECONDS = 0.05

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from minidask.addresses import Address
+from minidask.net.addresses import Address
 
 VARIABLE = "MINIDASK_SCHEDULER"
 

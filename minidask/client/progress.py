@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
-from minidask.signals import Uninterrupted, start, suppress
+from minidask.host.signals import Uninterrupted, start, suppress
 
 if TYPE_CHECKING:
     from minidask.client.client import Client

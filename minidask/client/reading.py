@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
 from minidask.client.interrupts import INTERRUPT_SECONDS
-from minidask.nesting import TaskSlot
-from minidask.signals import Uninterrupted, start
+from minidask.host.signals import Uninterrupted, start
+from minidask.task.context import TaskSlot
 from minidask.wire.messages import Message
 
 LOGGER = logging.getLogger(__name__)

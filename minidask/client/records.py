@@ -12,7 +12,7 @@ from minidask.wire.messages import Payload
 
 
 def log_here(records: Payload) -> None:
-    """Log these, as they come from `minidask.worker.logs`."""
+    """Log these, as they come from `minidask.worker.slot.logs`."""
     for packed in records:
         attributes = msgpack.unpackb(packed, unicode_errors="surrogatepass", strict_map_key=False)
         record = logging.makeLogRecord(attributes)

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from minidask.errors import MinidaskError
-from minidask.nesting import here
+from minidask.task.context import here
 
 if TYPE_CHECKING:
     from minidask.client.client import Client

@@ -6,8 +6,8 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from minidask.data.chunks import PART_BYTES, ROOM, Parts
 from minidask.errors import SerializationError
-from minidask.parts import PART_BYTES, ROOM, Parts
 from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, ResultOffered, ResultTaken
 
 

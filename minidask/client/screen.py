@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from minidask.client.workers import Worker
-from minidask.versions import PYTHON
+from minidask.host.versions import PYTHON
 
 
 def show_output(worker: str, stream: str, text: str) -> None:

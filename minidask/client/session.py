@@ -12,13 +12,13 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from minidask.blobfiles import blob_id
 from minidask.client.code import collected
 from minidask.client.traits import Traits
-from minidask.payload import dumps
-from minidask.signals import pass_on
-from minidask.sources import OwnModule, OwnModules, is_library
-from minidask.spawn import search_path
+from minidask.data.files import blob_id
+from minidask.host.signals import pass_on
+from minidask.host.spawn import search_path
+from minidask.pickling.payload import dumps
+from minidask.task.sources import OwnModule, OwnModules, is_library
 from minidask.wire.messages import Payload
 
 Put = Callable[[Mapping[bytes, Payload]], None]

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from minidask.signals import pass_on
+from minidask.host.signals import pass_on
 
 
 class Traits:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from minidask.client.workers import WorkerTable
 from minidask.errors import VersionMismatch, VersionWarning
-from minidask.versions import PYTHON, described, differences, table
+from minidask.host.versions import PYTHON, described, differences, table
 
 MAX_COLUMNS = 8
 

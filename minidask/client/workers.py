@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from minidask.client.interrupts import Sleepers
-from minidask.versions import PYTHON, fits, minor, mismatch
+from minidask.host.versions import PYTHON, fits, minor, mismatch
 
 
 class Worker(NamedTuple):

@@ -35,7 +35,7 @@ class PutBlob(NamedTuple):
 class OfferBlob(NamedTuple):
     """As `PutBlob`, for `size` bytes that stay with the client: whoever needs them asks for them with `FetchPart`.
 
-    `place` says where they lie, for processes on the same machine: see `minidask.folders.place_of`.
+    `place` says where they lie, for processes on the same machine: see `minidask.host.folders.place_of`.
     """
 
     blob: bytes

@@ -1,0 +1,1 @@
+"""joblib's contract: the backend, its runs, and what registers it."""

@@ -1,0 +1,1 @@
+"""Large bytes on one machine: a store that its processes share. Nothing here knows pickle."""

@@ -1,0 +1,75 @@
+"""A large buffer goes as several blobs, its pieces.
+
+They are hashed, written and fetched side by side, and data that was changed in one place costs the pieces that
+changed. Tasks see them mapped next to one another, as one buffer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+from minidask.host.resources import core_count
+from minidask.host.signals import start
+from minidask.wire.frames import Buffer
+
+BLOB_ID_BYTES = 16
+PIECE_BYTES = 32 * 1024 * 1024
+MAX_PIECES = 1024  # of a buffer: their names are shorter than any buffer beside a pickle
+ALIGNMENT = 64 * 1024  # at least a page, on any machine
+MAX_THREADS = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cut(raw: Buffer) -> list[memoryview]:
+    """The pieces of a buffer, in order, of much the same size, the last the largest; all but that are whole pages."""
+    view = memoryview(raw)
+    count = min(-(-view.nbytes // PIECE_BYTES), MAX_PIECES)
+    if count <= 1:
+        return [view]
+    size = view.nbytes // count // ALIGNMENT * ALIGNMENT
+    ends = [number * size for number in range(1, count)]
+    return [view[start:end] for start, end in zip([0, *ends], [*ends, view.nbytes], strict=True)]
+
+
+def reference(names: Iterable[bytes], mode: bytes) -> bytes:
+    """What stands for a buffer beside a pickle: the names of its pieces, and a letter for how to take them."""
+    return b"".join(names) + mode
+
+
+def names_in(reference: Buffer) -> tuple[bytes, ...]:
+    """The names of the blobs in a reference."""
+    return tuple(bytes(reference[i : i + BLOB_ID_BYTES]) for i in range(0, len(reference) - 1, BLOB_ID_BYTES))
+
+
+def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What the function makes of each item, in as many threads as there are cores for it."""
+    results: dict[int, R] = {}
+    errors: list[BaseException] = []
+    numbers = iter(range(len(items)))
+
+    def work() -> None:
+        for number in numbers:
+            if errors:
+                return
+            try:
+                results[number] = function(items[number])
+            except BaseException as error:  # noqa: BLE001 - raised below, in the caller's thread
+                errors.append(error)
+
+    helpers = []
+    for _ in range(min(len(items), core_count(), MAX_THREADS) - 1):
+        helper = threading.Thread(target=work, name="minidask-pieces", daemon=True)
+        with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
+            start(helper)
+            helpers.append(helper)
+    work()
+    for helper in helpers:
+        helper.join()
+    if errors:
+        raise errors[0]
+    return [results[number] for number in range(len(items))]

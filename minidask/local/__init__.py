@@ -1,0 +1,1 @@
+"""A cluster on this machine: the only room that knows scheduler and worker both."""

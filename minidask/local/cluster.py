@@ -1,0 +1,272 @@
+"""`LocalCluster`: scheduler and workers on this machine, ended with the process that made them."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import atexit
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from minidask.data.store import BlobStore
+from minidask.errors import MinidaskError
+from minidask.host import checks, descriptors
+from minidask.host.folders import disk_folder, memory_folder, runtime_folder
+from minidask.host.resources import blob_memory, cpu_count, memory_total
+from minidask.host.signals import pass_on, start
+from minidask.host.sizes import count
+from minidask.host.spawn import start_python
+from minidask.task.context import Surroundings
+
+if TYPE_CHECKING:
+    from minidask.local.node import LocalNode
+
+START_SECONDS = 30.0
+CLOSE_SECONDS = 8.0
+
+_live_clusters: list[LocalCluster] = []
+
+
+class LocalCluster:
+    """A cluster on this machine.
+
+    Args:
+        n_workers: how many tasks run at once; None for the number of usable cores.
+        processes: whether workers are processes, or threads of this process.
+        memory_limit: bytes that each worker process may use, as a number or "4GiB"; "auto" guards only the machine's
+            memory as a whole; None and 0 mean no limit.
+
+    Attributes:
+        scheduler_address: what to give to `Client`, in this process or another one of the same user.
+
+    Raises:
+        TypeError, ValueError: an argument makes no sense.
+        MinidaskError: the cluster did not start, and why.
+    """
+
+    def __init__(
+        self, n_workers: int | None = None, *, processes: bool = True, memory_limit: str | int | None = "auto"
+    ) -> None:
+        if sys.platform == "win32":
+            raise MinidaskError("minidask does not support Windows; it runs in WSL")
+        self.n_workers = cpu_count() if n_workers is None else checks.workers("n_workers", n_workers)
+        slot_limit = checks.memory("memory_limit", memory_limit)
+        processes = checks.flag("processes", processes)
+        if not processes and _thread.start_new_thread.__module__ != "_thread":
+            raise MinidaskError(
+                "a cluster of threads needs real ones, and gevent or Eventlet has put greenlets in their place:"
+                " use processes=True"
+            )
+        if processes:
+            descriptors.check(self.n_workers)
+        try:
+            self._folder = runtime_folder()
+            disk = disk_folder(None)
+            folder = memory_folder(disk)
+            self._store = BlobStore.create(folder, blob_memory(folder), disk)
+        except OSError as error:
+            pass_on(error)
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
+        self.scheduler_address = f"unix://{self._folder}/scheduler"
+        self.access_file = str(self._folder / "access")
+        self._pid = os.getpid()
+        self._node: _NodeProcess | _NodeThread
+        config = {
+            "slots": self.n_workers,
+            "address": self.scheduler_address,
+            "access_file": self.access_file,
+            "store": str(self._store.folder),
+            "memory_limit": slot_limit,
+            "machine_memory": memory_total(),
+        }
+        try:
+            self._node = _NodeProcess(config) if processes else _NodeThread(config)
+        except OSError as error:
+            self._remove_folders()
+            pass_on(error)
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
+        except BaseException:
+            self._remove_folders()
+            raise
+        _live_clusters.append(self)
+
+    def scale(self, n: int) -> None:
+        """Have `n` workers from now on; those that are too many end after the task that they run.
+
+        Raises:
+            ValueError: `n` is no whole number above 0.
+            MinidaskError: the cluster is closed.
+        """
+        count = checks.workers("n", n)
+        if self not in _live_clusters:
+            raise MinidaskError("this cluster is closed, or belongs to the process that forked this one off")
+        if isinstance(self._node, _NodeProcess):
+            descriptors.check(count)
+        self.n_workers = count
+        self._node.scale(count)
+
+    def close(self) -> None:
+        """End the cluster and everything that runs on it. May be called twice."""
+        if self._pid == os.getpid() and self in _live_clusters:
+            self._node.close()
+            self._remove_folders()
+            with contextlib.suppress(ValueError):  # another thread has closed it too
+                _live_clusters.remove(self)  # only now: what is interrupted before is tried again at exit
+
+    def _remove_folders(self) -> None:
+        self._store.remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> LocalCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = count(self.n_workers, "worker") if self in _live_clusters else "closed"
+        return f"<minidask.LocalCluster {self.scheduler_address} {state}>"
+
+
+class _NodeProcess:
+    """The node in a process of its own, which ends when our end of the control channel does."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._control, theirs = socket.socketpair()
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            self._process = start_python(
+                "minidask.local.boot",
+                [str(theirs.fileno())],
+                [theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                process_group=0,  # the terminal's Ctrl-C is for the user's own process
+            )
+            theirs.close()
+            answer = self._answer(config)
+        except BaseException:
+            theirs.close()
+            if self._process is not None:
+                self._process.kill()  # it would first start
+            self.close()
+            raise
+        if "ready" not in answer:
+            self.close()
+            reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
+            raise MinidaskError(f"the local cluster did not start: {reason}")
+
+    def _answer(self, config: dict[str, Any]) -> str:
+        """What it says once it has started, or cannot; an empty text if that is nothing."""
+        self._control.settimeout(START_SECONDS)
+        try:
+            self._command(config)
+            with self._control.makefile() as file:
+                return file.readline()
+        except OSError as error:
+            pass_on(error)
+            return ""
+
+    def _command(self, command: dict[str, Any]) -> None:
+        self._control.sendall(json.dumps(command).encode() + b"\n")
+
+    def scale(self, slots: int) -> None:
+        self._command({"scale": slots})
+
+    def close(self) -> None:
+        self._control.close()
+        if self._process is None:
+            return
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def abandon(self) -> None:
+        """In a forked child: let go, so that the node still ends with the parent."""
+        self._control.close()
+
+
+class _NodeThread:
+    """The node in a thread of this process, with threads for slots."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._started: Future[LocalNode] = Future()
+        self._end: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, args=(config,), name="minidask-node", daemon=True)
+        start(self._thread)
+        try:
+            self._node = self._started.result(START_SECONDS)
+        except OSError as error:
+            pass_on(error)
+            raise MinidaskError(f"the local cluster did not start: {error}") from error
+
+    def _run(self, config: dict[str, Any]) -> None:
+        from minidask.host.program import run_loop  # noqa: PLC0415 - as in _serve
+
+        run_loop(self._serve(config))
+
+    async def _serve(self, config: dict[str, Any]) -> int:
+        # The user's process loads scheduler and worker only if they are to run inside it.
+        from minidask.local.node import LocalNode  # noqa: PLC0415
+        from minidask.worker.memory import MemoryLimits  # noqa: PLC0415
+        from minidask.worker.slotpool import ThreadSlot  # noqa: PLC0415
+
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        limits = MemoryLimits(None, config["machine_memory"])
+        around = Surroundings(config["store"], config["address"], config["access_file"])
+        node = LocalNode(config["slots"], ThreadSlot, limits, around)
+        try:
+            await node.start()
+            assert node.server is not None
+            self._started.set_result(node)
+            ends = [asyncio.create_task(self._end.wait()), asyncio.create_task(node.server.stopped.wait())]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+        except OSError as error:
+            self._started.set_exception(error)
+        finally:
+            await node.close()
+        return 0
+
+    def scale(self, slots: int) -> None:
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._node.agent.resize, slots)
+
+    def close(self) -> None:
+        assert self._loop is not None and self._end is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(CLOSE_SECONDS)
+
+    def abandon(self) -> None:
+        """In a forked child: the thread does not exist there."""
+
+
+def _close_all() -> None:
+    for cluster in list(_live_clusters):
+        cluster.close()
+
+
+def _after_fork_in_child() -> None:
+    for cluster in _live_clusters:
+        cluster._node.abandon()
+    _live_clusters.clear()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_after_fork_in_child)

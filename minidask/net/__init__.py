@@ -1,0 +1,1 @@
+"""How two programs meet: addresses, the access file, sockets, and messages over them."""

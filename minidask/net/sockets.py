@@ -1,0 +1,33 @@
+"""What blocking and asyncio sockets have in common."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from minidask.errors import SchedulerLost
+from minidask.host.signals import suppress
+from minidask.net.addresses import Address
+
+
+def keep_alive(sock: Any) -> None:
+    """Have the kernel notice a dead host within half a minute, and send small messages at once (TCP only)."""
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    settings = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
+    for name, value in settings.items():
+        option = getattr(socket, name, None)
+        if option is not None:  # macOS names or lacks some of them
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def no_scheduler(address: Address, error: OSError) -> SchedulerLost:
+    """The error for an address where nobody answers."""
+    reason = error.strerror or str(error) or type(error).__name__
+    start = "minidask-scheduler" if address.scheme == "tcp" else "a scheduler"
+    return SchedulerLost(
+        f"no scheduler answers at {address}: {reason}. Start {start} there, or check the address and the firewall"
+    )

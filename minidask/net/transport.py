@@ -1,0 +1,191 @@
+"""An asyncio connection that carries messages: bytes in, messages out, and nothing decided.
+
+`MessageLink` is an `asyncio.BufferedProtocol`: received bytes land in memory that the frame decoder
+lends, with no copy in between. Messages to send are gathered and written in one go by `flush()`,
+which whoever drives the link calls once per batch of work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
+from minidask.net.addresses import Address
+from minidask.net.sockets import keep_alive, no_scheduler
+from minidask.wire.codec import decode, encode
+from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
+from minidask.wire.handshake import Acceptor, Initiator, refusal
+from minidask.wire.messages import Goodbye, Message
+
+HANDSHAKE_SECONDS = 10.0
+HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
+HTTP_ANSWER = (
+    b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    b"This is a minidask scheduler's task port. It speaks the minidask protocol, not HTTP.\n"
+)
+
+
+class Link(Protocol):
+    """What a shell needs of a connection; a socket's or one inside the process."""
+
+    def send(self, message: Message) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class MessageLink(asyncio.BufferedProtocol):
+    """One connection's protocol object.
+
+    Args:
+        handshake: `Initiator`, `Acceptor`, or None where the kernel vouches for the peer (a socketpair).
+        on_open: called once the handshake is done.
+        on_messages: called with each batch of messages that one read brought.
+        on_closed: called once, with the error that ended the link, or None if the peer just closed it.
+    """
+
+    def __init__(
+        self,
+        handshake: Initiator | Acceptor | None,
+        on_open: Callable[[MessageLink], None],
+        on_messages: Callable[[MessageLink, list[Message]], None],
+        on_closed: Callable[[MessageLink, MinidaskError | OSError | None], None],
+    ) -> None:
+        self.handshake = handshake
+        self._on_open = on_open
+        self._on_messages = on_messages
+        self._on_closed = on_closed
+        self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
+        self._open = handshake is None
+        self._out: list[Buffer] = []
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._error: MinidaskError | OSError | None = None
+
+    @property
+    def peer(self) -> str:
+        """The peer's network address, or an empty text for a Unix socket."""
+        name = self._transport.get_extra_info("peername") if self._transport else None
+        return str(Address("tcp", host=name[0], port=name[1])) if isinstance(name, tuple) else ""
+
+    # --- called by whoever drives the link ---
+
+    def send(self, message: Message) -> None:
+        """Queue a message; `flush()` writes it.
+
+        Raises:
+            ProtocolError: the message is over the wire's limits; nothing was queued.
+        """
+        self._out += encode(message)
+
+    def flush(self) -> None:
+        """Write what was queued, in one call."""
+        if self._out and self._transport is not None:
+            out, self._out = self._out, []
+            if not self._transport.is_closing():
+                self._transport.writelines(out)
+
+    def close(self) -> None:
+        """Write what was queued, then close; `on_closed` follows."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once, dropping what was not written."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- called by asyncio ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        keep_alive(transport.get_extra_info("socket"))
+        if self._open:
+            self._on_open(self)
+            self.flush()
+            return
+        self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._too_slow)
+        if isinstance(self.handshake, Initiator):
+            self._transport.writelines(self.handshake.start())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        messages: list[Message] = []
+        failure: MinidaskError | None = None
+        try:
+            if not self._open and isinstance(self.handshake, Acceptor) and self._answered_http(nbytes):
+                return
+            for frame in self._decoder.received(nbytes):
+                if self._open:
+                    messages.append(decode(frame))
+                else:
+                    self._shake_hands(frame)
+        except (ProtocolError, AuthenticationError) as error:
+            failure = error
+        if messages:  # also what came before the mistake
+            self._on_messages(self, messages)
+        if failure is not None:
+            self._fail(failure)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._error is None and isinstance(exc, OSError):
+            self._error = exc
+        self._on_closed(self, self._error)
+
+    # --- inside ---
+
+    def _shake_hands(self, frame: Frame) -> None:
+        assert self.handshake is not None and self._transport is not None
+        answer = self.handshake.receive(frame)
+        if answer:
+            self._transport.writelines(answer)
+        if self.handshake.done:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._decoder.limits = AUTHENTICATED
+            self._open = True
+            self._on_open(self)
+
+    def _answered_http(self, nbytes: int) -> bool:
+        assert self._transport is not None
+        if bytes(self._decoder.get_buffer()[: min(nbytes, 4)]) not in HTTP_VERBS:
+            return False
+        self._transport.write(HTTP_ANSWER)
+        self._error = ProtocolError("the peer spoke HTTP")
+        self._transport.close()
+        return True
+
+    def _too_slow(self) -> None:
+        self._fail(ProtocolError(f"the peer did not complete the handshake within {HANDSHAKE_SECONDS:.0f} seconds"))
+
+    def _fail(self, error: MinidaskError) -> None:
+        """Close because the peer broke the rules, and tell it why, if it is of those who listen for that."""
+        self._error = error
+        if self._transport is not None:
+            if not self._open:
+                self._transport.writelines(refusal(error))
+            elif isinstance(self.handshake, Acceptor):
+                self.send(Goodbye(f"protocol error: {error}"))
+            self.close()
+
+
+async def connect(address: Address, link: MessageLink) -> None:
+    """Connect `link` to a listening address; its `on_open` tells when the handshake is done.
+
+    Raises:
+        SchedulerLost: nobody answers there.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        if address.scheme == "unix":
+            await loop.create_unix_connection(lambda: link, address.path)
+        else:
+            await loop.create_connection(lambda: link, address.host, address.port)
+    except OSError as error:
+        raise no_scheduler(address, error) from error

@@ -1,0 +1,110 @@
+"""What a slot does around a task's own code, a batch of a `joblib.Parallel` call above all.
+
+Nothing of joblib is imported here, so a slot runs functions that do not need it, and numpy with it, at a
+quarter of the start-up time. When a task's own code imports joblib, what it does with it is nested from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from minidask.host.resources import SHARE_VARIABLES
+
+T = TypeVar("T")
+Nested = Callable[[int | None], AbstractContextManager[Any]]
+
+
+class RunsBatches:
+    """What may run batches in the place of `run_batch`, which it calls."""
+
+
+class _ThisThread(threading.local):
+    """For the batch that runs without joblib in this thread: what to do when joblib comes."""
+
+    on_joblib: Callable[[Nested], None] | None = None
+
+
+_this_thread = _ThisThread()
+_nested: Nested | None = None
+
+
+def joblib_is_loaded(nested: Nested) -> None:
+    """Have `nested(nesting_level)` around every batch, and around the rest of the one that has just loaded joblib."""
+    global _nested
+    _nested = nested
+    if _this_thread.on_joblib is not None:
+        _this_thread.on_joblib(nested)
+
+
+def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
+    if function is run_batch or isinstance(function, RunsBatches):
+        return function(*args, **kwargs)
+    return _run_nested(None, lambda: function(*args, **kwargs))
+
+
+def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
+    """Run the calls of one batch, as joblib's `BatchedCalls` does."""
+    return _run_nested(nesting_level, lambda: _run(items, inner_threads))
+
+
+def _run_nested(level: int | None, run: Callable[[], T]) -> T:
+    """Have joblib's calls be nested ones, from when it is loaded on."""
+    if _nested is not None:
+        with _nested(level):
+            return run()
+    entered: list[AbstractContextManager[Any]] = []
+
+    def on_joblib(nested: Nested) -> None:
+        context = nested(level)
+        context.__enter__()
+        entered.append(context)
+
+    outer, _this_thread.on_joblib = _this_thread.on_joblib, on_joblib
+    try:
+        return run()
+    finally:
+        _this_thread.on_joblib = outer
+        for context in entered:
+            context.__exit__(None, None, None)
+
+
+def _run(items: list[Any], inner_threads: int | None) -> list[Any]:
+    if inner_threads is not None:
+        with _threads_limited(inner_threads):
+            return _run(items, None)
+    results = []
+    for function, args, kwargs in items:  # no comprehension: an error's note is made of what this frame holds
+        results.append(function(*args, **kwargs))
+    return results
+
+
+_controllers: dict[int, Any] = {}
+
+
+@contextlib.contextmanager
+def _threads_limited(threads: int) -> Iterator[None]:
+    """Limit the thread pools of libraries that are loaded, and of those that the task will load."""
+    from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - only whoever asks for a limit needs it
+
+    loaded = len(sys.modules)
+    if loaded not in _controllers:
+        _controllers.clear()  # looking for libraries takes a millisecond: again only when there may be new ones
+        _controllers[loaded] = ThreadpoolController()
+    before = {name: os.environ.get(name) for name in SHARE_VARIABLES}
+    os.environ.update(dict.fromkeys(SHARE_VARIABLES, str(threads)))
+    try:
+        with _controllers[loaded].limit(limits=threads):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

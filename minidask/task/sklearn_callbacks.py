@@ -1,0 +1,164 @@
+"""scikit-learn's callbacks (`sklearn.callback`) on every machine of a cluster: what they say takes our wire.
+
+A callback's copy in a task reports to the original over a Unix socket, thus on the original's machine alone, and each
+fit leaves a descriptor open in the process of the task. The copy has a `ListenerHandle`, which names it.
+In those that we send, the address is marked, and for a marked one `sklearn.callback._transport` gets a connection of
+our own:
+
+    send(handle, message) ─► Client(address) ─► `_Wire` ─► channels.py ─► `_deliver` ─► the listener's consumer
+
+All that this project knows of the internals of scikit-learn 1.9 is in this file, and `_differences` checks it. This
+module is loaded as soon as `sklearn.callback` is, see `_register.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from typing import Any
+
+from minidask.errors import SerializationError
+from minidask.pickling.payload import REDUCERS, dumps, loads
+from minidask.task import channels
+from minidask.task.context import here, is_slot_process
+from minidask.wire.messages import Payload
+
+MADE_FOR = "1.9"
+CHANNEL = "sklearn.callback"
+MARK = "minidask:"
+
+log = logging.getLogger("minidask")
+
+
+def _differences(transport: Any) -> list[str]:
+    """What of scikit-learn's internals is not as it was in the version that this was made for."""
+    found = []
+    if getattr(getattr(transport, "ListenerHandle", None), "_fields", None) != ("address", "authkey"):
+        found.append("ListenerHandle is not (address, authkey)")
+    for function in ("send", "can_reuse_listener"):
+        code = getattr(getattr(transport, function, None), "__code__", None)
+        if code is None or "Client" not in code.co_names or not hasattr(transport, "Client"):
+            found.append(f"{function} does not use Client")
+    for table in ("_listeners", "_message_consumers", "_worker_connections"):
+        if not isinstance(getattr(transport, table, None), dict):
+            found.append(f"{table} is not a dict")
+    return found
+
+
+class _Wire:
+    """What scikit-learn takes for its connection to the process of the original."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def send(self, message: Any) -> None:
+        consumer = _transport._message_consumers.get(self._address)
+        if consumer is not None:  # with processes=False, the original is in this process
+            consumer(message)
+        else:
+            payload = dumps((self._address, message), "what a callback reports")
+            if not channels.tell_caller(CHANNEL, payload):
+                log.debug("a callback reports when its task is over: %r", self._address)
+
+    def recv(self) -> None:
+        """The answer, which nobody needs: a call ends when all that its tasks have sent was handled."""
+        _transport._worker_connections.pop(MARK + self._address, None)  # it would be kept for ever
+
+    def close(self) -> None:
+        pass
+
+
+class _Nowhere(_Wire):
+    """A connection to a listener that another task has opened, on another machine."""
+
+    def send(self, message: Any) -> None:
+        pass
+
+
+def _connect(address: Any, *args: Any, **kwargs: Any) -> Any:
+    """In the place of `multiprocessing.connection.Client`."""
+    if isinstance(address, str) and address.startswith(MARK):
+        return _Wire(address.removeprefix(MARK))
+    try:
+        return _plain_client(address, *args, **kwargs)
+    except OSError:
+        if here() is None:
+            raise
+        log.warning("a callback that was set up in a task gets no reports from other machines: set it up outside of it")
+        return _Nowhere(str(address))
+
+
+def _deliver(payload: Payload) -> None:
+    """In the process of the original: give it what a copy has sent."""
+    address, message = loads(payload, "what a callback reports")
+    consumer = _transport._message_consumers.get(address)
+    if consumer is not None:  # else its fit is over
+        consumer(message)
+
+
+def _reduce_handle(handle: Any) -> Any:
+    """How our pickles have a `ListenerHandle`; those of others stay as they are."""
+    if is_slot_process() and not handle.address.startswith(MARK):
+        return _plain, tuple(handle)  # some task has set the callback up: scikit-learn's own way leads there
+    return received_handle, (handle.address.removeprefix(MARK), handle.authkey)
+
+
+def received_handle(address: str, authkey: bytes) -> Any:
+    """The handle that a task has, or the plain one when a result brings it home.
+
+    Raises:
+        SerializationError: this scikit-learn has no such thing.
+    """
+    if _transport is None:
+        raise SerializationError(
+            f"scikit-learn {_version()} on this machine is not {MADE_FOR}, so it cannot take the callbacks of the"
+            " caller's: use one version on all machines"
+        )
+    return _transport.ListenerHandle(address if here() is None else MARK + address, authkey)
+
+
+def _plain(address: str, authkey: bytes) -> Any:
+    return importlib.import_module("sklearn.callback._transport").ListenerHandle(address, authkey)
+
+
+def _version() -> str:
+    return str(getattr(importlib.import_module("sklearn"), "__version__", "?"))
+
+
+_warned = False
+
+
+def _reduce_callback(callback: Any) -> Any:
+    """With internals that we do not know: scikit-learn's own way, and a warning."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"minidask carries the callbacks of scikit-learn {MADE_FOR} to any machine, but this is {_version()}, which"
+            f" does it otherwise ({'; '.join(_found)}). They go scikit-learn's own way: on other machines fits with"
+            " callbacks may fail. Look for a newer minidask",
+            stacklevel=2,
+        )
+    return callback.__reduce_ex__(5)
+
+
+def _load() -> Any:
+    try:
+        return importlib.import_module("sklearn.callback._transport")
+    except ImportError:
+        return None
+
+
+_transport = _load()
+_found = _differences(_transport)
+if not _found:
+    _plain_client, _transport.Client = _transport.Client, _connect
+    REDUCERS[_transport.ListenerHandle] = _reduce_handle
+    channels.handle(CHANNEL, _deliver)
+else:
+    _transport = None
+    _public = importlib.import_module("sklearn.callback")
+    for _name in ("ProgressBar", "ScoringMonitor"):
+        if hasattr(_public, _name):
+            REDUCERS[getattr(_public, _name)] = _reduce_callback
