@@ -14,11 +14,11 @@ from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.outcomes import BLOB_BYTES, check_outcome
 
-from .distribution import Distribution
 from .nesting import Nesting
 from .placement import WorkerPool, is_direct, learn, next_assignment
 from .ready import ReadyQueue
-from .tasks import FAILURES, Abandoned, ClientRecord, Ended, Ready, Running, TaskRecord, WorkerRecord
+from .router import BlobRouter
+from .tasks import FAILURES, Cancelled, ClientRecord, Ended, Ready, Running, TaskRecord, WorkerRecord
 
 MAX_DEATHS = 3
 MAX_ATTEMPTS = 10
@@ -40,7 +40,7 @@ class Attempts:
         self,
         clients: dict[int, ClientRecord],
         workers: dict[int, WorkerRecord],
-        data: Distribution,
+        data: BlobRouter,
         send: Callable[[int, m.Message], None],
     ) -> None:
         self.tasks: dict[int, TaskRecord] = {}
@@ -90,7 +90,7 @@ class Attempts:
             self._place_pinned(self._pinned[peer], now)
         while (loan := self.nesting.next_guest()) is not None:
             guest, host = loan
-            assert isinstance(host.state, Running | Abandoned), "only what runs can wait"
+            assert isinstance(host.state, Running | Cancelled), "only what runs can wait"
             self._assign(guest, host.state.worker, now, host)
         while (assignment := next_assignment(self.ready, self.pool, self._data.shelf)) is not None:
             self._assign(*assignment, now)
@@ -167,7 +167,7 @@ class Attempts:
                 task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})"
             )
 
-    def returned(self, worker: WorkerRecord, message: m.Returned) -> None:
+    def returned(self, worker: WorkerRecord, message: m.GaveBack) -> None:
         guest = message.task in worker.guests
         task = self._release(worker, message)
         if task is not None:
@@ -181,7 +181,7 @@ class Attempts:
         if len(message.blob) != BLOB_BYTES or not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
         task = worker.tasks.get(message.task)
-        if task is None or task.attempt != message.attempt or type(task.state) is Abandoned:
+        if task is None or task.attempt != message.attempt or type(task.state) is Cancelled:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))
             return
         if task.id not in worker.delivering:
@@ -214,7 +214,7 @@ class Attempts:
         self._pinned.pop(worker.peer, None)
         for task in list(worker.tasks.values()):
             self._unload(task, worker)
-            if type(task.state) is Abandoned:
+            if type(task.state) is Cancelled:
                 self._end(task, "release")
             else:
                 self._try_again(task, worker, "lost", f"machine {worker.name} was lost: {reason}")
@@ -227,7 +227,7 @@ class Attempts:
     # --- off a worker ---
 
     def _release(
-        self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.Returned
+        self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.GaveBack
     ) -> TaskRecord | None:
         """Take the attempt that a message speaks of off its worker.
 
@@ -239,7 +239,7 @@ class Attempts:
         self._unload(task, worker)
         worker.congested = False
         self.pool.update(worker)
-        if type(task.state) is Abandoned:
+        if type(task.state) is Cancelled:
             self._end(task, "release")
             return None
         return task
@@ -302,11 +302,11 @@ class Attempts:
             self._end(task, "cancel")
             return
         if type(task.state) is Running:
-            task.move("abandon", Abandoned(task.state.worker, task.state.attempt))
+            task.move("abandon", Cancelled(task.state.worker, task.state.attempt))
             task.payload = []
-        if type(task.state) is Abandoned and force:
+        if type(task.state) is Cancelled and force:
             task.move("stop", task.state._replace(stopped=True))
-        if type(task.state) is Abandoned and (force or task.id in task.state.worker.delivering):
+        if type(task.state) is Cancelled and (force or task.id in task.state.worker.delivering):
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
     def _drop_children(self, task: TaskRecord) -> None:
@@ -320,7 +320,7 @@ class Attempts:
                 self.nesting.goes_on(ancestor)
                 ancestors += ancestor.nest.children.values()
         for child in reversed(ancestors[1:]):
-            if type(child.state) is not Abandoned and child.client.peer in self._clients:
+            if type(child.state) is not Cancelled and child.client.peer in self._clients:
                 self._tell(child, m.TaskLost(child.number, "cancelled", f"task {child.name!r}: its parent has ended"))
             self._drop_one(child, force=True)
         for ancestor in ancestors:
@@ -344,7 +344,7 @@ class Attempts:
         return len(adrift)
 
     def _has_a_place(self, task: TaskRecord, waiting: set[int]) -> bool:
-        if isinstance(task.state, Running | Abandoned):
+        if isinstance(task.state, Running | Cancelled):
             worker = task.state.worker
             return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
         return type(task.state) is Ready and task.id in waiting

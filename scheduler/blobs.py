@@ -38,7 +38,7 @@ class BlobRecord:
     users: int = 0
 
 
-class BlobShelf:
+class BlobTable:
     """All blobs, by name. What `release` and `unuse` return is gone: nobody wants those any more."""
 
     def __init__(self) -> None:

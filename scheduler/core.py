@@ -17,13 +17,13 @@ from minidask.host.versions import PYTHON, described, fits, minor, mismatch
 from minidask.wire import messages as m
 
 from .attempts import Attempts
-from .blobs import BlobShelf
+from .blobs import BlobTable
 from .describe import describe
-from .distribution import Distribution
 from .events import Event, Joined, Left, Received
 from .idling import Idling
 from .restarts import Restarts
-from .tasks import Abandoned, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
+from .router import BlobRouter
+from .tasks import Cancelled, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
@@ -52,11 +52,11 @@ class SchedulerCore:
         self.no_workers_seconds = no_workers_seconds
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
-        self.blobs = BlobShelf()
+        self.blobs = BlobTable()
         self.stopping = False
         self._next_task = 0
         self._out: Outbox = []
-        self.data = Distribution(self.blobs, self.workers, self.clients, self._send)
+        self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
         self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
         self.idling = Idling(self.attempts.pool, self.attempts.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
@@ -64,9 +64,9 @@ class SchedulerCore:
             m.PutBlob: self.data.put,
             m.OfferBlob: self.data.offer,
             m.ReleaseBlobs: self.data.release,
-            m.BlobPart: self.data.answer,
+            m.Chunk: self.data.answer,
             m.NoBlob: self.data.answer,
-            m.FetchPart: self.data.result_part_wanted,
+            m.FetchChunk: self.data.result_part_wanted,
             m.ResultTaken: self.data.result_taken,
             m.OpenGroup: self._open_group,
             m.CloseGroup: self._close_group,
@@ -75,7 +75,7 @@ class SchedulerCore:
             m.CancelAll: self._cancel_all,
             m.Restart: self.restarts.ask,
             m.Ask: self._answer,
-            m.RanHere: self._ran_here,
+            m.RanInline: self._ran_here,
             m.Shutdown: self._shutdown,
         }
         self._from_worker: dict[type[Any], Callable[[WorkerRecord, Any], None]] = {
@@ -83,7 +83,7 @@ class SchedulerCore:
             m.Failed: self.attempts.failed,
             m.Died: self.attempts.died,
             m.Stopped: self.attempts.stopped,
-            m.Returned: self.attempts.returned,
+            m.GaveBack: self.attempts.returned,
             m.Output: self._output,
             m.TaskMessage: self.attempts.tell_caller,
             m.Heartbeat: self._heartbeat,
@@ -91,11 +91,11 @@ class SchedulerCore:
             m.Restarted: self.restarts.done,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
-            m.FetchPart: self.data.part_wanted,
+            m.FetchChunk: self.data.part_wanted,
             m.OfferResult: self.attempts.offer_result,
             m.Waiting: self.attempts.waiting,
             m.Resumed: self.attempts.resumed,
-            m.BlobPart: self.data.result_part,
+            m.Chunk: self.data.result_part,
             m.NoBlob: self.data.result_part,
         }
 
@@ -330,7 +330,7 @@ class SchedulerCore:
         )  # fmt: skip
         self.attempts.add(task)
 
-    def _parent(self, message: m.Submit | m.RanHere | m.OpenGroup) -> TaskRecord | None:
+    def _parent(self, message: m.Submit | m.RanInline | m.OpenGroup) -> TaskRecord | None:
         """The task that a message is from, if that attempt of it goes on and has not been stopped."""
         if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
@@ -339,7 +339,7 @@ class SchedulerCore:
         if task is None or task.attempt != attempt:
             return None
         state = task.state
-        return task if type(state) is Running or (type(state) is Abandoned and not state.stopped) else None
+        return task if type(state) is Running or (type(state) is Cancelled and not state.stopped) else None
 
     def _cancel(self, client: ClientRecord, message: m.Cancel) -> None:
         for number in message.tasks:
@@ -349,7 +349,7 @@ class SchedulerCore:
 
     def _cancel_all(self, client: ClientRecord, message: m.CancelAll) -> None:
         for number, task in list(client.tasks.items()):
-            if type(task.state) is not Abandoned and number in client.tasks:
+            if type(task.state) is not Cancelled and number in client.tasks:
                 self._send(client.peer, m.TaskLost(task.number, "cancelled", f"task {task.name!r}: it was cancelled"))
             self.attempts.drop(task, message.force)
 
@@ -358,7 +358,7 @@ class SchedulerCore:
             (client.peer, m.Answer(message.request, {**describe(self, client.python), "you": client.peer}))
         )
 
-    def _ran_here(self, client: ClientRecord, message: m.RanHere) -> None:
+    def _ran_here(self, client: ClientRecord, message: m.RanInline) -> None:
         if not 0 <= message.failed <= message.finished <= MAX_COUNT:
             raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
         parent = self._parent(message) if message.parent else None

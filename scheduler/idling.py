@@ -79,4 +79,4 @@ class Idling:
         idle = fits(self._pythons[peer], self._idle) or any(self._nesting.has_nothing_to_run(task) for task in above)
         if self._told.get(peer) is not idle:
             self._told[peer] = idle
-            self._send(peer, m.Idle(idle))
+            self._send(peer, m.IdleSlots(idle))

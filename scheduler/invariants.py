@@ -8,7 +8,7 @@ from minidask.host.versions import fits
 
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
-from .tasks import Abandoned, Ready, Running, TaskRecord
+from .tasks import Cancelled, Ready, Running, TaskRecord
 
 
 def check(core: SchedulerCore) -> None:
@@ -30,7 +30,7 @@ def check(core: SchedulerCore) -> None:
 
 def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
     state = task.state
-    if isinstance(state, Running | Abandoned):
+    if isinstance(state, Running | Cancelled):
         assert core.workers.get(state.worker.peer) is state.worker, f"{task} is on a lost worker"
         assert state.worker.tasks.get(task.id) is task, f"{task} is not in its worker's load"
         assert state.attempt == task.attempt, f"{task} runs an attempt that is not its last"
@@ -38,7 +38,7 @@ def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
         assert isinstance(state, Ready), f"{task} has ended but is still known"
         assert task.payload, f"{task} waits without its payload"
     if task.client.peer not in core.clients or task.root.peer not in core.clients:
-        assert isinstance(state, Abandoned), f"{task} is kept for a client that left"
+        assert isinstance(state, Cancelled), f"{task} is kept for a client that left"
     assert task.client.tasks.get(task.number) is task, f"{task} is unknown to its client"
 
 
@@ -46,7 +46,7 @@ def _check_workers(core: SchedulerCore) -> None:
     for worker in core.workers.values():
         for task in worker.tasks.values():
             assert core.attempts.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
-            assert isinstance(task.state, Running | Abandoned), f"{worker.name} holds {task}"
+            assert isinstance(task.state, Running | Cancelled), f"{worker.name} holds {task}"
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
             assert fits(task.client.python, (worker.python,)), f"{task} is on a worker of another Python"
         assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
@@ -80,7 +80,7 @@ def _check_clients(core: SchedulerCore) -> None:
 def _check_groups(core: SchedulerCore) -> None:
     running: Counter[int] = Counter()
     for task in core.attempts.tasks.values():
-        if task.group is None or not isinstance(task.state, Running | Abandoned):
+        if task.group is None or not isinstance(task.state, Running | Cancelled):
             continue
         if task.id not in task.state.worker.delivering:
             running[id(task.group)] += 1
@@ -91,12 +91,12 @@ def _check_groups(core: SchedulerCore) -> None:
 
 def _check_nesting(core: SchedulerCore) -> None:
     for task in core.attempts.tasks.values():
-        if task.parent is not None and not isinstance(task.state, Abandoned):
+        if task.parent is not None and not isinstance(task.state, Cancelled):
             assert core.attempts.tasks.get(task.parent.id) is task.parent, f"{task} has outlived its parent"
-            assert isinstance(task.parent.state, Running | Abandoned), f"the parent of {task} does not run"
+            assert isinstance(task.parent.state, Running | Cancelled), f"the parent of {task} does not run"
             assert task.parent.nest is not None and task.id in task.parent.nest.children, f"{task} is nobody's child"
         if task.nest is not None and task.nest.waits:
-            assert isinstance(task.state, Running | Abandoned), f"{task} waits and does not run"
+            assert isinstance(task.state, Running | Cancelled), f"{task} waits and does not run"
     for worker in core.workers.values():
         guests = {task.id: task.nest.guest for task in worker.tasks.values() if task.nest and task.nest.guest}
         hosts = {host.id: worker.tasks[number] for number, host in worker.guests.items() if host.id in worker.tasks}

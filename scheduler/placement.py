@@ -14,7 +14,7 @@ import math
 
 from minidask.host.versions import fits
 
-from .blobs import BlobShelf
+from .blobs import BlobTable
 from .ready import ReadyQueue
 from .tasks import Running, TaskRecord, WorkerRecord
 
@@ -98,7 +98,7 @@ class WorkerPool:
                 return
 
 
-def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobShelf) -> tuple[TaskRecord, WorkerRecord] | None:
+def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> tuple[TaskRecord, WorkerRecord] | None:
     """Choose the next task and its worker, or None if nothing can be placed now."""
     if pool.idle:
         task = ready.pop(pool.idle)
@@ -142,7 +142,7 @@ def _holding(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
     return {peer: worker for peer, worker in some if worker.free < 0}
 
 
-def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobShelf) -> WorkerRecord:
+def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobTable) -> WorkerRecord:
     """The worker that did not fail at the task before, has its blobs, is the least busy, and has waited longest.
 
     Only a few are looked at: no task waits for a worker that has its blobs, and many workers cost no more than some.
@@ -154,7 +154,7 @@ def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobShelf) 
     return min(some, key=lambda worker: (_misfit(task, worker, blobs), -worker.free / worker.slots))
 
 
-def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobShelf) -> int:
+def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobTable) -> int:
     """How badly they go together: the bytes to send, and a failed attempt is worse than any number of those."""
     failed = task.last_worker is not None and task.last_worker == worker.address
     return sum(blobs.size(blob) for blob in task.blobs if blob not in worker.blobs) + (FAILED if failed else 0)

@@ -7,9 +7,9 @@ refuses a step that the table does not have.
         ┌── Ready ───────────► Running ───────────────────────────────► Ended
         │     ▲                   │ │                                     ▲
         │     └───────────────────┘ │ abandon                    release  │
-        │       died, lost, returned└────────────► Abandoned ─────────────┤
+        │       died, lost, returned└────────────► Cancelled ─────────────┤
         └─────────────────────────────────────────────────────────────────┘
-          cancel, fail                                (stop: Abandoned stays so)
+          cancel, fail                                (stop: Cancelled stays so)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Running(NamedTuple):
     direct: bool = False
 
 
-class Abandoned(NamedTuple):
+class Cancelled(NamedTuple):
     """Nobody wants the outcome any more, but the worker has not yet said that the attempt is over.
 
     It goes on, and may submit tasks of its own, unless it was `stopped`.
@@ -51,7 +51,7 @@ class Ended(NamedTuple):
     """Over, told to the client, and forgotten by the scheduler."""
 
 
-State = Ready | Running | Abandoned | Ended
+State = Ready | Running | Cancelled | Ended
 
 TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Ready, "assign"): (Running,),
@@ -63,9 +63,9 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "died"): (Ready, Ended),
     (Running, "lost"): (Ready, Ended),
     (Running, "returned"): (Ready,),
-    (Running, "abandon"): (Abandoned,),
-    (Abandoned, "stop"): (Abandoned,),
-    (Abandoned, "release"): (Ended,),
+    (Running, "abandon"): (Cancelled,),
+    (Cancelled, "stop"): (Cancelled,),
+    (Cancelled, "release"): (Ended,),
 }
 
 

@@ -19,7 +19,7 @@ from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received
 from minidask.wire import messages as m
 from minidask.worker import core as w
-from minidask.worker.agent import PREFETCH
+from minidask.worker.shell import PREFETCH
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Machine:
         return self._core.drained
 
     def drain(self) -> None:
-        """As a worker does that is told to end: see `Agent.drain`."""
+        """As a worker does that is told to end: see `WorkerShell.drain`."""
         self._say(m.Resized(0))
         self.handle(w.Resize(0))
 
@@ -80,7 +80,7 @@ class Machine:
         deadline = self._core.next_deadline()
         if deadline is not None and deadline != self._timer:
             self._timer = deadline
-            cluster.later(max(0.0, deadline - cluster.now), lambda: self.handle(w.Tick()))
+            cluster.later(max(0.0, deadline - cluster.now), lambda: self.handle(w.WorkerTick()))
 
     def _say(self, message: m.Message) -> None:
         cluster = self._cluster

@@ -16,7 +16,7 @@ from minidask.scheduler import attempts
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Left, Received, Tick
 from minidask.scheduler.server import SchedulerServer
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import (
@@ -27,8 +27,8 @@ from minidask.wire.frames import (
     encode_frame,
 )
 from minidask.wire.handshake import Acceptor, Initiator
-from minidask.worker.agent import Agent
 from minidask.worker.memory import MemoryLimits
+from minidask.worker.shell import WorkerShell
 
 from .conftest import Programs, wait_until
 
@@ -181,10 +181,10 @@ def test_a_worker_can_send_parts_of_results_to_clients_only(scheduler: Scheduler
     client, to_client = scheduler.join("client")
     before = len(to_other.came)
     for target in (other, worker, 0, -1, 1 << 40):
-        scheduler.say(worker, m.BlobPart(b"n" * 16, 0, target, [b"x"]), m.NoBlob(b"n" * 16, target, ""))
+        scheduler.say(worker, m.Chunk(b"n" * 16, 0, target, [b"x"]), m.NoBlob(b"n" * 16, target, ""))
     assert len(to_other.came) == before and not to_worker.closed
-    scheduler.say(worker, m.BlobPart(b"n" * 16, 0, client, [b"x"]))
-    assert to_client.of(m.BlobPart) == [m.BlobPart(b"n" * 16, 0, worker, [b"x"])]
+    scheduler.say(worker, m.Chunk(b"n" * 16, 0, client, [b"x"]))
+    assert to_client.of(m.Chunk) == [m.Chunk(b"n" * 16, 0, worker, [b"x"])]
 
 
 @pytest.mark.parametrize(
@@ -313,9 +313,9 @@ def test_a_slot_that_talks_nonsense_is_replaced_and_its_task_counts_as_dead(clie
     def nonsense() -> None:
         from threading import Event
 
-        from minidask.task.context import here
+        from minidask.task.context import current_slot
 
-        slot = here()
+        slot = current_slot()
         assert slot is not None
         task, attempt = slot.call
         os.write(slot.fileno(), b"".join(encode(m.Done(task, attempt, 0.1, [b"pickle", b"short"]))))
@@ -330,9 +330,9 @@ def test_a_slot_whose_bytes_are_no_messages_is_replaced(client: minidask.Client)
     def garbage() -> None:
         from threading import Event
 
-        from minidask.task.context import here
+        from minidask.task.context import current_slot
 
-        slot = here()
+        slot = current_slot()
         assert slot is not None
         os.write(slot.fileno(), b"garbage")
         Event().wait(20)
@@ -364,9 +364,9 @@ class OddSlots:
         self.killed += 1
 
 
-def agent(slots: Any) -> Agent:
-    around = Surroundings("", "", "")
-    return Agent("w", 1, slots, MemoryLimits(None, 1 << 40), around, None, None)  # type: ignore[arg-type]
+def agent(slots: Any) -> WorkerShell:
+    slot_config = SlotConfig("", "", "")
+    return WorkerShell("w", 1, slots, MemoryLimits(None, 1 << 40), slot_config, None, None)  # type: ignore[arg-type]
 
 
 def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:

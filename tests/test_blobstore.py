@@ -154,7 +154,7 @@ def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
         " from minidask.host.folders import owner;"
         " s = BlobStore(sys.argv[1]);"
         " data = bytes(40 * 1024); s.put(blob_id([data]), data);"
-        " open(s.folder / f'{bytes([2]).hex() * 16}.{owner()}-9.part', 'w');"
+        " open(s.folder / f'{bytes([2]).hex() * 16}.{owner()}-9.draft', 'w');"
         " write = os.write; os.write = lambda *a: (write(*a), os.kill(os.getpid(), 9)); s.hand_over(data)"
     )
     subprocess.run([sys.executable, "-c", code, str(store.folder)], check=False, timeout=30)

@@ -15,9 +15,9 @@ import minidask
 from minidask.scheduler import events as e
 from minidask.scheduler.core import SchedulerCore
 from minidask.task import channels
-from minidask.task.context import here
+from minidask.task.context import current_slot
 from minidask.wire import messages as m
-from minidask.worker.slot.stops import Calls
+from minidask.worker.slot.stops import RunningCalls
 
 from .conftest import wait_until
 
@@ -145,7 +145,7 @@ def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Clien
 
 
 def test_outside_of_tasks_there_is_nobody_to_tell() -> None:
-    assert here() is None
+    assert current_slot() is None
     assert not channels.tell_caller("test", [b"x"])
 
 
@@ -164,7 +164,7 @@ def test_a_stop_that_comes_amid_a_message_waits_for_its_end(client: minidask.Cli
 
 
 def test_stops_are_put_off_and_heeded() -> None:
-    calls = Calls(None)
+    calls = RunningCalls(None)
     call = calls.begin(1, 1)
     assert calls.put_off_stops() is None  # it may not be interrupted anyway
     call.interruptible = True

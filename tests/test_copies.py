@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from minidask.errors import MinidaskError
+from minidask.worker.slot import copies
 from minidask.worker.slot.copies import Copies
-from minidask.worker.slot.loop import copies
 from minidask.worker.slot.modules import MAX_VERSIONS, MAX_WORLDS, Worlds
 
 FILES = {"0/helper.py": b"x = 1", "0/package/data/t.csv": b"1,2"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from minidask.scheduler import invariants
-from minidask.scheduler.blobs import RELAY, BlobShelf
+from minidask.scheduler.blobs import RELAY, BlobTable
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Left, Received
 from minidask.wire import messages as m
@@ -44,7 +44,7 @@ def submit(task: int, pin: int) -> m.Submit:
 
 
 OFFER = m.OfferBlob(BLOB, SIZE, "")
-WANTED = m.FetchPart(BLOB, 0, SIZE, 0)
+WANTED = m.FetchChunk(BLOB, 0, SIZE, 0)
 
 
 def test_when_a_client_leaves_others_go_on_with_another_one_that_has_the_same() -> None:
@@ -69,7 +69,7 @@ def test_a_client_that_had_no_room_and_sent_the_bytes_is_not_asked_for_them() ->
     cluster.say(1, OFFER)
     cluster.say(2, m.PutBlob(BLOB, [b"data"]), submit(1, pin=5))
     cluster.leave(1)
-    assert cluster.say(5, WANTED) == [(5, m.BlobPart(BLOB, 0, 0, [b"data"]))]
+    assert cluster.say(5, WANTED) == [(5, m.Chunk(BLOB, 0, 0, [b"data"]))]
     cluster = Cluster([1, 2], [5])
     cluster.say(2, m.PutBlob(BLOB, [b"data"]))
     assert (5, m.PutBlob(BLOB, [b"data"])) in cluster.say(1, OFFER, submit(1, pin=5))
@@ -101,7 +101,7 @@ def test_behind_a_firewall_the_client_is_asked_after_two_others() -> None:
 
 
 def test_a_thousand_workers_are_one_chain_that_a_loss_cuts_and_joins_again() -> None:
-    shelf = BlobShelf()
+    shelf = BlobTable()
     shelf.offer(BLOB, SIZE, "", 1)
     serving = range(1, 1001)
     for worker in serving:

@@ -31,7 +31,7 @@ class Sender:
     def __init__(self, **options: Any) -> None:
         self.shipped: dict[bytes, Payload] = {}
         self.interner = Interner(self.put, lambda blobs: None, **options)
-        self.table = p.BlobTable()
+        self.table = p.SlotBlobs()
 
     def put(self, blobs: Mapping[bytes, Payload]) -> None:
         for blob, payload in blobs.items():

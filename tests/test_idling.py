@@ -28,7 +28,7 @@ class Cluster:
         self.runs.update(
             {message.name: [message.task, message.attempt] for _, message in out if type(message) is m.Run}
         )
-        return {peer: message.idle for peer, message in out if type(message) is m.Idle}
+        return {peer: message.idle for peer, message in out if type(message) is m.IdleSlots}
 
     def submit(self, peer: int, number: int, name: str, parent: str = "") -> dict[int, bool]:
         run = self.runs[parent] if parent else []

@@ -160,7 +160,7 @@ def test_no_arrow_goes_up() -> None:
         ("minidask.scheduler.server", "import joblib"),
         ("minidask.scheduler.server", "from minidask.worker import core"),
         ("minidask.scheduler.server", "from ..worker import core"),
-        ("minidask.worker.agent", "import minidask.client.client"),
+        ("minidask.worker.shell", "import minidask.client.client"),
         ("minidask.client.client", "from minidask.scheduler.core import SchedulerCore"),
         ("minidask.worker.slot.loop", "import asyncio"),
         ("minidask.worker.slot.loop", "import uvloop"),
@@ -175,7 +175,7 @@ def test_no_arrow_goes_up() -> None:
         ("minidask.scheduler.server", "from minidask.scheduler.core import SchedulerCore"),
         ("minidask.wire.new", "import time"),
         ("minidask.scheduler.new", "import time"),
-        ("minidask.worker.agent", "from minidask.local import cluster"),
+        ("minidask.worker.shell", "from minidask.local import cluster"),
         ("minidask.worker.memory", "from minidask.host.resources import cpu_count"),
     ],
 )

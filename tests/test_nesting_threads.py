@@ -101,17 +101,17 @@ def test_threads_of_tasks_wait_for_tasks_of_theirs(few_workers: minidask.Client,
 
 def test_a_thread_belongs_to_the_task_that_has_started_it(one_worker: minidask.Client) -> None:
     def guest() -> list[int]:
-        return minidask.task.context.here().call  # type: ignore[union-attr]
+        return minidask.task.context.current_slot().call  # type: ignore[union-attr]
 
     def task() -> bool:
         numbers = []
 
         def work() -> None:
-            numbers.append(minidask.task.context.here().call)  # type: ignore[union-attr]
+            numbers.append(minidask.task.context.current_slot().call)  # type: ignore[union-attr]
             numbers.append(minidask.get_client().submit(guest).result())
-            numbers.append(minidask.task.context.here().call)  # type: ignore[union-attr]
+            numbers.append(minidask.task.context.current_slot().call)  # type: ignore[union-attr]
 
-        own = minidask.task.context.here().call  # type: ignore[union-attr]
+        own = minidask.task.context.current_slot().call  # type: ignore[union-attr]
         thread = threading.Thread(target=work)
         thread.start()
         minidask.get_client().submit(guest).result()

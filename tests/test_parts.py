@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidask.client.results import Results
-from minidask.data.chunks import PART_BYTES, PARTS_UNDER_WAY, ROOM, Parts
+from minidask.data.chunks import CHUNK_BYTES, PARTS_UNDER_WAY, ROOM, ChunkProgress
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import SerializationError
 from minidask.host.folders import place_of
-from minidask.scheduler.blobs import RELAY, BlobShelf
+from minidask.scheduler.blobs import RELAY, BlobTable
 from minidask.wire import messages as m
 from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
 from minidask.worker.transfers import Transfers
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 @given(size=st.integers(1, 40 * MIB), broken=st.lists(st.integers(0, 60)))
 def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: list[int]) -> None:
-    parts, came, step = Parts(size), 0, 0
+    parts, came, step = ChunkProgress(size), 0, 0
     under_way: list[tuple[int, int]] = []
     while not parts.complete:
         under_way += parts.wanted(ROOM - parts.under_way)
@@ -48,16 +48,16 @@ def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: lis
 # --- where to fetch ---
 
 
-def shelf(*workers: int) -> BlobShelf:
+def shelf(*workers: int) -> BlobTable:
     """Of one blob, which these workers were told to get, one after the other."""
-    blobs = BlobShelf()
+    blobs = BlobTable()
     blobs.offer(b"x", 100, "", 99)
     for worker in workers:
         assert blobs.choose_source(b"x", worker, range(100))
     return blobs
 
 
-def sources(blobs: BlobShelf) -> dict[int, int]:
+def sources(blobs: BlobTable) -> dict[int, int]:
     return {worker: copy.source for worker, copy in blobs.records[b"x"].copies.items()}
 
 
@@ -75,7 +75,7 @@ def test_two_that_have_it_share_the_work() -> None:
 
 
 def test_where_nobody_serves_the_client_sends_to_each() -> None:
-    blobs = BlobShelf()
+    blobs = BlobTable()
     blobs.offer(b"x", 100, "", 99)
     for worker in (1, 2):
         blobs.choose_source(b"x", worker, ())
@@ -120,12 +120,12 @@ class Machine:
         """Have the other answer what this one has asked for; its answers come at once or later."""
         while self.asked and steps:
             _, wanted = self.asked.pop(0)
-            assert isinstance(wanted, m.FetchPart)
+            assert isinstance(wanted, m.FetchChunk)
             other.transfers.serve(wanted, self.receive)
             steps -= 1
 
     def receive(self, answer: m.Message) -> None:
-        if isinstance(answer, m.BlobPart):
+        if isinstance(answer, m.Chunk):
             self.transfers.part(answer)
         elif isinstance(answer, m.NoBlob):
             self.transfers.refused("peer", answer)
@@ -167,7 +167,7 @@ def test_after_a_lost_source_it_goes_on_where_it_was(machines: list[Machine]) ->
     assert third.events == [BlobFailed(NAME, "peer", "peer: it died")]
     third.asked.clear()
     third.transfers.want(NAME, len(DATA), "another", [])
-    assert third.asked[0] == ("another", m.FetchPart(NAME, 3 * PART_BYTES, PART_BYTES, 0))
+    assert third.asked[0] == ("another", m.FetchChunk(NAME, 3 * CHUNK_BYTES, CHUNK_BYTES, 0))
     third.fetch_from(second)
     assert third.events[-1] == BlobHere(NAME)
     assert third.store.map(NAME) == DATA
@@ -198,11 +198,11 @@ def test_torn_or_forged_data_is_refused_and_never_mapped(machines: list[Machine]
         assert not [path for path in machine.store.folder.iterdir() if path.name.startswith(NAME.hex())]
 
 
-@pytest.mark.parametrize(("offset", "size"), [(-1, 10), (0, 0), (0, PART_BYTES + 1), (len(DATA), 1)])
+@pytest.mark.parametrize(("offset", "size"), [(-1, 10), (0, 0), (0, CHUNK_BYTES + 1), (len(DATA), 1)])
 def test_a_part_that_cannot_be_is_refused(machines: list[Machine], offset: int, size: int) -> None:
     machines[0].store.put(NAME, DATA)
     answers: list[m.Message] = []
-    machines[0].transfers.serve(m.FetchPart(NAME, offset, size, 0), answers.append)
+    machines[0].transfers.serve(m.FetchChunk(NAME, offset, size, 0), answers.append)
     assert [type(answer) for answer in answers] == [m.NoBlob]
 
 
@@ -232,10 +232,10 @@ def test_many_blobs_from_one_source_are_asked_for_no_faster_than_one(machines: l
         second.transfers.want(name, len(data), "peer", [])
     most = 0
     while second.asked:
-        most = max(most, sum(wanted.size for _, wanted in second.asked if isinstance(wanted, m.FetchPart)))
+        most = max(most, sum(wanted.size for _, wanted in second.asked if isinstance(wanted, m.FetchChunk)))
         second.fetch_from(first, steps=1)
     assert len(second.events) == len(blobs)
-    assert most <= ROOM + len(blobs) * PART_BYTES, "each was the first by name for a while"
+    assert most <= ROOM + len(blobs) * CHUNK_BYTES, "each was the first by name for a while"
     assert all(second.store.map(name) == data for name, data in blobs.items())
 
 
@@ -262,12 +262,12 @@ def test_a_source_that_is_given_up_makes_room_for_the_next_blob(machines: list[M
     names = sorted(blob_id([bytes([number]) * (20 * MIB)]) for number in range(2))
     for name in names:
         second.transfers.want(name, 20 * MIB, "peer", [])
-    assert {wanted.blob for _, wanted in second.asked if isinstance(wanted, m.FetchPart)} == {names[0]}
+    assert {wanted.blob for _, wanted in second.asked if isinstance(wanted, m.FetchChunk)} == {names[0]}
     second.transfers.want(names[0], 20 * MIB, "another", [])
-    assert second.asked[-1][0] == "another" or second.asked[-1][1] == m.FetchPart(names[1], 7 * MIB, MIB, 0)
-    assert {wanted.blob for source, wanted in second.asked if source == "peer" and isinstance(wanted, m.FetchPart)} == {
-        *names
-    }
+    assert second.asked[-1][0] == "another" or second.asked[-1][1] == m.FetchChunk(names[1], 7 * MIB, MIB, 0)
+    assert {
+        wanted.blob for source, wanted in second.asked if source == "peer" and isinstance(wanted, m.FetchChunk)
+    } == {*names}
     second.transfers.forget([names[0]])
     assert not [path for path in second.store.folder.iterdir() if path.name.startswith(names[0].hex())]
 
@@ -279,8 +279,8 @@ def test_a_store_that_was_removed_is_said_and_nothing_breaks(machines: list[Mach
     assert [type(event) for event in first.events] == [NoRoom]
     second.transfers.want(NAME, len(DATA), "peer", [])
     shutil.rmtree(second.store.folder)
-    for offset in range(0, len(DATA), PART_BYTES):
-        second.transfers.part(m.BlobPart(NAME, offset, 0, [DATA[offset : offset + PART_BYTES]]))
+    for offset in range(0, len(DATA), CHUNK_BYTES):
+        second.transfers.part(m.Chunk(NAME, offset, 0, [DATA[offset : offset + CHUNK_BYTES]]))
     assert [type(event) for event in second.events] == [NoRoom]
 
 
@@ -294,7 +294,7 @@ def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_
     size = 6 * MIB
     for task, peer in ((1, 7), (2, 7), (3, 8)):
         results.offered(m.ResultOffered(task, bytes([task]) * 16, size, peer))
-    asked = [wanted for wanted in sent if isinstance(wanted, m.FetchPart)]
+    asked = [wanted for wanted in sent if isinstance(wanted, m.FetchChunk)]
     assert sum(wanted.size for wanted in asked if wanted.peer == 7) == ROOM
     assert sum(wanted.size for wanted in asked if wanted.peer == 8) == size
     results.offered(m.ResultOffered(1, b"again" + bytes(11), size, 9))  # worker 7 was lost, and 1 tried again
@@ -303,14 +303,14 @@ def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_
     for task in (1, 2):
         name = (b"again" if task == 1 else b"later") + bytes(11)
         for offset in range(0, size, MIB):
-            results.part(m.BlobPart(name, offset, 9, [bytes([task]) * MIB]))
+            results.part(m.Chunk(name, offset, 9, [bytes([task]) * MIB]))
         assert m.ResultTaken(name, 9) in sent
         assert results.take(name) == bytes([task]) * size
     with pytest.raises(SerializationError):
         results.take(bytes([1]) * 16)
     tasks.discard(3)
     results.forget_others()
-    results.part(m.BlobPart(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
+    results.part(m.Chunk(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
     with pytest.raises(SerializationError):
         results.take(bytes([3]) * 16)
 

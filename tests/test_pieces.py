@@ -123,7 +123,7 @@ def test_pieces_that_came_along_and_pieces_in_the_store_make_one_buffer(store: B
     cuts = pieces.cut(data)
     names = [blob_id([piece]) for piece in cuts]
     store.put(names[1], cuts[1])
-    table = p.BlobTable(store)
+    table = p.SlotBlobs(store)
     for name, piece in zip(names, cuts, strict=True):
         table.put(name, [] if name == names[1] else [piece])
     shared = table.data(pieces.reference(names, p.SHARED))

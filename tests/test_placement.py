@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from minidask.scheduler.blobs import BlobShelf
+from minidask.scheduler.blobs import BlobTable
 from minidask.scheduler.placement import LOOK_AT, MAX_DEPTH, MAX_NAMES, WorkerPool, depth, learn, next_assignment
 from minidask.scheduler.ready import ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, Running, TaskRecord, WorkerRecord
 
 CLIENT = ClientRecord(1, "client")
-SHELF = BlobShelf()
+SHELF = BlobTable()
 for name, size in ((b"a", 10), (b"b", 10), (b"c", 10), (b"big", 1000)):
     SHELF.offer(name, size, "", 1)
 

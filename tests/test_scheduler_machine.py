@@ -32,16 +32,16 @@ def bad_words_of_a_worker(task: int, attempt: int) -> list[m.Message]:
         m.OfferResult(task, attempt, NAME, HUGE),
         m.OfferResult(task, attempt, b"short", 9),
         m.Died(task, attempt + 1, "stale", ""),
-        m.Returned(task, -attempt),
+        m.GaveBack(task, -attempt),
         m.Waiting(-task, attempt),
         m.Resumed(task, HUGE),
         m.Resized(-1),
         m.Resized(HUGE),
         m.HaveBlob(b"unheard of"),
         m.FetchFailed(b"unheard of", "nowhere", ""),
-        m.FetchPart(b"unheard of", -1, HUGE, -1),
-        m.BlobPart(NAME, -1, HUGE, []),
-        m.BlobPart(NAME, 0, 1, [b"x"]),
+        m.FetchChunk(b"unheard of", -1, HUGE, -1),
+        m.Chunk(NAME, -1, HUGE, []),
+        m.Chunk(NAME, 0, 1, [b"x"]),
         m.NoBlob(b"", -1, ""),
         m.Output(-1, -1, "nowhere", "text"),
         m.Heartbeat(-1),
@@ -76,12 +76,12 @@ def bad_words_of_a_client(task: int) -> list[m.Message]:
         m.Submit(-1, "no parent", 0, None, 0, None, [], [1, 2, 3], [b"call"]),
         m.Submit(-1, "n" * (1 << 21), 0, None, 0, None, [], [], [b"call"]),
         m.Cancel([-1, HUGE], True),
-        m.RanHere([], -1, 0),
-        m.RanHere([], 1, 2),
-        m.RanHere([], HUGE, HUGE),
-        m.FetchPart(NAME, -1, HUGE, -1),
+        m.RanInline([], -1, 0),
+        m.RanInline([], 1, 2),
+        m.RanInline([], HUGE, HUGE),
+        m.FetchChunk(NAME, -1, HUGE, -1),
         m.ResultTaken(b"", HUGE),
-        m.BlobPart(NAME, 0, HUGE, []),
+        m.Chunk(NAME, 0, HUGE, []),
         m.NoBlob(NAME, -1, ""),
         m.Done(1, 1, 0.1, [b"a word of a worker's"]),
         m.Restarted(1),
@@ -353,7 +353,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.report(worker, m.Resumed(run.task, run.attempt))
             if guest is not None:
                 self.waiting[worker].pop(guest.task, None)
-                self.report(worker, m.Returned(guest.task, guest.attempt))
+                self.report(worker, m.GaveBack(guest.task, guest.attempt))
 
     # --- workers ---
 
@@ -385,10 +385,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(worker=workers, client=clients)
     def parts_of_results_go_to_and_fro(self, worker: int, client: int) -> None:
         if client in self.wanted:
-            wanted = self.core.handle(Received(client, m.FetchPart(b"r" * 16, 0, 1, worker)), self.now)
+            wanted = self.core.handle(Received(client, m.FetchChunk(b"r" * 16, 0, 1, worker)), self.now)
             assert [peer for peer, _ in wanted] == [worker if worker in self.holding else client]
             if worker in self.holding:
-                part = m.BlobPart(b"r" * 16, 0, client, [b"x"])
+                part = m.Chunk(b"r" * 16, 0, client, [b"x"])
                 sent = self.core.handle(Received(worker, part), self.now)
                 assert sent == [(client, part._replace(peer=worker))]
 
@@ -414,7 +414,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def worker_returns_task(self, worker: int, data: st.DataObject) -> None:
         run = self.take(worker, data)
         if run is not None:
-            self.report(worker, m.Returned(run.task, run.attempt))
+            self.report(worker, m.GaveBack(run.task, run.attempt))
 
     @precondition(lambda self: self.fetching)
     @rule(works=st.booleans(), data=st.data())
@@ -432,10 +432,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), client=clients)
     def parts_go_to_and_fro(self, data: st.DataObject, client: int) -> None:
         worker, blob = data.draw(st.sampled_from(sorted(self.fetching)))
-        wanted = self.core.handle(Received(worker, m.FetchPart(blob, 0, 1, 0)), self.now)
-        assert [type(message) for _, message in wanted] in ([m.FetchPart], [m.NoBlob])
+        wanted = self.core.handle(Received(worker, m.FetchChunk(blob, 0, 1, 0)), self.now)
+        assert [type(message) for _, message in wanted] in ([m.FetchChunk], [m.NoBlob])
         if client in self.wanted:
-            sent = self.core.handle(Received(client, m.BlobPart(blob, 0, worker, [b"x"])), self.now)
+            sent = self.core.handle(Received(client, m.Chunk(blob, 0, worker, [b"x"])), self.now)
             assert [peer for peer, _ in sent] == ([] if self.fetching[worker, blob] else [worker])
 
     @rule(data=st.data())

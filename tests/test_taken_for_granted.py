@@ -339,7 +339,7 @@ def test_a_process_that_cannot_be_started_for_a_moment_is_tried_again(programs: 
 
 
 def test_a_slot_that_cannot_be_started_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minidask.task.context import Surroundings
+    from minidask.task.context import SlotConfig
     from minidask.worker import launch
 
     def fail(*_: object, **__: object) -> None:
@@ -348,7 +348,7 @@ def test_a_slot_that_cannot_be_started_leaves_no_descriptors(monkeypatch: pytest
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(BlockingIOError):
-        launch.launch({}, Surroundings("", "", ""))
+        launch.launch({}, SlotConfig("", "", ""))
     assert os.listdir("/proc/self/fd") == before
 
 

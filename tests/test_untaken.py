@@ -95,11 +95,11 @@ def test_what_is_owned_elsewhere_is_left_and_what_is_owned_by_the_dead_is_remove
     gone.wait()
     dead, elsewhere = owner(gone.pid), f"{gone.pid}-00000000"
     for name in (dead, elsewhere):
-        for suffix in ("-1", "-2.part", RESULT):
+        for suffix in ("-1", "-2.draft", RESULT):
             (store.folder / f"{PART.hex()}.{name}{suffix}").touch()
     fill(store)
     assert {name for name in files(store) if PART.hex() in name} == {
-        f"{PART.hex()}.{elsewhere}{suffix}" for suffix in ("-1", "-2.part", RESULT)
+        f"{PART.hex()}.{elsewhere}{suffix}" for suffix in ("-1", "-2.draft", RESULT)
     }
 
 

@@ -130,9 +130,9 @@ def test_a_tasks_own_slots_are_idle_for_it_only_where_its_python_is() -> None:
     (run,) = room.of(right, m.Run)
     nested = room.client(OURS, nested=True)
     room.do(Received(nested, m.OpenGroup(1, 0, [run.task, run.attempt])))
-    assert room.of(nested, m.Idle) == [m.Idle(False)]
+    assert room.of(nested, m.IdleSlots) == [m.IdleSlots(False)]
     room.worker(PATCHED)
-    assert room.of(nested, m.Idle) == [m.Idle(False), m.Idle(True)]
+    assert room.of(nested, m.IdleSlots) == [m.IdleSlots(False), m.IdleSlots(True)]
 
 
 def test_a_pinned_task_for_another_python_is_an_error_at_once() -> None:

@@ -33,7 +33,7 @@ class Rig:
 
     def pass_time(self, seconds: float) -> list[w.Effect]:
         self.now += seconds
-        return self.do(w.Tick())
+        return self.do(w.WorkerTick())
 
 
 def run(task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = (), host: int = 0) -> m.Run:
@@ -64,7 +64,7 @@ def test_what_waits_too_long_behind_others_is_returned() -> None:
     rig.run(1)
     rig.run(2)
     assert rig.core.next_deadline() == w.RETURN_SECONDS
-    assert rig.pass_time(w.RETURN_SECONDS) == [w.ToScheduler(m.Returned(2, 1))]
+    assert rig.pass_time(w.RETURN_SECONDS) == [w.ToScheduler(m.GaveBack(2, 1))]
 
 
 def test_the_first_call_of_another_client_is_next() -> None:
@@ -83,15 +83,15 @@ def test_what_waits_when_the_worker_drains_goes_back_at_once_and_what_runs_goes_
     for task in range(1, 4):
         rig.run(task)
     rig.run(4, blobs=(b"blob",))
-    assert rig.do(w.Resize(0)) == [w.ToScheduler(m.Returned(3, 1)), w.ToScheduler(m.Returned(4, 1))]
-    assert rig.run(5) == [w.ToScheduler(m.Returned(5, 1))], "it was on its way"
+    assert rig.do(w.Resize(0)) == [w.ToScheduler(m.GaveBack(3, 1)), w.ToScheduler(m.GaveBack(4, 1))]
+    assert rig.run(5) == [w.ToScheduler(m.GaveBack(5, 1))], "it was on its way"
     assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
     rig.do(w.SlotExited(0, "exit code 0", "?"))
     assert not rig.core.drained
     rig.do(w.ResultLeft(1, done(2), {PART: 100}))
     rig.do(w.SlotExited(1, "exit code 0", "?"))
     assert not rig.core.drained, "the client has not got the result yet"
-    assert rig.run(6) == [w.ToScheduler(m.Returned(6, 1))]
+    assert rig.run(6) == [w.ToScheduler(m.GaveBack(6, 1))]
     assert rig.do(w.FromScheduler(m.ResultTaken(PART, 0))) == [w.RemoveResult(PART), w.ToScheduler(done(2))]
     assert rig.core.drained
 
@@ -317,7 +317,7 @@ def test_a_call_that_waits_lends_its_slot() -> None:
 def test_what_comes_for_a_call_that_waits_no_more_goes_back() -> None:
     rig = Rig()
     rig.run(1)
-    returned = m.Returned(2, 1)
+    returned = m.GaveBack(2, 1)
     assert rig.do(w.FromScheduler(run(2, host=1))) == [w.ToScheduler(returned)]
     lent(rig, 1)
     resumed = m.Resumed(1, 1)
@@ -331,7 +331,7 @@ def test_what_crosses_with_the_word_that_a_call_goes_on_goes_back() -> None:
     lent(rig, 1)
     rig.do(w.FromScheduler(run(2, host=1)))
     resumed = m.Resumed(1, 1)
-    told = [w.ToScheduler(resumed), w.ToScheduler(m.Returned(2, 1)), w.ToSlot(0, resumed)]
+    told = [w.ToScheduler(resumed), w.ToScheduler(m.GaveBack(2, 1)), w.ToSlot(0, resumed)]
     assert rig.do(w.FromSlot(0, resumed)) == told
     assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
 

@@ -183,7 +183,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:
         self.rig.now += seconds
-        self.do(w.Tick())
+        self.do(w.WorkerTick())
 
     @rule()
     def scheduler_wants_fresh_slots(self) -> None:

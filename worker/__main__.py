@@ -28,12 +28,12 @@ from minidask.host.resources import blob_memory, cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 
-from .agent import Agent
-from .daemon import Daemon
 from .memory import MemoryLimits
 from .peers import Peers
+from .reconnector import Reconnector
+from .shell import WorkerShell
 from .slotpool import ProcessSlot
 
 PROGRAM = "minidask-worker"
@@ -151,9 +151,11 @@ async def _work(options: argparse.Namespace) -> int:
     store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
     peers = Peers(secret)
     await peers.listen(options.address, options.port)
-    around = Surroundings(str(folder), str(options.address), str(options.access_file or ""))
-    agent = Agent(options.name, options.nworkers, ProcessSlot, limits, around, store, peers, options.fresh_slots)
-    daemon = Daemon(agent, options.address, secret, options.death_timeout)
+    slot_config = SlotConfig(str(folder), str(options.address), str(options.access_file or ""))
+    agent = WorkerShell(
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, peers, options.fresh_slots
+    )
+    daemon = Reconnector(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"

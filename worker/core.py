@@ -1,7 +1,7 @@
 """The worker daemon's decisions: which call goes to which slot, and when a slot is stopped or replaced.
 
 Pure, as the scheduler's core: `handle(event, now)` returns effects for the shell to carry out, and
-`next_deadline()` says when to send the next `Tick`. A slot's life:
+`next_deadline()` says when to send the next `WorkerTick`. A slot's life:
 
     Starting ─ready─► Idle ─run─► Busy ─reply─► Idle
                                    │ stop, timeout         (interrupted first, killed GRACE_SECONDS later)
@@ -24,6 +24,7 @@ from minidask.wire.messages import (
     Done,
     Failed,
     FetchFailed,
+    GaveBack,
     HaveBlob,
     Message,
     NeedBlob,
@@ -36,7 +37,6 @@ from minidask.wire.messages import (
     Restarted,
     ResultTaken,
     Resumed,
-    Returned,
     Run,
     SlotReady,
     Stop,
@@ -68,9 +68,9 @@ from .events import (
     SchedulerGone,
     SlotExited,
     Spawn,
-    Tick,
     ToScheduler,
     ToSlot,
+    WorkerTick,
 )
 from .slots import CALLS, Busy, Ending, Idle, SlotRecord, Starting
 
@@ -141,7 +141,7 @@ class WorkerCore:
                 self._resize(slots)
             case SchedulerGone():
                 self._drop_everything(now)
-            case Tick():
+            case WorkerTick():
                 self._tick(now)
         self._fill_slots(now)
         if self.queue or self.held:
@@ -152,7 +152,7 @@ class WorkerCore:
         return effects
 
     def next_deadline(self) -> float | None:
-        """When a `Tick` is due at the latest, on the clock of `now`; None if nothing waits for time to pass."""
+        """When a `WorkerTick` is due at the latest, on the clock of `now`; None if nothing waits for time to pass."""
         return min(self._deadlines(), default=None)
 
     def running(self, slot: int) -> Run | None:
@@ -232,7 +232,7 @@ class WorkerCore:
                 slot.below.append(slot.state)
                 self._send_call(slot, run, now)
                 return
-        self._effects.append(ToScheduler(Returned(run.task, run.attempt)))
+        self._effects.append(ToScheduler(GaveBack(run.task, run.attempt)))
 
     def _do_without(self, blob: bytes, text: str) -> None:
         """A blob will not come: what needs it cannot run here."""
@@ -398,7 +398,7 @@ class WorkerCore:
             if isinstance(crossed, Ending):
                 self._report_stopped(crossed)
             else:
-                self._effects.append(ToScheduler(Returned(crossed.run.task, crossed.run.attempt)))
+                self._effects.append(ToScheduler(GaveBack(crossed.run.task, crossed.run.attempt)))
         self._effects.append(ToSlot(slot.number, message))
 
     def _deliver(self, done: Done, parts: Mapping[bytes, int]) -> None:
@@ -499,13 +499,13 @@ class WorkerCore:
             self._give_back(list(self.queue))
             hosts = {slot.state.run.task for slot in self.slots.values() if isinstance(slot.state, Busy)}
             held, self.held = self.held, [run for run in self.held if run.host in hosts]
-            self._effects += [ToScheduler(Returned(run.task, run.attempt)) for run in held if run.host not in hosts]
+            self._effects += [ToScheduler(GaveBack(run.task, run.attempt)) for run in held if run.host not in hosts]
 
     def _give_back(self, entries: list[tuple[Run, float]]) -> None:
         """These may go elsewhere."""
         for entry in entries:
             self.queue.remove(entry)
-            self._effects.append(ToScheduler(Returned(entry[0].task, entry[0].attempt)))
+            self._effects.append(ToScheduler(GaveBack(entry[0].task, entry[0].attempt)))
 
     def _any_starting(self) -> bool:
         """Whether a slot is about to be ready: what waits for it is not stuck behind a long call."""

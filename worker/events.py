@@ -76,7 +76,7 @@ class SchedulerGone(NamedTuple):
     """The connection is lost: what runs has nobody to report to."""
 
 
-class Tick(NamedTuple):
+class WorkerTick(NamedTuple):
     """Time has passed."""
 
 
@@ -91,7 +91,7 @@ Event = (
     | OverMemory
     | Resize
     | SchedulerGone
-    | Tick
+    | WorkerTick
 )
 
 

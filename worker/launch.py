@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from minidask.host import descriptors
 from minidask.host.spawn import start_python
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 
 
 class Launched(NamedTuple):
@@ -23,12 +23,12 @@ class Launched(NamedTuple):
     stops: int
 
 
-def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
+def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
     """Start a slot in a process and process group of its own.
 
     Args:
         environment: variables beside the inherited ones.
-        around: what it has to know.
+        slot_config: what it has to know.
 
     Raises:
         OSError: there are no more processes, descriptors or memory to be had; nothing is left of it.
@@ -46,7 +46,7 @@ def launch(environment: Mapping[str, str], around: Surroundings) -> Launched:
         numbers = [str(number) for number in (theirs.fileno(), told, os.getpid())]
         process = start_python(
             "minidask.worker.slot.loop",
-            [*numbers, *around],
+            [*numbers, *slot_config],
             [theirs.fileno(), told],
             stdin=subprocess.DEVNULL,
             stdout=stdout[1],

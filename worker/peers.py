@@ -14,7 +14,7 @@ from minidask.errors import MinidaskError
 from minidask.net.addresses import Address
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
-from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
+from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
 if TYPE_CHECKING:
     from .transfers import Transfers
@@ -112,7 +112,7 @@ class Peers:
 
     def _received(self, address: str, messages: list[Message]) -> None:
         for message in messages:
-            if self.transfers is not None and isinstance(message, BlobPart):
+            if self.transfers is not None and isinstance(message, Chunk):
                 self.transfers.part(message)
             elif self.transfers is not None and isinstance(message, NoBlob):
                 self.transfers.refused(address, message)
@@ -128,7 +128,7 @@ class Peers:
 
     def _serve(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:
-            if self.transfers is not None and isinstance(message, FetchPart):
+            if self.transfers is not None and isinstance(message, FetchChunk):
                 self.transfers.serve(message, lambda answer: _send(link, [answer]))
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from minidask.errors import MinidaskError
 from minidask.net.transport import MessageLink
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 from minidask.wire.messages import Message
 
 from .children import watch
@@ -55,7 +55,7 @@ class SlotFactory(Protocol):
     """Makes slots; `ProcessSlot` and `ThreadSlot` do."""
 
     def __call__(
-        self, number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings
+        self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
     ) -> SlotHandle: ...
 
 
@@ -67,13 +67,13 @@ class ProcessSlot:
         number: int,
         events: PoolEvents,
         environment: Mapping[str, str],
-        around: Surroundings,
+        slot_config: SlotConfig,
         launched: Launched | None = None,
     ) -> None:
         self._number = number
         self._events = events
         self._loop = asyncio.get_running_loop()
-        self._process, sock, self._pipes, self._stops = launched or launch(environment, around)
+        self._process, sock, self._pipes, self._stops = launched or launch(environment, slot_config)
         self.pid = self._process.pid
         self._printed = select.poll()
         for stream, pipe in self._pipes.items():
@@ -215,10 +215,12 @@ def explain_exit(returncode: int) -> tuple[str, str]:
 class ThreadSlot:
     """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
 
-    def __init__(self, number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings) -> None:
+    def __init__(
+        self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
+    ) -> None:
         self._number = number
         self._events = events
-        self._around = around
+        self._slot_config = slot_config
         self.pid = os.getpid()
         ours, self._theirs = socket.socketpair()
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
@@ -250,7 +252,7 @@ class ThreadSlot:
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
-            Slot(self._theirs, self._around, None).serve()
+            Slot(self._theirs, self._slot_config, None).serve()
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:

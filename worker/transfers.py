@@ -1,8 +1,8 @@
 """Large blobs on their way into this machine's store, and out of it to other workers.
 
-    NeedBlob ─► want ─► FetchPart ─► source          FetchPart of another worker ─► serve
+    NeedBlob ─► want ─► FetchChunk ─► source          FetchChunk of another worker ─► serve
                   ▲                    │                                              │
-                  └── part ◄─ BlobPart ┘               BlobPart, once those bytes are here
+                  └── part ◄─ Chunk ┘               Chunk, once those bytes are here
 
 What has come of a blob is passed on at once, also while the rest is still under way: `serve` keeps a request
 that is ahead of that until its bytes come.
@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from minidask.data.chunks import PART_BYTES, ROOM
+from minidask.data.chunks import CHUNK_BYTES, ROOM
 from minidask.data.files import Incoming
 from minidask.data.store import RESULT, BlobStore
 from minidask.host.folders import folders_here
-from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob
+from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
 from .events import BlobFailed, BlobHere, Event, NoRoom
 
@@ -34,7 +34,7 @@ class _Transfer:
 
     incoming: Incoming
     source: str
-    waiting: list[tuple[FetchPart, Answer]] = field(default_factory=list)
+    waiting: list[tuple[FetchChunk, Answer]] = field(default_factory=list)
 
 
 class Transfers:
@@ -97,7 +97,7 @@ class Transfers:
         self.forget(list(self._coming))
         self._store.unpin_all()
 
-    def part(self, message: BlobPart) -> None:
+    def part(self, message: Chunk) -> None:
         """Bytes have come."""
         transfer = self._coming.get(message.blob)
         if transfer is None or len(message.payload) != 1:
@@ -134,10 +134,10 @@ class Transfers:
         wanted = []
         for blob in blobs:
             parts = self._coming[blob].incoming.parts
-            asked = parts.wanted(max(room, PART_BYTES - parts.under_way) if blob == blobs[0] else room)
+            asked = parts.wanted(max(room, CHUNK_BYTES - parts.under_way) if blob == blobs[0] else room)
             room -= sum(size for _, size in asked)
-            wanted += [FetchPart(blob, offset, size, 0) for offset, size in asked]
-            if room < PART_BYTES:
+            wanted += [FetchChunk(blob, offset, size, 0) for offset, size in asked]
+            if room < CHUNK_BYTES:
                 break
         if wanted:
             self._send(source, wanted)
@@ -154,29 +154,29 @@ class Transfers:
 
     # --- for other machines ---
 
-    def serve(self, message: FetchPart, answer: Answer) -> None:
+    def serve(self, message: FetchChunk, answer: Answer) -> None:
         """Another worker wants a part: `answer` is called with it, at once or when it has come."""
-        if message.offset < 0 or not 0 < message.size <= PART_BYTES:
-            answer(NoBlob(message.blob, message.peer, f"a part has 1 to {PART_BYTES} bytes"))
+        if message.offset < 0 or not 0 < message.size <= CHUNK_BYTES:
+            answer(NoBlob(message.blob, message.peer, f"a part has 1 to {CHUNK_BYTES} bytes"))
             return
         transfer = self._coming.get(message.blob)
         read = transfer.incoming.read if transfer is not None else lambda o, n: self._store.read(message.blob, o, n)
         data = read(message.offset, message.size)
         if data is not None:
-            answer(BlobPart(message.blob, message.offset, message.peer, [data]))
+            answer(Chunk(message.blob, message.offset, message.peer, [data]))
         elif transfer is not None and message.offset + message.size <= transfer.incoming.parts.size:
             transfer.waiting.append((message, answer))
         else:
             answer(NoBlob(message.blob, message.peer, "it is not here"))
 
-    def result_part(self, message: FetchPart) -> BlobPart | NoBlob:
+    def result_part(self, message: FetchChunk) -> Chunk | NoBlob:
         """The answer to a client that wants a part of a result."""
         data = None
-        if message.offset >= 0 and 0 < message.size <= PART_BYTES:
+        if message.offset >= 0 and 0 < message.size <= CHUNK_BYTES:
             data = self._store.read(message.blob, message.offset, message.size, RESULT)
         if data is None:
             return NoBlob(message.blob, message.peer, "the result is gone")
-        return BlobPart(message.blob, message.offset, message.peer, [data])
+        return Chunk(message.blob, message.offset, message.peer, [data])
 
     def _serve_waiting(self, transfer: _Transfer) -> None:
         waiting, transfer.waiting = transfer.waiting, []

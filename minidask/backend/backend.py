@@ -1,6 +1,6 @@
 """joblib's contract, and nothing else: how `joblib.Parallel` runs its batches on a minidask cluster.
 
-    Parallel ─submit─► MinidaskBackend ─► Call ─► TaskGroup ─► scheduler ─► a slot: run_batch
+    Parallel ─submit─► MinidaskBackend ─► ParallelRun ─► TaskGroup ─► scheduler ─► a slot: run_batch
     Parallel ◄callback─ whoever collects ◄─ queue of done futures ◄─ the client's reader thread
 
 joblib's callbacks pull the user's iterable and submit what it yields, so they may take any time. They
@@ -36,8 +36,8 @@ from joblib.parallel import (
 )
 
 from minidask.backend.initializer import initialized
-from minidask.backend.nested_run import NestedCall
-from minidask.backend.run import Call, Callback, SharedData
+from minidask.backend.nested_run import NestedRun
+from minidask.backend.run import Callback, ParallelRun, SharedData
 from minidask.client import registry
 from minidask.client.client import Client
 from minidask.client.future import Future
@@ -50,7 +50,7 @@ from minidask.net.addresses import Address
 from minidask.pickling.functions import importable
 from minidask.pickling.payload import LARGE_BYTES, PRIVATE, SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
-from minidask.task.context import here, is_slot_process
+from minidask.task.context import current_slot, is_slot_process
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
@@ -113,13 +113,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
         self._shared_data = SharedData(list(scatter or ()))
-        self._bar = self._new_bar() if progress and here() is None else None
+        self._bar = self._new_bar() if progress and current_slot() is None else None
         self._owned = False
         self._initializer = initializer, initargs
         self._limit = 0
         self._large: int | None = LARGE_BYTES
         self._mode = SHARED
-        self._call: Call | None = None
+        self._call: ParallelRun | None = None
         self._measured = threading.local()
 
     def __reduce__(self) -> Any:
@@ -228,7 +228,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
         slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
-        kind = NestedCall if client.nested else Call
+        kind = NestedRun if client.nested else ParallelRun
         self._call = kind(client, group, self.parallel, run, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
@@ -269,7 +269,7 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
     A class, and no generator: its frame, and contextlib's, would stand in the traceback of a task's error.
     """
 
-    def __init__(self, call: Call | None, parallel: Any) -> None:
+    def __init__(self, call: ParallelRun | None, parallel: Any) -> None:
         self._call = call
         self._parallel = parallel
 
@@ -334,7 +334,7 @@ def _client_for(address: str | None) -> Client:
     address or fails, or starts another cluster on this machine in the place of one that had come with the call.
     """
     if address is None:
-        client = get_client() if here() is not None else registry.find_client()
+        client = get_client() if current_slot() is not None else registry.find_client()
         if client is not None:
             return client
     access_file = None
@@ -349,7 +349,7 @@ def _client_for(address: str | None) -> Client:
             client = Client(address, access_file=access_file)
             client.implicit = True
             _clients[address] = client
-    if here() is not None:
+    if current_slot() is not None:
         own = get_client()
         if own.link.connection.scheduler_id == client.link.connection.scheduler_id:
             return own  # a task that names its own cluster

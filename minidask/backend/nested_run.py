@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any
 
-from minidask.backend.run import Call, Callback, Job
+from minidask.backend.run import Callback, Job, ParallelRun
 from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.nested import LOOK_SECONDS, TaskClient
@@ -26,14 +26,14 @@ from minidask.host.signals import start
 from minidask.pickling.payload import dumps, run_apart
 from minidask.pickling.watch import has_state, is_generator
 from minidask.task.context import waiting
-from minidask.wire.messages import RanHere
+from minidask.wire.messages import RanInline
 
 TELL_SECONDS = 0.25
 MAX_FUNCTIONS = 1000
 
 
-class NestedCall(Call):
-    """See the module's docstring; arguments as `Call`'s."""
+class NestedRun(ParallelRun):
+    """See the module's docstring; arguments as `ParallelRun`'s."""
 
     def __init__(self, client: Client, *arguments: Any) -> None:
         assert isinstance(client, TaskClient)
@@ -184,7 +184,7 @@ class NestedCall(Call):
     def _tell(self) -> None:
         """Have the scheduler know how far the task is, for those who look at a progress bar."""
         self._told = time.monotonic()
-        self._client.link.send_if_open([RanHere(self._group.parent, self._ran, self._failed)])
+        self._client.link.send_if_open([RanInline(self._group.parent, self._ran, self._failed)])
         self._ran = self._failed = 0
 
     def _wait_for_others(self, seconds: float | None) -> bool:

@@ -24,7 +24,7 @@ from minidask.host.signals import Uninterrupted, start
 from minidask.pickling.sharing import Scattered
 
 if TYPE_CHECKING:
-    from minidask.client.progress import Bar, Calls
+    from minidask.client.progress import Bar, CallCounter
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
@@ -39,7 +39,7 @@ class Job(NamedTuple):
     callback: Callback | None
 
 
-class Call:
+class ParallelRun:
     """One run of a `Parallel` object: its tasks, and who runs joblib's callbacks for them.
 
     With `slots`, those that the cluster has now, it makes use of those that come later too.
@@ -66,7 +66,7 @@ class Call:
         self._under_way = self._most = 0  # batches
         self._call_id = parallel._call_id
         self._bars = list(dict.fromkeys([calls.bar for calls in client.link.bars] + ([bar] if bar else [])))
-        self._counts: list[Calls] = []
+        self._counts: list[CallCounter] = []
         self._aborted = False
         self._batch_class: Any = None  # joblib's, of the batches that it keeps
         self._shared = {id(obj): handle for obj, handle in shared}

@@ -10,14 +10,14 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from minidask.data.chunks import PART_BYTES
+from minidask.data.chunks import CHUNK_BYTES
 from minidask.data.store import BlobStore
 from minidask.host.folders import disk_folder, memory_folder, place_of
 from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
 from minidask.pickling.payload import OUT_OF_BAND_BYTES
 from minidask.wire.frames import Buffer
-from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
+from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 
 
 class HeldBlobs:
@@ -77,14 +77,14 @@ class HeldBlobs:
         self._own = BlobStore.create(folder, blob_memory(folder), disk)
         return self._own
 
-    def part(self, wanted: FetchPart) -> BlobPart | NoBlob:
+    def part(self, wanted: FetchChunk) -> Chunk | NoBlob:
         """The answer to a worker that wants a part of a blob."""
         data = None
-        if self._store is not None and wanted.offset >= 0 and 0 < wanted.size <= PART_BYTES:
+        if self._store is not None and wanted.offset >= 0 and 0 < wanted.size <= CHUNK_BYTES:
             data = self._store.read(wanted.blob, wanted.offset, wanted.size)
         if data is None:
             return NoBlob(wanted.blob, wanted.peer, "the client does not have it any more")
-        return BlobPart(wanted.blob, wanted.offset, wanted.peer, [data])
+        return Chunk(wanted.blob, wanted.offset, wanted.peer, [data])
 
     def hold(self, blobs: Iterable[bytes]) -> None:
         """Hold these, which are held already, once more."""

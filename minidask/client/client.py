@@ -40,7 +40,7 @@ from minidask.host.versions import PYTHON
 from minidask.net.addresses import Address
 from minidask.pickling.payload import LARGE_BYTES, SHARED
 from minidask.pickling.sharing import Scattered
-from minidask.task.context import TaskSlot, here
+from minidask.task.context import SlotOfTask, current_slot
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -140,10 +140,10 @@ class Client:
         slot, hooks = self._within(connection)
         return Link(connection, slot, hooks, self._cancel_dropped and slot is None)
 
-    def _within(self, connection: Connection) -> tuple[TaskSlot | None, Hooks]:
+    def _within(self, connection: Connection) -> tuple[SlotOfTask | None, Hooks]:
         """The slot whose tasks this client is for, and what is different there: a task may use any client of its own
         cluster, and its slot is lent while it waits."""
-        slot = here()
+        slot = current_slot()
         if slot is not None:
             from minidask.client.nested import client_of, nested_future  # noqa: PLC0415 - it imports this module
 

@@ -33,18 +33,18 @@ from minidask.host.packages import python_version
 from minidask.pickling.payload import LARGE_BYTES, dumps_naming, taken
 from minidask.pickling.sharing import Interner, Scattered
 from minidask.task.channels import Channels
-from minidask.task.context import TaskSlot
+from minidask.task.context import SlotOfTask
 from minidask.wire.messages import (
     RECORDS,
     Answer,
     Ask,
-    BlobPart,
     CallerMessage,
     Cancel,
     CancelAll,
-    FetchPart,
+    Chunk,
+    FetchChunk,
     Goodbye,
-    Idle,
+    IdleSlots,
     Message,
     NoBlob,
     Restart,
@@ -59,7 +59,7 @@ from minidask.wire.messages import (
 )
 
 if TYPE_CHECKING:
-    from minidask.client.progress import Calls
+    from minidask.client.progress import CallCounter
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 OnAnswer = Callable[[dict[str, Any] | None], None]
@@ -86,7 +86,7 @@ class Link:
     """
 
     def __init__(
-        self, connection: Connection, slot: TaskSlot | None, hooks: Hooks, cancel_dropped: bool = False
+        self, connection: Connection, slot: SlotOfTask | None, hooks: Hooks, cancel_dropped: bool = False
     ) -> None:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
@@ -97,7 +97,7 @@ class Link:
         """Whether records that tasks log are to come here; to be set before the first task."""
         self.workers = WorkerTable(python_version())
         self.channels = Channels()
-        self.bars: tuple[Calls, ...] = ()
+        self.bars: tuple[CallCounter, ...] = ()
         """Where what is submitted now is counted."""
         self.dropped: collections.deque[list[bytes]] = collections.deque()
         """Blobs to be held once less: handles and futures may end anywhere, inside any lock."""
@@ -300,12 +300,12 @@ class Link:
 
     # --- bars and questions ---
 
-    def count_on(self, calls: Calls) -> None:
+    def count_on(self, calls: CallCounter) -> None:
         """Count there what is submitted from now on."""
         with self._lock:
             self.bars = (*self.bars, calls)
 
-    def count_no_more_on(self, calls: Calls) -> None:
+    def count_no_more_on(self, calls: CallCounter) -> None:
         with self._lock:
             self.bars = tuple(other for other in self.bars if other is not calls)
 
@@ -419,18 +419,18 @@ class Link:
                     on_answer(info)
             case ResultOffered():
                 self._results.offered(message)
-            case BlobPart():
+            case Chunk():
                 self._results.part(message)
             case NoBlob():
                 self._results.refused(message)
-            case FetchPart():
+            case FetchChunk():
                 self.send_if_open([self.blobs.part(message)])
             case CallerMessage(channel, payload):
                 if channel != RECORDS:
                     self.channels.put(channel, payload)
                 elif self.takes_records:
                     self._aside.run(lambda: log_here(payload))
-            case Idle(idle):
+            case IdleSlots(idle):
                 self._hooks.told_idle(idle)
             case Goodbye(reason):
                 self.why_closed = f"the scheduler at {self.connection.address} said goodbye: {reason}"

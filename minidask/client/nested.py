@@ -23,7 +23,7 @@ from minidask.client.reading import Reading
 from minidask.client.registry import live_clients
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.pickling.payload import LARGE_BYTES, SHARED
-from minidask.task.context import TaskSlot, waiting, working_for
+from minidask.task.context import SlotOfTask, waiting, working_for
 
 RETURN_SECONDS = 5.0
 LOOK_SECONDS = 0.05
@@ -39,7 +39,7 @@ class TaskClient(Client):
 
     nested = True
 
-    def __init__(self, slot: TaskSlot) -> None:
+    def __init__(self, slot: SlotOfTask) -> None:
         self._slot = slot
         self.idle: bool | None = None
         """Whether there are slots with nothing to do; None while a call that wants to know has not been told yet."""
@@ -47,7 +47,7 @@ class TaskClient(Client):
         """Called, by whoever reads, when there are such slots."""
         super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
 
-    def _within(self, connection: Connection) -> tuple[TaskSlot, Hooks]:
+    def _within(self, connection: Connection) -> tuple[SlotOfTask, Hooks]:
         return self._slot, Hooks(nested_future, self._told_idle, self._ended)
 
     def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
@@ -158,7 +158,7 @@ def _help(done: Callable[[], bool], end: float | None, reading: Reading) -> None
 _connecting = threading.Lock()
 
 
-def client_of(slot: TaskSlot) -> TaskClient:
+def client_of(slot: SlotOfTask) -> TaskClient:
     """The client of a slot: connected if it is not yet, or no more."""
     with _connecting:
         if slot.client is None or slot.client.closed:
@@ -167,7 +167,7 @@ def client_of(slot: TaskSlot) -> TaskClient:
         return client
 
 
-def _connect(slot: TaskSlot) -> TaskClient:
+def _connect(slot: SlotOfTask) -> TaskClient:
     """Connect; a scheduler on this machine gets the time to notice that somebody has removed its socket."""
     end = time.monotonic() + (RETURN_SECONDS if slot.scheduler.startswith("unix:") else 0)
     while True:

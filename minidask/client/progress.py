@@ -1,6 +1,6 @@
 """Progress bars: a thin shell around tqdm, which is loaded only when a bar is asked for.
 
-    calls submitted, futures done ─► Calls ─► Tally ─┐
+    calls submitted, futures done ─► CallCounter ─► Tally ─┐
     the scheduler's answers ─────────► _News ────────┴─► a thread, four times a second ─► tqdm
 
 Nothing here waits for the screen while it holds what others count with: a terminal may be stopped.
@@ -61,7 +61,7 @@ class Bar:
         self._pid = os.getpid()
         _bars.add(self)
 
-    def begin(self, client: Client, name: str = "", total: int | None = None) -> Calls:
+    def begin(self, client: Client, name: str = "", total: int | None = None) -> CallCounter:
         """Count some calls, of which there will be `total`, None if nobody knows yet."""
         with self._life:
             self._calls += 1
@@ -74,7 +74,7 @@ class Bar:
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 start(self._thread)
             with self.counting:
-                return Calls(self, self._tally.open(total))
+                return CallCounter(self, self._tally.open(total))
 
     def end(self, part: Part, ended_well: bool) -> None:
         """No more calls of this part will come."""
@@ -179,8 +179,8 @@ class Bar:
                 pass
 
     @contextlib.contextmanager
-    def _counting(self, client: Client) -> Iterator[Calls]:
-        begun: list[Calls] = []
+    def _counting(self, client: Client) -> Iterator[CallCounter]:
+        begun: list[CallCounter] = []
         try:
             with Uninterrupted():  # what was begun is to be ended
                 begun.append(self.begin(client, total=0))
@@ -190,7 +190,7 @@ class Bar:
                 calls.end()
 
 
-class Calls:
+class CallCounter:
     """Counts calls on a bar."""
 
     def __init__(self, bar: Bar, part: Part) -> None:

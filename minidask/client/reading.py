@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from minidask.client.connection import Connection
 from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.host.signals import Uninterrupted, start
-from minidask.task.context import TaskSlot
+from minidask.task.context import SlotOfTask
 from minidask.wire.messages import Message
 
 LOGGER = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Reading:
         connection: Connection,
         on_message: Callable[[Message], None],
         on_end: Callable[[str], None],
-        slot: TaskSlot | None = None,
+        slot: SlotOfTask | None = None,
         on_nudge: Callable[[], None] = lambda: None,
     ) -> None:
         self.slot = slot

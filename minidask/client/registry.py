@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from minidask.errors import MinidaskError
-from minidask.task.context import here
+from minidask.task.context import current_slot
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
@@ -26,7 +26,7 @@ def get_client() -> Client:
             close it.
         MinidaskError: there is none.
     """
-    slot = here()
+    slot = current_slot()
     if slot is not None:
         from minidask.client.nested import client_of  # noqa: PLC0415 - most tasks need none
 

@@ -6,9 +6,9 @@ import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from minidask.data.chunks import PART_BYTES, ROOM, Parts
+from minidask.data.chunks import CHUNK_BYTES, ROOM, ChunkProgress
 from minidask.errors import SerializationError
-from minidask.wire.messages import BlobPart, FetchPart, Message, NoBlob, ResultOffered, ResultTaken
+from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, ResultOffered, ResultTaken
 
 
 @dataclass(eq=False)
@@ -17,7 +17,7 @@ class _Arrival:
 
     task: int
     peer: int
-    parts: Parts
+    parts: ChunkProgress
     memory: memoryview
 
 
@@ -46,11 +46,11 @@ class Results:
         except (OSError, ValueError, OverflowError):  # no memory, or it is gone already: `take` will tell
             self._send([ResultTaken(message.blob, message.peer)])
             return
-        arrival = _Arrival(message.task, message.peer, Parts(message.size), memory)
+        arrival = _Arrival(message.task, message.peer, ChunkProgress(message.size), memory)
         self._arrivals[message.blob] = self._coming.setdefault(message.peer, {})[message.blob] = arrival
         self._ask(message.peer)
 
-    def part(self, message: BlobPart) -> None:
+    def part(self, message: Chunk) -> None:
         """Bytes have come."""
         arrival = self._coming.get(message.peer, {}).get(message.blob)
         if arrival is None or len(message.payload) != 1:
@@ -110,8 +110,8 @@ class Results:
             room -= arrival.parts.under_way
             asked = arrival.parts.wanted(room)
             room -= sum(size for _, size in asked)
-            wanted += [FetchPart(blob, offset, size, peer) for offset, size in asked]
-            if room < PART_BYTES:
+            wanted += [FetchChunk(blob, offset, size, peer) for offset, size in asked]
+            if room < CHUNK_BYTES:
                 break
         if wanted:
             self._send(wanted)

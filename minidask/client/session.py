@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.client.code import collected
-from minidask.client.traits import Traits
+from minidask.client.traits import CallerTraits
 from minidask.data.files import blob_id
 from minidask.host.signals import pass_on
 from minidask.host.spawn import search_path
@@ -64,7 +64,7 @@ class Session:
         self._put = put
         self._release = release
         self._at_rest = at_rest
-        self._traits = Traits(is_here, records)
+        self._traits = CallerTraits(is_here, records)
         self._is_here = is_here
         self._modules = OwnModules()
         self._modules.changed()  # what is loaded is noted as early as can be

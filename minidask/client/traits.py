@@ -15,7 +15,7 @@ from typing import Any
 from minidask.host.signals import pass_on
 
 
-class Traits:
+class CallerTraits:
     """See the module's docstring.
 
     Args:

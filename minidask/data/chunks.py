@@ -1,18 +1,18 @@
 """A blob on its way, part by part: what to ask for next. The receiver sets the pace; pure.
 
-So many parts are asked for in advance that the line is never empty, and so few that nobody on the way has to keep
-much: `ROOM` is for all blobs from one source together. Parts come in order, and one that does not is of an earlier
+So many chunks are asked for in advance that the line is never empty, and so few that nobody on the way has to keep
+much: `ROOM` is for all blobs from one source together. Chunks come in order, and one that does not is of an earlier
 request, and ignored: after a change of source, `again` starts from where the last one ended.
 """
 
 from __future__ import annotations
 
-PART_BYTES = 1024 * 1024
+CHUNK_BYTES = 1024 * 1024
 PARTS_UNDER_WAY = 8
-ROOM = PARTS_UNDER_WAY * PART_BYTES
+ROOM = PARTS_UNDER_WAY * CHUNK_BYTES
 
 
-class Parts:
+class ChunkProgress:
     """How far a blob of `size` bytes has come."""
 
     def __init__(self, size: int) -> None:
@@ -33,7 +33,7 @@ class Parts:
         """The parts to ask for now, as `(offset, bytes)`, at most `room` bytes of them; they count as asked for."""
         parts = []
         while self._asked < self.size:
-            count = min(PART_BYTES, self.size - self._asked)
+            count = min(CHUNK_BYTES, self.size - self._asked)
             if count > room:
                 break
             parts.append((self._asked, count))
@@ -43,7 +43,7 @@ class Parts:
 
     def came(self, offset: int, count: int) -> bool:
         """Take note of a part; whether it is the next one, so that its bytes are to be kept."""
-        if offset != self.have or count != min(PART_BYTES, self.size - self.have):
+        if offset != self.have or count != min(CHUNK_BYTES, self.size - self.have):
             return False
         self.have += count
         self._asked = max(self._asked, self.have)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import xxhash
 
-from minidask.data.chunks import Parts
+from minidask.data.chunks import ChunkProgress
 from minidask.wire.frames import Buffer
 
 COPY_BYTES = 256 * 1024
@@ -183,7 +183,7 @@ class Incoming:
     """
 
     def __init__(self, blob: bytes, path: Path, size: int, seal: Callable[[bytes, Path], None]) -> None:
-        self.parts = Parts(size)
+        self.parts = ChunkProgress(size)
         self._blob = blob
         self._path = path
         self._seal = seal

@@ -1,6 +1,6 @@
 """One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
 
-    put ─► name.OWNER-N.part ─rename─► name ◄─ map, by any process
+    put ─► name.OWNER-N.draft ─rename─► name ◄─ map, by any process
                                         │ hard link
                                         └─► name.OWNER-N    a pin: while one is there, the file stays
 
@@ -42,7 +42,7 @@ DISK = "disk"
 WARNED = "warned"
 RESULT = ".result"
 PID_BYTES = 4
-LOOK_AFTER = 64  # a process looks through the folder again when it has used up this part of the free room
+LOOK_AFTER = 64  # a process looks through the folder again when it has used up this share of the free room
 
 _numbers = itertools.count()
 
@@ -109,15 +109,15 @@ class BlobStore:
         self._warn_if_full()
 
     def _put(self, blob: bytes, data: Buffer, fits: bool) -> None:
-        part = self._part(blob)
+        draft = self._draft(blob)
         content = Hashed(memoryview(data).cast("B"))
-        self._write(part, content, fits)
+        self._write(draft, content, fits)
         if content.name != blob:
-            blobfiles.remove(part)
+            blobfiles.remove(draft)
             raise SerializationError(
                 "an array was changed while it was being sent: change it before a task takes it, or send a copy"
             )
-        self._seal(blob, part)
+        self._seal(blob, draft)
 
     def pin(self, blob: bytes) -> bool:
         """Keep the blob in the store until `unpin`; whether it is there at all."""
@@ -132,28 +132,28 @@ class BlobStore:
         self._pins[blob] = pin
         return True
 
-    def _seal(self, blob: bytes, part: Path) -> None:
+    def _seal(self, blob: bytes, draft: Path) -> None:
         """Make the blob of a finished file, and pin it."""
         pin = self._named(blob, "")
         with self._locked():
             if blobfiles.link(self._path(blob), pin):
-                blobfiles.remove(part)  # another process was faster
+                blobfiles.remove(draft)  # another process was faster
             else:
-                os.rename(part, self._path(blob))
+                os.rename(draft, self._path(blob))
                 blobfiles.link(self._path(blob), pin)
         self._pins[blob] = pin
 
     def adopt(self, blob: bytes, folders: Sequence[str]) -> bool:
         """Have the blob by sharing the memory of another store of this machine; whether one of them has it."""
         for folder in folders:
-            part = self._part(blob)
+            draft = self._draft(blob)
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
-                if not theirs.is_symlink() and blobfiles.link(theirs, part):
-                    if blobfiles.blob_id([blobfiles.mapped([part], shared=True, writable=False)]) == blob:
-                        self._seal(blob, part)
+                if not theirs.is_symlink() and blobfiles.link(theirs, draft):
+                    if blobfiles.blob_id([blobfiles.mapped([draft], shared=True, writable=False)]) == blob:
+                        self._seal(blob, draft)
                         return True
-                    blobfiles.remove(part)
+                    blobfiles.remove(draft)
         return False
 
     def begin(self, blob: bytes, size: int) -> Incoming:
@@ -162,18 +162,18 @@ class BlobStore:
         Raises:
             OSError: there is none.
         """
-        part = self._part(blob)
+        draft = self._draft(blob)
         if self._has_room(size):
             try:
-                blobfiles.reserve(part, size)
-                return Incoming(blob, part, size, self._seal)
+                blobfiles.reserve(draft, size)
+                return Incoming(blob, draft, size, self._seal)
             except OSError:
                 self._allowance = 0
-        real = self._on_disk(part)
+        real = self._on_disk(draft)
         blobfiles.reserve(real, size)
-        self._link_to_disk(part, real)
+        self._link_to_disk(draft, real)
         self._warn_if_full()
-        return Incoming(blob, part, size, self._seal)
+        return Incoming(blob, draft, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
         """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""
@@ -215,9 +215,9 @@ class BlobStore:
             OSError: there is no room for it.
         """
         name = os.getpid().to_bytes(PID_BYTES) + os.urandom(16 - PID_BYTES)
-        part = self._part(name)
-        self._write(part, [memoryview(data).cast("B")], self._has_room(len(data)))
-        part.rename(self._handed_over(name))
+        draft = self._draft(name)
+        self._write(draft, [memoryview(data).cast("B")], self._has_room(len(data)))
+        draft.rename(self._handed_over(name))
         self._warn_if_full()
         return name
 
@@ -268,8 +268,8 @@ class BlobStore:
         """A result while it is its writer's, whose number begins the name: for what it then does not say, it goes."""
         return self.folder / f"{name.hex()}.{owner(int.from_bytes(name[:PID_BYTES]))}{RESULT}"
 
-    def _part(self, blob: bytes) -> Path:
-        return self._named(blob, ".part")
+    def _draft(self, blob: bytes) -> Path:
+        return self._named(blob, ".draft")
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:

@@ -16,7 +16,7 @@ import socket
 
 from minidask.host import descriptors
 from minidask.host.resources import thread_limits
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 from minidask.worker.launch import launch
 
 
@@ -30,12 +30,12 @@ def main(arguments: list[str]) -> None:
     if config is None:
         return  # the user's process is gone already
     environment = thread_limits(config["slots"], os.environ)
-    around = Surroundings(config["store"], config["address"], config["access_file"])
+    slot_config = SlotConfig(config["store"], config["address"], config["access_file"])
     descriptors.raise_limit()
     launched = []
     with contextlib.suppress(OSError):  # the node tries again, and says so
         for _ in range(config["slots"]):
-            launched.append(launch(environment, around))
+            launched.append(launch(environment, slot_config))
 
     from minidask.local.node import serve  # noqa: PLC0415 - only now, see above
 

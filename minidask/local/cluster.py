@@ -25,7 +25,7 @@ from minidask.host.resources import blob_memory, cpu_count, memory_total
 from minidask.host.signals import pass_on, start
 from minidask.host.sizes import count
 from minidask.host.spawn import start_python
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 
 if TYPE_CHECKING:
     from minidask.local.node import LocalNode
@@ -227,8 +227,8 @@ class _NodeThread:
 
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
         limits = MemoryLimits(None, config["machine_memory"])
-        around = Surroundings(config["store"], config["address"], config["access_file"])
-        node = LocalNode(config["slots"], ThreadSlot, limits, around)
+        slot_config = SlotConfig(config["store"], config["address"], config["access_file"])
+        node = LocalNode(config["slots"], ThreadSlot, limits, slot_config)
         try:
             await node.start()
             assert node.server is not None

@@ -31,11 +31,11 @@ from minidask.net.addresses import Address
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Event, Received
 from minidask.scheduler.server import SchedulerServer
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 from minidask.wire.messages import Message
-from minidask.worker.agent import Agent
 from minidask.worker.launch import Launched
 from minidask.worker.memory import MemoryLimits
+from minidask.worker.shell import WorkerShell
 from minidask.worker.slotpool import PoolEvents, ProcessSlot, SlotFactory
 
 LOOK_SECONDS = 1.0
@@ -50,26 +50,26 @@ class LocalNode:
         slots: how many calls run at once.
         make_slot: processes or threads.
         limits: how much memory slots may use.
-        around: where to listen, the file for the secret, and where large data is, shared with clients.
+        slot_config: where to listen, the file for the secret, and where large data is, shared with clients.
     """
 
-    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, around: Surroundings) -> None:
+    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, slot_config: SlotConfig) -> None:
         self._core = SchedulerCore(
             {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
         )
-        self.agent = Agent(
-            "local", slots, make_slot, limits, around, BlobStore(around.store), None, recipients=self._core
+        self.agent = WorkerShell(
+            "local", slots, make_slot, limits, slot_config, BlobStore(slot_config.store), None, recipients=self._core
         )
-        self._around = around
+        self._slot_config = slot_config
         self.server: SchedulerServer | None = None
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen, with a fresh secret, and start the slots."""
-        info = {"store": self._around.store}
-        secret = load_or_create_secret(self._around.access_file)
+        info = {"store": self._slot_config.store}
+        secret = load_or_create_secret(self._slot_config.access_file)
         self.server = SchedulerServer(self._core, secret, info)
-        await self.server.listen(Address.parse(self._around.scheduler))
+        await self.server.listen(Address.parse(self._slot_config.scheduler))
         self._keeping = asyncio.create_task(self._keep_reachable(self.server, secret))
         to_worker = _ToWorker(self.agent)
         # A task reaches this worker without a round trip, so it need not hold any in advance.
@@ -80,15 +80,15 @@ class LocalNode:
 
     async def _keep_reachable(self, server: SchedulerServer, secret: bytes) -> None:
         """Make socket and secret again when somebody has cleaned their folder up: tasks look for them there."""
-        socket_file = Path(Address.parse(self._around.scheduler).path)
+        socket_file = Path(Address.parse(self._slot_config.scheduler).path)
         told = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if socket_file.exists() and Path(self._around.access_file).exists():
+            if socket_file.exists() and Path(self._slot_config.access_file).exists():
                 continue
             try:
-                put_back(self._around.access_file, secret)
-                await server.listen(Address.parse(self._around.scheduler))
+                put_back(self._slot_config.access_file, secret)
+                await server.listen(Address.parse(self._slot_config.scheduler))
                 hold(socket_file.parent)
             except OSError as error:
                 if not told:
@@ -107,7 +107,7 @@ class LocalNode:
 class _ToWorker:
     """The scheduler's link to the worker."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: WorkerShell) -> None:
         self._agent = agent
         self._messages: list[Message] = []
 
@@ -148,11 +148,13 @@ async def _serve(control: socket.socket, config: dict[str, Any], launched: list[
     reader, writer = await asyncio.open_unix_connection(sock=control)
     limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
 
-    def make_slot(number: int, events: PoolEvents, environment: Mapping[str, str], around: Surroundings) -> ProcessSlot:
-        return ProcessSlot(number, events, environment, around, launched.pop() if launched else None)
+    def make_slot(
+        number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
+    ) -> ProcessSlot:
+        return ProcessSlot(number, events, environment, slot_config, launched.pop() if launched else None)
 
-    around = Surroundings(config["store"], config["address"], config["access_file"])
-    node = LocalNode(config["slots"], make_slot, limits, around)
+    slot_config = SlotConfig(config["store"], config["address"], config["access_file"])
+    node = LocalNode(config["slots"], make_slot, limits, slot_config)
     try:
         await node.start()
         assert node.server is not None

@@ -31,15 +31,15 @@ class Namespace:
     """The classes and the modules' globals that one task's pickles have made.
 
     Args:
-        whole_process: whether nobody else unpickles in this process meanwhile: then what the task itself unpickles
+        to_process: whether nobody else unpickles in this process meanwhile: then what the task itself unpickles
             with cloudpickle finds these classes too.
     """
 
-    def __init__(self, whole_process: bool = False) -> None:
+    def __init__(self, to_process: bool = False) -> None:
         self.classes: dict[str, Any] = {}  # by what cloudpickle tells classes apart by
         self.globals: dict[int, dict[str, Any]] = {}
         self.uses = 0
-        self._whole_process = whole_process
+        self._whole_process = to_process
 
     def begin(self) -> None:
         """What this thread unpickles from now on belongs here."""

@@ -4,7 +4,7 @@ A payload is `[pickle, buffer, buffer, ...]`. A buffer beside the pickle has at 
 shorter one there is a *reference*: the names of the blobs that hold the bytes, and a letter for how to take them.
 
 What many tasks of a call share, functions defined in `__main__` above all, is pickled once as a *blob* named by a hash
-of its content, and every task's own pickle only names it: `interning.py` on the sending side, `BlobTable` on
+of its content, and every task's own pickle only names it: `interning.py` on the sending side, `SlotBlobs` on
 the receiving one. A task may change whatever it likes of what blobs are unpickled to: the next finds it as it was sent.
 """
 
@@ -82,7 +82,7 @@ class Names(Protocol):
     def contiguous(self, array: Any) -> Any:
         """A copy of an array whose elements do not lie side by side."""
 
-    def parts(self, blob: bytes) -> list[bytes]:
+    def refers_to(self, blob: bytes) -> list[bytes]:
         """The blobs that this one refers to."""
 
 
@@ -117,7 +117,7 @@ class _Beside:
         if blob not in self.named:
             self.named.append(blob)
             if self.interner is not None:
-                self.named += [part for part in self.interner.parts(blob) if part not in self.named]
+                self.named += [other for other in self.interner.refers_to(blob) if other not in self.named]
 
 
 _CACHED = type(functools.cache(len))
@@ -249,8 +249,8 @@ MAX_KEPT = 64
 class _Unpickled:
     """What blobs were unpickled to, in one namespace, and the watch over it."""
 
-    def __init__(self, whole_process: bool) -> None:
-        self.namespace = Namespace(whole_process)
+    def __init__(self, to_process: bool) -> None:
+        self.namespace = Namespace(to_process)
         self.objects: dict[bytes, Any] = {}
         self.inner: dict[bytes, Any] = {}
         """What blobs were unpickled to that are named by blobs."""
@@ -270,7 +270,7 @@ class _Unpickled:
         return self.namespace.size() == self._size and self.watch.unchanged()
 
 
-class BlobTable:
+class SlotBlobs:
     """The blobs that one slot was sent, each unpickled when a task names it.
 
     What tasks may change is made anew for each, or, where that can be seen to be the same, given to one after another.
@@ -281,12 +281,12 @@ class BlobTable:
 
     Args:
         store: where blobs are that come without bytes.
-        whole_process: whether no other slot is in this process.
+        to_process: whether no other slot is in this process.
     """
 
-    def __init__(self, store: BlobStore | None = None, *, whole_process: bool = False) -> None:
+    def __init__(self, store: BlobStore | None = None, *, to_process: bool = False) -> None:
         self._store = store
-        self._whole_process = whole_process
+        self._whole_process = to_process
         self._payloads: dict[bytes, Payload] = {}
         self._maps: dict[tuple[bytes, ...], memoryview] = {}
         self._kinds: dict[bytes, str] = {}  # by blob that was unpickled, or was a buffer
@@ -416,11 +416,11 @@ class BlobTable:
 
 
 class TaskBlobs:
-    """What one task has of its slot's blobs; made by `BlobTable.begin`."""
+    """What one task has of its slot's blobs; made by `SlotBlobs.begin`."""
 
     __slots__ = ("_before", "_blobs", "_code", "_data", "_depth", "table")
 
-    def __init__(self, table: BlobTable, blobs: Sequence[bytes], code: _Unpickled) -> None:
+    def __init__(self, table: SlotBlobs, blobs: Sequence[bytes], code: _Unpickled) -> None:
         self.table = table
         self._blobs = blobs
         self._code = code
@@ -485,7 +485,7 @@ def run_apart(payload: Payload) -> Any:
         Exception: whatever it raises.
     """
     around: TaskBlobs | None = this_thread.task
-    task = (around.table if around is not None else BlobTable()).begin([], payload)
+    task = (around.table if around is not None else SlotBlobs()).begin([], payload)
     raised: Exception | None = None
     try:
         function, args = loads([payload[0], *map(_own_copy, payload[1:])], "a nested call")

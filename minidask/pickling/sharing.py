@@ -48,7 +48,7 @@ class Scattered:
         dropped: Callable[[list[bytes]], None],
     ) -> None:
         self.blob = blob
-        self.parts = parts
+        self.refers_to = parts
         self._kind = kind
         self._release = release
         self._dropped = dropped
@@ -56,10 +56,10 @@ class Scattered:
     def release(self) -> None:
         """Let the cluster forget the data once the tasks that already use it have ended."""
         release, self._release, self._dropped = self._release, _do_nothing, _do_nothing
-        release([self.blob, *self.parts])
+        release([self.blob, *self.refers_to])
 
     def __del__(self) -> None:
-        self._dropped([self.blob, *self.parts])
+        self._dropped([self.blob, *self.refers_to])
 
     def __reduce__(self) -> Any:
         raise SerializationError("a scattered handle can only be sent as an argument of a task of its own client")
@@ -108,7 +108,7 @@ class Interner:
         self._twins: dict[Key, tuple[Key, bytes]] = {}  # by `fingerprint`: what keeps its ids, and the blob
         self._copies: dict[int, tuple[weakref.ref[Any], Any]] = {}  # by id()
         self._shipped: set[bytes] = set()
-        self._parts: dict[bytes, list[bytes]] = {}
+        self._refers_to: dict[bytes, list[bytes]] = {}
 
     def begin(self) -> None:
         """The next task is pickled, so the one before it is on its way, and holds what it needs."""
@@ -126,11 +126,11 @@ class Interner:
     def alias(self, obj: Any, handle: Scattered) -> None:
         """From now on, `obj` (by identity) is sent as what the handle stands for."""
         self._known[id(obj)] = (obj, handle.blob)
-        self._parts[handle.blob] = handle.parts
+        self._refers_to[handle.blob] = handle.refers_to
 
-    def parts(self, blob: bytes) -> list[bytes]:
+    def refers_to(self, blob: bytes) -> list[bytes]:
         """The blobs that this one refers to."""
-        return self._parts.get(blob, [])
+        return self._refers_to.get(blob, [])
 
     def find(self, obj: Any) -> bytes | None:
         """The blob that stands for `obj`, `BY_NAME` for what is imported, None for anything else."""
@@ -178,7 +178,7 @@ class Interner:
         payload, parts = dumps_naming(obj, what, _InFunction(self))
         blob = blob_id(payload)
         self._ship({blob: payload})
-        self._parts[blob] = parts
+        self._refers_to[blob] = parts
         return blob
 
     def find_data(self, obj: Any) -> bytes | None:
@@ -187,7 +187,7 @@ class Interner:
         if known is not None:
             return known[1]
         if type(obj) is Scattered:
-            self._parts[obj.blob] = obj.parts
+            self._refers_to[obj.blob] = obj.refers_to
             return obj.blob
         return None
 
@@ -267,7 +267,7 @@ class _InFunction:
     def __init__(self, interner: Interner) -> None:
         self.find = interner.find_data
         self.reference = interner.reference_in_function
-        self.parts = interner.parts
+        self.refers_to = interner.refers_to
         self.contiguous = interner.contiguous
         self.files = interner.files
 

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from minidask.task.context import here
+from minidask.task.context import current_slot
 from minidask.wire.messages import Payload
 
 FLUSH_SECONDS = 5.0
@@ -35,7 +35,7 @@ def handle(channel: str, handler: Handler) -> None:
 
 def tell_caller(channel: str, payload: Payload) -> bool:
     """In a task: send something to the process that the outermost task is from; False outside of tasks."""
-    slot = here()
+    slot = current_slot()
     if slot is None:
         return False
     slot.tell_caller(channel, payload)

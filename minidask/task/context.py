@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from minidask.wire.messages import Payload
 
 
-class Surroundings(NamedTuple):
+class SlotConfig(NamedTuple):
     """What a slot has to know of what is around it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Surroundings(NamedTuple):
     access_file: str
 
 
-class TaskSlot(Protocol):
+class SlotOfTask(Protocol):
     """A slot, as seen from the code of its task.
 
     Attributes:
@@ -88,14 +88,14 @@ class TaskSlot(Protocol):
 
 
 _this_thread = threading.local()
-_this_process: TaskSlot | None = None
+_this_process: SlotOfTask | None = None
 
 
-def belongs_to(slot: TaskSlot, *, whole_process: bool) -> None:
+def bind_slot(slot: SlotOfTask, *, to_process: bool) -> None:
     """From now on this thread, or all of this process, works for a slot."""
     global _this_process
     _this_thread.slot = slot
-    if whole_process:
+    if to_process:
         _this_process = slot
     _have_threads_inherit()
 
@@ -107,7 +107,7 @@ def _have_threads_inherit() -> None:
 
     @functools.wraps(plain_start)
     def start(thread: threading.Thread) -> None:
-        slot = here()
+        slot = current_slot()
         if slot is not None and not getattr(thread, "serves_all_tasks", False):
             thread.run = functools.partial(_run_for, slot, slot.call, what_it_has(), thread.run)  # type: ignore[method-assign]
         plain_start(thread)
@@ -115,7 +115,7 @@ def _have_threads_inherit() -> None:
     threading.Thread.start = start  # type: ignore[method-assign, assignment]
 
 
-def _run_for(slot: TaskSlot, call: list[int], share: Callable[[], None], run: Callable[[], None]) -> None:
+def _run_for(slot: SlotOfTask, call: list[int], share: Callable[[], None], run: Callable[[], None]) -> None:
     threading.current_thread().__dict__.pop("run", None)  # no cycle
     share()
     with working_for(slot, call):
@@ -123,7 +123,7 @@ def _run_for(slot: TaskSlot, call: list[int], share: Callable[[], None], run: Ca
 
 
 @contextlib.contextmanager
-def working_for(slot: TaskSlot, call: list[int]) -> Iterator[None]:
+def working_for(slot: SlotOfTask, call: list[int]) -> Iterator[None]:
     """What this thread does in the block is for a call."""
     own = getattr(_this_thread, "slot", None)
     _this_thread.slot = slot
@@ -139,7 +139,7 @@ def working_for(slot: TaskSlot, call: list[int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def waiting(slot: TaskSlot | None, call: list[int]) -> Iterator[None]:
+def waiting(slot: SlotOfTask | None, call: list[int]) -> Iterator[None]:
     """In the block, this thread waits for what a call has submitted: its slot may run that."""
     if slot is None:
         yield
@@ -151,9 +151,9 @@ def waiting(slot: TaskSlot | None, call: list[int]) -> Iterator[None]:
         slot.end_wait(call)
 
 
-def here() -> TaskSlot | None:
+def current_slot() -> SlotOfTask | None:
     """The slot whose task this thread works for; None outside of tasks."""
-    slot: TaskSlot | None = getattr(_this_thread, "slot", _this_process)
+    slot: SlotOfTask | None = getattr(_this_thread, "slot", _this_process)
     return slot if slot is not None and slot.call else None
 
 

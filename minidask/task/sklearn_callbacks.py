@@ -21,7 +21,7 @@ from typing import Any
 from minidask.errors import SerializationError
 from minidask.pickling.payload import REDUCERS, dumps, loads
 from minidask.task import channels
-from minidask.task.context import here, is_slot_process
+from minidask.task.context import current_slot, is_slot_process
 from minidask.wire.messages import Payload
 
 MADE_FOR = "1.9"
@@ -83,7 +83,7 @@ def _connect(address: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         return _plain_client(address, *args, **kwargs)
     except OSError:
-        if here() is None:
+        if current_slot() is None:
             raise
         log.warning("a callback that was set up in a task gets no reports from other machines: set it up outside of it")
         return _Nowhere(str(address))
@@ -115,7 +115,7 @@ def received_handle(address: str, authkey: bytes) -> Any:
             f"scikit-learn {_version()} on this machine is not {MADE_FOR}, so it cannot take the callbacks of the"
             " caller's: use one version on all machines"
         )
-    return _transport.ListenerHandle(address if here() is None else MARK + address, authkey)
+    return _transport.ListenerHandle(address if current_slot() is None else MARK + address, authkey)
 
 
 def _plain(address: str, authkey: bytes) -> Any:

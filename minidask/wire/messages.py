@@ -5,7 +5,7 @@ frames of them.
 
     client ──► scheduler ──► worker ──► slot      PutBlob, Submit, ... / Run, Stop, ...
     client ◄── scheduler ◄── worker ◄── slot      TaskDone, ...        / Done, Failed, Died, ...
-    client ◄─► scheduler ◄─► worker ◄─► worker    FetchPart, BlobPart, NoBlob
+    client ◄─► scheduler ◄─► worker ◄─► worker    FetchChunk, Chunk, NoBlob
 
 A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes them on unread.
 """
@@ -33,7 +33,7 @@ class PutBlob(NamedTuple):
 
 
 class OfferBlob(NamedTuple):
-    """As `PutBlob`, for `size` bytes that stay with the client: whoever needs them asks for them with `FetchPart`.
+    """As `PutBlob`, for `size` bytes that stay with the client: whoever needs them asks for them with `FetchChunk`.
 
     `place` says where they lie, for processes on the same machine: see `minidask.host.folders.place_of`.
     """
@@ -236,8 +236,8 @@ class BlobLost(NamedTuple):
 # --- large data, part by part: worker to worker, and through the scheduler between worker and client ---
 
 
-class FetchPart(NamedTuple):
-    """Send me `size` bytes of a blob, from `offset` on; answered by `BlobPart`, when it is there, or `NoBlob`.
+class FetchChunk(NamedTuple):
+    """Send me `size` bytes of a blob, from `offset` on; answered by `Chunk`, when it is there, or `NoBlob`.
 
     `peer` is 0 but for what the scheduler passes on: then the answer has to name the same peer.
     """
@@ -248,7 +248,7 @@ class FetchPart(NamedTuple):
     peer: int
 
 
-class BlobPart(NamedTuple):
+class Chunk(NamedTuple):
     """Bytes of a blob, in a payload of one buffer, from `offset` on."""
 
     blob: bytes
@@ -311,7 +311,7 @@ class Stopped(NamedTuple):
     text: str
 
 
-class Returned(NamedTuple):
+class GaveBack(NamedTuple):
     """The attempt has not begun, for no slot got free in time or none is left: it may go elsewhere."""
 
     task: int
@@ -401,7 +401,7 @@ class Resumed(NamedTuple):
     attempt: int
 
 
-class Idle(NamedTuple):
+class IdleSlots(NamedTuple):
     """Scheduler to the client of a slot, while that has a group open: whether there are slots with nothing to do."""
 
     idle: bool
@@ -413,7 +413,7 @@ class Notice(NamedTuple):
     text: str
 
 
-class RanHere(NamedTuple):
+class RanInline(NamedTuple):
     """Client of a slot to the scheduler: its task `parent`, as in `Submit`, has run so many more calls itself.
 
     For those who want to know how far it is; `failed` of them raised.
@@ -456,11 +456,11 @@ Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
     | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
     | Run | Stop
-    | SlotReady | Done | Failed | Died | Stopped | Returned | Output | Heartbeat | Resized
+    | SlotReady | Done | Failed | Died | Stopped | GaveBack | Output | Heartbeat | Resized
     | WorkerChanged
-    | OfferBlob | NeedBlob | FetchPart | BlobPart | NoBlob | HaveBlob | FetchFailed | BlobLost
+    | OfferBlob | NeedBlob | FetchChunk | Chunk | NoBlob | HaveBlob | FetchFailed | BlobLost
     | OfferResult | ResultOffered | ResultTaken
-    | Waiting | Resumed | Idle | RanHere
+    | Waiting | Resumed | IdleSlots | RanInline
     | TaskMessage | CallerMessage
     | Notice
     | CancelAll

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from minidask.pickling.payload import BlobTable, loads
+from minidask.pickling.payload import SlotBlobs, loads
 from minidask.wire.messages import Payload
 
 from .modules import NO_CODE, Worlds
-from .traits import Traits
+from .traits import AppliedTraits
 
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
 
@@ -27,9 +27,9 @@ class Caller:
         folder: for copies of code.
     """
 
-    def __init__(self, blobs: BlobTable, folder: Path) -> None:
+    def __init__(self, blobs: SlotBlobs, folder: Path) -> None:
         self._blobs = blobs
-        self._traits = Traits()
+        self._traits = AppliedTraits()
         self._worlds = Worlds(folder, blobs.leave_for_good)
         self._own_directory = os.open(os.curdir, _FOLDER)
         self._directory: int | None = None

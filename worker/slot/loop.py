@@ -26,9 +26,9 @@ from typing import Any, NoReturn
 from minidask.data.store import DISK, BlobStore
 from minidask.errors import SerializationError, TaskError, VersionMismatch
 from minidask.pickling import tracebacks
-from minidask.pickling.payload import BlobTable, dumps, handed_over, loads
+from minidask.pickling.payload import SlotBlobs, dumps, handed_over, loads
 from minidask.task import batch
-from minidask.task.context import Surroundings, belongs_to
+from minidask.task.context import SlotConfig, bind_slot
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import (
@@ -48,7 +48,7 @@ from minidask.wire.messages import (
 from .caller import Caller
 from .logs import Logs
 from .missing import explained
-from .stops import Calls, RunningCall
+from .stops import RunningCall, RunningCalls
 
 MAX_IOVEC = 512
 
@@ -58,21 +58,21 @@ class Slot:
 
     Args:
         sock: the connected socket to the worker daemon, blocking.
-        around: what is around it.
+        slot_config: what is around it.
         stops: the pipe that names calls to be stopped; None if the process is not the slot's own: then it does not
             set signals, paths and logging.
     """
 
-    def __init__(self, sock: socket.socket, around: Surroundings, stops: int | None) -> None:
-        self.scheduler = around.scheduler
-        self.access_file = around.access_file
-        self.store = BlobStore(around.store)
+    def __init__(self, sock: socket.socket, slot_config: SlotConfig, stops: int | None) -> None:
+        self.scheduler = slot_config.scheduler
+        self.access_file = slot_config.access_file
+        self.store = BlobStore(slot_config.store)
         self.client: Any = None
         self._sock = sock
         self._alone = stops is not None
         self._pid = os.getpid()
         self._decoder = FrameDecoder(AUTHENTICATED)
-        self._blobs = BlobTable(self.store, whole_process=self._alone)
+        self._blobs = SlotBlobs(self.store, to_process=self._alone)
         self._session: bytes | None = None
         self._describing = 1  # so many of a task's blobs tell of its caller
         self._caller: Caller | None = None
@@ -81,7 +81,7 @@ class Slot:
             self._caller = Caller(self._blobs, (self.store.folder / DISK).resolve() / "code")
             self.described = self._caller.describe
             self._logs = Logs(self.tell_caller)
-        self._calls = Calls(stops)
+        self._calls = RunningCalls(stops)
         self._given: collections.deque[Run] = collections.deque()  # to be run next
         self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
         self._resumed: list[int] = []  # tasks of which the daemon has still to take note that they go on
@@ -92,7 +92,7 @@ class Slot:
 
     def serve(self) -> None:
         """Serve calls until the worker daemon closes the socket."""
-        belongs_to(self, whole_process=self._alone)
+        bind_slot(self, to_process=self._alone)
         self._heed_stops()
         self._send(SlotReady(os.getpid()))
         with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
@@ -142,7 +142,7 @@ class Slot:
                 if sent:
                     pieces[0] = pieces[0][sent:]
 
-    # --- for a call that waits for calls of its own; see `minidask.task.context.TaskSlot` ---
+    # --- for a call that waits for calls of its own; see `minidask.task.context.SlotOfTask` ---
 
     @property
     def call(self) -> list[int]:
@@ -393,7 +393,7 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: the file descriptors of the socket and of the pipe for stops, the daemon's process id, and what is in
-            `Surroundings`.
+            `SlotConfig`.
     """
     sock, stops = socket.socket(fileno=int(arguments[0])), int(arguments[1])
     for descriptor in (sock.fileno(), stops):
@@ -406,4 +406,4 @@ def main(arguments: list[str]) -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, errors="backslashreplace")
-    Slot(sock, Surroundings(*arguments[3:]), stops).serve()
+    Slot(sock, SlotConfig(*arguments[3:]), stops).serve()

@@ -38,7 +38,7 @@ class RunningCall:
     cut_import: bool = False
 
 
-class Calls:
+class RunningCalls:
     """See the module's docstring.
 
     Args:

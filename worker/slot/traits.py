@@ -16,7 +16,7 @@ from typing import Any
 from minidask.host.imports import when_imported
 
 
-class Traits:
+class AppliedTraits:
     """What a slot process has of its present caller. `multiprocessing` is loaded when a task does, not before."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _Segments:
         traits: know the caller's.
     """
 
-    def __init__(self, own: Any, traits: Traits) -> None:
+    def __init__(self, own: Any, traits: AppliedTraits) -> None:
         self._own = own
         self._traits = traits
 

@@ -15,8 +15,8 @@ from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Goodbye, Message, Shutdown
 
-from .agent import Agent
 from .events import SchedulerGone
+from .shell import WorkerShell
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 3.0
@@ -25,7 +25,7 @@ CLOSE_SECONDS = 2.0
 log = logging.getLogger("minidask.worker")
 
 
-class Daemon:
+class Reconnector:
     """Keeps an agent connected to its scheduler.
 
     Args:
@@ -35,7 +35,7 @@ class Daemon:
         death_timeout: seconds to go on trying while no scheduler answers.
     """
 
-    def __init__(self, agent: Agent, address: Address, secret: bytes, death_timeout: float) -> None:
+    def __init__(self, agent: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:
         self._agent = agent
         self._address = address
         self._secret = secret

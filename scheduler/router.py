@@ -14,13 +14,13 @@ from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.outcomes import BLOB_BYTES
 
-from .blobs import RELAY, BlobRecord, BlobShelf, Copy
+from .blobs import RELAY, BlobRecord, BlobTable, Copy
 from .tasks import ClientRecord, WorkerRecord
 
 MAX_TEXT = 10_000
 
 
-class Distribution:
+class BlobRouter:
     """Tells workers where to get blobs.
 
     Args:
@@ -31,7 +31,7 @@ class Distribution:
 
     def __init__(
         self,
-        shelf: BlobShelf,
+        shelf: BlobTable,
         workers: dict[int, WorkerRecord],
         clients: dict[int, ClientRecord],
         send: Callable[[int, m.Message], None],
@@ -111,7 +111,7 @@ class Distribution:
             copy.failed.add(copy.source)
             self._direct(message.blob, worker, message.text[:MAX_TEXT])
 
-    def part_wanted(self, worker: WorkerRecord, message: m.FetchPart) -> None:
+    def part_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
         """A worker wants a part from a client."""
         record = self._record(message.blob)
         holder = _offering(record) if record is not None else None
@@ -119,7 +119,7 @@ class Distribution:
             self._send(holder, message._replace(peer=worker.peer))
         elif record is not None and record.payload and 0 <= message.offset <= message.offset + message.size:
             part = memoryview(record.payload[0])[message.offset : message.offset + message.size]
-            self._send(worker.peer, m.BlobPart(message.blob, message.offset, 0, [part]))
+            self._send(worker.peer, m.Chunk(message.blob, message.offset, 0, [part]))
         else:
             self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
 
@@ -166,7 +166,7 @@ class Distribution:
                 for peer in self.shelf.relayed(name):
                     self._direct(name, self._workers[peer], "")
 
-    def answer(self, client: ClientRecord, message: m.BlobPart | m.NoBlob) -> None:
+    def answer(self, client: ClientRecord, message: m.Chunk | m.NoBlob) -> None:
         """A client answers what a worker wanted; nobody else is sent anything."""
         worker = self._workers.get(message.peer)
         copy = self._copy(worker, message.blob) if worker is not None else None
@@ -175,14 +175,14 @@ class Distribution:
 
     # --- results, from a worker to a client: passed on as they come ---
 
-    def result_part_wanted(self, client: ClientRecord, message: m.FetchPart) -> None:
+    def result_part_wanted(self, client: ClientRecord, message: m.FetchChunk) -> None:
         """A client wants a part of a result."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=client.peer))
         else:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
 
-    def result_part(self, worker: WorkerRecord, message: m.BlobPart | m.NoBlob) -> None:
+    def result_part(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
         """A worker answers what a client wanted, which may have left."""
         if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))

@@ -2,7 +2,7 @@
 
     scheduler ─► FromScheduler ┐                      ┌► ToScheduler, ToSlot
     slots     ─► FromSlot,     ├► inbox ─► core.handle┤
-    clock     ─► Tick          ┘                      └► Spawn, Interrupt, Kill, Retire
+    clock     ─► WorkerTick          ┘                      └► Spawn, Interrupt, Kill, Retire
 
 As in the scheduler's shell, events wait in an inbox until the one before is dealt with, and every link
 written to is flushed once, when the inbox is empty.
@@ -31,12 +31,12 @@ from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
 from minidask.net.transport import Link
 from minidask.pickling.payload import LARGE_BYTES, left_in
-from minidask.task.context import Surroundings
+from minidask.task.context import SlotConfig
 from minidask.wire.messages import (
-    BlobPart,
+    Chunk,
     Done,
     Failed,
-    FetchPart,
+    FetchChunk,
     Heartbeat,
     Message,
     NoBlob,
@@ -67,9 +67,9 @@ from .events import (
     Retire,
     SlotExited,
     Spawn,
-    Tick,
     ToScheduler,
     ToSlot,
+    WorkerTick,
 )
 from .memory import MemoryLimits, over_limit
 from .peers import Peers
@@ -87,7 +87,7 @@ PREFETCH = 16  # short calls for each slot, at most: how many they are the sched
 log = logging.getLogger("minidask.worker")
 
 
-class Agent:
+class WorkerShell:
     """One machine's worker.
 
     Args:
@@ -95,7 +95,7 @@ class Agent:
         slots: how many calls it runs at once.
         make_slot: `ProcessSlot` or `ThreadSlot`.
         limits: how much memory slots may use.
-        around: what slots have to know of the cluster.
+        slot_config: what slots have to know of the cluster.
         store: where this machine's large data is.
         peers: the way to other workers; None where there can be none, as the clients use the same store.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
@@ -108,7 +108,7 @@ class Agent:
         slots: int,
         make_slot: SlotFactory,
         limits: MemoryLimits,
-        around: Surroundings,
+        slot_config: SlotConfig,
         store: BlobStore,
         peers: Peers | None,
         fresh_slots: bool = False,
@@ -122,7 +122,7 @@ class Agent:
         self._size = slots
         self._make_slot = make_slot
         self._limits = limits
-        self._around = around
+        self._slot_config = slot_config
         self._store = store
         self._peers = peers
         self._transfers = Transfers(store, peers is None, self.post, self._ask)
@@ -287,11 +287,11 @@ class Agent:
         """What a message of the scheduler's is to the core; nothing, if it is about bytes under way."""
         if type(message) is Notice:
             log.warning("%s", message.text)
-        elif type(message) is BlobPart:
+        elif type(message) is Chunk:
             self._transfers.part(message)
         elif type(message) is NoBlob:
             self._transfers.refused("", message)
-        elif type(message) is FetchPart:
+        elif type(message) is FetchChunk:
             self._send(self._transfers.result_part(message))
         elif type(message) is not PutBlob:
             return [FromScheduler(message)]
@@ -351,7 +351,7 @@ class Agent:
         if self._closing:
             return
         try:
-            self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._around)
+            self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._slot_config)
         except OSError as error:
             if pause > LAST_RETRY_SECONDS and not self._slots:
                 self._carry_out(GiveUp(f"no process can be started to run tasks in: {error}"))
@@ -379,7 +379,7 @@ class Agent:
         deadline = self._core.next_deadline()
         if deadline is not None and not self._closing:
             delay = max(0.0, deadline - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.post, Tick())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.post, WorkerTick())
 
     # --- slots ---
 
