@@ -310,18 +310,18 @@ def test_cancel_all_stops_what_nobody_holds() -> None:
 
 
 def test_an_executor_runs_what_nobody_holds() -> None:
+    gate, opener = os.pipe()
     with minidask.Client(n_workers=1, processes=False) as client:
-        blocker = client.submit(gate_wait)
+        blocker = client.submit(os.read, gate, 1)  # in this process, whose pipe it is
         client.get_executor().submit(neg, 1)
         gc.collect()
         assert len(client.link._pending) == 2
-        blocker.result(20)
+        os.write(opener, b"x")
+        assert blocker.result(20) == b"x"
         wait_until(lambda: not len(client.link._pending), "both ran")
         assert client.scheduler_info()["tasks"]["finished"] == 2
-
-
-def gate_wait() -> None:
-    time.sleep(0.3)
+    os.close(gate)
+    os.close(opener)
 
 
 # --- a client has its cluster, or an error ---

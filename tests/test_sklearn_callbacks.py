@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -17,6 +18,7 @@ import minidask
 
 from .conftest import Programs, wait_until
 
+ROOT = Path(__file__).parent.parent
 callback = pytest.importorskip("sklearn.callback")
 utils = pytest.importorskip("sklearn.callback.tests._utils")
 adapter = pytest.importorskip("minidask.task.sklearn_callbacks")
@@ -86,7 +88,7 @@ def test_this_scikit_learn_is_one_that_the_adapter_was_made_for() -> None:
 
 
 def start_far_worker(programs: Programs, address: str, name: str) -> None:
-    """A worker whose /tmp and /dev/shm are its own."""
+    """A worker whose /tmp and /dev/shm are its own, but for the sources, which may lie there."""
     command = [sys.executable, "-m", "minidask.worker", address, "--nworkers", "1", "--name", name]
     access = f"{os.environ['XDG_STATE_HOME']}/minidask/access"
     script = f"""
@@ -94,7 +96,13 @@ def start_far_worker(programs: Programs, address: str, name: str) -> None:
         umask 077
         mount -t tmpfs none /dev/shm
         exec 3< {access}
+        mkdir /dev/shm/kept
+        mount --bind {ROOT} /dev/shm/kept
         mount -t tmpfs none /tmp
+        mkdir -p {ROOT}
+        mount --bind /dev/shm/kept {ROOT}
+        umount /dev/shm/kept
+        rmdir /dev/shm/kept
         cd /tmp
         cat <&3 > access
         exec 3<&-
