@@ -1,0 +1,28 @@
+"""Stores in a test's own folder, and data for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minidask.data.files import blob_id
+from minidask.data.store import DISK, LOCK, WARNED, BlobStore
+
+KIB = 1024
+
+
+def data(number: int, size: int = 10 * KIB) -> bytes:
+    return bytes([number]) * size
+
+
+def blob(number: int, size: int = 10 * KIB) -> bytes:
+    return blob_id([data(number, size)])
+
+
+def files(store: BlobStore) -> set[str]:
+    return {path.name for path in store.folder.iterdir()} - {LOCK, DISK, WARNED}
+
+
+def new_store(folder: Path, budget: int) -> BlobStore:
+    for name in ("memory", "disk"):
+        (folder / name).mkdir()
+    return BlobStore.create(folder / "memory", budget, folder / "disk")

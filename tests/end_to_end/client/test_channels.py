@@ -1,0 +1,192 @@
+"""What tasks tell their caller while they run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import joblib
+import pytest
+
+import minidask
+from minidask.scheduler import events as e
+from minidask.scheduler.core import SchedulerCore
+from minidask.task import channels
+from minidask.task.context import current_slot
+from minidask.wire import messages as m
+from minidask.worker.slot.stops import RunningCalls
+from tests.helpers import wait_until
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What has come on the channel "test"."""
+    came: list[str] = []
+    channels.handle("test", lambda payload: came.append(bytes(payload[0]).decode()))
+    yield came
+    del channels._handlers["test"]
+
+
+def tell(*texts: str) -> None:
+    for text in texts:
+        channels.tell_caller("test", [text.encode()])
+
+
+def count(first: int, many: int) -> int:
+    tell(*(f"{first} {number}" for number in range(many)))
+    return first
+
+
+def test_messages_of_a_task_come_in_order_and_before_the_call_ends(client: minidask.Client, told: list[str]) -> None:
+    with joblib.parallel_config("minidask"):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(count)(first, 2000) for first in range(10))
+    assert len(told) == 20_000
+    for first in range(10):
+        assert [line for line in told if line.split()[0] == str(first)] == [f"{first} {n}" for n in range(2000)]
+
+
+def test_tasks_in_threads_and_within_tasks_tell_the_outermost_caller(
+    thread_client: minidask.Client, told: list[str]
+) -> None:
+    thread_client.submit(outer).result()
+    assert thread_client.link.channels.flush(10)
+    assert sorted(told) == ["inner", "outer"]
+
+
+def test_a_task_within_a_task_tells_the_outermost_caller(client: minidask.Client, told: list[str]) -> None:
+    client.submit(outer).result()
+    assert client.link.channels.flush(10)
+    assert sorted(told) == ["inner", "outer"]
+
+
+def outer() -> None:
+    minidask.get_client().submit(tell, "inner").result()
+    tell("outer")
+
+
+def test_a_handler_that_raises_is_logged_and_the_next_message_comes(
+    client: minidask.Client, told: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(payload: Any) -> None:
+        raise SystemExit("no")
+
+    channels.handle("failing", failing)
+    client.submit(channels.tell_caller, "failing", [b"x"]).result()
+    client.submit(channels.tell_caller, "unknown", [b"x"]).result()
+    client.submit(tell, "after").result()
+    assert client.link.channels.flush(10)
+    del channels._handlers["failing"]
+    assert told == ["after"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "what a task has sent on channel 'failing' could not be handled",
+        "a task has sent something on channel 'unknown', of which nobody here knows",
+    ]
+
+
+def test_an_outcome_is_had_when_what_its_task_told_was_handled(client: minidask.Client, told: list[str]) -> None:
+    slow: list[str] = []
+
+    def handler(payload: Any) -> None:
+        time.sleep(0.001)
+        slow.append(bytes(payload[0]).decode())
+
+    channels.handle("test", handler)
+    for many in range(1, 100, 7):
+        slow.clear()
+        assert client.submit(count, many, many).result() == many
+        assert slow == [f"{many} {number}" for number in range(many)]
+
+
+def test_many_messages_of_many_tasks_come_each_once_and_in_order(client: minidask.Client, told: list[str]) -> None:
+    assert list(client.gather(client.map(count, range(20), [5000] * 20))) == list(range(20))
+    lines: dict[str, list[int]] = {}
+    for line in told:
+        first, number = line.split()
+        lines.setdefault(first, []).append(int(number))
+    assert lines == {str(first): list(range(5000)) for first in range(20)}
+
+
+def test_a_flush_after_the_end_does_not_wait(told: list[str]) -> None:
+    messages = channels.Channels()
+    blocked, go = threading.Event(), threading.Event()
+    channels.handle("test", lambda payload: (blocked.set(), go.wait(30)))
+    messages.put("test", [b"x"])
+    messages.close()
+    assert blocked.wait(30)
+    messages.put("test", [b"too late"])
+    waiting = threading.Thread(target=messages.flush, args=(30,))
+    waiting.start()
+    go.set()
+    waiting.join(20)
+    assert not waiting.is_alive()
+    assert not messages.flush(30)
+
+
+def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Client) -> None:
+    blocked, go = threading.Event(), threading.Event()
+
+    def block(payload: Any) -> None:
+        blocked.set()
+        go.wait(30)
+
+    channels.handle("blocking", block)
+    future = client.submit(channels.tell_caller, "blocking", [b"x"])
+    assert blocked.wait(30)
+    assert client.submit(abs, -1).result(1) == 1
+    assert not client.link.channels.flush(0)
+    go.set()
+    assert client.link.channels.flush(20)
+    assert future.result(20)
+    del channels._handlers["blocking"]
+
+
+def test_outside_of_tasks_there_is_nobody_to_tell() -> None:
+    assert current_slot() is None
+    assert not channels.tell_caller("test", [b"x"])
+
+
+def storm() -> None:
+    while True:
+        tell("x" * 100)
+
+
+def test_a_stop_that_comes_amid_a_message_waits_for_its_end(client: minidask.Client, told: list[str]) -> None:
+    for _ in range(5):
+        told.clear()
+        future = client.submit(storm)
+        wait_until(lambda: told, "the task spoke")
+        client.cancel(future, force=True)
+        assert client.submit(abs, -1).result(20) == 1
+
+
+def test_stops_are_put_off_and_heeded() -> None:
+    calls = RunningCalls(None)
+    call = calls.begin(1, 1)
+    assert calls.put_off_stops() is None  # it may not be interrupted anyway
+    call.interruptible = True
+    assert calls.put_off_stops() is call
+    calls.interrupt(signal.SIGINT, None)
+    with pytest.raises(KeyboardInterrupt):
+        calls.heed_stops(call)
+    assert call.interruptible
+    assert calls.put_off_stops() is call
+    calls.heed_stops(call)  # it has taken its effect
+    with pytest.raises(KeyboardInterrupt):
+        calls.interrupt(signal.SIGINT, None)
+
+
+def test_what_comes_of_an_attempt_that_is_over_is_dropped() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(1, "client", "a", {}), 0.0)
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], [b"call"])), 0.0)
+    ((_, run),) = [(peer, message) for peer, message in core.place(0.0) if isinstance(message, m.Run)]
+    told = m.TaskMessage(run.task, run.attempt, "test", [b"x"])
+    assert core.handle(e.Received(2, told), 0.0) == [(1, m.CallerMessage("test", [b"x"]))]
+    assert core.handle(e.Received(2, told._replace(attempt=9)), 0.0) == []
+    assert core.handle(e.Received(2, told._replace(task=9)), 0.0) == []
+    core.handle(e.Received(2, m.Done(run.task, run.attempt, 0.1, [b"result"])), time.monotonic())
+    assert core.handle(e.Received(2, told), 0.0) == []

@@ -1,0 +1,162 @@
+"""What tests of several folders call: programs of ours, waiting, and what is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+import minidask
+from minidask.host.folders import PREFIX, SHARED_MEMORY, is_alive
+from minidask.wire.messages import Message, OfferBlob, Submit
+
+DEADLINE = 30.0
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
+    """Wait for a condition, and fail with its name if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds:g} seconds in vain until {what}"
+        time.sleep(0.005)
+
+
+def our_processes() -> list[psutil.Process]:
+    """All processes of ours on this machine that this one has started, or that lost whoever started them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "ppid", "status"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if "minidask" in line and ("from minidask" in line or "minidask-" in line or "-m minidask" in line):
+            found.append(process)
+    mine = {p.pid for p in psutil.Process().children(recursive=True)}
+    return [p for p in found if (p.pid in mine or p.info["ppid"] == 1) and alive([p.pid])]
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those of the processes that run; one that ended and that nobody has asked about does not."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                found.append(pid)
+    return found
+
+
+def leftovers() -> list[str]:
+    """Stores in shared memory that are this process's, or of one that has ended."""
+    found = []
+    for path in SHARED_MEMORY.glob(f"{PREFIX}[0-9]*-*"):
+        pid = int(path.name.removeprefix(PREFIX).partition("-")[0])
+        if pid == os.getpid() or not is_alive(pid):
+            found.append(str(path))
+    return found
+
+
+def at_rest(client: minidask.Client) -> bool:
+    tasks = client.scheduler_info()["tasks"]
+    return not tasks["queued"] and not tasks["running"]
+
+
+def pinned(client: minidask.Client) -> list[Path]:
+    """The pins of this process's in the cluster's store, but for those of what describes the process."""
+    assert client.link.store is not None
+    session: Any = client.link._session
+    own = {blob.hex() for blob in [*session.blobs(), *session._old]}
+    found = client.link.store.folder.glob(f"*.{os.getpid()}-*")
+    return [path for path in found if path.name.partition(".")[0] not in own]
+
+
+def offered(messages: list[Message]) -> int:
+    """How many pieces of large data were sent ahead."""
+    return sum(isinstance(message, OfferBlob) for message in messages)
+
+
+def largest_task(messages: list[Message]) -> int:
+    """Bytes of the largest of the tasks."""
+    return max(sum(map(len, message.payload)) for message in messages if isinstance(message, Submit))
+
+
+class Program:
+    """One of our daemons, or a script, as a process whose output is kept in a file."""
+
+    def __init__(self, command: list[str], log: Path, prepare: Callable[[], None] | None, **environment: str) -> None:
+        self.log = log
+        self._file = log.open("w")
+        self.process = subprocess.Popen(
+            command,
+            stdout=self._file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=prepare,
+        )
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def wait_for(self, text: str) -> str:
+        """Wait until the program has printed `text`; returns all it printed."""
+        wait_until(lambda: text in self.text or self.process.poll() is not None, f"{text!r} was printed")
+        assert text in self.text, f"it ended without {text!r}: {self.text}"
+        return self.text
+
+    def exit_code(self, seconds: float = DEADLINE) -> int:
+        return self.process.wait(seconds)
+
+    def send(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._file.close()
+
+
+class Programs:
+    """Starts programs; the fixture ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Program] = []
+
+    def start(self, *command: str, prepare: Callable[[], None] | None = None, **environment: str) -> Program:
+        """Start a program; `prepare` is called in its process before it begins."""
+        program = Program(list(command), self.folder / f"{len(self._started)}.log", prepare, **environment)
+        self._started.append(program)
+        return program
+
+    def scheduler(self, *options: str) -> tuple[Program, str]:
+        """A scheduler on a port of the kernel's choice, and its address."""
+        program = self.start(sys.executable, "-m", "minidask.scheduler", "--port", "0", *options)
+        text = program.wait_for("minidask.Client(")
+        return program, text.split('minidask.Client("')[1].split('"')[0]
+
+    def worker(self, address: str, *options: str) -> Program:
+        """A worker that has joined."""
+        program = self.start(sys.executable, "-m", "minidask.worker", address, *options)
+        program.wait_for("joined the scheduler")
+        return program
+
+    def script(self, text: str, *arguments: str, **environment: str) -> Program:
+        path = self.folder / f"script{len(self._started)}.py"
+        path.write_text(text)
+        return self.start(sys.executable, str(path), *arguments, **environment)
+
+    def end_all(self) -> None:
+        for program in reversed(self._started):
+            program.end()
