@@ -127,7 +127,7 @@ def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
 def _working(payload: Any, result: Any) -> Callable[[], object]:
     core = WorkerCore()
     core.handle(Resize(1), 0.0)
-    core.handle(FromSlot(0, SlotReady(1)), 0.0)
+    core.handle(FromSlot(0, SlotReady()), 0.0)
 
     def step() -> None:
         core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], 0, payload)), 0.0)

@@ -15,10 +15,10 @@ from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.outcomes import BLOB_BYTES, check_outcome
 
 from .nesting import Nesting
-from .placement import WorkerPool, is_direct, learn, next_assignment
+from .placement import WorkerPool, is_direct, next_assignment, record_duration
 from .ready import ReadyQueue
 from .router import BlobRouter
-from .tasks import FAILURES, Cancelled, ClientRecord, Ended, Ready, Running, TaskRecord, WorkerRecord
+from .tasks import ERROR_STEPS, Cancelled, ClientRecord, Ended, Ready, Running, TaskRecord, WorkerRecord
 
 MAX_DEATHS = 3
 MAX_ATTEMPTS = 10
@@ -135,7 +135,7 @@ class Attempts:
         fetched = message.task in worker.delivering
         task = self._release(worker, message)
         if task is not None:
-            learn(task, worker, message.duration, fetched)
+            record_duration(task, worker, message.duration, fetched)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
 
@@ -364,7 +364,7 @@ class Attempts:
         task.payload = []
         self.finished += 1
         task.counts.finished += 1
-        task.counts.failed += step in FAILURES
+        task.counts.failed += step in ERROR_STEPS
         del self.tasks[task.id]
         del task.client.tasks[task.number]
         self.nesting.ended(task)

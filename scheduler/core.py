@@ -20,7 +20,7 @@ from .attempts import Attempts
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Left, Received
-from .idling import Idling
+from .nesting import IdleNotices
 from .restarts import Restarts
 from .router import BlobRouter
 from .tasks import Cancelled, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
@@ -58,7 +58,7 @@ class SchedulerCore:
         self._out: Outbox = []
         self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
         self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
-        self.idling = Idling(self.attempts.pool, self.attempts.nesting, self._send)
+        self.idle_notices = IdleNotices(self.attempts.pool, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
             m.PutBlob: self.data.put,
@@ -120,7 +120,7 @@ class SchedulerCore:
     def place(self, now: float) -> Outbox:
         """Give ready tasks to workers as far as they go; return the messages to send."""
         self.attempts.place(now)
-        self.idling.update()
+        self.idle_notices.send_changes()
         return self.take()
 
     def recipient(self, task: int, attempt: int) -> int:
@@ -192,7 +192,7 @@ class SchedulerCore:
             self._lose_worker(worker, reason)
         client = self.clients.pop(peer, None)
         if client is not None:
-            self.idling.leave(client)
+            self.idle_notices.leave(client)
             self.restarts.leave(client)
             self._lose_client(client)
 
@@ -285,11 +285,11 @@ class SchedulerCore:
         parent = self._parent(message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
-            self.idling.ask(client, message.group, parent)
+            self.idle_notices.subscribe(client, message.group, parent)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
         client.groups.pop(message.group, None)
-        self.idling.ask_no_more(client, message.group)
+        self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
         group = client.groups.get(message.group) if message.group else None
@@ -354,9 +354,8 @@ class SchedulerCore:
             self.attempts.drop(task, message.force)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        self._out.append(
-            (client.peer, m.Answer(message.request, {**describe(self, client.python), "you": client.peer}))
-        )
+        info = describe(self.info, self.workers, self.clients, self.attempts, client.python)
+        self._send(client.peer, m.Answer(message.request, {**info, "you": client.peer}))
 
     def _ran_here(self, client: ClientRecord, message: m.RanInline) -> None:
         if not 0 <= message.failed <= message.finished <= MAX_COUNT:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minidask.host.versions import fits
 
-if TYPE_CHECKING:
-    from .core import SchedulerCore
+from .attempts import Attempts
+from .tasks import ClientRecord, WorkerRecord
 
 
-def describe(core: SchedulerCore, python: str = "") -> dict[str, Any]:
-    """What `Client.scheduler_info()` returns: scheduler, machines, clients and task counts.
+def describe(
+    info: dict[str, Any],
+    workers: dict[int, WorkerRecord],
+    clients: dict[int, ClientRecord],
+    attempts: Attempts,
+    python: str = "",
+) -> dict[str, Any]:
+    """The dict that `Client.scheduler_info()` returns: the scheduler, its machines, its clients, counts of tasks.
 
-    A machine is what runs a worker daemon; its `workers` say how many tasks it runs at once.
+    A machine is one worker daemon; its `workers` is the number of its slots. A client's `nested` counts the tasks
+    within its tasks. A task that has lent its slot does not count as running.
 
-    A client's `nested` counts the tasks that its tasks have submitted. A task that has lent its slot to another one
-    does not count as running. A worker is `usable` if it takes tasks of a client with this Python.
+    Args:
+        info: what the scheduler says of itself.
+        python: the asking client's, as "3.11"; a machine is `usable` if it runs tasks of that Python.
     """
-    lent = Counter(host.root.peer for worker in core.workers.values() for host in worker.guests.values())
+    lent = Counter(host.root.peer for worker in workers.values() for host in worker.guests.values())
     machines = [
         {
-            **_told(w.info),
+            **{key: value for key, value in w.info.items() if key != "slots"},
             "address": w.address,
             "name": w.name,
             "workers": w.slots,
@@ -31,19 +39,15 @@ def describe(core: SchedulerCore, python: str = "") -> dict[str, Any]:
             "memory": w.memory,
             "usable": fits(python, (w.python,)),
         }
-        for w in core.workers.values()
+        for w in workers.values()
     ]
-    clients = []
-    for client in core.clients.values():
+    described = []
+    for client in clients.values():
         if not client.nested:
-            queued = core.attempts.ready.live(client)
+            queued = attempts.ready.live(client)
             now = {"queued": queued, "running": client.unfinished - queued - lent[client.peer]}
             within = asdict(client.within)
-            clients.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
-    running = sum(len(worker.tasks) - len(worker.guests) for worker in core.workers.values())
-    tasks = {"queued": len(core.attempts.ready), "running": running, "finished": core.attempts.finished}
-    return {**core.info, "machines": machines, "clients": clients, "tasks": tasks}
-
-
-def _told(info: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in info.items() if key != "slots"}
+            described.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
+    running = sum(len(worker.tasks) - len(worker.guests) for worker in workers.values())
+    tasks = {"queued": len(attempts.ready), "running": running, "finished": attempts.finished}
+    return {**info, "machines": machines, "clients": described, "tasks": tasks}

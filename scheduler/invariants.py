@@ -23,7 +23,7 @@ def check(core: SchedulerCore) -> None:
     _check_clients(core)
     _check_groups(core)
     _check_nesting(core)
-    _check_idling(core)
+    _check_idle_notices(core)
     _check_restarts(core)
     _check_blobs(core)
 
@@ -106,14 +106,10 @@ def _check_nesting(core: SchedulerCore) -> None:
         )
 
 
-def _check_idling(core: SchedulerCore) -> None:
-    asking = Counter(
-        (id(t), peer) for peer, groups in core.idling.askers.items() for tasks in groups.values() for t in tasks
-    )
-    assert core.idling.askers.keys() <= core.clients.keys(), "a client that left is told of idle slots"
-    for task in core.attempts.tasks.values():
-        for peer, count in task.nest.askers.items() if task.nest is not None else ():
-            assert asking[id(task), peer] == count, f"{task} miscounts who runs calls below it"
+def _check_idle_notices(core: SchedulerCore) -> None:
+    for client, groups in core.idle_notices.subscribers.values():
+        assert core.clients.get(client.peer) is client, "a client that left is told of idle slots"
+        assert groups.keys() <= client.groups.keys(), f"client {client.name} is told of idle slots for a closed group"
 
 
 def _check_restarts(core: SchedulerCore) -> None:

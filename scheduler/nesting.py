@@ -7,8 +7,14 @@ nearest to the root; a lent slot the nearest to its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from minidask.host.versions import fits
+from minidask.wire import messages as m
+
+from .placement import WorkerPool
 from .ready import ReadyQueue
-from .tasks import Nest, TaskRecord, WorkerRecord
+from .tasks import ClientRecord, Nest, TaskRecord, WorkerRecord
 
 
 class Nesting:
@@ -21,7 +27,6 @@ class Nesting:
     def __init__(self, ready: ReadyQueue) -> None:
         self._ready = ready
         self._hosts: dict[int, TaskRecord] = {}  # tasks that wait, and may find something to run
-        self._changed: dict[int, TaskRecord] = {}  # those that have begun or ceased to have nothing to run
 
     def born(self, task: TaskRecord) -> None:
         """A task was submitted by another one, its `parent`."""
@@ -59,14 +64,12 @@ class Nesting:
         if task.nest is not None:
             task.nest.waits = False
             self._hosts.pop(task.id, None)
-            self._note(task)
 
     def lend(self, host: TaskRecord, guest: TaskRecord) -> None:
         """A task's slot runs one of its descendants."""
         assert host.nest is not None
         host.nest.guest = guest
         self._hosts.pop(host.id, None)
-        self._note(host)
 
     def give_back(self, host: TaskRecord) -> None:
         """The descendant has ended."""
@@ -75,22 +78,8 @@ class Nesting:
         self._look(host)
 
     def _look(self, task: TaskRecord) -> None:
-        if self.has_nothing_to_run(task):
+        if task.nest is not None and task.nest.can_host:
             self._hosts[task.id] = task
-            self._note(task)
-
-    def has_nothing_to_run(self, task: TaskRecord) -> bool:
-        """Whether a task waits, and its slot runs none of its descendants."""
-        return task.nest is not None and task.nest.waits and task.nest.guest is None
-
-    def _note(self, task: TaskRecord) -> None:
-        if task.nest is not None and task.nest.askers:
-            self._changed[task.id] = task
-
-    def take_changed(self) -> list[TaskRecord]:
-        """The tasks for which that may have changed since this was last called, and for which somebody asks."""
-        changed, self._changed = list(self._changed.values()), {}
-        return changed
 
     def next_guest(self) -> tuple[TaskRecord, TaskRecord] | None:
         """Take a descendant out of the queue and name the one whose slot is to run it; None if there is none."""
@@ -110,7 +99,7 @@ class Nesting:
         """
         for host in worker.tasks.values() if task.parent is not None else ():
             nest = host.nest
-            if nest is not None and nest.waits and nest.guest is None:
+            if nest is not None and nest.can_host:
                 return host
         return None
 
@@ -132,3 +121,68 @@ def _depth(task: TaskRecord) -> int:
     while task.parent is not None:
         depth, task = depth + 1, task.parent
     return depth
+
+
+class IdleNotices:
+    """Tells the clients of slots whether a slot has nothing to do and would take some of their tasks.
+
+    Such a slot is a free slot of a worker, or the slot of a task above, which waits and has nothing to run. A lent
+    slot runs descendants alone, so no other client is told of that one.
+
+    Args:
+        pool: the workers with free slots.
+        send: takes each message to send, with its peer.
+    """
+
+    def __init__(self, pool: WorkerPool, send: Callable[[int, m.Message], None]) -> None:
+        self._pool = pool
+        self._send = send
+        self.subscribers: dict[int, tuple[ClientRecord, dict[int, TaskRecord | None]]] = {}  # with groups' parents
+        self._last_sent: dict[int, bool] = {}
+
+    def subscribe(self, client: ClientRecord, group: int, parent: TaskRecord | None) -> None:
+        """Send a client a notice at the next `send_changes`, and at each change until it unsubscribes.
+
+        Args:
+            group: the group of tasks that the client has opened.
+            parent: the task that submits them; None if its attempt is over.
+        """
+        self.subscribers.setdefault(client.peer, (client, {}))[1][group] = parent
+        self._last_sent.pop(client.peer, None)
+
+    def unsubscribe(self, client: ClientRecord, group: int) -> None:
+        """Forget a group that was closed; without any, its client gets no more notices."""
+        _, groups = self.subscribers.get(client.peer, (client, {}))
+        groups.pop(group, None)
+        if not groups:
+            self.leave(client)
+
+    def leave(self, client: ClientRecord) -> None:
+        """Forget a client that has left."""
+        self.subscribers.pop(client.peer, None)
+        self._last_sent.pop(client.peer, None)
+
+    def send_changes(self) -> None:
+        """Look once for each subscriber, and tell it what has changed; to be called when all tasks are assigned.
+
+        There are as many subscribers as slots at most: an index of who is concerned by which change would cost more
+        code than the looks cost time.
+        """
+        for peer, (client, groups) in self.subscribers.items():
+            idle = fits(client.python, self._pool.idle) or _host_above(groups.values())
+            if self._last_sent.get(peer) is not idle:
+                self._last_sent[peer] = idle
+                self._send(peer, m.IdleSlots(idle))
+
+
+def _host_above(parents: Iterable[TaskRecord | None]) -> bool:
+    """Whether the slot of a task above one of these has nothing to run; each ancestor is looked at once."""
+    met: set[int] = set()
+    for parent in parents:
+        ancestor = parent.parent if parent is not None else None
+        while ancestor is not None and ancestor.id not in met:
+            if ancestor.nest is not None and ancestor.nest.can_host:
+                return True
+            met.add(ancestor.id)
+            ancestor = ancestor.parent
+    return False

@@ -21,16 +21,16 @@ from .tasks import Running, TaskRecord, WorkerRecord
 SHORT_SECONDS = 0.02
 ROUND_TRIPS = 10
 HELD_SECONDS = 0.04  # a worker gives back what has waited 0.05 there
-MAX_DEPTH = 16
+MAX_PREFETCH = 16
 SMOOTHING = 0.2
 MAX_NAMES = 1000
 LOOK_AT = 16
-FAILED = 1 << 60
+AVOID_BYTES = 1 << 60
 
 ByPython = dict[str, dict[int, WorkerRecord]]
 
 
-def depth(seconds: float | None, round_trip: float | None) -> int:
+def prefetch_depth(seconds: float | None, round_trip: float | None) -> int:
     """How many tasks of so many seconds a slot shall hold beyond the one that it runs; None: not measured yet.
 
     None of those that last ten round trips and more: without any in advance a slot idles a tenth of its time at most.
@@ -38,10 +38,10 @@ def depth(seconds: float | None, round_trip: float | None) -> int:
     """
     if seconds is None or round_trip is None or seconds >= min(SHORT_SECONDS, ROUND_TRIPS * round_trip):
         return 0
-    return min(MAX_DEPTH, math.ceil(min(round_trip, HELD_SECONDS) / max(seconds, 1e-6)))
+    return min(MAX_PREFETCH, math.ceil(min(round_trip, HELD_SECONDS) / max(seconds, 1e-6)))
 
 
-def learn(task: TaskRecord, worker: WorkerRecord, duration: float, fetched: bool) -> None:
+def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float, fetched: bool) -> None:
     """Note what an attempt that its worker reports, at `worker.seen`, tells of durations and round trips.
 
     Args:
@@ -108,9 +108,9 @@ def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> tu
         task = ready.peek(pool.spare)
         if task is not None:
             workers = _fitting(task, pool.spare)
-            fit = _with_room(task, workers)
+            fit = _can_prefetch(task, workers)
             if not fit and task.root.unfinished == ready.live(task.root):
-                fit = _holding(workers)
+                fit = _already_prefetching(workers)
             if fit:
                 ready.pop(pool.spare)
                 return task, _pick(task, fit, blobs)
@@ -127,16 +127,20 @@ def _fitting(task: TaskRecord, workers: ByPython) -> dict[int, WorkerRecord]:
     return {peer: w for own, some in workers.items() if fits(python, (own,)) for peer, w in some.items()}
 
 
-def _with_room(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
+def _can_prefetch(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
     """Those of the workers that hold too few tasks as short as this one; the last updated are looked at first."""
     seconds = task.client.seconds.get(task.name) if task.group is None else task.group.seconds
     if seconds is None or seconds >= SHORT_SECONDS:
         return {}
     some = itertools.islice(reversed(workers.items()), LOOK_AT)
-    return {peer: worker for peer, worker in some if -worker.free < worker.slots * depth(seconds, worker.round_trip)}
+    return {
+        peer: worker
+        for peer, worker in some
+        if -worker.free < worker.slots * prefetch_depth(seconds, worker.round_trip)
+    }
 
 
-def _holding(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
+def _already_prefetching(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
     """Those of the workers that hold tasks in advance: the first one of a client, of any length, goes before these."""
     some = itertools.islice(reversed(workers.items()), LOOK_AT)
     return {peer: worker for peer, worker in some if worker.free < 0}
@@ -157,4 +161,4 @@ def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobTable) 
 def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobTable) -> int:
     """How badly they go together: the bytes to send, and a failed attempt is worse than any number of those."""
     failed = task.last_worker is not None and task.last_worker == worker.address
-    return sum(blobs.size(blob) for blob in task.blobs if blob not in worker.blobs) + (FAILED if failed else 0)
+    return sum(blobs.size(blob) for blob in task.blobs if blob not in worker.blobs) + (AVOID_BYTES if failed else 0)

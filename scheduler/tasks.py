@@ -69,7 +69,7 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
 }
 
 
-FAILURES = {"raised", "stopped", "fail", "died", "lost"}
+ERROR_STEPS = {"raised", "stopped", "fail", "died", "lost"}
 """The steps to `Ended` that tell the client of an error."""
 
 
@@ -193,15 +193,18 @@ class WorkerRecord:
 class Nest:
     """What a task has submitted: its live `children`, and those of them that have children too.
 
-    While it `waits` for them, its slot runs one descendant after the other: the `guest`. The `askers` are the clients
-    of the slots in which descendants run calls of their own, with how many groups of them; see `idling.py`.
+    While it `waits` for them, its slot runs one descendant after the other: the `guest`.
     """
 
     children: dict[int, TaskRecord] = field(default_factory=dict)
     parents: dict[int, TaskRecord] = field(default_factory=dict)
     waits: bool = False
     guest: TaskRecord | None = None
-    askers: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def can_host(self) -> bool:
+        """Whether the slot can take a guest: the task waits, and no guest runs there."""
+        return self.waits and self.guest is None
 
 
 @dataclass(slots=True, eq=False)

@@ -74,7 +74,7 @@ class Machine:
                 case w.ToSlot(slot, m.Run() as run):
                     self._run(slot, run)
                 case w.Spawn(slot):
-                    cluster.later(0, lambda slot=slot: self.handle(w.FromSlot(slot, m.SlotReady(slot + 1))))
+                    cluster.later(0, lambda slot=slot: self.handle(w.FromSlot(slot, m.SlotReady())))
                 case w.Retire(slot):
                     cluster.later(0, lambda slot=slot: self.handle(w.SlotExited(slot, "exit code 0", "")))
         deadline = self._core.next_deadline()

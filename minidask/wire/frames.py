@@ -60,15 +60,15 @@ class Frame(NamedTuple):
     buffers: list[Buffer]
 
 
-def encode_frame(header: bytes, buffers: Sequence[Buffer] = (), limits: Limits = AUTHENTICATED) -> list[Buffer]:
+def encode_frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
     """Return the pieces to write, in order, for one frame; small pieces are joined, large ones are not copied.
 
     Raises:
-        ProtocolError: the frame is over `limits`; nothing is to be sent.
+        ProtocolError: the frame is over the limits `AUTHENTICATED`; nothing is to be sent.
     """
     sizes = [len(buffer) for buffer in buffers]
     payload = sum(sizes)
-    _check(len(header), len(sizes), payload, limits)
+    _check(len(header), len(sizes), payload, AUTHENTICATED)
     head = PREFIX.pack(MAGIC, len(sizes), len(header)) + SIZES[len(sizes)].pack(*sizes) + header
     if payload <= INLINE_BYTES:
         return [b"".join((head, *buffers))]

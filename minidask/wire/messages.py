@@ -269,9 +269,7 @@ class NoBlob(NamedTuple):
 
 
 class SlotReady(NamedTuple):
-    """A slot's first message: it has started and waits for calls."""
-
-    pid: int
+    """A slot's first message: it has started and waits for tasks."""
 
 
 class Done(NamedTuple):

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from minidask.scheduler.blobs import BlobTable
-from minidask.scheduler.placement import LOOK_AT, MAX_DEPTH, MAX_NAMES, WorkerPool, depth, learn, next_assignment
+from minidask.scheduler.placement import (
+    LOOK_AT,
+    MAX_NAMES,
+    MAX_PREFETCH,
+    WorkerPool,
+    next_assignment,
+    prefetch_depth,
+    record_duration,
+)
 from minidask.scheduler.ready import ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, Running, TaskRecord, WorkerRecord
 
@@ -81,20 +89,22 @@ def test_free_slots_count_relative_to_the_machines_size() -> None:
         (0.011, 0.001, 0),
         (0.001, 0.001, 1),
         (0.0004, 0.001, 3),
-        (0.0, 0.001, MAX_DEPTH),
+        (0.0, 0.001, MAX_PREFETCH),
         (0.015, 0.1, 3),  # over a slow network no more than are not given back meanwhile
         (0.03, 0.1, 0),
     ],
 )
-def test_the_depth_follows_what_was_measured(seconds: float | None, round_trip: float | None, expected: int) -> None:
-    assert depth(seconds, round_trip) == expected
+def test_the_prefetch_depth_follows_what_was_measured(
+    seconds: float | None, round_trip: float | None, expected: int
+) -> None:
+    assert prefetch_depth(seconds, round_trip) == expected
 
 
 def finish(record: WorkerRecord, name: str, seconds: float, took: float, *, direct: bool = True) -> None:
     task = TaskRecord(1, CLIENT, 1, name, 0, None, None, None, [], [b"x"], attempt=1)
     task.state = Running(record, 1, record.seen, direct)
     record.seen += took
-    learn(task, record, seconds, False)
+    record_duration(task, record, seconds, False)
 
 
 def test_durations_are_learnt_by_the_functions_name_and_round_trips_from_calls_that_waited_for_nothing() -> None:

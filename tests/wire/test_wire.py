@@ -25,7 +25,6 @@ from minidask.wire.frames import (
     SHARED_BYTES,
     Frame,
     FrameDecoder,
-    Limits,
     NotAFrame,
     encode_frame,
 )
@@ -107,9 +106,13 @@ def test_a_huge_announced_buffer_is_refused() -> None:
         feed(FrameDecoder(AUTHENTICATED), data)
 
 
-def test_the_sender_is_told_of_a_frame_over_the_limits() -> None:
+@pytest.mark.parametrize(
+    ("header", "buffers"),
+    [(b"header", [b""] * (AUTHENTICATED.buffers + 1)), (bytes(AUTHENTICATED.header + 1), [])],
+)
+def test_the_sender_is_told_of_a_frame_over_the_limits(header: bytes, buffers: list[bytes]) -> None:
     with pytest.raises(ProtocolError, match="over the limit"):
-        encode_frame(b"header", [b"12345"], Limits(header=100, buffers=1, total=10))
+        encode_frame(header, buffers)
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTTP/1.1\r\n", b"\0\0\0\0\0\0\0\0", b"mX123456"])
@@ -293,7 +296,7 @@ def test_the_specification_has_every_message_with_its_code_and_fields() -> None:
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     rows = re.findall(r"^\| (\d+) \| (\w+)( ✚)? \|([^|]*)\|", text, re.MULTILINE)
     told = {int(code): (name, bool(payload), fields.strip()) for code, name, payload, fields in rows}
-    told[17] = ("SlotReady", False, "pid int")
+    told[17] = ("SlotReady", False, "")
     for code, kind in enumerate(m.CODES):
         name, payload, fields = told[code]
         names = [field.split()[0] for field in re.sub(r"\[[^]]*\]+", "", fields).split(",") if field.strip()]

@@ -19,7 +19,7 @@ class Rig:
         self.effects: list[w.Effect] = []
         self.do(w.Resize(slots))
         for number in range(slots):
-            self.do(w.FromSlot(number, m.SlotReady(100 + number)))
+            self.do(w.FromSlot(number, m.SlotReady()))
         self.effects.clear()
 
     def do(self, event: w.Event) -> list[w.Effect]:
@@ -56,7 +56,7 @@ def test_a_call_waits_for_a_slot_that_is_starting() -> None:
     assert rig.run(1) == []
     assert rig.pass_time(10) == []
     assert rig.core.next_deadline() is None
-    assert rig.do(w.FromSlot(0, m.SlotReady(5))) == [w.ToSlot(0, run(1))]
+    assert rig.do(w.FromSlot(0, m.SlotReady())) == [w.ToSlot(0, run(1))]
 
 
 def test_what_waits_too_long_behind_others_is_returned() -> None:

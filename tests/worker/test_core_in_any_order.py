@@ -136,7 +136,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.live(Starting))
     @rule(data=st.data())
     def slot_gets_ready(self, data: st.DataObject) -> None:
-        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady(1)))
+        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady()))
 
     @precondition(lambda self: self.live(Idle, Busy, Ending))
     @rule(data=st.data())
@@ -152,7 +152,7 @@ class WorkerMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
         task = self.slot_runs[slot][-1].task if slot in self.slot_runs else 99
         words: list[m.Message] = [
-            m.SlotReady(1),
+            m.SlotReady(),
             m.Done(task, 1, 0.1, []),
             m.Done(task, 1, 0.1, [b"pickle", b"short"]),
             m.Failed(task, 1, 0.1, "", [b"pickle", b"n" * 16 + b"w"]),

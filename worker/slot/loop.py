@@ -94,7 +94,7 @@ class Slot:
         """Serve calls until the worker daemon closes the socket."""
         bind_slot(self, to_process=self._alone)
         self._heed_stops()
-        self._send(SlotReady(os.getpid()))
+        self._send(SlotReady())
         with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
             while True:
                 with self._receiving:

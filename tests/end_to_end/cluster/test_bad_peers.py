@@ -374,7 +374,7 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
         worker, link = agent(slots), Peer()
         worker.attach(link)
         worker.resize(1)
-        worker._slot_said(0, m.SlotReady(1))
+        worker._slot_said(0, m.SlotReady())
         worker.from_scheduler([m.Run(1, 1, 1, "f", None, [], 0, [b"call"])])
         assert slots.killed == 1 and not worker.gave_up.is_set()
         worker._slot_exited(0, "SIGKILL", "?")

@@ -27,7 +27,7 @@ def started(slots: int) -> w.WorkerCore:
     core = w.WorkerCore(fresh_slots=True)
     core.handle(w.Resize(slots), 0)
     for number in range(slots):
-        core.handle(w.FromSlot(number, m.SlotReady(100 + number)), 0)
+        core.handle(w.FromSlot(number, m.SlotReady()), 0)
     return core
 
 
@@ -44,7 +44,7 @@ def test_an_idle_slot_of_another_client_is_replaced_and_one_of_the_same_is_not()
     assert given(core, run(3, client=8)) == [w.Retire(0), w.Spawn(1)]
     assert core.next_deadline() is None, "it waits for what starts"
     assert core.handle(w.SlotExited(0, "exit code 0", ""), 1) == []
-    assert core.handle(w.FromSlot(1, m.SlotReady(5)), 1) == [w.ToSlot(1, run(3, client=8))]
+    assert core.handle(w.FromSlot(1, m.SlotReady()), 1) == [w.ToSlot(1, run(3, client=8))]
 
 
 def test_as_many_are_replaced_as_calls_wait() -> None:
@@ -114,7 +114,7 @@ def test_whatever_happens_a_slot_works_for_one_client_and_every_call_ends(seed: 
 
     def step() -> None:
         if starting and chance.random() < 0.5:
-            carry_out(core.handle(w.FromSlot(starting.pop(0), m.SlotReady(1)), now))
+            carry_out(core.handle(w.FromSlot(starting.pop(0), m.SlotReady()), now))
         elif retiring and chance.random() < 0.5:
             carry_out(core.handle(w.SlotExited(retiring.pop(0), "exit code 0", ""), now))
         elif running:
