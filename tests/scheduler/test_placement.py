@@ -94,7 +94,7 @@ def test_free_slots_count_relative_to_the_machines_size() -> None:
         (0.03, 0.1, 0),
     ],
 )
-def test_the_prefetch_depth_follows_what_was_measured(
+def test_the_prefetch_depth_follows_measurements(
     seconds: float | None, round_trip: float | None, expected: int
 ) -> None:
     assert prefetch_depth(seconds, round_trip) == expected

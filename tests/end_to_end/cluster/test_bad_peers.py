@@ -108,7 +108,7 @@ def test_an_error_of_ours_ends_the_peer_whose_message_it_was(
     scheduler.submit(client, 1)
     scheduler.submit(client, 2)
     run, other = to_worker.of(m.Run)
-    monkeypatch.setattr(attempts, "learn", lambda *_: 1 / 0)
+    monkeypatch.setattr(attempts, "record_duration", lambda *_: 1 / 0)
     scheduler.say(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
     (goodbye,) = to_worker.of(m.Goodbye)
     assert "ZeroDivisionError" in goodbye.reason
