@@ -12,7 +12,8 @@ from minidask.errors import ProtocolError
 from minidask.host.versions import PYTHON, fits, mismatch
 from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.outcomes import BLOB_BYTES, check_outcome
+from minidask.wire.large import BLOB_ID_BYTES
+from minidask.wire.outcomes import check_outcome
 
 from .nesting import Nesting
 from .placement import WorkerPool, is_direct, next_assignment, record_duration
@@ -178,7 +179,7 @@ class Attempts:
 
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
         """An attempt has returned, and its client has to fetch a large part of the result."""
-        if len(message.blob) != BLOB_BYTES or not 0 < message.size <= AUTHENTICATED.total:
+        if len(message.blob) != BLOB_ID_BYTES or not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
         task = worker.tasks.get(message.task)
         if task is None or task.attempt != message.attempt or type(task.state) is Cancelled:

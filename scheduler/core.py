@@ -66,7 +66,7 @@ class SchedulerCore:
             m.ReleaseBlobs: self.data.release,
             m.Chunk: self.data.answer,
             m.NoBlob: self.data.answer,
-            m.FetchChunk: self.data.result_part_wanted,
+            m.FetchChunk: self.data.result_chunk_wanted,
             m.ResultTaken: self.data.result_taken,
             m.OpenGroup: self._open_group,
             m.CloseGroup: self._close_group,
@@ -91,12 +91,12 @@ class SchedulerCore:
             m.Restarted: self.restarts.done,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
-            m.FetchChunk: self.data.part_wanted,
+            m.FetchChunk: self.data.chunk_wanted,
             m.OfferResult: self.attempts.offer_result,
             m.Waiting: self.attempts.waiting,
             m.Resumed: self.attempts.resumed,
-            m.Chunk: self.data.result_part,
-            m.NoBlob: self.data.result_part,
+            m.Chunk: self.data.result_chunk,
+            m.NoBlob: self.data.result_chunk,
         }
 
     # --- the door ---

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.outcomes import BLOB_BYTES
+from minidask.wire.large import BLOB_ID_BYTES, answer
 
 from .blobs import RELAY, BlobRecord, BlobTable, Copy
 from .tasks import ClientRecord, WorkerRecord
@@ -111,17 +111,19 @@ class BlobRouter:
             copy.failed.add(copy.source)
             self._direct(message.blob, worker, message.text[:MAX_TEXT])
 
-    def part_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
-        """A worker wants a part from a client."""
+    def chunk_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
+        """A worker wants a chunk from a client that holds the blob, or, if its bytes are here, from the scheduler."""
         record = self._record(message.blob)
         holder = _offering(record) if record is not None else None
         if holder is not None:
             self._send(holder, message._replace(peer=worker.peer))
-        elif record is not None and record.payload and 0 <= message.offset <= message.offset + message.size:
-            part = memoryview(record.payload[0])[message.offset : message.offset + message.size]
-            self._send(worker.peer, m.Chunk(message.blob, message.offset, 0, [part]))
-        else:
-            self._send(worker.peer, m.NoBlob(message.blob, 0, "no client holds it any more"))
+            return
+        content = memoryview(record.payload[0]) if record is not None and record.payload else memoryview(b"")
+
+        def read(offset: int, size: int) -> memoryview | None:
+            return content[offset : offset + size] if offset + size <= len(content) else None
+
+        self._send(worker.peer, answer(message._replace(peer=0), read, "no client holds it any more"))
 
     def _record(self, blob: bytes) -> BlobRecord | None:
         record = self.shelf.records.get(blob)
@@ -175,29 +177,29 @@ class BlobRouter:
 
     # --- results, from a worker to a client: passed on as they come ---
 
-    def result_part_wanted(self, client: ClientRecord, message: m.FetchChunk) -> None:
-        """A client wants a part of a result."""
+    def result_chunk_wanted(self, client: ClientRecord, message: m.FetchChunk) -> None:
+        """A client wants a chunk of a result."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=client.peer))
         else:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
 
-    def result_part(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
+    def result_chunk(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
         """A worker answers what a client wanted, which may have left."""
         if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 
     def result_taken(self, client: ClientRecord, message: m.ResultTaken) -> None:
-        """A client needs a part of a result no more."""
+        """A client needs a buffer of a result no more."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=0))
 
 
 def _check_name(blob: bytes) -> None:
-    if len(blob) != BLOB_BYTES:
-        raise ProtocolError(f"a blob's name has {BLOB_BYTES} bytes, and not {len(blob)}")
+    if len(blob) != BLOB_ID_BYTES:
+        raise ProtocolError(f"a blob's name has {BLOB_ID_BYTES} bytes, and not {len(blob)}")
 
 
 def _offering(record: BlobRecord) -> int | None:
-    """The client that sends the parts of a blob."""
+    """The client that sends the chunks of a blob."""
     return next((client for client, place in record.holders.items() if place is not None), None)

@@ -31,7 +31,6 @@ from minidask.net.addresses import Address
 from minidask.task.context import SlotConfig
 
 from .memory import MemoryLimits
-from .peers import Peers
 from .reconnector import Reconnector
 from .shell import WorkerShell
 from .slotpool import ProcessSlot
@@ -149,12 +148,11 @@ async def _work(options: argparse.Namespace) -> int:
     disk = disk_folder(options.local_directory)
     folder = memory_folder(disk)
     store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
-    peers = Peers(secret)
-    await peers.listen(options.address, options.port)
     slot_config = SlotConfig(str(folder), str(options.address), str(options.access_file or ""))
     agent = WorkerShell(
-        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, peers, options.fresh_slots
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
     )
+    await agent.listen(options.address, options.port)
     daemon = Reconnector(agent, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
@@ -167,7 +165,6 @@ async def _work(options: argparse.Namespace) -> int:
     try:
         await daemon.run()
     finally:
-        peers.close()
         store.remove()
     return 0
 

@@ -1,13 +1,18 @@
-"""Connections between workers: each serves its blobs to the others, and fetches theirs."""
+"""Connections between workers: each serves its blobs to the others, and fetches theirs.
+
+A worker opens one connection to each worker that it fetches from, when it has the first request for it, and calls that
+worker by the address where it serves. A connection that another worker opens to fetch from here gets a number. Requests
+go one way over a connection, chunks and refusals the other.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeAlias
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError
@@ -16,31 +21,39 @@ from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
-if TYPE_CHECKING:
-    from .transfers import Transfers
-
 CONNECT_SECONDS = 5.0
+
+Peer: TypeAlias = str | int
+"""Another worker: the address where it serves, or the number of the connection over which it asks."""
 
 log = logging.getLogger("minidask.worker")
 
 
+class Receiver(Protocol):
+    """What is told of everything that comes from other workers: the transfers."""
+
+    def received(self, peer: Peer, message: Chunk | NoBlob | FetchChunk) -> None: ...
+
+    def source_lost(self, source: str, why: str) -> None: ...
+
+
 class Peers:
-    """This worker's door for the others, and its links to theirs.
+    """This worker's door for the others, and its links to them.
 
     Args:
         secret: what all of a cluster hold.
+        receiver: is told what comes, and of workers that cannot be fetched from any more.
     """
 
-    def __init__(self, secret: bytes) -> None:
+    def __init__(self, secret: bytes, receiver: Receiver) -> None:
         self.address = ""
         """Where others can fetch; empty while they cannot."""
-        self.transfers: Transfers | None = None
-        """What serves them, and is told what comes."""
         self._secret = secret
+        self._receiver = receiver
         self._server: asyncio.Server | None = None
-        self._guests: set[MessageLink] = set()
-        self._links: dict[str, MessageLink] = {}
-        self._unsent: dict[str, list[Message]] = {}  # for links that are not open yet
+        self._links: dict[Peer, MessageLink] = {}
+        self._numbers = itertools.count(1)
+        self._unsent: dict[Peer, list[Message]] = {}  # for links that are not open yet
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def listen(self, scheduler: Address, port: int) -> None:
@@ -58,15 +71,15 @@ class Peers:
             return
         self.address = str(Address("tcp", host=host, port=self._server.sockets[0].getsockname()[1]))
 
-    def send(self, address: str, messages: Sequence[Message]) -> None:
-        """Send to the worker that serves there; what comes of it, the transfers are told."""
-        unsent = self._unsent.get(address)
-        if address not in self._links:
-            self._connect(address, messages)
-        elif unsent is not None:
-            unsent += messages
-        else:
-            _send(self._links[address], messages)
+    def send(self, peer: Peer, message: Message) -> None:
+        """Send to another worker. What is for a connection that has closed is dropped."""
+        if peer in self._unsent:
+            self._unsent[peer].append(message)
+        elif peer in self._links:
+            self._links[peer].send(message)
+            self._links[peer].flush()
+        elif isinstance(peer, str):
+            self._connect(peer, message)
 
     def close(self) -> None:
         """End all connections."""
@@ -74,23 +87,25 @@ class Peers:
             self._server.close()
         for task in self._connecting:
             task.cancel()
-        for link in [*self._guests, *self._links.values()]:
+        for link in list(self._links.values()):
             link.abort()
 
     # --- as the one that fetches ---
 
-    def _connect(self, address: str, messages: Sequence[Message]) -> None:
+    def _connect(self, address: str, message: Message) -> None:
         nonce, info = os.urandom(NONCE_BYTES), {"host": socket.gethostname(), "pid": os.getpid()}
         handshake = Initiator(self._secret, role=PEER, version=__version__, nonce=nonce, info=info)
 
         def opened(link: MessageLink) -> None:
-            _send(link, self._unsent.pop(address))
+            for message in self._unsent.pop(address, ()):
+                link.send(message)
+            link.flush()
 
         def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
             self._lost(address, str(error or "it closed the connection"))
 
-        link = MessageLink(handshake, opened, lambda _, came: self._received(address, came), closed)
-        self._links[address], self._unsent[address] = link, list(messages)
+        link = MessageLink(handshake, opened, lambda _, messages: self._received(address, messages), closed)
+        self._links[address], self._unsent[address] = link, [message]
         task = asyncio.get_running_loop().create_task(self._open(address, link))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
@@ -107,35 +122,25 @@ class Peers:
     def _lost(self, address: str, why: str) -> None:
         self._links.pop(address, None)
         self._unsent.pop(address, None)
-        if self.transfers is not None:
-            self.transfers.source_lost(address, why)
-
-    def _received(self, address: str, messages: list[Message]) -> None:
-        for message in messages:
-            if self.transfers is not None and isinstance(message, Chunk):
-                self.transfers.part(message)
-            elif self.transfers is not None and isinstance(message, NoBlob):
-                self.transfers.refused(address, message)
+        self._receiver.source_lost(address, why)
 
     # --- as the one that serves ---
 
     def _accept(self) -> MessageLink:
-        nonce = os.urandom(NONCE_BYTES)
-        handshake = Acceptor(self._secret, version=__version__, nonce=nonce, info={}, roles=(PEER,))
-        link = MessageLink(handshake, lambda link: None, self._serve, lambda link, error: self._guests.discard(link))
-        self._guests.add(link)
+        number = next(self._numbers)
+        handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info={}, roles=(PEER,))
+
+        def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
+            del self._links[number]
+
+        link = MessageLink(handshake, lambda _: None, lambda _, messages: self._received(number, messages), closed)
+        self._links[number] = link
         return link
 
-    def _serve(self, link: MessageLink, messages: list[Message]) -> None:
+    def _received(self, peer: Peer, messages: list[Message]) -> None:
         for message in messages:
-            if self.transfers is not None and isinstance(message, FetchChunk):
-                self.transfers.serve(message, lambda answer: _send(link, [answer]))
-
-
-def _send(link: MessageLink, messages: Sequence[Message]) -> None:
-    for message in messages:
-        link.send(message)
-    link.flush()
+            if isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
+                self._receiver.received(peer, message)
 
 
 def _own_address(scheduler: Address) -> str:

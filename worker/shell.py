@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psutil
@@ -29,6 +29,7 @@ from minidask.host.folders import place_of
 from minidask.host.output import LineSplitter, RateLimiter
 from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
+from minidask.net.addresses import Address
 from minidask.net.transport import Link
 from minidask.pickling.payload import LARGE_BYTES, left_in
 from minidask.task.context import SlotConfig
@@ -72,9 +73,9 @@ from .events import (
     WorkerTick,
 )
 from .memory import MemoryLimits, over_limit
-from .peers import Peers
+from .peers import Peer, Peers
 from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
-from .transfers import Transfers
+from .transfers import SCHEDULER, Transfers
 from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0
@@ -97,7 +98,7 @@ class WorkerShell:
         limits: how much memory slots may use.
         slot_config: what slots have to know of the cluster.
         store: where this machine's large data is.
-        peers: the way to other workers; None where there can be none, as the clients use the same store.
+        secret: what all of a cluster hold; None where there can be no other workers, as the clients use the same store.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
         recipients: tells who waits for an outcome, where the clients use the same store.
     """
@@ -110,7 +111,7 @@ class WorkerShell:
         limits: MemoryLimits,
         slot_config: SlotConfig,
         store: BlobStore,
-        peers: Peers | None,
+        secret: bytes | None,
         fresh_slots: bool = False,
         recipients: Recipients | None = None,
     ) -> None:
@@ -124,12 +125,10 @@ class WorkerShell:
         self._limits = limits
         self._slot_config = slot_config
         self._store = store
-        self._peers = peers
-        self._transfers = Transfers(store, peers is None, self.post, self._ask)
-        if peers is not None:
-            peers.transfers = self._transfers
+        self._transfers = Transfers(store, secret is None, self.post, self._send_to)
+        self._peers = Peers(secret, self._transfers) if secret is not None else None
         self._untaken = Untaken(store, recipients)
-        self._core = WorkerCore(fresh_slots, shared=peers is None)
+        self._core = WorkerCore(fresh_slots, shared=secret is None)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
         self._splitters: dict[tuple[int, str], LineSplitter] = {}
@@ -168,6 +167,11 @@ class WorkerShell:
         self.post(Resize(self._size))
         loop = asyncio.get_running_loop()
         self._chores = [loop.create_task(self._send_heartbeats()), loop.create_task(self._watch_memory())]
+
+    async def listen(self, scheduler: Address, port: int) -> None:
+        """Let other workers fetch large data here, on the scheduler's network; with port 0 the kernel chooses one."""
+        if self._peers is not None:
+            await self._peers.listen(scheduler, port)
 
     def attach(self, link: Link | None) -> None:
         """From now on, talk to the scheduler over this link; None while there is none."""
@@ -217,6 +221,8 @@ class WorkerShell:
         await _wait_until(lambda: not any(slot.lingers() for _, slot in slots), EXIT_SECONDS)
         for _, slot in slots:
             slot.sweep()
+        if self._peers is not None:
+            self._peers.close()
 
     # --- events in, effects out ---
 
@@ -287,12 +293,8 @@ class WorkerShell:
         """What a message of the scheduler's is to the core; nothing, if it is about bytes under way."""
         if type(message) is Notice:
             log.warning("%s", message.text)
-        elif type(message) is Chunk:
-            self._transfers.part(message)
-        elif type(message) is NoBlob:
-            self._transfers.refused("", message)
-        elif type(message) is FetchChunk:
-            self._send(self._transfers.result_part(message))
+        elif isinstance(message, (Chunk, NoBlob, FetchChunk)):
+            self._transfers.received(SCHEDULER, message)
         elif type(message) is not PutBlob:
             return [FromScheduler(message)]
         elif _is_sound(message):
@@ -310,13 +312,12 @@ class WorkerShell:
             return message
         return PutBlob(message.blob, [])
 
-    def _ask(self, source: str, messages: Sequence[Message]) -> None:
-        """Send to whoever has data: a peer, or the scheduler."""
-        if source and self._peers is not None:
-            self._peers.send(source, messages)
+    def _send_to(self, peer: Peer, message: Message) -> None:
+        """Send to another worker, or to the scheduler."""
+        if peer != SCHEDULER and self._peers is not None:
+            self._peers.send(peer, message)
         else:
-            for message in messages:
-                self._send(message)
+            self._send(message)
 
     def _carry_out(self, effect: Effect) -> None:
         match effect:

@@ -6,17 +6,17 @@ names are sent; else this process has one, and serves those parts that a worker 
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from minidask.data.chunks import CHUNK_BYTES
 from minidask.data.store import BlobStore
 from minidask.host.folders import disk_folder, memory_folder, place_of
 from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
-from minidask.pickling.payload import OUT_OF_BAND_BYTES
 from minidask.wire.frames import Buffer
+from minidask.wire.large import OUT_OF_BAND_BYTES, answer
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
 
 
@@ -77,14 +77,11 @@ class HeldBlobs:
         self._own = BlobStore.create(folder, blob_memory(folder), disk)
         return self._own
 
-    def part(self, wanted: FetchChunk) -> Chunk | NoBlob:
-        """The answer to a worker that wants a part of a blob."""
-        data = None
-        if self._store is not None and wanted.offset >= 0 and 0 < wanted.size <= CHUNK_BYTES:
-            data = self._store.read(wanted.blob, wanted.offset, wanted.size)
-        if data is None:
-            return NoBlob(wanted.blob, wanted.peer, "the client does not have it any more")
-        return Chunk(wanted.blob, wanted.offset, wanted.peer, [data])
+    def chunk(self, wanted: FetchChunk) -> Chunk | NoBlob:
+        """Return the answer to a worker that wants a chunk of a blob."""
+        store = self._store
+        read = store.read if store is not None else lambda blob, offset, size: None
+        return answer(wanted, functools.partial(read, wanted.blob), "the client does not have it any more")
 
     def hold(self, blobs: Iterable[bytes]) -> None:
         """Hold these, which are held already, once more."""

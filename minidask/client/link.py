@@ -420,11 +420,11 @@ class Link:
             case ResultOffered():
                 self._results.offered(message)
             case Chunk():
-                self._results.part(message)
+                self._results.received(message)
             case NoBlob():
                 self._results.refused(message)
             case FetchChunk():
-                self.send_if_open([self.blobs.part(message)])
+                self.send_if_open([self.blobs.chunk(message)])
             case CallerMessage(channel, payload):
                 if channel != RECORDS:
                     self.channels.put(channel, payload)

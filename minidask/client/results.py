@@ -1,28 +1,17 @@
-"""Large results of tasks that ran on other machines: fetched part by part, before the task is told to be done."""
+"""Large results of tasks that ran on other machines: downloaded before the task is told to be done."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
-from minidask.data.chunks import CHUNK_BYTES, ROOM, ChunkProgress
+from minidask.data.downloads import Downloads, Send, Serve
 from minidask.errors import SerializationError
-from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, ResultOffered, ResultTaken
-
-
-@dataclass(eq=False)
-class _Arrival:
-    """One part of a result under way into memory that will be the user's."""
-
-    task: int
-    peer: int
-    parts: ChunkProgress
-    memory: memoryview
+from minidask.wire.messages import Chunk, Message, NoBlob, ResultOffered, ResultTaken
 
 
 class Results:
-    """What is under way, and what has come and not been used; to be called by whoever reads the connection.
+    """Results under way, and those that have come and were not taken. For the thread that reads the connection.
 
     Args:
         send: takes what is to be sent.
@@ -32,86 +21,63 @@ class Results:
     def __init__(self, send: Callable[[Sequence[Message]], None], wanted: Callable[[int], bool]) -> None:
         self._send = send
         self._wanted = wanted
-        self._arrivals: dict[bytes, _Arrival] = {}
-        self._coming: dict[int, dict[bytes, _Arrival]] = {}  # by worker: those that are not complete, in order
+        self._downloads: Downloads[int] = Downloads()
+        self._origins: dict[bytes, tuple[int, int]] = {}  # task and worker
+        self._memory: dict[bytes, memoryview] = {}  # it will be the user's
 
     def offered(self, message: ResultOffered) -> None:
-        """A worker has a part of a result."""
+        """A worker has a buffer of a result. Buffers of the same task from another worker are dropped: it was lost."""
+        task, blob, size, peer = message
         self.forget_others()
-        if not self._wanted(message.task):
+        if not self._wanted(task):
             return  # the scheduler has told the worker
-        self._forget(lambda arrival: arrival.task == message.task and arrival.peer != message.peer)  # it was lost
+        self._forget([other for other, origin in self._origins.items() if origin[0] == task and origin[1] != peer])
         try:
-            memory = memoryview(mmap.mmap(-1, message.size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+            self._memory[blob] = memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
         except (OSError, ValueError, OverflowError):  # no memory, or it is gone already: `take` will tell
-            self._send([ResultTaken(message.blob, message.peer)])
+            self._send([ResultTaken(blob, peer)])
             return
-        arrival = _Arrival(message.task, message.peer, ChunkProgress(message.size), memory)
-        self._arrivals[message.blob] = self._coming.setdefault(message.peer, {})[message.blob] = arrival
-        self._ask(message.peer)
+        self._origins[blob] = task, peer
+        self._carry_out(self._downloads.want(blob, size, peer, rank=task))
 
-    def part(self, message: Chunk) -> None:
+    def received(self, chunk: Chunk) -> None:
         """Bytes have come."""
-        arrival = self._coming.get(message.peer, {}).get(message.blob)
-        if arrival is None or len(message.payload) != 1:
-            return
-        data = message.payload[0]
-        if arrival.parts.came(message.offset, len(data)):
-            arrival.memory[message.offset : message.offset + len(data)] = data
-        if arrival.parts.complete:
-            self._over(message.blob, message.peer)
-            self._send([ResultTaken(message.blob, message.peer)])
-        self._ask(message.peer)
+        if self._downloads.source(chunk.blob) == chunk.peer and self._downloads.is_next(chunk):
+            data = chunk.payload[0]
+            self._memory[chunk.blob][chunk.offset : chunk.offset + len(data)] = data
+            steps = self._downloads.wrote(chunk)
+            if chunk.blob not in self._downloads:
+                self._send([ResultTaken(chunk.blob, chunk.peer)])
+            self._carry_out(steps)
 
     def refused(self, message: NoBlob) -> None:
-        """It is gone: if its worker is too, the task is tried again, and else `take` will tell."""
-        if message.blob in self._coming.get(message.peer, {}):
-            del self._arrivals[message.blob]
-            self._over(message.blob, message.peer)
+        """A buffer is gone. If its worker is too, the task is tried again; else `take` will tell."""
+        if self._downloads.source(message.blob) == message.peer:
             self._send([ResultTaken(message.blob, message.peer)])
-            self._ask(message.peer)
+            self._forget([message.blob])
 
     def take(self, blob: bytes) -> memoryview:
-        """A part that has come whole.
+        """Return a buffer that has come whole.
 
         Raises:
             SerializationError: it has not.
         """
-        arrival = self._arrivals.get(blob)
-        if arrival is None or not arrival.parts.complete:
+        if blob not in self._memory or blob in self._downloads:
             raise SerializationError("its worker does not have it any more, or there is no memory for it here")
-        return self._arrivals.pop(blob).memory
+        del self._origins[blob]
+        return self._memory.pop(blob)
 
     def forget_others(self) -> None:
         """Drop what came of tasks that are over or cancelled, and was not taken."""
-        if self._arrivals:
-            self._forget(lambda arrival: not self._wanted(arrival.task))
+        if self._origins:
+            self._forget([blob for blob, (task, _) in self._origins.items() if not self._wanted(task)])
 
-    def _forget(self, gone: Callable[[_Arrival], bool]) -> None:
-        peers = set()
-        for blob, arrival in [(blob, arrival) for blob, arrival in self._arrivals.items() if gone(arrival)]:
-            del self._arrivals[blob]
-            self._over(blob, arrival.peer)
-            peers.add(arrival.peer)
-        for peer in peers:
-            self._ask(peer)
+    def _forget(self, blobs: Sequence[bytes]) -> None:
+        for blob in blobs:
+            del self._origins[blob], self._memory[blob]
+        self._carry_out(self._downloads.drop(blobs, ""))
 
-    def _over(self, blob: bytes, peer: int) -> None:
-        """Nothing more of it comes."""
-        coming = self._coming.get(peer, {})
-        coming.pop(blob, None)
-        if not coming:
-            self._coming.pop(peer, None)
-
-    def _ask(self, peer: int) -> None:
-        """Ask a worker for what there is room for: the scheduler passes it on, and should not have to keep much."""
-        room, wanted = ROOM, []
-        for blob, arrival in self._coming.get(peer, {}).items():
-            room -= arrival.parts.under_way
-            asked = arrival.parts.wanted(room)
-            room -= sum(size for _, size in asked)
-            wanted += [FetchChunk(blob, offset, size, peer) for offset, size in asked]
-            if room < CHUNK_BYTES:
-                break
-        if wanted:
-            self._send(wanted)
+    def _carry_out(self, steps: Iterable[Send[int] | Serve[int]]) -> None:
+        sends = [step for step in steps if isinstance(step, Send)]
+        if sends:
+            self._send([send.message._replace(peer=send.peer) for send in sends])

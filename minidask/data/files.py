@@ -13,7 +13,6 @@ from pathlib import Path
 
 import xxhash
 
-from minidask.data.chunks import ChunkProgress
 from minidask.wire.frames import Buffer
 
 COPY_BYTES = 256 * 1024
@@ -172,42 +171,47 @@ def _mmap() -> Callable[..., int]:
     return function
 
 
-class Incoming:
-    """A blob on its way into a store, part by part; there once all of it is what its name says.
+class Draft:
+    """The unfinished file of a blob that comes in chunks, in order.
 
-    Its file is opened for each part: of thousands of blobs under way, no descriptor is kept.
+    The file is opened for each chunk: of thousands of blobs under way, no descriptor is kept.
 
     Args:
-        path: its unfinished file.
-        seal: called with the blob and the file when it is finished.
+        seal: called with the blob and the file when the file is finished; it makes the blob of the file.
     """
 
     def __init__(self, blob: bytes, path: Path, size: int, seal: Callable[[bytes, Path], None]) -> None:
-        self.parts = ChunkProgress(size)
         self._blob = blob
         self._path = path
         self._seal = seal
         self._digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
 
     def write(self, offset: int, data: Buffer) -> None:
-        """Take the next part; any other is ignored."""
-        if self.parts.came(offset, len(data)):
-            self._digest.update(data)
-            view = memoryview(data)
-            fd = os.open(self._path, os.O_WRONLY)
-            try:
-                while view.nbytes:
-                    count = os.pwrite(fd, view, offset)
-                    view, offset = view[count:], offset + count
-            finally:
-                os.close(fd)
+        """Write the next chunk.
+
+        Raises:
+            OSError: the disk is full, or the store was removed.
+        """
+        self._digest.update(data)
+        view = memoryview(data)
+        fd = os.open(self._path, os.O_WRONLY)
+        try:
+            while view.nbytes:
+                count = os.pwrite(fd, view, offset)
+                view, offset = view[count:], offset + count
+        finally:
+            os.close(fd)
 
     def read(self, offset: int, size: int) -> bytes | None:
-        """Bytes that have come already; None if they have not."""
-        return read(self._path, offset, size) if offset + size <= self.parts.have else None
+        """Return bytes that were written; None if the file ends before."""
+        return read(self._path, offset, size)
 
     def finish(self) -> bool:
-        """Have it in the store, pinned; False if it is not what its name says, and therefore refused."""
+        """Make the blob of the file, pinned; False if the bytes are not what the id says, and the file is removed.
+
+        Raises:
+            OSError: the store was removed.
+        """
         if self._digest.digest() != self._blob:
             remove(self._path)
             return False
@@ -215,5 +219,5 @@ class Incoming:
         return True
 
     def abandon(self) -> None:
-        """It is not wanted any more."""
+        """Remove the file: the blob is not wanted any more."""
         remove(self._path)

@@ -14,8 +14,8 @@ from typing import TypeVar
 from minidask.host.resources import core_count
 from minidask.host.signals import start
 from minidask.wire.frames import Buffer
+from minidask.wire.large import BLOB_ID_BYTES
 
-BLOB_ID_BYTES = 16
 PIECE_BYTES = 32 * 1024 * 1024
 MAX_PIECES = 1024  # of a buffer: their names are shorter than any buffer beside a pickle
 ALIGNMENT = 64 * 1024  # at least a page, on any machine

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from minidask.data import files as blobfiles
-from minidask.data.files import Hashed, Incoming
+from minidask.data.files import Draft, Hashed
 from minidask.data.pieces import side_by_side
 from minidask.errors import SerializationError
 from minidask.host.folders import is_gone, owner
@@ -156,7 +156,7 @@ class BlobStore:
                     blobfiles.remove(draft)
         return False
 
-    def begin(self, blob: bytes, size: int) -> Incoming:
+    def begin(self, blob: bytes, size: int) -> Draft:
         """Make room for a blob that is about to come.
 
         Raises:
@@ -166,14 +166,14 @@ class BlobStore:
         if self._has_room(size):
             try:
                 blobfiles.reserve(draft, size)
-                return Incoming(blob, draft, size, self._seal)
+                return Draft(blob, draft, size, self._seal)
             except OSError:
                 self._allowance = 0
         real = self._on_disk(draft)
         blobfiles.reserve(real, size)
         self._link_to_disk(draft, real)
         self._warn_if_full()
-        return Incoming(blob, draft, size, self._seal)
+        return Draft(blob, draft, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
         """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from minidask.errors import ProtocolError
+from minidask.wire.large import BLOB_ID_BYTES, OUT_OF_BAND_BYTES
 from minidask.wire.messages import Done, Failed
 
-BLOB_BYTES = 16
-OUT_OF_BAND_BYTES = 32 * 1024  # a buffer beside a pickle has as many at least; a shorter one is a reference
 RESULT_LETTER = ord("w")
 
 
@@ -19,6 +18,6 @@ def check_outcome(message: Done | Failed) -> None:
     if type(message) is Done and not message.payload:
         raise ProtocolError("a result has one buffer at least, its pickle")
     for buffer in message.payload[1:]:
-        named = type(message) is Done and len(buffer) == BLOB_BYTES + 1 and buffer[-1] == RESULT_LETTER
+        named = type(message) is Done and len(buffer) == BLOB_ID_BYTES + 1 and buffer[-1] == RESULT_LETTER
         if len(buffer) < OUT_OF_BAND_BYTES and not named:
             raise ProtocolError(f"a buffer of {len(buffer)} bytes beside a pickle is neither data nor the name of any")

@@ -3,46 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from minidask.client.results import Results
-from minidask.data.chunks import CHUNK_BYTES, PARTS_UNDER_WAY, ROOM, ChunkProgress
+from minidask.data.downloads import WINDOW_BYTES
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import SerializationError
 from minidask.host.folders import place_of
 from minidask.scheduler.blobs import RELAY, BlobTable
 from minidask.wire import messages as m
+from minidask.wire.large import CHUNK_BYTES
 from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
+from minidask.worker.peers import Peer
 from minidask.worker.transfers import Transfers
 
 MIB = 1 << 20
-
-
-@given(size=st.integers(1, 40 * MIB), broken=st.lists(st.integers(0, 60)))
-def test_every_byte_is_asked_for_in_order_whatever_breaks(size: int, broken: list[int]) -> None:
-    parts, came, step = ChunkProgress(size), 0, 0
-    under_way: list[tuple[int, int]] = []
-    while not parts.complete:
-        under_way += parts.wanted(ROOM - parts.under_way)
-        assert sum(count for _, count in under_way) <= ROOM
-        step += 1
-        if step in broken:
-            under_way.clear()
-            parts.again()
-            continue
-        offset, count = under_way.pop(0)
-        assert parts.came(offset, count)
-        assert offset == came
-        came += count
-        assert not parts.came(offset, count), "the same part again is ignored"
-    assert came == size
-    assert parts.wanted(ROOM) == []
 
 
 # --- where to fetch ---
@@ -111,24 +90,31 @@ class Machine:
         self.store = BlobStore.create(folder / "memory", budget, folder / "disk")
         self.events: list[Event] = []
         self.asked: list[tuple[str, m.Message]] = []
+        self.readers: dict[int, Callable[[m.Message], None]] = {}
         self.transfers = Transfers(self.store, False, self.events.append, self._send)
 
-    def _send(self, source: str, messages: Sequence[m.Message]) -> None:
-        self.asked += [(source, message) for message in messages]
+    def _send(self, peer: Peer, message: m.Message) -> None:
+        if isinstance(peer, str):
+            self.asked.append((peer, message))
+        else:
+            self.readers[peer](message)
 
     def fetch_from(self, other: Machine, steps: int = 1 << 30) -> None:
         """Have the other answer what this one has asked for; its answers come at once or later."""
         while self.asked and steps:
             _, wanted = self.asked.pop(0)
             assert isinstance(wanted, m.FetchChunk)
-            other.transfers.serve(wanted, self.receive)
+            other.serve(wanted, self.receive)
             steps -= 1
 
+    def serve(self, wanted: m.FetchChunk, answer: Callable[[m.Message], None]) -> None:
+        """Answer a request, at once or later."""
+        self.readers[len(self.readers)] = answer
+        self.transfers.received(len(self.readers) - 1, wanted)
+
     def receive(self, answer: m.Message) -> None:
-        if isinstance(answer, m.Chunk):
-            self.transfers.part(answer)
-        elif isinstance(answer, m.NoBlob):
-            self.transfers.refused("peer", answer)
+        assert isinstance(answer, (m.Chunk, m.NoBlob))
+        self.transfers.received("peer", answer)
 
 
 @pytest.fixture
@@ -202,7 +188,7 @@ def test_torn_or_forged_data_is_refused_and_never_mapped(machines: list[Machine]
 def test_a_part_that_cannot_be_is_refused(machines: list[Machine], offset: int, size: int) -> None:
     machines[0].store.put(NAME, DATA)
     answers: list[m.Message] = []
-    machines[0].transfers.serve(m.FetchChunk(NAME, offset, size, 0), answers.append)
+    machines[0].serve(m.FetchChunk(NAME, offset, size, 0), answers.append)
     assert [type(answer) for answer in answers] == [m.NoBlob]
 
 
@@ -212,7 +198,7 @@ def test_those_who_wait_are_told_when_it_does_not_come(machines: list[Machine]) 
     second.transfers.want(NAME, len(DATA), "peer", [])
     second.fetch_from(first)
     first.transfers.forget([NAME])
-    assert [type(event) for event in second.events] == [BlobFailed] * PARTS_UNDER_WAY
+    assert [type(event) for event in second.events] == [BlobFailed] * (WINDOW_BYTES // CHUNK_BYTES)
 
 
 def test_without_room_it_is_said(machines: list[Machine], tmp_path: Path) -> None:
@@ -235,7 +221,7 @@ def test_many_blobs_from_one_source_are_asked_for_no_faster_than_one(machines: l
         most = max(most, sum(wanted.size for _, wanted in second.asked if isinstance(wanted, m.FetchChunk)))
         second.fetch_from(first, steps=1)
     assert len(second.events) == len(blobs)
-    assert most <= ROOM + len(blobs) * CHUNK_BYTES, "each was the first by name for a while"
+    assert most <= WINDOW_BYTES + len(blobs) * CHUNK_BYTES, "each was the first by name for a while"
     assert all(second.store.map(name) == data for name, data in blobs.items())
 
 
@@ -280,7 +266,7 @@ def test_a_store_that_was_removed_is_said_and_nothing_breaks(machines: list[Mach
     second.transfers.want(NAME, len(DATA), "peer", [])
     shutil.rmtree(second.store.folder)
     for offset in range(0, len(DATA), CHUNK_BYTES):
-        second.transfers.part(m.Chunk(NAME, offset, 0, [DATA[offset : offset + CHUNK_BYTES]]))
+        second.receive(m.Chunk(NAME, offset, 0, [DATA[offset : offset + CHUNK_BYTES]]))
     assert [type(event) for event in second.events] == [NoRoom]
 
 
@@ -295,7 +281,7 @@ def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_
     for task, peer in ((1, 7), (2, 7), (3, 8)):
         results.offered(m.ResultOffered(task, bytes([task]) * 16, size, peer))
     asked = [wanted for wanted in sent if isinstance(wanted, m.FetchChunk)]
-    assert sum(wanted.size for wanted in asked if wanted.peer == 7) == ROOM
+    assert sum(wanted.size for wanted in asked if wanted.peer == 7) == WINDOW_BYTES
     assert sum(wanted.size for wanted in asked if wanted.peer == 8) == size
     results.offered(m.ResultOffered(1, b"again" + bytes(11), size, 9))  # worker 7 was lost, and 1 tried again
     results.offered(m.ResultOffered(2, b"later" + bytes(11), size, 9))
@@ -303,14 +289,14 @@ def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_
     for task in (1, 2):
         name = (b"again" if task == 1 else b"later") + bytes(11)
         for offset in range(0, size, MIB):
-            results.part(m.Chunk(name, offset, 9, [bytes([task]) * MIB]))
+            results.received(m.Chunk(name, offset, 9, [bytes([task]) * MIB]))
         assert m.ResultTaken(name, 9) in sent
         assert results.take(name) == bytes([task]) * size
     with pytest.raises(SerializationError):
         results.take(bytes([1]) * 16)
     tasks.discard(3)
     results.forget_others()
-    results.part(m.Chunk(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
+    results.received(m.Chunk(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
     with pytest.raises(SerializationError):
         results.take(bytes([3]) * 16)
 

@@ -23,6 +23,7 @@ import pytest
 import minidask
 from minidask import errors
 from minidask.data.files import blob_id
+from minidask.wire.messages import FetchChunk
 from minidask.worker import peers
 from minidask.worker.peers import Peers
 from tests.helpers import Program, Programs, alive, wait_until
@@ -215,9 +216,8 @@ def test_a_worker_behind_a_firewall_is_given_up_soon(monkeypatch: pytest.MonkeyP
 
     async def connect_to(address: str) -> list[tuple[str, str]]:
         told: Any = Told()
-        guest = Peers(b"x" * 32)
-        guest.transfers = told
-        guest.send(address, [])
+        guest = Peers(b"x" * 32, told)
+        guest.send(address, FetchChunk(b"n" * 16, 0, 1, 0))
         await asyncio.wait_for(told.heard.wait(), 20)
         guest.close()
         return list(told.lost)

@@ -1,0 +1,45 @@
+"""What counts as large, each limit once, and the answer to a request for a chunk of a large blob.
+
+32 KiB   OUT_OF_BAND_BYTES   a buffer of at least this size travels beside its pickle, uncopied
+ 1 MiB   LARGE_BYTES         a buffer of at least this size becomes a blob: one copy for each machine
+ 1 MiB   CHUNK_BYTES         a blob travels between machines in chunks of this size
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from minidask.wire.frames import Buffer
+from minidask.wire.messages import Chunk, FetchChunk, NoBlob
+
+BLOB_ID_BYTES = 16
+"""The length of a blob's id: a hash of its sizes and its content."""
+
+OUT_OF_BAND_BYTES = 32 * 1024
+"""A shorter buffer beside a pickle is a reference to blobs; so no reference may be longer."""
+
+LARGE_BYTES = 1024 * 1024
+"""The default of joblib's `max_nbytes`."""
+
+CHUNK_BYTES = 1024 * 1024
+"""Every chunk of a blob but the last has this size."""
+
+
+def is_chunk(request: FetchChunk) -> bool:
+    """Whether a request asks for a range that a chunk may have, in a blob that is long enough."""
+    return request.offset >= 0 and 0 < request.size <= CHUNK_BYTES
+
+
+def answer(request: FetchChunk, read: Callable[[int, int], Buffer | None], missing: str) -> Chunk | NoBlob:
+    """Return what to send to the peer that asks for a chunk.
+
+    Args:
+        read: called with offset and size; returns None if those bytes are not here.
+        missing: the text of the refusal in that case.
+    """
+    if not is_chunk(request):
+        return NoBlob(request.blob, request.peer, f"a chunk has 1 to {CHUNK_BYTES} bytes")
+    data = read(request.offset, request.size)
+    if data is None:
+        return NoBlob(request.blob, request.peer, missing)
+    return Chunk(request.blob, request.offset, request.peer, [data])
