@@ -20,7 +20,7 @@ from minidask.backend.register import add_to_libraries
 if TYPE_CHECKING:
     from minidask.client.client import Client
     from minidask.client.future import Future
-    from minidask.client.registry import get_client
+    from minidask.client.nested import get_client
     from minidask.local.cluster import LocalCluster
 
 __all__ = ["Client", "Future", "LocalCluster", "__version__", "errors", "get_client"]
@@ -29,7 +29,7 @@ _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local.cluster",
-    "get_client": "minidask.client.registry",
+    "get_client": "minidask.client.nested",
 }
 
 

@@ -71,13 +71,13 @@ def client(shared_client: minidask.Client) -> minidask.Client:
 def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """The messages that the client sends from now on."""
     kept: list[Message] = []
-    send = client.link.connection.send
+    send = client.shell.connection.send
 
     def keeping(batch: list[Message]) -> None:
         kept.extend(batch)
         send(batch)
 
-    monkeypatch.setattr(client.link.connection, "send", keeping)
+    monkeypatch.setattr(client.shell.connection, "send", keeping)
     return kept
 
 

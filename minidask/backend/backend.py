@@ -41,8 +41,8 @@ from minidask.backend.run import Callback, ParallelRun, SharedData
 from minidask.client import registry
 from minidask.client.client import Client
 from minidask.client.future import Future
+from minidask.client.nested import find_client, get_client
 from minidask.client.places import address_of_environment
-from minidask.client.registry import get_client
 from minidask.client.screen import beside_bars
 from minidask.errors import NoWorkersError
 from minidask.host import checks
@@ -137,7 +137,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     def client(self) -> Client:
         """The client that this backend's calls go through; connects or starts a cluster if need be."""
         if isinstance(self._scheduler, Client):
-            self._scheduler.link.check()
+            self._scheduler.shell.check()
             return self._scheduler
         return _client_for(self._scheduler)
 
@@ -334,7 +334,7 @@ def _client_for(address: str | None) -> Client:
     address or fails, or starts another cluster on this machine in the place of one that had come with the call.
     """
     if address is None:
-        client = get_client() if current_slot() is not None else registry.find_client()
+        client = get_client() if current_slot() is not None else find_client()
         if client is not None:
             return client
     access_file = None
@@ -351,7 +351,7 @@ def _client_for(address: str | None) -> Client:
             _clients[address] = client
     if current_slot() is not None:
         own = get_client()
-        if own.link.connection.scheduler_id == client.link.connection.scheduler_id:
+        if own.shell.connection.scheduler_id == client.shell.connection.scheduler_id:
             return own  # a task that names its own cluster
     return client
 

@@ -19,8 +19,8 @@ from typing import Any
 from minidask.backend.run import Callback, Job, ParallelRun
 from minidask.client.client import Client
 from minidask.client.future import Future
-from minidask.client.nested import LOOK_SECONDS, TaskClient
-from minidask.client.reading import Borrowed
+from minidask.client.helping import LOOK_SECONDS
+from minidask.client.reading import Leadership
 from minidask.errors import MinidaskError, SerializationError
 from minidask.host.signals import start
 from minidask.pickling.payload import dumps, run_apart
@@ -36,9 +36,7 @@ class NestedRun(ParallelRun):
     """See the module's docstring; arguments as `ParallelRun`'s."""
 
     def __init__(self, client: Client, *arguments: Any) -> None:
-        assert isinstance(client, TaskClient)
         self._kept: collections.deque[Job] = collections.deque()
-        self._task_client = client
         self._sharing = threading.Lock()
         self._thread = 0  # which collects
         self._stateful: dict[int, tuple[Any, bool]] = {}  # by id of a function: it, and `has_state` of it
@@ -46,7 +44,7 @@ class NestedRun(ParallelRun):
         self._ran = self._failed = 0  # calls that ran here, and that was not told yet
         self._told = time.monotonic()
         super().__init__(client, *arguments)
-        client.on_idle.append(self._share_if_busy)
+        client.shell.on_idle.append(self._share_if_busy)
 
     def _start_collecting(self) -> None:
         """A generator hands control back to the task, whose thread so collects whenever it wants to have a result.
@@ -79,7 +77,7 @@ class NestedRun(ParallelRun):
     def _may_share(self) -> bool:
         """Whether to send another one: there are slots for it, and one less than the limit, as one may run here."""
         within = not self._group.limit or self._under_way < self._group.limit - 1
-        return bool(self._task_client.idle) and within and not self._only_here
+        return bool(self._client.shell.idle) and within and not self._only_here
 
     def _send_or_keep(self, job: Job) -> Future:
         try:
@@ -113,36 +111,36 @@ class NestedRun(ParallelRun):
         super()._is_done(count, callback, future)
         self._share_if_busy()
 
-    def _run_callbacks(self, reading: Borrowed | None) -> None:
+    def _run_callbacks(self, leadership: Leadership | None) -> None:
         self._share()  # they are a user's code, and may take long
-        super()._run_callbacks(reading)
+        super()._run_callbacks(leadership)
 
     # --- working ---
 
-    def _work_here(self, reading: Borrowed | None) -> bool:
+    def _work_here(self, leadership: Leadership | None) -> bool:
         self._thread = threading.get_ident()
         if not self._kept:
             return False
-        if self._task_client.idle is None and reading is not None:
-            reading.read(1.0, lend=False)  # it will be told in a moment
+        if self._client.shell.idle is None and leadership is not None:
+            leadership.read(1.0, lend=False)  # it will be told in a moment
         if self._may_share():
             self._share()
         else:
-            self._run_one(reading)
+            self._run_one(leadership)
         return True
 
-    def _run_one(self, reading: Borrowed | None) -> None:
+    def _run_one(self, leadership: Leadership | None) -> None:
         try:
             job = self._kept.popleft()
         except IndexError:
             return  # it has just been sent
         future = _future()
-        if reading is None:
+        if leadership is None:
             self._run(job, future)
         else:
-            reading.keep_slot()
-            reading.run(lambda: self._run(job, future))
-            reading.read(0, lend=False)
+            leadership.keep_slot()
+            leadership.run(lambda: self._run(job, future))
+            leadership.read(0, lend=False)
         self._is_done(len(job.items), job.callback, future)
 
     def _run(self, job: Job, future: Future) -> None:
@@ -184,12 +182,12 @@ class NestedRun(ParallelRun):
     def _tell(self) -> None:
         """Have the scheduler know how far the task is, for those who look at a progress bar."""
         self._told = time.monotonic()
-        self._client.link.send_if_open([RanInline(self._group.parent, self._ran, self._failed)])
+        self._client.shell.send_if_open([RanInline(self._group.parent, self._ran, self._failed)])
         self._ran = self._failed = 0
 
     def _wait_for_others(self, seconds: float | None) -> bool:
         """The thread that reads also runs what this slot is given, and may stop to at any time."""
-        with waiting(self._client.link.reading.slot, self._group.parent):
+        with waiting(self._client.shell.reader.slot, self._group.parent):
             super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
         return False
 
@@ -200,7 +198,7 @@ class NestedRun(ParallelRun):
         super().abort()
 
     def close(self) -> None:
-        self._task_client.on_idle.remove(self._share_if_busy)
+        self._client.shell.on_idle.remove(self._share_if_busy)
         self._parallel.__dict__.pop("_wait_retrieval", None)
         if self._ran:
             self._tell()

@@ -18,9 +18,10 @@ from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.interrupts import INTERRUPT_SECONDS
-from minidask.client.reading import Borrowed
+from minidask.client.reading import Leadership
 from minidask.errors import MinidaskError
 from minidask.host.signals import Uninterrupted, start
+from minidask.pickling.functions import name_of
 from minidask.pickling.sharing import Scattered
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class ParallelRun:
         self._slots = slots
         self._under_way = self._most = 0  # batches
         self._call_id = parallel._call_id
-        self._bars = list(dict.fromkeys([calls.bar for calls in client.link.bars] + ([bar] if bar else [])))
+        self._bars = list(dict.fromkeys([calls.bar for calls in client.shell.bars] + ([bar] if bar else [])))
         self._counts: list[CallCounter] = []
         self._aborted = False
         self._batch_class: Any = None  # joblib's, of the batches that it keeps
@@ -73,7 +74,7 @@ class ParallelRun:
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
         if slots:
-            client.link.workers.on_change.add(self._workers_changed)
+            client.shell.workers.on_change.add(self._workers_changed)
             self._workers_changed()
         self._start_collecting()
 
@@ -112,7 +113,7 @@ class ParallelRun:
             self._under_way -= 1
             self._is_done(count, callback, future)
 
-        name = _name_of(job.items)
+        name = name_of(job.items[0][0])
         future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
         self._under_way += 1
         self._most = max(self._most, self._under_way)
@@ -132,7 +133,7 @@ class ParallelRun:
         if self._bars and not self._counts:  # only now, where joblib sees to it that the call will be closed
             with Uninterrupted():
                 for bar in self._bars:
-                    self._counts.append(bar.begin(self._client, _name_of(items), self._parallel.n_tasks))
+                    self._counts.append(bar.begin(self._client.shell, name_of(items[0][0]), self._parallel.n_tasks))
         for calls in self._counts:
             calls.submitted(len(items))
 
@@ -183,18 +184,18 @@ class ParallelRun:
     def _collect(self, go_on: Callable[[], bool]) -> None:
         head = 0
         while go_on():
-            with self._client.link.reading.borrowed() as reading:
+            with self._client.shell.reader.lead() as leadership:
                 while go_on():
                     if not self._done.empty():
-                        self._run_callbacks(reading)
+                        self._run_callbacks(leadership)
                         continue
-                    if self._work_here(reading):
+                    if self._work_here(leadership):
                         continue
                     wait, head = self._time_left(head)
-                    if reading is not None:
-                        if self._client.link.reading.claimed:
+                    if leadership is not None:
+                        if self._client.shell.reader.wanted_back:
                             break  # it is another thread's turn
-                        reading.read(wait)
+                        leadership.read(wait)
                     elif not self._wait_for_others(wait):
                         break  # to look whether it is our turn now
 
@@ -205,11 +206,11 @@ class ParallelRun:
             self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
         return True
 
-    def _run_callbacks(self, reading: Borrowed | None) -> None:
-        if reading is None:
+    def _run_callbacks(self, leadership: Leadership | None) -> None:
+        if leadership is None:
             self._run_all()
         else:
-            reading.run(self._run_all)
+            leadership.run(self._run_all)
 
     def _run_all(self) -> None:
         while not self._done.empty():
@@ -217,7 +218,7 @@ class ParallelRun:
             if item is not None:
                 item[0](item[1])
 
-    def _work_here(self, reading: Borrowed | None) -> bool:
+    def _work_here(self, leadership: Leadership | None) -> bool:
         """Do something useful before waiting; False if there is nothing to do."""
         return False
 
@@ -256,9 +257,9 @@ class ParallelRun:
         self._group.cancel()
 
     def close(self) -> None:
-        self._client.link.workers.on_change.discard(self._workers_changed)
+        self._client.shell.workers.on_change.discard(self._workers_changed)
         self._done.put(None)
-        self._client.link.channels.flush()
+        self._client.shell.channels.flush()
         self._group.close()
         for calls in self._counts:
             calls.end(not self._aborted)
@@ -278,8 +279,3 @@ class SharedData:
             self._handles = [(obj, client.scatter_one(obj)) for obj in self._objects]
             self._client = client
         return self._handles
-
-
-def _name_of(items: list[Any]) -> str:
-    function = items[0][0]
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)

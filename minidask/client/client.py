@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import os
 import queue
-import socket
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from minidask.client.connection import Connection
+from minidask.client.connecting import connect, own_name
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.link import Hooks, Link, OnAnswer
 from minidask.client.places import address_of, address_of_environment
-from minidask.client.registry import live_clients
+from minidask.client.registry import live_clients, remove
 from minidask.client.screen import client_table
+from minidask.client.shell import ClientShell, OnAnswer
 from minidask.client.versions import VersionWatch, all_versions
 from minidask.errors import (
     MinidaskError,
@@ -37,10 +34,9 @@ from minidask.host.folders import sweep
 from minidask.host.packages import python_version, versions
 from minidask.host.sizes import count
 from minidask.host.versions import PYTHON
-from minidask.net.addresses import Address
+from minidask.pickling.functions import name_of
 from minidask.pickling.payload import LARGE_BYTES, SHARED
 from minidask.pickling.sharing import Scattered
-from minidask.task.context import SlotOfTask, current_slot
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -116,40 +112,31 @@ class Client:
             self.cluster = address
             address = address_of(address)
             self.access_file = self.cluster.access_file  # whatever the environment names is another cluster's
-        self.name = name or f"{_program()}-{os.getpid()}"
+        self.name = name or own_name()
         sweep()
         try:
-            self.link = self._connect(address, self.access_file, forward_output)
+            self.shell = self._connect(address, self.access_file, forward_output)
         except BaseException:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
-        self.link.takes_records = forward_output
+        self.shell.takes_records = forward_output
         if output_prefix is not None:
-            self.link.marks_output = output_prefix
-        self.link.workers.wait(lambda: self.link.workers.known or self.link.why_closed, self.timeout)
+            self.shell.marks_output = output_prefix
+        self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.why_closed, self.timeout)
         if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
-            VersionWatch(versions(), self.link.workers).warn()
+            VersionWatch(versions(), self.shell.workers).warn()
         live_clients.append(self)
 
-    def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> Link:
-        parsed = Address.parse(address)
-        info = {"name": self.name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-        info.update(nested=self.nested, python=python_version())
-        connection = Connection(parsed, access_file, info, self.timeout)
-        slot, hooks = self._within(connection)
-        return Link(connection, slot, hooks, self._cancel_dropped and slot is None)
-
-    def _within(self, connection: Connection) -> tuple[SlotOfTask | None, Hooks]:
-        """The slot whose tasks this client is for, and what is different there: a task may use any client of its own
-        cluster, and its slot is lent while it waits."""
-        slot = current_slot()
-        if slot is not None:
-            from minidask.client.nested import client_of, nested_future  # noqa: PLC0415 - it imports this module
-
-            if client_of(slot).link.connection.scheduler_id == connection.scheduler_id:
-                return slot, Hooks(nested_future)
-        return None, Hooks(_new_future)
+    def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
+        return connect(
+            address,
+            access_file,
+            self.name,
+            self.timeout,
+            forward_output=forward_output,
+            cancel_dropped=self._cancel_dropped,
+        )
 
     # --- work ---
 
@@ -179,7 +166,7 @@ class Client:
             priority = checks.whole("priority", priority)
         if timeout is not None:
             timeout = checks.time_limit("timeout", timeout)
-        return self.link.submit((fn, args, kwargs), name=_name_of(fn), priority=priority, timeout=timeout)
+        return self.shell.submit((fn, args, kwargs), name=name_of(fn), priority=priority, timeout=timeout)
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each.
@@ -193,7 +180,7 @@ class Client:
         group = self.group()
         try:
             return [
-                group.submit(fn, args, name=_name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
+                group.submit(fn, args, name=name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
             ]
         finally:
             group.close()
@@ -234,7 +221,7 @@ class Client:
         """As `scatter`, for one object as a whole, be it a list or a dict."""
         if isinstance(data, Scattered):
             raise TypeError(f"scatter() takes data, not {data!r}, which is scattered already")
-        return self.link.scatter(data)
+        return self.shell.scatter(data)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
         """Give up on these tasks; with `force`, those that run are stopped too.
@@ -246,16 +233,16 @@ class Client:
         force = checks.flag("force", force)
         futures = _futures("cancel", futures)
         for future in futures:
-            if not future.is_of(self.link):
+            if not future.is_of(self.shell):
                 raise ValueError(
                     f"cancel() takes futures of its own client; {future!r} is another one's: cancel it there"
                 )
-        self.link.cancel(futures, force)
+        self.shell.cancel(futures, force)
 
     def cancel_all(self, force: bool = False) -> None:
         """Give up on all that this client has submitted, be it that nobody holds its future any more; with `force`,
         what runs is stopped too. A `Parallel` call that waits for some of it, in another thread, raises."""
-        self.link.cancel_all(checks.flag("force", force))
+        self.shell.cancel_all(checks.flag("force", force))
 
     def restart(self, timeout: float | None = None) -> None:
         """Have fresh workers on all machines: what tasks have imported, changed, or left in memory there is gone.
@@ -274,12 +261,12 @@ class Client:
             SchedulerLost: there is no connection any more.
         """
         timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
-        self.link.check()
-        if self.link.parent():
+        self.shell.check()
+        if self.shell.parent():
             raise MinidaskError(
                 "a task cannot restart() the workers, as it runs in one of them: do it where it is from"
             )
-        if self._ask(self.link.restart, timeout) is None:
+        if self._ask(self.shell.restart, timeout) is None:
             raise NoWorkersError(
                 f"not all workers of the cluster at {self.address} were replaced within {count(timeout, 'second')}:"
                 " those that run tasks of other clients are when these end, the others as soon as they can start"
@@ -296,13 +283,13 @@ class Client:
         __tracebackhide__ = True
         _check_callable("run", fn)
         self._check_for_workers()
-        others = self.link.workers.unusable()
+        others = self.shell.workers.unusable()
         if others:
             left_out = ", ".join(f"{w.name} at {address} ({w.versions[PYTHON]})" for address, w in others.items())
             text = f"run() leaves out the machines whose Python is not this one's, {python_version()}: {left_out}"
             warnings.warn(text, VersionWarning, stacklevel=2)
-        name = _name_of(fn)
-        futures = {address: self.link.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
+        name = name_of(fn)
+        futures = {address: self.shell.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
         results = {}
         for address, future in futures.items():  # no comprehension: it would have a frame of its own in tracebacks
             results[address] = future.result()
@@ -324,23 +311,23 @@ class Client:
         from minidask.client.progress import Bar  # noqa: PLC0415 - only whoever asks for a bar loads it
 
         if futures is None:
-            return Bar().over(self)
-        Bar().wait(self, _futures("progress", futures))
+            return Bar().over(self.shell)
+        Bar().wait(self.shell, _futures("progress", futures))
         return None
 
     def get_executor(self) -> concurrent.futures.Executor:
         """A standard executor whose calls run on this cluster."""
-        return ClientExecutor(self)
+        return ClientExecutor(self.shell)
 
     # --- the cluster ---
 
     def nthreads(self) -> dict[str, int]:
         """`{machine's address: workers}`: how many tasks each machine of this Python runs at once."""
-        return self.link.workers.nthreads()
+        return self.shell.workers.nthreads()
 
     def slots(self) -> int:
         """How many tasks the whole cluster runs at once."""
-        return self.link.workers.slots()
+        return self.shell.workers.slots()
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
         """Wait until the cluster runs at least `n` tasks at once.
@@ -353,12 +340,12 @@ class Client:
             NoWorkersError: it does not, by then.
             VersionMismatch: all workers that are there have another Python, so that none of them runs a task; at once.
         """
-        self.link.check()
+        self.shell.check()
         n = checks.whole("n", n, 0)
         timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
-        workers = self.link.workers
-        workers.wait(lambda: self.slots() >= n or self.link.why_closed or workers.refusal(), timeout)
-        self.link.check()
+        workers = self.shell.workers
+        workers.wait(lambda: self.slots() >= n or self.shell.why_closed or workers.refusal(), timeout)
+        self.shell.check()
         self._check_for_workers()
         if self.slots() < n:
             raise NoWorkersError(
@@ -368,9 +355,9 @@ class Client:
             )
 
     def _check_for_workers(self) -> None:
-        if self.link.workers.refusal():
+        if self.shell.workers.refusal():
             self.scheduler_info()  # after its answer, this client knows of every worker that has joined by now
-        refusal = self.link.workers.refusal()
+        refusal = self.shell.workers.refusal()
         if refusal:
             raise VersionMismatch(refusal)
 
@@ -394,13 +381,13 @@ class Client:
 
         A machine is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
         """
-        info = self._ask(self.link.ask, self.timeout)
+        info = self._ask(self.shell.ask, self.timeout)
         if info is None:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
         return info
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
-        """The answer to a question of the link's; None if there is none in time."""
+        """The answer to a question of the shell's; None if there is none in time."""
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         ask(answer.put)
         try:
@@ -408,42 +395,41 @@ class Client:
         except queue.Empty:
             return None
         if info is None:
-            raise SchedulerLost(self.link.why_closed)
+            raise SchedulerLost(self.shell.why_closed)
         return info
 
     @property
     def address(self) -> str:
         """The scheduler's address."""
-        return str(self.link.connection.address)
+        return str(self.shell.connection.address)
 
     def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
         """Open a group for the tasks of one call; arguments as `TaskGroup`'s."""
-        return TaskGroup(self.link, limit, large, mode)
+        return TaskGroup(self.shell, limit, large, mode)
 
     # --- the end ---
 
     @property
     def closed(self) -> bool:
         """Whether this client is of no more use."""
-        return self.link.closed
+        return self.shell.closed
 
     def close(self) -> None:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
-        if self.link.forked:
+        if self.shell.forked:
             return  # a forked child leaves its parent's cluster alone
-        self.link.close(self.timeout)
+        self.shell.close(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
-        with contextlib.suppress(ValueError):
-            live_clients.remove(self)  # only now: what is interrupted before is tried again at exit
+        remove(self)  # only now: what is interrupted before is tried again at exit
 
     def shutdown(self) -> None:
         """End the whole cluster, scheduler and all workers, whoever started it; then close."""
-        if self.link.forked:
-            self.link.check()
-        self.link.send_if_open([Shutdown()])
+        if self.shell.forked:
+            self.shell.check()
+        self.shell.send_if_open([Shutdown()])
         if not self._owns_cluster:
-            self.link.workers.wait(lambda: self.link.why_closed, self.timeout)
+            self.shell.workers.wait(lambda: self.shell.why_closed, self.timeout)
         self.close()
 
     def __enter__(self) -> Client:
@@ -456,9 +442,9 @@ class Client:
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<minidask.Client closed: {self.link.why_closed or 'this is a forked process'}>"
-        others = len(self.link.workers.unusable())
-        machines = count(len(self.link.workers.entries) - others, "machine")
+            return f"<minidask.Client closed: {self.shell.why_closed or 'this is a forked process'}>"
+        others = len(self.shell.workers.unusable())
+        machines = count(len(self.shell.workers.entries) - others, "machine")
         unused = f", {count(others, 'machine')} of another Python unused" if others else ""
         return f"<minidask.Client {self.address} {machines}, {count(self.slots(), 'worker')}{unused}>"
 
@@ -469,22 +455,7 @@ class Client:
         )
 
     def _repr_html_(self) -> str:
-        return client_table(repr(self).strip("<>"), self.link.workers.entries)
-
-
-def _new_future(link: Link, number: int, name: str, parent: list[int]) -> Future:
-    return Future(number, name, link.cancelled, link.reading.in_this_thread)
-
-
-def _program() -> str:
-    """The name of this program; where Python is embedded there may be no command line."""
-    line = getattr(sys, "argv", None) or [""]
-    name = Path(str(line[0]) or "python").name or "python"
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+        return client_table(repr(self).strip("<>"), self.shell.workers.entries)
 
 
 def _check_callable(method: str, function: object) -> None:

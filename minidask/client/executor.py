@@ -5,19 +5,18 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minidask.client.future import Future
-
-if TYPE_CHECKING:
-    from minidask.client.client import Client
+from minidask.client.shell import ClientShell
+from minidask.pickling.functions import name_of
 
 
 class ClientExecutor(concurrent.futures.Executor):
     """What `Client.get_executor()` returns. Shutting it down leaves client and cluster as they are."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, shell: ClientShell) -> None:
+        self._shell = shell
         self._lock = threading.Lock()
         self._pending: set[Future] = set()
         self._shut = False
@@ -29,8 +28,7 @@ class ClientExecutor(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             if not callable(fn):
                 raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
-            name = str(getattr(fn, "__qualname__", type(fn).__qualname__))
-            future = self._client.link.submit((fn, args, kwargs), name=name)
+            future = self._shell.submit((fn, args, kwargs), name=name_of(fn))
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future
@@ -41,6 +39,6 @@ class ClientExecutor(concurrent.futures.Executor):
             self._shut = True
             pending = list(self._pending)
         if cancel_futures:
-            self._client.cancel(pending)
+            self._shell.cancel(pending, force=False)
         if wait:
             concurrent.futures.wait(pending)

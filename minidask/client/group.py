@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minidask.client.future import Future
+from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
 from minidask.pickling.payload import LARGE_BYTES, SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.messages import CloseGroup, OpenGroup
-
-if TYPE_CHECKING:
-    from minidask.client.link import Link
 
 
 class TaskGroup:
     """Submits the tasks of one call; functions that they share are pickled and sent once.
 
     Args:
-        link: of the client whose tasks they are.
+        shell: of the client whose tasks they are.
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
     """
 
-    def __init__(self, link: Link, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> None:
-        self.number = link.next_group()
-        self.interner = Interner(link.blobs.put, link.dropped.append, large=large, mode=mode, files=link.is_here)
+    def __init__(
+        self, shell: ClientShell, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED
+    ) -> None:
+        self.number = shell.next_group()
+        self.interner = Interner(shell.blobs.put, shell.dropped.append, large=large, mode=mode, files=shell.is_here)
         self.limit = limit
-        self.parent = link.parent()
-        self._link = link
+        self.parent = shell.parent()
+        self._shell = shell
         self._open = self._wanted = True
         self._lock = threading.RLock()  # nothing is sent for a group that was closed meanwhile
-        link.send([OpenGroup(self.number, limit, self.parent)])
+        shell.send([OpenGroup(self.number, limit, self.parent)])
 
     def submit(
         self,
@@ -56,7 +56,7 @@ class TaskGroup:
         with self._lock:
             if not self._wanted:
                 raise MinidaskError("the call that this task is of has ended")
-            return self._link.submit(
+            return self._shell.submit(
                 (function, args, {}),
                 name=name,
                 priority=priority,
@@ -71,7 +71,7 @@ class TaskGroup:
         """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
         with self._lock:
             self._wanted = False
-        self._link.cancel(self._link.pending(self.number), force=True)
+        self._shell.cancel(self._shell.pending(self.number), force=True)
 
     def close(self) -> None:
         """No more tasks will come; those submitted go on."""
@@ -80,6 +80,6 @@ class TaskGroup:
             if not self._open:
                 return
             self._open = False
-            self._link.send_if_open([CloseGroup(self.number)])
+            self._shell.send_if_open([CloseGroup(self.number)])
             self.interner.close()
-            self._link.release_dropped()
+            self._shell.release_dropped()

@@ -25,8 +25,8 @@ from minidask.errors import MinidaskError
 from minidask.host.signals import Uninterrupted, start, suppress
 
 if TYPE_CHECKING:
-    from minidask.client.client import Client
     from minidask.client.future import Future
+    from minidask.client.shell import ClientShell
 
 DRAW_SECONDS = 0.25
 SHORT_SECONDS = 1.0
@@ -61,7 +61,7 @@ class Bar:
         self._pid = os.getpid()
         _bars.add(self)
 
-    def begin(self, client: Client, name: str = "", total: int | None = None) -> CallCounter:
+    def begin(self, shell: ClientShell, name: str = "", total: int | None = None) -> CallCounter:
         """Count some calls, of which there will be `total`, None if nobody knows yet."""
         with self._life:
             self._calls += 1
@@ -69,7 +69,7 @@ class Bar:
             if self._calls == 1:
                 self._stretch_began = time.time()
                 if not self._tally:
-                    self._began, self._news = self._stretch_began, _News(client)
+                    self._began, self._news = self._stretch_began, _News(shell)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 start(self._thread)
@@ -161,29 +161,29 @@ class Bar:
     # --- for users ---
 
     @contextlib.contextmanager
-    def over(self, client: Client) -> Iterator[None]:
+    def over(self, shell: ClientShell) -> Iterator[None]:
         """Show all that a client submits within the block."""
-        with self._counting(client) as calls:
-            client.link.count_on(calls)
+        with self._counting(shell) as calls:
+            shell.count_on(calls)
             try:
                 yield
             finally:
-                client.link.count_no_more_on(calls)
+                shell.count_no_more_on(calls)
 
-    def wait(self, client: Client, futures: Sequence[Future]) -> None:
+    def wait(self, shell: ClientShell, futures: Sequence[Future]) -> None:
         """Show these futures until all are done."""
-        with self._counting(client) as calls:
+        with self._counting(shell) as calls:
             for future in futures:
                 calls.watch(future)
             while concurrent.futures.wait(futures, INTERRUPT_SECONDS).not_done:
                 pass
 
     @contextlib.contextmanager
-    def _counting(self, client: Client) -> Iterator[CallCounter]:
+    def _counting(self, shell: ClientShell) -> Iterator[CallCounter]:
         begun: list[CallCounter] = []
         try:
             with Uninterrupted():  # what was begun is to be ended
-                begun.append(self.begin(client, total=0))
+                begun.append(self.begin(shell, total=0))
             yield begun[0]
         finally:
             for calls in begun:
@@ -246,9 +246,9 @@ class CallCounter:
 class _News:
     """What the scheduler says of a client's tasks, since this was made. Asked again when it has answered."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, shell: ClientShell) -> None:
         self.cluster: Cluster | None = None
-        self._client = client
+        self._shell = shell
         self._before: Cluster | None = None
         self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._asked = self._ended = False
@@ -261,7 +261,7 @@ class _News:
 
     def last_word(self) -> None:
         """Wait a moment for the last count of nested tasks."""
-        if not self._client.link.reading.in_this_thread():
+        if not self._shell.reader.in_this_thread():
             self._take(LAST_WORD_SECONDS)  # the answer to a question of before
             self._ask()
             self._take(LAST_WORD_SECONDS)
@@ -270,7 +270,7 @@ class _News:
         if not self._asked:
             self._asked = True
             try:
-                self._client.link.ask(self._answers.put)
+                self._shell.ask(self._answers.put)
             except MinidaskError:  # the connection is gone: the calls themselves will tell
                 self._answers.put(None)
 

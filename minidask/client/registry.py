@@ -1,50 +1,49 @@
-"""The clients of this process: which was made last, and what becomes of them at its end and in forks of it."""
+"""The clients of this process, the newest last; closed at its end, and of no more use in forks of it."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
-from minidask.errors import MinidaskError
-from minidask.task.context import current_slot
 
-if TYPE_CHECKING:
-    from minidask.client.client import Client
+class _Shell(Protocol):
+    def abandon(self) -> None: ...
 
-live_clients: list[Client] = []
+
+class LiveClient(Protocol):
+    """A client, as far as this file has to know it; `Client` has these attributes, and says what they are."""
+
+    cluster: Any
+    implicit: bool
+    nested: bool
+    access_file: str | None
+
+    @property
+    def shell(self) -> _Shell: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+live_clients: list[LiveClient] = []
 """Every client that was not closed, the newest last."""
 inherited: tuple[str, str | None] | None = None
 """In a forked child: address and access file of the last client that its parent had made for an address."""
 
 
-def get_client() -> Client:
-    """The client made last in this process that was not closed; inside a task, that of its slot.
-
-    Raises:
-        SchedulerLost: it has lost its scheduler. Whoever has made a client gets its cluster, or an error, until they
-            close it.
-        MinidaskError: there is none.
-    """
-    slot = current_slot()
-    if slot is not None:
-        from minidask.client.nested import client_of  # noqa: PLC0415 - most tasks need none
-
-        return client_of(slot)
-    client = find_client()
-    if client is None:
-        raise MinidaskError("there is no Client in this process: make one with minidask.Client()")
-    return client
-
-
-def find_client() -> Client | None:
-    """As `get_client`, outside of tasks; None if there is none."""
-    for client in reversed(live_clients):
-        if client.nested or (client.closed and client.implicit):
-            continue
-        client.link.check()
-        return client
-    return None
+def remove(client: LiveClient) -> None:
+    """Forget a client that was closed, and the clients of tasks whose connections have ended."""
+    for other in list(live_clients):
+        if other is client or (other.nested and other.closed):
+            with contextlib.suppress(ValueError):  # another thread has removed it just now
+                live_clients.remove(other)
 
 
 def _close_all() -> None:
@@ -58,7 +57,7 @@ def _after_fork_in_child() -> None:
         if client.cluster is None and not client.nested and not client.implicit:
             inherited = client.address, client.access_file
     for client in live_clients:
-        client.link.abandon()
+        client.shell.abandon()
     live_clients.clear()
 
 

@@ -11,6 +11,11 @@ import cloudpickle
 Key = tuple[Any, ...]
 
 
+def name_of(function: Any) -> str:
+    """What people are told that a function is called: its qualified name, or that of its type where it has none."""
+    return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
+
+
 def importable(obj: Any) -> bool:
     """Whether a worker finds this very function or class by importing its module; cloudpickle then sends its name."""
     module = sys.modules.get(obj.__module__ or "")

@@ -21,6 +21,8 @@ from typing import Any
 
 import cloudpickle
 
+from minidask.pickling.functions import name_of
+
 MAX_TRACEBACK = 64 * 1024
 _FRAME = re.compile(r'(?P<indent>[ |]*)File "(?P<file>.*)", line (?P<line>\d+), in ')
 
@@ -118,7 +120,7 @@ class _Short(reprlib.Repr):
 
 def short_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     """A call as one would write it, each argument cut to some 80 characters."""
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    name = name_of(function)
     short = _Short().repr
     try:
         told = [*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())]

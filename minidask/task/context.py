@@ -44,7 +44,7 @@ class SlotOfTask(Protocol):
         scheduler: the address of its scheduler.
         access_file: with the secret for that; empty for the usual places.
         store: the machine's large data.
-        client: what its tasks have for a client, once one of them has needed it.
+        client: the shell of the client of its tasks, once one of them has needed it; else None.
         described: gives the blobs that describe the caller of the task that runs; None where that is this process.
     """
 

@@ -237,7 +237,7 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
             shared.append(what)
         return payload, blobs
 
-    monkeypatch.setattr("minidask.client.link.dumps_naming", watch)
+    monkeypatch.setattr("minidask.client.shell.dumps_naming", watch)
     monkeypatch.setattr("minidask.pickling.sharing.dumps_naming", watch)
     return tasks, shared
 

@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,6 +144,35 @@ def test_no_arrow_goes_up() -> None:
     upward = [(room.package, other) for room in ROOMS.values() for other in room.imports if other not in order]
     upward += [(a, b) for a in order for b in ROOMS[a].imports if order.index(b) > order.index(a)]
     assert upward == []
+
+
+def circles(graph: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """The ways round: each a chain of names that ends where it began. One is told of each set that has any."""
+    found, done = [], set[str]()
+
+    def follow(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append([*way[way.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph.get(name, ())):
+                follow(other, [*way, name])
+            done.add(name)
+
+    for name in graph:
+        follow(name, [])
+    return found
+
+
+def test_no_files_import_each_other_by_any_way_round() -> None:
+    graph = {
+        module: set(imports(path.read_text(), module, path.name == "__init__.py")) & set(MODULES)
+        for module, path in MODULES.items()
+    }
+    assert circles(graph) == []
+
+
+def test_a_circle_is_noticed() -> None:
+    assert circles({"a": ["b"], "b": ["c"], "c": ["b"], "d": []}) == [["b", "c", "b"]]
 
 
 @pytest.mark.parametrize(

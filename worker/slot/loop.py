@@ -102,7 +102,7 @@ class Slot:
                 while self._given:
                     self._run(self._given.popleft())
         if self.client is not None:
-            self.client.end()
+            self.client.close()
 
     def _handle(self, message: Message) -> None:
         match message:

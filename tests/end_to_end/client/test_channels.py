@@ -52,13 +52,13 @@ def test_tasks_in_threads_and_within_tasks_tell_the_outermost_caller(
     thread_client: minidask.Client, told: list[str]
 ) -> None:
     thread_client.submit(outer).result()
-    assert thread_client.link.channels.flush(10)
+    assert thread_client.shell.channels.flush(10)
     assert sorted(told) == ["inner", "outer"]
 
 
 def test_a_task_within_a_task_tells_the_outermost_caller(client: minidask.Client, told: list[str]) -> None:
     client.submit(outer).result()
-    assert client.link.channels.flush(10)
+    assert client.shell.channels.flush(10)
     assert sorted(told) == ["inner", "outer"]
 
 
@@ -77,7 +77,7 @@ def test_a_handler_that_raises_is_logged_and_the_next_message_comes(
     client.submit(channels.tell_caller, "failing", [b"x"]).result()
     client.submit(channels.tell_caller, "unknown", [b"x"]).result()
     client.submit(tell, "after").result()
-    assert client.link.channels.flush(10)
+    assert client.shell.channels.flush(10)
     del channels._handlers["failing"]
     assert told == ["after"]
     assert [record.getMessage() for record in caplog.records] == [
@@ -136,9 +136,9 @@ def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Clien
     future = client.submit(channels.tell_caller, "blocking", [b"x"])
     assert blocked.wait(30)
     assert client.submit(abs, -1).result(1) == 1
-    assert not client.link.channels.flush(0)
+    assert not client.shell.channels.flush(0)
     go.set()
-    assert client.link.channels.flush(20)
+    assert client.shell.channels.flush(20)
     assert future.result(20)
     del channels._handlers["blocking"]
 

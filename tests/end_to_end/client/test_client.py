@@ -372,11 +372,11 @@ def test_workers_may_be_threads_of_this_process(thread_client: minidask.Client) 
 
 def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: minidask.Client) -> None:
     before = client.submit(abs, client.scatter(-1)).result(10)
-    with client.link._lock, client.link.connection._outbox._sending:
+    with client.shell._lock, client.shell.connection._outbox._sending:
         handle = client.scatter([1, 2])
         del handle
     assert client.submit(neg, before).result(10) == -1
-    assert not client.link.dropped
+    assert not client.shell.dropped
 
 
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:

@@ -128,8 +128,8 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm:
                     came.append(error is alarm.last)
                 assert all(came), "it was another one"
                 assert len(came) + len(unraisable) == alarm.raised, f"one was swallowed: {alarm.last}"
-                with client.link.reading.borrowed() as reading:
-                    assert reading is not None, "a lock was left held"
+                with client.shell.reader.lead() as leadership:
+                    assert leadership is not None, "a lock was left held"
                 assert client.submit(neg, 1).result(10) == -1
     finally:
         sys.unraisablehook = hook

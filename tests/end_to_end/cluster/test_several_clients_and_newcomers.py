@@ -62,7 +62,7 @@ def test_a_call_fills_slots_that_come_while_it_waits(return_as: str, folder: Pat
         with joblib.parallel_config("minidask", scheduler=client):
             assert all(Parallel(batch_size=1, return_as=return_as)(meetings(folder, 6)))
         joiner.join()
-        assert not client.link.workers.on_change
+        assert not client.shell.workers.on_change
 
 
 def test_a_call_fills_a_machine_that_joins(programs: Programs, folder: Path) -> None:

@@ -359,7 +359,7 @@ def test_globals_of_a_function_are_taken_anew_by_each_call() -> None:
 def test_nothing_is_kept_after_a_call(client: minidask.Client) -> None:
     Parallel(n_jobs=2)(tasks(lambda i: i, 50))
     wait_until(lambda: at_rest(client), "the cluster was at rest")
-    assert len(client.link._pending) == 0
+    assert len(client.shell._pending) == 0
 
 
 def test_the_backend_can_be_pickled() -> None:
@@ -418,7 +418,7 @@ def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) ->
 def test_ctrl_c_right_after_a_task_was_sent_stops_that_too(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = client.link.send
+    send = client.shell.send
     sent = []
 
     def interrupted_send(messages: Any) -> None:
@@ -427,7 +427,7 @@ def test_ctrl_c_right_after_a_task_was_sent_stops_that_too(
         if len(sent) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(client.link, "send", interrupted_send)
+    monkeypatch.setattr(client.shell, "send", interrupted_send)
     with pytest.raises(KeyboardInterrupt):
         Parallel(n_jobs=2, batch_size=1)([delayed(time.sleep)(60)] * 4)
     monkeypatch.undo()
@@ -438,13 +438,13 @@ def test_a_borrower_that_is_held_up_still_gets_the_reading(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between finding the part taken and asking for it, the system may let everybody else run first."""
-    nudge = client.link.reading.nudge
+    nudge = client.shell.reader.wake
 
     def late_nudge() -> None:
         time.sleep(0.05)
         nudge()
 
-    monkeypatch.setattr(client.link.reading, "nudge", late_nudge)
+    monkeypatch.setattr(client.shell.reader, "wake", late_nudge)
     for _ in range(20):
         time.sleep(0.02)  # until the reading thread reads again
         assert Parallel(n_jobs=2)([delayed(time.sleep)(0.01)]) == [None]

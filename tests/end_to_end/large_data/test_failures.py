@@ -157,7 +157,7 @@ def test_nothing_stays_of_a_local_cluster_either(programs: Programs, killed: tup
 def test_another_container_that_shares_the_memory_removes_nothing_that_is_in_use(client: minidask.Client) -> None:
     if os.getuid() != 0 or not shutil.which("unshare"):
         pytest.skip("numbers of processes of one's own need root, and unshare")
-    assert client.link.store is not None
+    assert client.shell.store is not None
     code = (
         "import os; from minidask.host.folders import is_alive, sweep; sweep(); print(is_alive(int(os.environ['PID'])))"
     )
@@ -165,7 +165,7 @@ def test_another_container_that_shares_the_memory_removes_nothing_that_is_in_use
     environment = {**os.environ, "PID": str(os.getpid())}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
     assert result.stdout.strip() == "False", result.stderr
-    assert client.link.store.folder.exists()
+    assert client.shell.store.folder.exists()
 
 
 def total(array: Any) -> float:

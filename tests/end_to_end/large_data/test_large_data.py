@@ -55,7 +55,7 @@ def total(data: Any) -> tuple[float, bool]:
 @pytest.fixture
 def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """How many bytes the client has sent since it was last asked."""
-    outbox, count = client.link.connection._outbox, [0]
+    outbox, count = client.shell.connection._outbox, [0]
     send = outbox.send
 
     def counting(pieces: list[Any]) -> None:
@@ -286,7 +286,7 @@ def test_eight_slots_share_one_copy(tmp_path: Path) -> None:
 
 def test_large_results_are_the_users_own_and_outlive_the_cluster() -> None:
     with minidask.Client(n_workers=2) as client, joblib.parallel_config("minidask", scheduler=client):
-        folder = client.link.store.folder if client.link.store else Path()
+        folder = client.shell.store.folder if client.shell.store else Path()
         results = Parallel()(delayed(ones)(8, float(i)) for i in range(6))
         single = client.submit(ones, 4, 9.0).result(30)
         dropped = client.submit(ones, 4)
@@ -351,8 +351,8 @@ def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Cl
 def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client.link.store is not None
-    monkeypatch.setattr(client.link.store, "folder", Path("/nowhere"))
+    assert client.shell.store is not None
+    monkeypatch.setattr(client.shell.store, "folder", Path("/nowhere"))
     with pytest.raises(errors.SerializationError, match="large result cannot be had"):
         client.submit(ones, 4).result(20)
     monkeypatch.undo()
@@ -361,10 +361,10 @@ def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
 
 def test_without_room_for_it_data_is_sent_and_that_is_said_once(client: minidask.Client) -> None:
     with minidask.Client(n_workers=2) as other, joblib.parallel_config("minidask", scheduler=other):
-        assert other.link.store is not None
-        (other.link.store.folder / "lock").write_text("0")
-        (other.link.store.folder / "disk").unlink()
-        (other.link.store.folder / "disk").symlink_to("/dev/full-of-nothing")
+        assert other.shell.store is not None
+        (other.shell.store.folder / "lock").write_text("0")
+        (other.shell.store.folder / "disk").unlink()
+        (other.shell.store.folder / "disk").symlink_to("/dev/full-of-nothing")
         with pytest.warns(UserWarning, match="no room for 2097152 bytes"):
             results = Parallel()(delayed(total)(ones(2)) for _ in range(4))
         assert results == [(2 * MIB / 8, False)] * 4
@@ -389,8 +389,8 @@ def test_data_reaches_another_machines_store_and_results_come_back(programs: Pro
 
 def test_bytes_that_are_not_what_their_name_says_are_refused(client: minidask.Client) -> None:
     forged = b"x" * 16
-    client.link.blobs.put({forged: [b"not what the name says"]})
-    handle = Scattered(forged, [], "bytes", client.link.blobs.release, lambda blobs: None)
+    client.shell.blobs.put({forged: [b"not what the name says"]})
+    handle = Scattered(forged, [], "bytes", client.shell.blobs.release, lambda blobs: None)
     with pytest.raises(errors.SerializationError, match="was not sent along"):
         client.submit(len, handle).result(10)
     handle.release()
@@ -401,7 +401,7 @@ def test_nothing_of_killed_processes_stays_once_anything_of_ours_starts_again(pr
     script = (
         "import time, numpy, minidask, os; c = minidask.Client(n_workers=2);"
         " f = c.map(len, [numpy.zeros(10**6)] * 2); c.gather(f);"
-        " folder = c.link.store.folder;"
+        " folder = c.shell.store.folder;"
         " print(os.listdir(folder), folder, c.scheduler_info()['pid'], flush=True); time.sleep(60)"
     )
     program = programs.script(script)

@@ -164,8 +164,8 @@ def large(number: int) -> np.ndarray:
 
 
 def waiting(client: minidask.Client) -> set[bytes]:
-    assert client.link.store is not None
-    return client.link.store.results()
+    assert client.shell.store is not None
+    return client.shell.store.results()
 
 
 def test_results_of_a_task_that_was_cancelled_are_removed(client: minidask.Client, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def stopped_client(client: minidask.Client) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_client_that_reads_nothing_for_a_day_gets_its_results(one_worker: minidask.Client) -> None:
-    store = one_worker.link.store
+    store = one_worker.shell.store
     assert store is not None
     with stopped_client(one_worker) as process:
         there = store.results()
@@ -226,7 +226,7 @@ def test_a_client_that_reads_nothing_for_a_day_gets_its_results(one_worker: mini
 
 
 def test_what_was_left_for_a_client_that_was_killed_goes(one_worker: minidask.Client) -> None:
-    store = one_worker.link.store
+    store = one_worker.shell.store
     assert store is not None
     with stopped_client(one_worker):
         pass

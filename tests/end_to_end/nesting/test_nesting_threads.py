@@ -194,13 +194,13 @@ def test_a_done_callback_works_for_the_call_that_has_submitted(one_worker: minid
         client, parents, called = minidask.get_client(), [], threading.Event()
 
         def callback(future: Any) -> None:
-            parents.append(minidask.get_client().link.parent())
+            parents.append(minidask.get_client().shell.parent())
             called.set()
 
         client.submit(one).add_done_callback(callback)
         while not called.wait(0.01):
             client.submit(same, 1).result()
-        return parents == [client.link.parent()]
+        return parents == [client.shell.parent()]
 
     def parent() -> bool:
         return minidask.get_client().submit(same, 1).result() == 1 and within(child)
@@ -215,8 +215,8 @@ def test_two_clients_of_a_task_hold_data_each_for_itself(one_worker: minidask.Cl
         with minidask.Client(address) as second:
             handles = first.scatter(array), second.scatter(array)
             handles[0].release()
-            first.link.release_dropped()
-            store = second.link.blobs._store
+            first.shell.release_dropped()
+            store = second.shell.blobs._store
             pins = [name for name in os.listdir(store.folder) if f".{os.getpid()}-" in name]  # type: ignore[union-attr]
             return len(pins)
 

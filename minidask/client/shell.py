@@ -13,14 +13,15 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Protocol
 
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
 from minidask.client.future import Future
-from minidask.client.reading import Reading
+from minidask.client.helping import NestedFuture
+from minidask.client.reading import Reader
 from minidask.client.records import log_here
 from minidask.client.results import Results
 from minidask.client.screen import show_output
@@ -58,25 +59,20 @@ from minidask.wire.messages import (
     Workers,
 )
 
-if TYPE_CHECKING:
-    from minidask.client.progress import CallCounter
-
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 OnAnswer = Callable[[dict[str, Any] | None], None]
 
 
-class Hooks(NamedTuple):
-    """What is different in a task: see `TaskClient`."""
+class SubmitCounter(Protocol):
+    """What counts the calls that are submitted: a bar's `CallCounter`."""
 
-    new_future: Callable[[Link, int, str, list[int]], Future]
-    """Called with the number and name of a task, and the call that has submitted it."""
-    told_idle: Callable[[bool], None] = lambda idle: None
-    """Called when there are slots with nothing to do, or none any more."""
-    ended: Callable[[], None] = lambda: None
-    """Called when the connection has ended."""
+    bar: Any
+
+    def watch(self, future: Future) -> None:
+        """Count a future of one call, now and when it is done."""
 
 
-class Link:
+class ClientShell:
     """See the module's docstring.
 
     Args:
@@ -85,9 +81,7 @@ class Link:
         cancel_dropped: whether to cancel what has not begun, and whose future nobody holds any more.
     """
 
-    def __init__(
-        self, connection: Connection, slot: SlotOfTask | None, hooks: Hooks, cancel_dropped: bool = False
-    ) -> None:
+    def __init__(self, connection: Connection, slot: SlotOfTask | None = None, cancel_dropped: bool = False) -> None:
         self.connection = connection
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
@@ -97,15 +91,18 @@ class Link:
         """Whether records that tasks log are to come here; to be set before the first task."""
         self.workers = WorkerTable(python_version())
         self.channels = Channels()
-        self.bars: tuple[CallCounter, ...] = ()
+        self.bars: tuple[SubmitCounter, ...] = ()
         """Where what is submitted now is counted."""
         self.dropped: collections.deque[list[bytes]] = collections.deque()
         """Blobs to be held once less: handles and futures may end anywhere, inside any lock."""
+        self.idle: bool | None = None
+        """Whether there are slots with nothing to do; None while a call that wants to know has not been told yet."""
+        self.on_idle: list[Callable[[], None]] = []
+        """Called, by the thread that reads, when there are such slots."""
         self.why_closed = ""
         self.forked = False
         self._pid = os.getpid()
         self._slot = slot
-        self._hooks = hooks
         self._cancel_dropped = cancel_dropped
         self._pending: PendingTable[Future] = PendingTable(self._future_dropped)
         self._dropped_tasks: collections.deque[int] = collections.deque()
@@ -120,7 +117,7 @@ class Link:
         self._results = Results(self.send_if_open, self._pending.knows)
         self._session = self._describing()
         self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
-        self.reading = Reading(connection, self._handle, self._ended, slot, self.cancel_dropped)
+        self.reader = Reader(connection, self._handle, self._ended, slot, self.cancel_dropped)
 
     def _describing(self) -> Described:
         """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
@@ -176,7 +173,7 @@ class Link:
         with self._lock:
             session = self._session.blobs()
             number = self._pending.next_number()
-            future = self._hooks.new_future(self, number, name, parent)
+            future = self._new_future(number, name, parent)
             future.group = group
             if used:  # given back before `on_done`, which may submit the next task
                 self._used[number] = used
@@ -200,6 +197,11 @@ class Link:
                 calls.watch(future)
         return future
 
+    def _new_future(self, number: int, name: str, parent: list[int]) -> Future:
+        if self._slot is None:
+            return Future(number, name, self.cancelled, self.reader.in_this_thread)
+        return NestedFuture(number, name, self.cancelled, self.reader, parent)
+
     def _hold(self, future: Future) -> None:
         with self._lock:
             self._pending.hold(future.number, future)
@@ -209,7 +211,7 @@ class Link:
         first = not self._dropped_tasks
         self._dropped_tasks.append(number)
         if first:
-            self.reading.nudge()
+            self.reader.wake()
 
     def _give_back(self, number: int) -> None:
         """A task is over, or nobody will know: it no more needs what it used."""
@@ -300,12 +302,17 @@ class Link:
 
     # --- bars and questions ---
 
-    def count_on(self, calls: CallCounter) -> None:
+    def expect_idle_notice(self) -> None:
+        """A group is about to be opened: what the scheduler has told of idle slots before is old."""
+        if not self.on_idle:
+            self.idle = None
+
+    def count_on(self, calls: SubmitCounter) -> None:
         """Count there what is submitted from now on."""
         with self._lock:
             self.bars = (*self.bars, calls)
 
-    def count_no_more_on(self, calls: CallCounter) -> None:
+    def count_no_more_on(self, calls: SubmitCounter) -> None:
         with self._lock:
             self.bars = tuple(other for other in self.bars if other is not calls)
 
@@ -356,12 +363,12 @@ class Link:
 
     # --- the end ---
 
-    def close(self, seconds: float) -> None:
+    def close(self, seconds: float = 10.0) -> None:
         """Disconnect, and wait so long for the reading to end. Pending futures fail."""
         self.why_closed = self.why_closed or "the client was closed"
         self.connection.shut()
         self.blobs.close()
-        self.reading.join(seconds)
+        self.reader.join(seconds)
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
@@ -389,7 +396,6 @@ class Link:
         for on_answer in list(self._answers.values()):
             on_answer(None)
         self.channels.close()
-        self._hooks.ended()
 
     def _handle(self, message: Message) -> None:
         if self._dropped_tasks:
@@ -431,7 +437,9 @@ class Link:
                 elif self.takes_records:
                     self._aside.run(lambda: log_here(payload))
             case IdleSlots(idle):
-                self._hooks.told_idle(idle)
+                self.idle = idle
+                for call in list(self.on_idle) if idle else ():
+                    call()
             case Goodbye(reason):
                 self.why_closed = f"the scheduler at {self.connection.address} said goodbye: {reason}"
             case _:

@@ -1,0 +1,97 @@
+"""How a client gets its connection: a new one for each `Client`, and one for all tasks of a slot."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from minidask.client.connection import Connection
+from minidask.client.helping import LOOK_SECONDS
+from minidask.client.shell import ClientShell
+from minidask.errors import AuthenticationError, SchedulerLost
+from minidask.host.packages import python_version
+from minidask.net.addresses import Address
+from minidask.task.context import SlotOfTask, current_slot
+
+RETURN_SECONDS = 5.0
+"""How long a task waits for the scheduler on its own machine: somebody may have removed the scheduler's socket."""
+TASK_TIMEOUT = 10.0
+
+
+def connect(
+    address: str,
+    access_file: str | Path | None,
+    name: str,
+    timeout: float,
+    *,
+    forward_output: bool,
+    cancel_dropped: bool,
+) -> ClientShell:
+    """Connect a client to the scheduler at an address.
+
+    A task may do that, with its own cluster too. Its slot is then lent while it waits for what it submits there.
+
+    Args:
+        access_file: the file with the shared secret; None for the usual places.
+        name: what the scheduler calls this client.
+        timeout: seconds to connect and shake hands in.
+        forward_output: whether the scheduler sends what tasks print.
+        cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
+
+    Raises:
+        ValueError: the text is no address.
+        SchedulerLost: nobody answers there.
+        AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
+    """
+    connection = _connection(address, access_file, name, timeout, forward_output, nested=False)
+    slot = current_slot()
+    if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
+        return ClientShell(connection, slot)
+    return ClientShell(connection, None, cancel_dropped)
+
+
+_connecting = threading.Lock()
+
+
+def shell_of(slot: SlotOfTask) -> ClientShell:
+    """The shell for what the tasks of a slot submit; connected now if it is not yet, or no more.
+
+    Raises:
+        SchedulerLost: nobody answers at the scheduler's address.
+        AuthenticationError: the secrets differ, or there is none.
+    """
+    with _connecting:
+        if slot.client is None or slot.client.closed:
+            slot.client = ClientShell(_connection_of(slot), slot)
+        shell: ClientShell = slot.client
+        return shell
+
+
+def _connection_of(slot: SlotOfTask) -> Connection:
+    end = time.monotonic() + (RETURN_SECONDS if slot.scheduler.startswith("unix:") else 0)
+    while True:
+        try:
+            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
+        except (SchedulerLost, AuthenticationError):
+            if time.monotonic() > end:
+                raise
+        time.sleep(LOOK_SECONDS)
+
+
+def _connection(
+    address: str, access_file: str | Path | None, name: str, timeout: float, forward_output: bool, *, nested: bool
+) -> Connection:
+    info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
+    info.update(nested=nested, python=python_version())
+    return Connection(Address.parse(address), access_file, info, timeout)
+
+
+def own_name() -> str:
+    """What a client is called that was given no name: the program's name, where there is any, and its process."""
+    line = getattr(sys, "argv", None) or [""]
+    name = Path(str(line[0]) or "python").name or "python"
+    return f"{os.fsencode(name).decode('utf-8', 'backslashreplace')}-{os.getpid()}"

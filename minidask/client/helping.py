@@ -1,0 +1,106 @@
+"""Futures that a task waits for: the thread that waits helps, by running what its slot is given meanwhile.
+
+    result, exception, wait, as_completed ──► help_until ──► Reader.lead ──► messages, and calls for the slot
+
+A task that waits would else keep its slot from the very calls that it waits for. `docs/decisions.md` says why it runs
+its own descendants only.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from minidask.client.core import Outcome
+from minidask.client.future import Future
+from minidask.client.reading import Reader
+from minidask.task.context import waiting, working_for
+
+LOOK_SECONDS = 0.05
+"""How often a thread that waits looks whether another one still helps its slot, and whether it was cancelled."""
+
+
+class NestedFuture(Future):
+    """A future in a task: waiting for it, the thread runs what its slot is given.
+
+    Args:
+        number: of the task.
+        name: of the task.
+        cancel: called with the future when it is cancelled.
+        reader: of the client.
+        parent: number and attempt of the task that has submitted this one. Callbacks work for it, in any thread.
+    """
+
+    def __init__(
+        self, number: int, name: str, cancel: Callable[[Future], None], reader: Reader, parent: list[int]
+    ) -> None:
+        super().__init__(number, name, cancel, reader.in_this_thread)
+        self._reader = reader
+        self._parent = parent
+        self._waiters = _Waiters(reader)  # where `concurrent.futures` puts what waits for several futures
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take the outcome that the scheduler sent, and run callbacks for the task that has submitted this one."""
+        assert self._reader.slot is not None
+        with working_for(self._reader.slot, self._parent):
+            super().settle(outcome)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Help while waiting, at most `timeout` seconds; returns what the task raised, or None.
+
+        Raises:
+            TimeoutError: it is not done by then.
+        """
+        if not self._reader.in_this_thread():
+            timeout = help_until(self.done, timeout, self._reader)
+        return super().exception(timeout)
+
+
+class _Waiters(list[Any]):
+    """Waiters of `concurrent.futures`, made to help while they wait."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def append(self, waiter: Any) -> None:
+        """Add a waiter; it may be in the list of another future too."""
+        if not isinstance(waiter.event, _HelpingEvent):
+            waiter.event = _HelpingEvent(self._reader)
+        super().append(waiter)
+
+
+class _HelpingEvent(threading.Event):
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self._reader = reader
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Help until the event is set, or for `timeout` seconds; returns whether it is."""
+        help_until(self.is_set, timeout, self._reader)
+        return self.is_set()
+
+
+def help_until(done: Callable[[], bool], timeout: float | None, reader: Reader) -> float | None:
+    """Run what the slot of this thread's task is given, until something is done, or for `timeout` seconds.
+
+    Returns what is left of those; None for no limit.
+    """
+    end = None if timeout is None else time.monotonic() + timeout
+    slot = reader.slot
+    with waiting(slot, [] if slot is None or done() else slot.call):
+        _help(done, end, reader)
+    return None if end is None else max(0.0, end - time.monotonic())
+
+
+def _help(done: Callable[[], bool], end: float | None, reader: Reader) -> None:
+    while not done() and (end is None or time.monotonic() < end):
+        with reader.lead() as leadership:
+            if leadership is None:
+                threading.Event().wait(LOOK_SECONDS)  # another thread of this slot helps
+                continue
+            while not done() and not reader.wanted_back and (end is None or time.monotonic() < end):
+                left = LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic())
+                leadership.read(max(0.0, left))
