@@ -1,0 +1,92 @@
+"""The documents name only what exists: terms, files, functions."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GLOSSARY = (ROOT / "docs/glossary.md").read_text()
+TOUR = (ROOT / "docs/tour.md").read_text()
+MAX_TERMS = 75
+MAX_LINE = 120
+
+TERMS: list[tuple[str, str, str]] = re.findall(
+    r"^\| ([^|`]+) \| [^|]+ \| `([\w/]+\.py)` `([\w.]+)` \|$", GLOSSARY, re.MULTILINE
+)
+"""Each term with the file and the name that embody it."""
+
+STEPS: list[tuple[str, str, str]] = re.findall(r"^ ?(\d+)  (\S+\.py) +([\w.]+)  ", TOUR, re.MULTILINE)
+"""Each step of the tour's diagrams: its number, file and function."""
+
+SPINE: list[str] = re.findall(r"^\| `([\w/]+\.py)` \| \d+ \|", TOUR, re.MULTILINE)
+
+
+def module_of(file: str) -> str:
+    """The module that a file of the repository is imported as."""
+    dotted = file.removesuffix(".py").replace("/", ".")
+    return dotted if dotted.startswith("minidask.") else f"minidask.{dotted}"
+
+
+@functools.cache
+def definitions(file: str) -> set[str]:
+    """All functions, classes and methods of a file, as `Class.method`."""
+    found: set[str] = set()
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+            inside = node.body if isinstance(node, ast.ClassDef) else []
+            found |= {f"{node.name}.{n.name}" for n in inside if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return found
+
+
+# --- the glossary ---
+
+
+@pytest.mark.parametrize(("term", "file", "name"), TERMS, ids=[term for term, _, _ in TERMS])
+def test_what_embodies_a_term_exists(term: str, file: str, name: str) -> None:
+    start: Any = importlib.import_module(module_of(file))
+    found = functools.reduce(getattr, name.split("."), start)
+    assert found.__module__ == module_of(file)
+
+
+def test_every_row_of_the_glossary_is_a_term_and_there_are_few() -> None:
+    rows = re.findall(r"^\| (?!term)\w.*$", GLOSSARY, re.MULTILINE)
+    assert len(rows) == len(TERMS) <= MAX_TERMS
+
+
+def test_no_term_is_there_twice() -> None:
+    assert [term for term, count in Counter(term for term, _, _ in TERMS).items() if count > 1] == []
+
+
+# --- the tour ---
+
+
+def test_every_step_of_a_journey_names_a_function_that_its_file_defines() -> None:
+    assert [(file, name) for _, file, name in STEPS if name not in definitions(file)] == []
+
+
+def test_the_steps_of_each_journey_are_numbered_from_one() -> None:
+    diagrams = [numbers for block in TOUR.split("```") if (numbers := re.findall(r"^ ?(\d+)  ", block, re.MULTILINE))]
+    assert [int(number) for number, _, _ in STEPS] == [n for d in diagrams for n in range(1, len(d) + 1)]
+    assert len(diagrams) >= 4
+
+
+def test_the_files_of_the_spine_exist() -> None:
+    assert SPINE and [file for file in SPINE if not (ROOT / file).is_file()] == []
+
+
+def test_every_file_that_the_tour_names_exists() -> None:
+    named = re.findall(r"`((?:minidask|scheduler|worker|tests|bench)/[\w/]+\.py)`", TOUR)
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+
+
+def test_the_tour_fits_into_a_terminal() -> None:
+    assert [line for line in TOUR.splitlines() if len(line) > MAX_LINE and not line.startswith("| `")] == []
