@@ -117,9 +117,9 @@ def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
         nonlocal number
         number += 1
         core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], payload)), 0.0)
-        core.place(0.0)
+        core.assign(0.0)
         core.handle(Received(2, Done(number, 1, 1e-6, result)), 0.0)
-        core.place(0.0)
+        core.assign(0.0)
 
     return step
 

@@ -1,7 +1,8 @@
-"""A task's attempts: placed, running, over, tried again; and the task itself until its client has been told.
+"""The life of a task: queued, assigned, reported, tried again, cancelled, over.
 
-Part of `SchedulerCore`, and as pure. A message about an attempt that is no longer the task's current one, or from a
-worker that no longer has it, is stale and is dropped by rule.
+Part of `SchedulerCore`, and as pure. Each method is one thing that happens to a task, and takes its steps of the table
+in `tasks.py`. Where ready tasks wait is behind doors of one line: `ready` (all but the pinned ones), `pinned`,
+`nesting` (guests of lent slots).
 """
 
 from __future__ import annotations
@@ -9,17 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minidask.errors import ProtocolError
-from minidask.host.versions import PYTHON, fits, mismatch
 from minidask.wire import messages as m
 from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
 from .nesting import Nesting
+from .pinned import PinnedTasks
 from .placement import WorkerPool, is_direct, next_assignment, record_duration
 from .ready import ReadyQueue
 from .router import BlobRouter
-from .tasks import ERROR_STEPS, Cancelled, ClientRecord, Ended, Ready, Running, TaskRecord, WorkerRecord
+from .tasks import (
+    ERROR_STEPS,
+    Assignment,
+    Cancelled,
+    ClientRecord,
+    Ended,
+    Ready,
+    Running,
+    TaskRecord,
+    WorkerRecord,
+    current_attempt,
+)
 
 MAX_DEATHS = 3
 MAX_ATTEMPTS = 10
@@ -29,121 +41,104 @@ LOST_BY_US = "it was lost in an error of the scheduler's own, which is in the sc
 
 
 class Attempts:
-    """All tasks, in the queue and on workers.
+    """All tasks that are not over, by the scheduler's number.
 
     Args:
-        clients, workers: all there are, by peer; the scheduler's own tables.
+        clients, workers: all of them, by peer; the scheduler's own tables.
+        ready: the queue of the ready tasks that no worker is pinned to.
+        pool: the workers that can take a task now.
+        nesting: the tree of tasks, and the slots that are lent.
         data: gets blobs to workers.
-        send: takes the messages to send, each with its peer.
+        send: takes each message to send, with its peer.
     """
 
     def __init__(
         self,
         clients: dict[int, ClientRecord],
         workers: dict[int, WorkerRecord],
+        ready: ReadyQueue,
+        pool: WorkerPool,
+        nesting: Nesting,
         data: BlobRouter,
         send: Callable[[int, m.Message], None],
     ) -> None:
         self.tasks: dict[int, TaskRecord] = {}
-        self.ready = ReadyQueue()
-        self.nesting = Nesting(self.ready)
-        self.pool = WorkerPool()
         self.finished = 0
         self._clients = clients
         self._workers = workers
+        self._ready = ready
+        self._pool = pool
+        self._nesting = nesting
+        self._pinned = PinnedTasks(workers, nesting)
         self._data = data
         self._send = send
-        self._pinned: dict[int, WorkerRecord] = {}
 
     # --- on the way to a worker ---
 
     def add(self, task: TaskRecord) -> None:
-        """A client has submitted a task."""
+        """Take in a task that a client has submitted."""
         self.tasks[task.id] = task.client.tasks[task.number] = task
         task.counts.submitted += 1
         if task.parent is not None:
-            self.nesting.born(task)
+            self._nesting.add(task)
         self._data.shelf.use(task.blobs)
         self._queue(task)
 
     def _queue(self, task: TaskRecord) -> None:
         if task.pin is None:
-            self.ready.push(task)
-            self.nesting.is_ready(task)
-        else:
-            self._pin(task)
+            self._ready.push(task)
+            self._nesting.look_for_hosts(task)
+            return
+        refusal = self._pinned.add(task)
+        if refusal is not None:
+            self.lose(task, "fail", *refusal)
 
-    def _pin(self, task: TaskRecord) -> None:
-        """A task for one worker takes no turn in the queue: it takes that worker's next free slot."""
-        worker = next((w for w in self._workers.values() if w.address == task.pin), None)
-        if worker is None:
-            self.lose(task, "fail", "worker-left", f"there is no machine {task.pin} in the cluster")
-        elif not fits(task.client.python, (worker.python,)):
-            where = f"{worker.name} at {worker.address}, which had to run it"
-            self.lose(task, "fail", "version", mismatch(task.client.python, [(where, worker.versions[PYTHON])]))
-        else:
-            worker.pinned.append(task)
-            self._pinned[worker.peer] = worker
+    def assign_ready(self, now: float) -> None:
+        """Send workers as many ready tasks as they can take: pinned ones first, then guests, then all others."""
+        while (assignment := self._pinned.next_assignment()) is not None:
+            self._assign(assignment, now)
+        while (assignment := self._nesting.next_assignment()) is not None:
+            self._assign(assignment, now)
+        while (assignment := next_assignment(self._ready, self._pool, self._data.shelf)) is not None:
+            self._assign(assignment, now)
 
-    def place(self, now: float) -> None:
-        """Give ready tasks to workers as far as they go."""
-        for peer in list(self._pinned):
-            self._place_pinned(self._pinned[peer], now)
-        while (loan := self.nesting.next_guest()) is not None:
-            guest, host = loan
-            assert isinstance(host.state, Running | Cancelled), "only what runs can wait"
-            self._assign(guest, host.state.worker, now, host)
-        while (assignment := next_assignment(self.ready, self.pool, self._data.shelf)) is not None:
-            self._assign(*assignment, now)
-
-    def _place_pinned(self, worker: WorkerRecord, now: float) -> None:
-        while worker.pinned and worker.free > 0:
-            task = worker.pinned.pop(0)
-            if type(task.state) is Ready:
-                self._assign(task, worker, now)
-        for task in list(worker.pinned):
-            host = self.nesting.host_of(task, worker) if type(task.state) is Ready else None
-            if host is not None:
-                worker.pinned.remove(task)
-                self._assign(task, worker, now, host)
-        if not worker.pinned:
-            del self._pinned[worker.peer]
-
-    def _assign(self, task: TaskRecord, worker: WorkerRecord, now: float, host: TaskRecord | None = None) -> None:
-        """Have a worker run a task: in a slot of its own, or in that of the task `host`, which waits for it."""
-        direct = host is None and is_direct(task, worker)
+    def _assign(self, assignment: Assignment, now: float) -> None:
+        task, worker, host = assignment
+        measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
         task.attempt += 1
-        task.move("assign", Running(worker, task.attempt, now, direct))
+        task.move("assign", Running(worker, now if measured else None))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
         if host is not None:
-            worker.guests[task.id] = host
-            self.nesting.lend(host, task)
+            self._nesting.lend(host, task, worker)
         run = m.Run(
             task.id, task.attempt, task.root.peer, task.name, task.timeout, task.blobs,
             0 if host is None else host.id, task.payload,
         )  # fmt: skip
         self._send(worker.peer, run)
-        self.pool.update(worker)
+        self._pool.update(worker)
 
-    # --- what workers say of attempts ---
+    # --- what workers report ---
 
     def done(self, worker: WorkerRecord, message: m.Done) -> None:
+        """An attempt has returned, and all of its result is here or fetched."""
         if len(message.payload) != 1:
             check_outcome(message)
         fetched = message.task in worker.delivering
-        task = self._release(worker, message)
+        task = self._reported(worker, message)
         if task is not None:
-            record_duration(task, worker, message.duration, fetched)
+            if worker.prefetch:
+                record_duration(task, worker, message.duration, fetched)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
 
     def failed(self, worker: WorkerRecord, message: m.Failed) -> None:
+        """An attempt has raised."""
         if len(message.payload) > 1:
             check_outcome(message)
-        task = self._release(worker, message)
+        task = self._reported(worker, message)
         if task is not None:
             traceback = message.traceback[-MAX_TRACEBACK:]
             outcome = m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload)
@@ -151,207 +146,187 @@ class Attempts:
             self._end(task, "raised")
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
-        if message.reason not in m.REASONS:
-            raise ProtocolError(f"a task cannot be stopped for reason {message.reason[:MAX_TEXT]!r}")
-        task = self._release(worker, message)
-        if task is not None:
-            if message.reason == "no-data":
+        """An attempt was stopped or never started; for want of data, the task is tried again.
+
+        Raises:
+            ProtocolError: for a reason that is none.
+        """
+        if message.reason == m.NO_DATA:
+            task = self._reported(worker, message)
+            if task is not None:
                 self._try_again(task, worker, "lost", f"{worker.name} could not get its data: {message.text}")
-                return
+            return
+        if message.reason not in m.REASONS:  # before the attempt is taken off the worker: else nothing would end it
+            raise ProtocolError(f"a task cannot be stopped for reason {message.reason[:MAX_TEXT]!r}")
+        task = self._reported(worker, message)
+        if task is not None:
             self.lose(task, "stopped", message.reason, message.text[:MAX_TEXT])
 
     def died(self, worker: WorkerRecord, message: m.Died) -> None:
-        task = self._release(worker, message)
+        """The process of an attempt has ended."""
+        task = self._reported(worker, message)
         if task is not None:
             task.deaths += 1
             self._try_again(
                 task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})"
             )
 
-    def returned(self, worker: WorkerRecord, message: m.GaveBack) -> None:
+    def gave_back(self, worker: WorkerRecord, message: m.GaveBack) -> None:
+        """An attempt has not started: its task is ready again, and counts no attempt as failed."""
         guest = message.task in worker.guests
-        task = self._release(worker, message)
+        task = self._reported(worker, message)
         if task is not None:
             worker.congested = not guest
-            self.pool.update(worker)
-            task.move("returned", Ready())
+            self._pool.update(worker)
+            task.move("gave_back", Ready())
             self._queue(task)
 
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
-        """An attempt has returned, and its client has to fetch a large part of the result."""
+        """An attempt has returned, and its client has to fetch a large part of the result before `Done` comes.
+
+        The task needs its slot no longer.
+
+        Raises:
+            ProtocolError: the offer is malformed.
+        """
         if len(message.blob) != BLOB_ID_BYTES or not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
-        task = worker.tasks.get(message.task)
-        if task is None or task.attempt != message.attempt or type(task.state) is Cancelled:
+        task = current_attempt(worker.tasks, message.task, message.attempt)
+        if task is None or type(task.state) is Cancelled:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))
             return
         if task.id not in worker.delivering:
             worker.delivering.add(task.id)
-            self.nesting.goes_on(task)
-            self._leave_host(task, worker)
+            self._nesting.stop_lending(task)
+            self._nesting.leave_slot(task, worker)
             self._leave_group(task)
-            self.pool.update(worker)
+            self._pool.update(worker)
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
-    def waiting(self, worker: WorkerRecord, message: m.Waiting) -> None:
-        task = worker.tasks.get(message.task)
-        if task is not None and task.attempt == message.attempt and task.id not in worker.delivering:
-            self.nesting.waits(task)
-
-    def resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
-        task = worker.tasks.get(message.task)
-        if task is not None and task.attempt == message.attempt:
-            self.nesting.goes_on(task)
-
-    def tell_caller(self, worker: WorkerRecord, message: m.TaskMessage) -> None:
-        """A task has something for the process that holds what it was made of."""
-        task = worker.tasks.get(message.task)
-        if task is not None and task.attempt == message.attempt:
-            self._send(task.root.peer, m.CallerMessage(message.channel, message.payload))
-
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
-        """A worker is gone, and its attempts are over."""
-        self.pool.remove(worker)
-        self._pinned.pop(worker.peer, None)
+        """A worker has left, and its attempts are over: their tasks are tried again elsewhere."""
+        self._pool.remove(worker)
+        pinned = self._pinned.lose_worker(worker)
         for task in list(worker.tasks.values()):
-            self._unload(task, worker)
+            self._take_off(task, worker)
             if type(task.state) is Cancelled:
-                self._end(task, "release")
+                self._end(task, "end")
             else:
                 self._try_again(task, worker, "lost", f"machine {worker.name} was lost: {reason}")
-        for task in worker.pinned:
+        for task in pinned:
             if type(task.state) is Ready:
-                self.lose(
-                    task, "fail", "worker-left", f"machine {worker.name}, which had to run it, has left: {reason}"
-                )
+                text = f"machine {worker.name}, which had to run it, has left: {reason}"
+                self.lose(task, "fail", m.Reason.WORKER_LEFT, text)
 
-    # --- off a worker ---
-
-    def _release(
+    def _reported(
         self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.GaveBack
     ) -> TaskRecord | None:
-        """Take the attempt that a message speaks of off its worker.
+        """Take the attempt that a report is about off its worker.
 
-        None if there is nothing more to do: the message is stale, or nobody wants the outcome.
+        Returns its task, whose state the caller has to change; None if the report is stale, or nobody wants the
+        outcome: then the task is over.
         """
-        task = worker.tasks.get(message.task)
-        if task is None or task.attempt != message.attempt:
+        task = current_attempt(worker.tasks, message.task, message.attempt)
+        if task is None:
             return None
-        self._unload(task, worker)
+        self._take_off(task, worker)
         worker.congested = False
-        self.pool.update(worker)
+        self._pool.update(worker)
         if type(task.state) is Cancelled:
-            self._end(task, "release")
+            self._end(task, "end")
             return None
         return task
 
-    def _unload(self, task: TaskRecord, worker: WorkerRecord) -> None:
+    def _take_off(self, task: TaskRecord, worker: WorkerRecord) -> None:
+        """The attempt is over: free its slot, and cancel the tasks within it."""
         del worker.tasks[task.id]
         if worker.guests:
-            self._leave_host(task, worker)
+            self._nesting.leave_slot(task, worker)
         if task.id in worker.delivering:
             worker.delivering.discard(task.id)
         else:
             self._leave_group(task)
         if task.nest is not None:
-            self._drop_children(task)
-
-    def _leave_host(self, task: TaskRecord, worker: WorkerRecord) -> None:
-        """It runs no more: the slot of the one that waits for it is that one's again.
-
-        What another thread still runs on top of it is then on top of that one, or the only one in its slot.
-        """
-        host = worker.guests.pop(task.id, None)
-        guest = task.nest.guest if task.nest is not None else None
-        if host is not None:
-            self.nesting.give_back(host)
-        if guest is not None and task.nest is not None:
-            task.nest.guest = None
-            del worker.guests[guest.id]
-            if host is not None:
-                worker.guests[guest.id] = host
-                self.nesting.lend(host, guest)
+            self._cancel_nest(task)
 
     def _leave_group(self, task: TaskRecord) -> None:
-        """It runs no more: the next one of its group may."""
+        """The task runs no more: the next one of its group may."""
         if task.group is not None:
             task.group.running -= 1
-            self.ready.unpark(task.group)
-            self.nesting.is_ready(task)
+            self._ready.unpark(task.group)
+            self._nesting.look_for_hosts(task)
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
-        """An attempt died with its process or its worker: queue the task again, unless it has had its chances."""
+        """Queue a task whose attempt has died with its process or its worker, unless it was tried often enough."""
         task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
         if task.deaths >= MAX_DEATHS or len(task.story) >= MAX_ATTEMPTS:
             story = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(task.story, 1))
-            self.lose(task, step, "killed", f"it was tried {len(task.story)} times, and each attempt died: {story}")
+            self.lose(
+                task, step, m.Reason.KILLED, f"it was tried {len(task.story)} times, and each attempt died: {story}"
+            )
         else:
             task.move(step, Ready())
             self._queue(task)
 
-    # --- the end ---
+    # --- cancelled ---
 
-    def drop(self, task: TaskRecord, force: bool) -> None:
-        """The client wants no outcome of this task; with `force` it is also stopped if it runs."""
+    def cancel(self, task: TaskRecord, force: bool) -> None:
+        """The client wants no outcome of this task; with `force`, an attempt that runs is stopped too."""
         if force and type(task.state) is not Ready:
-            self._drop_children(task)
-        self._drop_one(task, force)
+            self._cancel_nest(task)
+        self._cancel_one(task, force)
 
-    def _drop_one(self, task: TaskRecord, force: bool) -> None:
+    def _cancel_one(self, task: TaskRecord, force: bool) -> None:
         if type(task.state) is Ready:
             self._end(task, "cancel")
             return
         if type(task.state) is Running:
-            task.move("abandon", Cancelled(task.state.worker, task.state.attempt))
+            task.move("cancel", Cancelled(task.state.worker))
             task.payload = []
         if type(task.state) is Cancelled and force:
             task.move("stop", task.state._replace(stopped=True))
         if type(task.state) is Cancelled and (force or task.id in task.state.worker.delivering):
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
-    def _drop_children(self, task: TaskRecord) -> None:
-        """What a task has submitted ends with it: nobody else could have the outcome.
+    def _cancel_nest(self, task: TaskRecord) -> None:
+        """End the tasks within a task, the innermost first: nobody else could have their outcomes.
 
-        All its descendants, the innermost first; without recursion: nests may be deep.
+        Without recursion, since nests may be deep.
         """
         ancestors = [task]
         for ancestor in ancestors:
             if ancestor.nest is not None:
-                self.nesting.goes_on(ancestor)
+                self._nesting.stop_lending(ancestor)
                 ancestors += ancestor.nest.children.values()
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
-                self._tell(child, m.TaskLost(child.number, "cancelled", f"task {child.name!r}: its parent has ended"))
-            self._drop_one(child, force=True)
+                self._tell(
+                    child, m.TaskLost(child.number, m.Reason.CANCELLED, f"task {child.name!r}: its parent has ended")
+                )
+            self._cancel_one(child, force=True)
         for ancestor in ancestors:
-            self.ready.close(ancestor)
+            self._ready.forget_children(ancestor)
 
-    def settle_adrift(self) -> int:
-        """After a bug of ours has cut a change of state short: end every task that nothing would end any more.
+    def lose_client(self, client: ClientRecord) -> None:
+        """A client has left: stop and forget all that it has submitted."""
+        for task in list(client.tasks.values()):
+            self.cancel(task, force=True)
+        self._ready.lose_client(client)
 
-        That is in no queue, or on no worker. Returns how many there were.
+    # --- the end ---
+
+    def fail_ready(self, client: ClientRecord, reason: m.Reason, text: str) -> None:
+        """Lose the ready tasks of a client that no worker can run.
+
+        Tasks within tasks are left alone: they end with their parents, which may still run.
         """
-        waiting = self.ready.waiting() | {task.id for worker in self._workers.values() for task in worker.pinned}
-        adrift = [task for task in self.tasks.values() if not self._has_a_place(task, waiting)]
-        for task in adrift:
-            self._tell(task, m.TaskLost(task.number, "internal", f"task {task.name!r}: {LOST_BY_US}"))
-            del self.tasks[task.id]
-            task.client.tasks.pop(task.number, None)
-            task.state = Ended()
-            task.counts.finished += 1
-            task.counts.failed += 1
-            self.nesting.ended(task)
-        return len(adrift)
-
-    def _has_a_place(self, task: TaskRecord, waiting: set[int]) -> bool:
-        if isinstance(task.state, Running | Cancelled):
-            worker = task.state.worker
-            return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
-        return type(task.state) is Ready and task.id in waiting
+        for task in list(client.tasks.values()):
+            if type(task.state) is Ready and task.parent is None:
+                self.lose(task, "fail", reason, text)
 
     def lose(self, task: TaskRecord, step: str, reason: str, text: str) -> None:
-        """End a task that has no outcome of its own."""
+        """End a task that has no outcome of its own, and tell its client why."""
         self._tell(task, m.TaskLost(task.number, reason, f"task {task.name!r}: {text}"))
         self._end(task, step)
 
@@ -359,7 +334,7 @@ class Attempts:
         self._send(task.client.peer, message)
 
     def _end(self, task: TaskRecord, step: str) -> None:
-        """The task is over: forget it, and what only it needed."""
+        """Forget a task, and the data that only this one needed."""
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []
@@ -368,8 +343,33 @@ class Attempts:
         task.counts.failed += step in ERROR_STEPS
         del self.tasks[task.id]
         del task.client.tasks[task.number]
-        self.nesting.ended(task)
+        self._nesting.remove(task)
         if queued and task.pin is None:
-            self.ready.cancelled(task)
+            self._ready.remove(task)
+        elif queued:
+            self._pinned.remove(task)
         if task.blobs:
             self._data.forget(self._data.shelf.unuse(task.blobs))
+
+    def settle_adrift(self) -> int:
+        """End every task that is in no queue and on no worker: nothing else would ever end it.
+
+        That is so only after a bug of ours has cut a change of state short. Returns how many tasks there were.
+        """
+        waiting = self._ready.waiting() | self._pinned.waiting()
+        adrift = [task for task in self.tasks.values() if not self._has_a_place(task, waiting)]
+        for task in adrift:
+            self._tell(task, m.TaskLost(task.number, m.Reason.INTERNAL, f"task {task.name!r}: {LOST_BY_US}"))
+            del self.tasks[task.id]
+            task.client.tasks.pop(task.number, None)
+            task.state = Ended()
+            task.counts.finished += 1
+            task.counts.failed += 1
+            self._nesting.remove(task)
+        return len(adrift)
+
+    def _has_a_place(self, task: TaskRecord, waiting: set[int]) -> bool:
+        if isinstance(task.state, Running | Cancelled):
+            worker = task.state.worker
+            return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
+        return type(task.state) is Ready and task.id in waiting

@@ -1,34 +1,80 @@
-"""The scheduler's decisions, and nothing else: no sockets, no clock, no bytes of a user's unpickled.
+"""The scheduler's decisions, and nothing else: no sockets, no clock, no bytes of a user unpickled.
 
-One door: `handle(event, now)` takes what happened and returns the messages to send, as `(peer, message)`.
-`place(now)` then hands ready tasks to workers; the shell calls it once per batch of events. Peers are
-numbers that the shell gives out. A message about an attempt that is no longer the task's current one,
-or from a worker that no longer has it, is stale and is dropped by rule.
+One door
+--------
+
+Whatever happens is an event: a peer has joined, a peer has left, a message has come, time has passed. `handle(event,
+now)` takes one event and returns the messages to send, as pairs of peer and message. `assign(now)` then sends ready
+tasks to workers; the shell calls it once for a batch of events, so that a choice among workers sees all that are free.
+Peers are numbers that the shell gives out, and the time is an argument. So a test can play a whole cluster, in any
+order of events, without a socket or a wait; and after each event `invariants.check` can look at all of the state.
+
+                        ┌───────────────────────────────────────────────┐
+    server.py ─ event ─►│ handle ─► one method for each type of message │
+              ◄ outbox ─│             │                                 │
+                        │             ▼                                 │
+                        │   attempts: the life of each task             │
+                        │     │ ready tasks wait in:                    │
+                        │     ├─ ready      turns of clients            │
+                        │     ├─ pinned     for one worker each         │
+                        │     └─ nesting    guests for lent slots       │
+                        │             ▲                                 │
+              ─ now ───►│ assign ─────┘─► placement: to which worker    │
+                        └───────────────────────────────────────────────┘
+
+The life of a task
+------------------
+
+`tasks.py` has it as a table, and all changes of state go through that. A task is Ready until `assign` sends its first
+*attempt* to a worker: Running. That attempt ends in one of five ways, of which the worker tells one, once:
+
+    Done, Failed   the task has an outcome. The client is told, and the scheduler forgets the task.
+    Stopped        a timeout or a cancelled task.
+    Died           the slot's process has ended under it. The task is Ready again, for its next attempt; after three
+                   deaths it is lost, since it is likely to be the one that kills its processes.
+    GaveBack       it has not started: the worker was sent more than it had slots for. Ready again, with no harm done.
+
+If the worker itself is lost, so are its attempts, and each of their tasks is Ready again. A client may cancel: a Ready
+task then ends at once. A Running one is Cancelled until the worker has said that its attempt is over, for until then
+its slot is not free. Every submitted task so gets exactly one outcome, and at most one once it was cancelled.
+
+The stale rule
+--------------
+
+Messages cross on their way. A worker reports an attempt as the scheduler takes that worker for lost; a task waits,
+says so, and is over before that word is read. So whatever speaks of a task names its number and its attempt, and
+
+    a message counts only if the attempt is the last one of its task, and the sender has that task.
+
+All others are stale, and are dropped without a word. `tasks.current_attempt` is that rule, and the only place of it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from minidask.errors import ProtocolError
-from minidask.host.versions import PYTHON, described, fits, minor, mismatch
+from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
 
 from .attempts import Attempts
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Left, Received
-from .nesting import IdleNotices
+from .nesting import IdleNotices, Nesting
+from .placement import WorkerPool
+from .pythons import Pythons
+from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
-from .tasks import Cancelled, ClientRecord, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
+from .tasks import Cancelled, ClientRecord, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
 
-# Larger than any that there can be; what is passed on has to be within the wire's limits too.
+# More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
 MAX_SLOTS = 1 << 16
 MAX_COUNT = 1 << 32
 MAX_BLOBS = 1 << 19
@@ -40,25 +86,30 @@ Outbox = list[tuple[int, m.Message]]
 
 
 class SchedulerCore:
-    """All of the scheduler's state; see the module's docstring.
+    """All of the scheduler's state; see the top of this file.
 
     Args:
-        info: what `Ask` tells of the scheduler itself.
-        no_workers_seconds: how long ready tasks wait while there is no worker at all, before they fail.
+        info: what the answer to `Ask` tells of the scheduler itself.
+        no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
     """
 
     def __init__(self, info: dict[str, Any] | None = None, no_workers_seconds: float = NO_WORKERS_SECONDS) -> None:
         self.info = info or {}
-        self.no_workers_seconds = no_workers_seconds
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobTable()
+        self.ready = ReadyQueue()
+        self.pool = WorkerPool()
         self.stopping = False
         self._next_task = 0
         self._out: Outbox = []
+        self.nesting = Nesting(self.ready)
         self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
-        self.attempts = Attempts(self.clients, self.workers, self.data, self._send)
-        self.idle_notices = IdleNotices(self.attempts.pool, self._send)
+        self.attempts = Attempts(
+            self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
+        )  # fmt: skip
+        self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
+        self.idle_notices = IdleNotices(self.pool, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
             m.PutBlob: self.data.put,
@@ -75,7 +126,7 @@ class SchedulerCore:
             m.CancelAll: self._cancel_all,
             m.Restart: self.restarts.ask,
             m.Ask: self._answer,
-            m.RanInline: self._ran_here,
+            m.RanInline: self._ran_inline,
             m.Shutdown: self._shutdown,
         }
         self._from_worker: dict[type[Any], Callable[[WorkerRecord, Any], None]] = {
@@ -83,18 +134,18 @@ class SchedulerCore:
             m.Failed: self.attempts.failed,
             m.Died: self.attempts.died,
             m.Stopped: self.attempts.stopped,
-            m.GaveBack: self.attempts.returned,
+            m.GaveBack: self.attempts.gave_back,
+            m.OfferResult: self.attempts.offer_result,
+            m.Waiting: self.nesting.waiting,
+            m.Resumed: self.nesting.resumed,
             m.Output: self._output,
-            m.TaskMessage: self.attempts.tell_caller,
+            m.TaskMessage: self._task_message,
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.Restarted: self.restarts.done,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
             m.FetchChunk: self.data.chunk_wanted,
-            m.OfferResult: self.attempts.offer_result,
-            m.Waiting: self.attempts.waiting,
-            m.Resumed: self.attempts.resumed,
             m.Chunk: self.data.result_chunk,
             m.NoBlob: self.data.result_chunk,
         }
@@ -103,6 +154,9 @@ class SchedulerCore:
 
     def handle(self, event: Event, now: float) -> Outbox:
         """Take one event; return the messages to send.
+
+        Args:
+            now: the time in seconds, on any clock that only goes forward.
 
         Raises:
             ProtocolError: the peer sent what it must not send; its connection is to be closed.
@@ -117,25 +171,27 @@ class SchedulerCore:
             self._tick(now)
         return self.take()
 
-    def place(self, now: float) -> Outbox:
-        """Give ready tasks to workers as far as they go; return the messages to send."""
-        self.attempts.place(now)
+    def assign(self, now: float) -> Outbox:
+        """Send workers all ready tasks that they can take; return the messages to send.
+
+        To be called after each event, or once after several.
+        """
+        self.attempts.assign_ready(now)
         self.idle_notices.send_changes()
         return self.take()
 
     def recipient(self, task: int, attempt: int) -> int:
         """The client that waits for the outcome of an attempt; 0 if none does."""
-        record = self.attempts.tasks.get(task)
-        wanted = record is not None and record.attempt == attempt and type(record.state) is Running
-        return record.client.peer if record is not None and wanted else 0
+        record = current_attempt(self.attempts.tasks, task, attempt)
+        return record.client.peer if record is not None and type(record.state) is Running else 0
+
+    def take(self) -> Outbox:
+        """Return the messages to send that were not returned yet; there are some only after an error."""
+        out, self._out = self._out, []
+        return out
 
     def _send(self, peer: int, message: m.Message) -> None:
         self._out.append((peer, message))
-
-    def take(self) -> Outbox:
-        """The messages that are to be sent and were not returned yet."""
-        out, self._out = self._out, []
-        return out
 
     def _receive(self, peer: int, message: m.Message, now: float) -> None:
         worker = self.workers.get(peer)
@@ -154,37 +210,45 @@ class SchedulerCore:
             raise ProtocolError(f"a client may not send {type(message).__name__}")
         command(client, message)
 
-    # --- peers come and go ---
+    # --- peers join and leave ---
 
     def _join(self, event: Joined, now: float) -> None:
-        info: dict[str, Any] = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
-        name = str(info.get("name") or event.address)
-        python = minor(info.get("python"))
         if event.role == "client":
-            forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
-            client = self.clients[event.peer] = ClientRecord(event.peer, name, forward_output, nested, python)
-            self._out.append((event.peer, self._worker_list()))
-            self._see_who_is_served([client])
-            for worker in self.workers.values():
-                self._note_other_pythons(worker, client)
-            return
+            self._client_joins(event)
+        else:
+            self._worker_joins(event, now)
+
+    def _client_joins(self, event: Joined) -> None:
+        info, name = _plain(event)
+        forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
+        client = ClientRecord(event.peer, name, forward_output, nested, minor(info.get("python")))
+        self.clients[event.peer] = client
+        workers = [[w.address, w.name, w.slots, w.versions] for w in self.workers.values()]
+        self._send(event.peer, m.Workers(workers))
+        self.pythons.check([client])
+        for worker in self.workers.values():
+            self.pythons.note(worker, client)
+
+    def _worker_joins(self, event: Joined, now: float) -> None:
+        info, name = _plain(event)
         slots, prefetch = info.get("slots"), info.get("prefetch", 0)
         if type(slots) is not int or not 0 <= slots <= MAX_SLOTS:
             raise ProtocolError(f"a machine must say how many workers it has, 0 to {MAX_SLOTS}, and not {slots!r}")
         if type(prefetch) is not int or not prefetch >= 0:
             raise ProtocolError(f"a worker cannot hold {prefetch!r} calls in advance")
-        serves, place = str(info.get("serves") or ""), str(info.get("place") or "")
         versions = described(event.info)
         info["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
         worker = WorkerRecord(
-            event.peer, event.address, name, slots, prefetch, info, now, serves, place, versions=versions, python=python
-        )
+            event.peer, event.address, name, slots, prefetch, info, now,
+            serves=str(info.get("serves") or ""), place=str(info.get("place") or ""),
+            versions=versions, python=minor(info.get("python")),
+        )  # fmt: skip
         self.workers[event.peer] = worker
         self.data.join(worker)
-        self.attempts.pool.update(worker)
+        self.pool.update(worker)
         self._slots_changed(worker, slots)
         for client in self.clients.values():
-            self._note_other_pythons(worker, client)
+            self.pythons.note(worker, client)
 
     def _leave(self, peer: int, reason: str) -> None:
         worker = self.workers.pop(peer, None)
@@ -192,90 +256,29 @@ class SchedulerCore:
             self._lose_worker(worker, reason)
         client = self.clients.pop(peer, None)
         if client is not None:
-            self.idle_notices.leave(client)
-            self.restarts.leave(client)
-            self._lose_client(client)
+            self.idle_notices.lose_client(client)
+            self.restarts.lose_client(client)
+            self.attempts.lose_client(client)
+            self.data.leave(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
-        self.restarts.lose(worker)
+        self.restarts.lose_worker(worker)
         self.attempts.lose_worker(worker, reason)
         self._slots_changed(worker, None)
-
-    def _lose_client(self, client: ClientRecord) -> None:
-        for task in list(client.tasks.values()):
-            self.attempts.drop(task, force=True)
-        self.attempts.ready.forget(client)
-        self.data.leave(client)
-
-    def _worker_list(self) -> m.Workers:
-        return m.Workers([[w.address, w.name, w.slots, w.versions] for w in self.workers.values()])
 
     def _slots_changed(self, worker: WorkerRecord, slots: int | None) -> None:
         message = m.WorkerChanged(worker.address, worker.name, slots, worker.versions)
         self._out += [(peer, message) for peer in self.clients]
-        self._see_who_is_served(self.clients.values())
-
-    # --- several Pythons ---
-
-    def _pythons(self) -> set[str]:
-        """Those of the workers that take tasks."""
-        return {worker.python for worker in self.workers.values() if worker.slots}
-
-    def _see_who_is_served(self, clients: Iterable[ClientRecord]) -> None:
-        """Refuse the tasks of clients that have never had a worker of their Python, while there are only others.
-
-        Whoever has had one may hope that it comes back.
-        """
-        pythons = self._pythons()
-        for client in clients:
-            client.served = client.served or fits(client.python, pythons)
-            client.refused = "" if client.served or not pythons else self._all_others(client)
-            if client.refused:
-                self._fail_waiting(client, "version", client.refused)
-
-    def _all_others(self, client: ClientRecord) -> str:
-        workers = [(f"{w.name} at {w.address}", w.versions[PYTHON]) for w in self.workers.values() if w.slots]
-        return mismatch(client.python, workers)
-
-    def _note_other_pythons(self, worker: WorkerRecord, client: ClientRecord) -> None:
-        """Have it in the log of a worker that it gets no tasks of a client, once for each Python."""
-        if client.nested or fits(client.python, (worker.python,)) or client.python in worker.told:
-            return
-        worker.told.add(client.python)
-        self._send(worker.peer, m.Notice(
-            f"machine {worker.name} runs Python {worker.versions[PYTHON]} and client {client.name} Python"
-            f" {client.python}, which cannot run each other's functions: it gets none of the tasks of such clients"
-        ))  # fmt: skip
-
-    def _fail_waiting(self, client: ClientRecord, reason: str, text: str) -> None:
-        for task in list(client.tasks.values()):
-            # Others may still run on workers that are about to end, and so may what those have submitted.
-            if type(task.state) is Ready and task.parent is None:
-                self.attempts.lose(task, "fail", reason, text)
+        self.pythons.check(self.clients.values())
 
     def _tick(self, now: float) -> None:
         for worker in list(self.workers.values()):
             if now - worker.seen > LOST_AFTER_SECONDS:
                 silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
-                self._out.append((worker.peer, m.Goodbye(silence)))
+                self._send(worker.peer, m.Goodbye(silence))
                 self._leave(worker.peer, silence)
-        pythons = self._pythons()
-        for client in list(self.clients.values()):
-            if not client.tasks or fits(client.python, pythons):
-                client.starved_since = None
-            elif client.starved_since is None:
-                client.starved_since = now
-            elif now - client.starved_since >= self.no_workers_seconds:
-                client.starved_since = None
-                self._fail_waiting(client, "no-workers", self._nobody_came(client))
-
-    def _nobody_came(self, client: ClientRecord) -> str:
-        others = f". Now {self._all_others(client)}" if self._pythons() else ""
-        return (
-            f"no worker was there to run it for {self.no_workers_seconds:.0f} seconds:"
-            f" start some with minidask-worker ADDRESS, on as many machines as you like{others}"
-        )
+        self.pythons.tick(now)
 
     # --- what clients ask for ---
 
@@ -292,38 +295,18 @@ class SchedulerCore:
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
+        _check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
-        if message.task in client.tasks:
-            raise ProtocolError(f"task {message.task} is submitted twice")
-        if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
-            raise ProtocolError(
-                f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name"
-            )
-        if not message.payload:
-            raise ProtocolError(f"task {message.task} has no payload")
-        if group is not None and message.pin is not None:
-            raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
-        if message.timeout is not None and not message.timeout > 0:
-            raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
-        missing = [blob.hex() for blob in message.blobs if blob not in client.blobs]
-        if missing or (message.group and group is None):
-            # No reason to end the connection, and with it every other task: that concerns this one alone.
-            why = f"its client does not hold blob {missing[0]}" if missing else f"group {message.group} is not open"
-            self._send(client.peer, m.TaskLost(message.task, "internal", f"task {message.name!r}: {why}"))
-            return
-        parent = None
-        if message.parent:
-            parent = self._parent(message)
-            if parent is None:
-                text = f"task {message.name!r}: the task that has submitted it has ended"
-                self._send(client.peer, m.TaskLost(message.task, "cancelled", text))
-                return
-        if client.refused:
-            self._send(client.peer, m.TaskLost(message.task, "version", f"task {message.name!r}: {client.refused}"))
+        parent = self._parent(message) if message.parent else None
+        refusal = _refusal(client, message, group, parent)
+        if refusal is not None:
+            reason, text = refusal
+            self._send(client.peer, m.TaskLost(message.task, reason, f"task {message.name!r}: {text}"))
             return
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
+        # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
             self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload, parent=parent,
@@ -331,12 +314,11 @@ class SchedulerCore:
         self.attempts.add(task)
 
     def _parent(self, message: m.Submit | m.RanInline | m.OpenGroup) -> TaskRecord | None:
-        """The task that a message is from, if that attempt of it goes on and has not been stopped."""
+        """The task that a message is from; None if that attempt of it is over or was stopped."""
         if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
-        number, attempt = message.parent
-        task = self.attempts.tasks.get(number)
-        if task is None or task.attempt != attempt:
+        task = current_attempt(self.attempts.tasks, *message.parent)
+        if task is None:
             return None
         state = task.state
         return task if type(state) is Running or (type(state) is Cancelled and not state.stopped) else None
@@ -345,19 +327,20 @@ class SchedulerCore:
         for number in message.tasks:
             task = client.tasks.get(number)
             if task is not None:
-                self.attempts.drop(task, message.force)
+                self.attempts.cancel(task, message.force)
 
     def _cancel_all(self, client: ClientRecord, message: m.CancelAll) -> None:
         for number, task in list(client.tasks.items()):
             if type(task.state) is not Cancelled and number in client.tasks:
-                self._send(client.peer, m.TaskLost(task.number, "cancelled", f"task {task.name!r}: it was cancelled"))
-            self.attempts.drop(task, message.force)
+                text = f"task {task.name!r}: it was cancelled"
+                self._send(client.peer, m.TaskLost(task.number, m.Reason.CANCELLED, text))
+            self.attempts.cancel(task, message.force)
 
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        info = describe(self.info, self.workers, self.clients, self.attempts, client.python)
+        info = describe(self.info, self.workers, self.clients, self.ready, self.attempts.finished, client.python)
         self._send(client.peer, m.Answer(message.request, {**info, "you": client.peer}))
 
-    def _ran_here(self, client: ClientRecord, message: m.RanInline) -> None:
+    def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
         if not 0 <= message.failed <= message.finished <= MAX_COUNT:
             raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
         parent = self._parent(message) if message.parent else None
@@ -374,7 +357,12 @@ class SchedulerCore:
         client = self.clients.get(message.client)
         if client is not None and client.forward_output:
             text = message.text[:MAX_OUTPUT]
-            self._out.append((client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text)))
+            self._send(client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text))
+
+    def _task_message(self, worker: WorkerRecord, message: m.TaskMessage) -> None:
+        task = current_attempt(worker.tasks, message.task, message.attempt)
+        if task is not None:
+            self._send(task.root.peer, m.CallerMessage(message.channel, message.payload))
 
     def _heartbeat(self, worker: WorkerRecord, message: m.Heartbeat) -> None:
         worker.memory = message.memory
@@ -383,5 +371,38 @@ class SchedulerCore:
         if not 0 <= message.slots <= MAX_SLOTS:
             raise ProtocolError(f"a machine cannot have {message.slots} workers, but 0 to {MAX_SLOTS}")
         worker.slots = message.slots
-        self.attempts.pool.update(worker)
+        self.pool.update(worker)
         self._slots_changed(worker, worker.slots)
+
+
+def _plain(event: Joined) -> tuple[dict[str, Any], str]:
+    """What a peer says of itself, without values that cannot be passed on; and its name."""
+    info = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
+    return info, str(info.get("name") or event.address)
+
+
+def _check_submission(client: ClientRecord, message: m.Submit) -> None:
+    if message.task in client.tasks:
+        raise ProtocolError(f"task {message.task} is submitted twice")
+    if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
+        raise ProtocolError(f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name")
+    if not message.payload:
+        raise ProtocolError(f"task {message.task} has no payload")
+    if message.group in client.groups and message.pin is not None:
+        raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
+    if message.timeout is not None and not message.timeout > 0:
+        raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
+
+
+def _refusal(
+    client: ClientRecord, message: m.Submit, group: GroupRecord | None, parent: TaskRecord | None
+) -> tuple[m.Reason, str] | None:
+    """Why a task cannot be taken in: no reason to end the connection, and with it every other task."""
+    for blob in message.blobs:
+        if blob not in client.blobs:
+            return m.Reason.INTERNAL, f"its client does not hold blob {blob.hex()}"
+    if message.group and group is None:
+        return m.Reason.INTERNAL, f"group {message.group} is not open"
+    if message.parent and parent is None:
+        return m.Reason.CANCELLED, "the task that has submitted it has ended"
+    return (m.Reason.VERSION, client.refused) if client.refused else None

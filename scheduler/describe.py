@@ -8,7 +8,7 @@ from typing import Any
 
 from minidask.host.versions import fits
 
-from .attempts import Attempts
+from .ready import ReadyQueue
 from .tasks import ClientRecord, WorkerRecord
 
 
@@ -16,7 +16,8 @@ def describe(
     info: dict[str, Any],
     workers: dict[int, WorkerRecord],
     clients: dict[int, ClientRecord],
-    attempts: Attempts,
+    ready: ReadyQueue,
+    finished: int,
     python: str = "",
 ) -> dict[str, Any]:
     """The dict that `Client.scheduler_info()` returns: the scheduler, its machines, its clients, counts of tasks.
@@ -26,6 +27,7 @@ def describe(
 
     Args:
         info: what the scheduler says of itself.
+        finished: how many tasks are over.
         python: the asking client's, as "3.11"; a machine is `usable` if it runs tasks of that Python.
     """
     lent = Counter(host.root.peer for worker in workers.values() for host in worker.guests.values())
@@ -44,10 +46,10 @@ def describe(
     described = []
     for client in clients.values():
         if not client.nested:
-            queued = attempts.ready.live(client)
+            queued = ready.count(client)
             now = {"queued": queued, "running": client.unfinished - queued - lent[client.peer]}
             within = asdict(client.within)
             described.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
     running = sum(len(worker.tasks) - len(worker.guests) for worker in workers.values())
-    tasks = {"queued": len(attempts.ready), "running": running, "finished": attempts.finished}
+    tasks = {"queued": len(ready), "running": running, "finished": finished}
     return {**info, "machines": machines, "clients": described, "tasks": tasks}

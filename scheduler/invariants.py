@@ -33,7 +33,6 @@ def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
     if isinstance(state, Running | Cancelled):
         assert core.workers.get(state.worker.peer) is state.worker, f"{task} is on a lost worker"
         assert state.worker.tasks.get(task.id) is task, f"{task} is not in its worker's load"
-        assert state.attempt == task.attempt, f"{task} runs an attempt that is not its last"
     else:
         assert isinstance(state, Ready), f"{task} has ended but is still known"
         assert task.payload, f"{task} waits without its payload"
@@ -50,12 +49,12 @@ def _check_workers(core: SchedulerCore) -> None:
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
             assert fits(task.client.python, (worker.python,)), f"{task} is on a worker of another Python"
         assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
-        idle, spare = core.attempts.pool.idle, core.attempts.pool.spare
+        idle, spare = core.pool.idle, core.pool.spare
         in_idle, in_spare = worker.peer in idle.get(worker.python, ()), worker.peer in spare.get(worker.python, ())
         assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
         assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
         assert worker.blobs <= core.blobs.records.keys(), f"{worker.name} keeps blobs that are gone"
-    for pool in (core.attempts.pool.idle, core.attempts.pool.spare):
+    for pool in (core.pool.idle, core.pool.spare):
         for python, workers in pool.items():
             assert workers, f"the pool keeps Python {python}, which no worker in it has"
             assert workers.keys() <= core.workers.keys(), "a lost worker is still offered tasks"
@@ -69,12 +68,12 @@ def _check_clients(core: SchedulerCore) -> None:
     unfinished = Counter(t.root.peer for t in core.attempts.tasks.values())
     for client in core.clients.values():
         assert client.unfinished == unfinished[client.peer], f"the tasks behind client {client.name} are miscounted"
-        assert core.attempts.ready.live(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
+        assert core.ready.count(client) == waiting[client.peer], f"the queue miscounts client {client.name}"
         assert client.nested or client.counts.unfinished == len(client.tasks), f"client {client.name} is miscounted"
         for task in client.tasks.values():
             assert core.attempts.tasks.get(task.id) is task, f"client {client.name} still has {task}"
-    assert len(core.attempts.ready) == sum(waiting.values()), "the queue keeps tasks of a client that left"
-    assert core.attempts.ready.peers() <= core.clients.keys(), "the queue keeps a client that left"
+    assert len(core.ready) == sum(waiting.values()), "the queue keeps tasks of a client that left"
+    assert core.ready.peers() <= core.clients.keys(), "the queue keeps a client that left"
 
 
 def _check_groups(core: SchedulerCore) -> None:

@@ -1,8 +1,44 @@
-"""Tasks within tasks: a task that waits for what it has submitted lends its slot to its own descendants.
+"""Tasks within tasks: who may run in whose slot, and who is told that a slot has nothing to do.
 
-To nobody else: what it waits for depends on them alone, so no chain of waiting tasks, however deep, can use up the
-slots and stand still (leapfrogging; D. Wagner and B. Calder, 1993). Free slots take the oldest tasks, which are those
-nearest to the root; a lent slot the nearest to its own.
+A task may submit tasks and wait for them. While it waits its slot does nothing. On a cluster of two slots, two tasks
+that each submit three and wait would leave no slot for the six, and stand still for ever. Other systems start more
+processes then, or have the user tell which tasks wait. Here the slot is lent.
+
+Say that A has submitted B and C, and that B has submitted D:
+
+    A waits          A waits           A waits
+                     B runs            B waits
+                                       D runs
+    ───────────      ───────────       ───────────
+    slot: free       slot: B is a      slot: D is a guest of B,
+    to be lent       guest of A        B of A: the stack of calls
+
+The waiting task is the host, the one that runs on top of it the guest. A guest runs in the thread that waits, so its
+host goes on only when the guest has returned. This gives the rule of who may be a guest:
+
+    A lent slot runs descendants of its host, and nothing else.
+
+*Why no depth of nesting stands still.* Take any task that waits, and go down to a child that is not over. If the child
+waits too, go on from there; each step leads to a younger task, so the way ends, at a task that does not wait. It runs:
+then somebody gets on. Or it is ready, below a parent that waits. If the parent's slot has no guest, it takes this task
+or another descendant. If it has one, that guest runs, or waits in its turn: then go down from the guest, which is
+younger than its host. (A group at its limit changes nothing: then one of its tasks has a slot. Go down from that one.)
+So below every task that waits, some task runs.
+
+If a slot took any ready task instead, A could find itself below a stranger that takes an hour, although B and C were
+done long ago. And two slots could each run on top of the task that the other one waits for. (The rule is known as
+leapfrogging: D. Wagner and B. Calder, 1993.)
+
+*Which guest.* Free slots take the oldest ready tasks, which are near the root and bring much work with them. A lent
+slot takes the ready descendant that is nearest to its host: that ends the host's wait soonest. Of several hosts the
+deepest is served first, since the others wait for it.
+
+*What is dropped.* A thread of the host may go on while the guest is under way to the slot. The worker gives such a
+guest back, and it is ready again. The one exception to the rule is a pinned task: it may use the lent slot of any task
+on its worker, see `host_for`.
+
+Who runs as whose guest is told in two places that are written together, here alone: `WorkerRecord.guests`, and
+`Nest.guest` of the host.
 """
 
 from __future__ import annotations
@@ -14,22 +50,24 @@ from minidask.wire import messages as m
 
 from .placement import WorkerPool
 from .ready import ReadyQueue
-from .tasks import ClientRecord, Nest, TaskRecord, WorkerRecord
+from .tasks import Assignment, Cancelled, ClientRecord, Nest, Running, TaskRecord, WorkerRecord, current_attempt
 
 
 class Nesting:
-    """Who is whose parent, and whose slot is lent.
+    """The tree of tasks, and the slots that are lent.
 
     Args:
-        ready: the queue that all tasks wait in, descendants too.
+        ready: the queue of all ready tasks, descendants too.
     """
 
     def __init__(self, ready: ReadyQueue) -> None:
         self._ready = ready
-        self._hosts: dict[int, TaskRecord] = {}  # tasks that wait, and may find something to run
+        self._hosts: dict[int, TaskRecord] = {}  # those that can host, but for those found without a ready descendant
 
-    def born(self, task: TaskRecord) -> None:
-        """A task was submitted by another one, its `parent`."""
+    # --- the tree ---
+
+    def add(self, task: TaskRecord) -> None:
+        """Enter a task that its parent has submitted."""
         parent = task.parent
         assert parent is not None
         if parent.nest is None:
@@ -38,74 +76,88 @@ class Nesting:
             parent.parent.nest.parents[parent.id] = parent
         parent.nest.children[task.id] = task
 
-    def ended(self, task: TaskRecord) -> None:
-        """A task within another one is over."""
+    def remove(self, task: TaskRecord) -> None:
+        """Forget a task that is over. A task without a parent needs no call, and none harms."""
         nest = task.parent.nest if task.parent is not None else None
         if nest is not None:
             nest.children.pop(task.id, None)
             nest.parents.pop(task.id, None)
 
-    def is_ready(self, task: TaskRecord) -> None:
-        """Tasks such as this one may run: whoever waits for it looks again."""
-        ancestor = task.parent
-        while ancestor is not None:
-            self._look(ancestor)
-            ancestor = ancestor.parent
+    # --- waiting ---
 
-    def waits(self, task: TaskRecord) -> None:
-        """A task waits for its descendants."""
-        if task.nest is None:
-            task.nest = Nest()
-        task.nest.waits = True
-        self._look(task)
+    def waiting(self, worker: WorkerRecord, message: m.Waiting) -> None:
+        """A task waits for its children: its slot can be lent."""
+        task = current_attempt(worker.tasks, message.task, message.attempt)
+        if task is not None and task.id not in worker.delivering:
+            if task.nest is None:
+                task.nest = Nest()
+            task.nest.waits = True
+            self._consider(task)
 
-    def goes_on(self, task: TaskRecord) -> None:
-        """A task waits no more, or its attempt is over."""
+    def resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
+        """A task goes on: its slot takes no more guests."""
+        task = current_attempt(worker.tasks, message.task, message.attempt)
+        if task is not None:
+            self.stop_lending(task)
+
+    def stop_lending(self, task: TaskRecord) -> None:
+        """Lend the slot of a task to no further guest: it goes on, or its attempt is over."""
         if task.nest is not None:
             task.nest.waits = False
             self._hosts.pop(task.id, None)
 
-    def lend(self, host: TaskRecord, guest: TaskRecord) -> None:
-        """A task's slot runs one of its descendants."""
+    def look_for_hosts(self, task: TaskRecord) -> None:
+        """A task can run, or others of its group can: consider the slots of the tasks above it."""
+        ancestor = task.parent
+        while ancestor is not None:
+            self._consider(ancestor)
+            ancestor = ancestor.parent
+
+    def _consider(self, host: TaskRecord) -> None:
+        if host.nest is not None and host.nest.can_host:
+            self._hosts[host.id] = host
+
+    # --- lent slots ---
+
+    def lend(self, host: TaskRecord, guest: TaskRecord, worker: WorkerRecord) -> None:
+        """Have a guest run in the slot of its host."""
         assert host.nest is not None
+        worker.guests[guest.id] = host
         host.nest.guest = guest
         self._hosts.pop(host.id, None)
 
-    def give_back(self, host: TaskRecord) -> None:
-        """The descendant has ended."""
-        assert host.nest is not None
-        host.nest.guest = None
-        self._look(host)
+    def leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
+        """A task runs no more: give the slot back to its host, if it was a guest.
 
-    def _look(self, task: TaskRecord) -> None:
-        if task.nest is not None and task.nest.can_host:
-            self._hosts[task.id] = task
+        A guest of its own, which another thread of it still waits for, is then a guest of its host, or the only task
+        in the slot.
+        """
+        host = worker.guests.pop(task.id, None)
+        guest = task.nest.guest if task.nest is not None else None
+        if host is not None:
+            assert host.nest is not None
+            host.nest.guest = None
+            self._consider(host)
+        if guest is not None and task.nest is not None:
+            task.nest.guest = None
+            del worker.guests[guest.id]
+            if host is not None:
+                self.lend(host, guest, worker)
 
-    def next_guest(self) -> tuple[TaskRecord, TaskRecord] | None:
-        """Take a descendant out of the queue and name the one whose slot is to run it; None if there is none."""
+    def next_assignment(self) -> Assignment | None:
+        """Take the next guest out of the queue, for the deepest host that has one; None if no host has one."""
         while self._hosts:
             host = max(self._hosts.values(), key=_depth)
-            guest = self._descendant(host)
+            guest = self._next_guest(host)
             if guest is not None:
-                return guest, host
+                assert isinstance(host.state, Running | Cancelled), "only a task that runs can wait"
+                return guest, host.state.worker, host
             del self._hosts[host.id]
         return None
 
-    def host_of(self, task: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
-        """A task that waits on the worker that another one has to run on, and can lend it its slot; None if none can.
-
-        Any may: the guest does not depend on it, and two tasks that each have something to run where the other one
-        waits would never end.
-        """
-        for host in worker.tasks.values() if task.parent is not None else ():
-            nest = host.nest
-            if nest is not None and nest.can_host:
-                return host
-        return None
-
-    def _descendant(self, task: TaskRecord) -> TaskRecord | None:
-        """The nearest descendant that may run now, out of the queue; without recursion: nests may be deep."""
-        above = [task]
+    def _next_guest(self, host: TaskRecord) -> TaskRecord | None:
+        """Take out the nearest descendant that may run now; without recursion, since nests may be deep."""
+        above = [host]
         while above:
             task = above.pop()
             child = self._ready.pop_child(task)
@@ -113,6 +165,18 @@ class Nesting:
                 return child
             if task.nest is not None:
                 above.extend(reversed(task.nest.parents.values()))
+        return None
+
+    def host_for(self, task: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
+        """A task on this worker that can host a pinned task within a task; None if there is none.
+
+        Any host may: the guest does not depend on it. Two tasks that each have something to run on the worker where
+        the other one waits would stand still otherwise.
+        """
+        if task.parent is not None:
+            for host in worker.tasks.values():
+                if host.nest is not None and host.nest.can_host:
+                    return host
         return None
 
 
@@ -126,8 +190,9 @@ def _depth(task: TaskRecord) -> int:
 class IdleNotices:
     """Tells the clients of slots whether a slot has nothing to do and would take some of their tasks.
 
-    Such a slot is a free slot of a worker, or the slot of a task above, which waits and has nothing to run. A lent
-    slot runs descendants alone, so no other client is told of that one.
+    A task that runs a `Parallel` of its own keeps its batches while no slot is idle: to send them away would gain
+    nothing. Idle is a free slot of a worker, or the slot of a task above, if it can host. A lent slot runs descendants
+    alone, so no other client is told of that one.
 
     Args:
         pool: the workers with free slots.
@@ -151,13 +216,13 @@ class IdleNotices:
         self._last_sent.pop(client.peer, None)
 
     def unsubscribe(self, client: ClientRecord, group: int) -> None:
-        """Forget a group that was closed; without any, its client gets no more notices."""
+        """Forget a group that was closed; without any group, its client gets no more notices."""
         _, groups = self.subscribers.get(client.peer, (client, {}))
         groups.pop(group, None)
         if not groups:
-            self.leave(client)
+            self.lose_client(client)
 
-    def leave(self, client: ClientRecord) -> None:
+    def lose_client(self, client: ClientRecord) -> None:
         """Forget a client that has left."""
         self.subscribers.pop(client.peer, None)
         self._last_sent.pop(client.peer, None)
@@ -169,14 +234,14 @@ class IdleNotices:
         code than the looks cost time.
         """
         for peer, (client, groups) in self.subscribers.items():
-            idle = fits(client.python, self._pool.idle) or _host_above(groups.values())
+            idle = fits(client.python, self._pool.idle) or _can_host_above(groups.values())
             if self._last_sent.get(peer) is not idle:
                 self._last_sent[peer] = idle
                 self._send(peer, m.IdleSlots(idle))
 
 
-def _host_above(parents: Iterable[TaskRecord | None]) -> bool:
-    """Whether the slot of a task above one of these has nothing to run; each ancestor is looked at once."""
+def _can_host_above(parents: Iterable[TaskRecord | None]) -> bool:
+    """Whether a task above one of these can host; each ancestor is looked at once."""
     met: set[int] = set()
     for parent in parents:
         ancestor = parent.parent if parent is not None else None

@@ -16,7 +16,7 @@ from minidask.host.versions import fits
 
 from .blobs import BlobTable
 from .ready import ReadyQueue
-from .tasks import Running, TaskRecord, WorkerRecord
+from .tasks import Assignment, Running, TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.02
 ROUND_TRIPS = 10
@@ -56,8 +56,8 @@ def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float, fet
         if len(seconds) >= MAX_NAMES and task.name not in seconds:
             seconds.clear()
         seconds[task.name] = _smoothed(seconds.get(task.name), duration)
-    if task.state.direct and not fetched:
-        latest = max(worker.seen - task.state.since - duration, 0.0)
+    if task.state.sent_at is not None and not fetched:
+        latest = max(worker.seen - task.state.sent_at - duration, 0.0)
         worker.round_trip = min(latest, _smoothed(worker.round_trip, latest))
 
 
@@ -98,22 +98,22 @@ class WorkerPool:
                 return
 
 
-def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> tuple[TaskRecord, WorkerRecord] | None:
+def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> Assignment | None:
     """Choose the next task and its worker, or None if nothing can be placed now."""
     if pool.idle:
         task = ready.pop(pool.idle)
         if task is not None:
-            return task, _pick(task, _fitting(task, pool.idle), blobs)
+            return task, _pick(task, _fitting(task, pool.idle), blobs), None
     if pool.spare:
         task = ready.peek(pool.spare)
         if task is not None:
             workers = _fitting(task, pool.spare)
             fit = _can_prefetch(task, workers)
-            if not fit and task.root.unfinished == ready.live(task.root):
+            if not fit and task.root.unfinished == ready.count(task.root):
                 fit = _already_prefetching(workers)
             if fit:
                 ready.pop(pool.spare)
-                return task, _pick(task, fit, blobs)
+                return task, _pick(task, fit, blobs), None
     return None
 
 

@@ -72,7 +72,7 @@ class ReadyQueue:
     def __len__(self) -> int:
         return sum(self._live.values())
 
-    def live(self, client: ClientRecord) -> int:
+    def count(self, client: ClientRecord) -> int:
         """How many tasks of this client wait, with parked ones and those within tasks."""
         return self._live.get(client.peer, 0)
 
@@ -166,7 +166,7 @@ class ReadyQueue:
         if not line.tasks:
             self._discard(line)
 
-    def close(self, parent: TaskRecord) -> None:
+    def forget_children(self, parent: TaskRecord) -> None:
         """None of a task's children will come any more, and none waits."""
         for line in list(self._within.get(parent.id, ())):
             self._discard(line)
@@ -243,7 +243,7 @@ class ReadyQueue:
             else:
                 self._drop(line)
 
-    def cancelled(self, task: TaskRecord) -> None:
+    def remove(self, task: TaskRecord) -> None:
         """A queued task left the state `Ready`; its place in the line is now waste."""
         peer = task.root.peer
         self._live[peer] -= 1
@@ -256,7 +256,7 @@ class ReadyQueue:
         lines = (line for lines in self._lines.values() for line in lines.values())
         return {task.id for line in lines for task in line.tasks if type(task.state) is Ready}
 
-    def forget(self, client: ClientRecord) -> None:
+    def lose_client(self, client: ClientRecord) -> None:
         """Drop all that is left of a client."""
         self._lines.pop(client.peer, None)
         self._heaps.pop(client.peer, None)

@@ -46,13 +46,13 @@ class Restarts:
             self.waiters[message.request].workers.discard(worker.peer)
             self._answer_if_over(message.request)
 
-    def lose(self, worker: WorkerRecord) -> None:
+    def lose_worker(self, worker: WorkerRecord) -> None:
         """A worker has left."""
         for number, waiter in list(self.waiters.items()):
             waiter.workers.discard(worker.peer)
             self._answer_if_over(number)
 
-    def leave(self, client: ClientRecord) -> None:
+    def lose_client(self, client: ClientRecord) -> None:
         """A client has left."""
         self.waiters = {number: waiter for number, waiter in self.waiters.items() if waiter.client != client.peer}
 

@@ -1,6 +1,6 @@
 """The scheduler's shell: accepts connections, feeds the core, writes what it answers. It decides nothing.
 
-    bytes ─► MessageLink ─► Received ─► core.handle ─► core.place ─► MessageLink ─► bytes
+    bytes ─► MessageLink ─► Received ─► core.handle ─► core.assign ─► MessageLink ─► bytes
 
 Events wait in an inbox until the one before is dealt with, so a link inside this process (a worker
 that shares it) may answer while its message is still being sent. Every link written to is flushed once,
@@ -121,7 +121,7 @@ class SchedulerServer:
             while self._inbox:
                 while self._inbox:
                     self._handle(self._inbox.popleft(), touched)
-                self._place(touched)
+                self._assign(touched)
                 if not self._inbox:
                     self._flush(touched)
         finally:
@@ -148,9 +148,9 @@ class SchedulerServer:
             else:
                 self._end_all(touched)
 
-    def _place(self, touched: set[int]) -> None:
+    def _assign(self, touched: set[int]) -> None:
         try:
-            self._write(self.core.place(time.monotonic()), touched)
+            self._write(self.core.assign(time.monotonic()), touched)
         except Exception:
             log.exception("an error in placing tasks; please report it")
             if not self._mend(touched):

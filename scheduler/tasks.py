@@ -1,19 +1,24 @@
-"""What the scheduler knows: tasks and their states, groups, clients, workers, blobs.
+"""What the scheduler knows: tasks and their states, groups, clients and workers.
 
-A task's life is the table `TRANSITIONS`; every change of state goes through `TaskRecord.move`, which
-refuses a step that the table does not have.
+The table `TRANSITIONS` is the life of a task. Every change of state is a call of `TaskRecord.move`, which refuses a
+step that the table does not have. What the steps mean is told at the top of `core.py`.
 
-                     assign                 done, raised, stopped, fail
-        ┌── Ready ───────────► Running ───────────────────────────────► Ended
-        │     ▲                   │ │                                     ▲
-        │     └───────────────────┘ │ abandon                    release  │
-        │       died, lost, returned└────────────► Cancelled ─────────────┤
-        └─────────────────────────────────────────────────────────────────┘
-          cancel, fail                                (stop: Cancelled stays so)
+                     assign                done, raised, stopped
+        ┌─► Ready ───────────► Running ─────────────────────────────► Ended
+        │    │                  │  │                                   ▲ ▲
+        │    │                  │  │ cancel                  end       │ │
+        │    │                  │  └───────────► Cancelled ────────────┘ │
+        │    │                  │                  │  ▲                  │
+        │    │                  │                  └──┘ stop             │
+        │    │ cancel, fail     │ died, lost: when tried often enough    │
+        │    └──────────────────┼────────────────────────────────────────┤
+        └───────────────────────┴────────────────────────────────────────┘
+          died, lost, gave_back
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,34 +26,32 @@ from minidask.wire.messages import Payload
 
 
 class Ready(NamedTuple):
-    """Waits in the queue for a worker."""
+    """The task waits for a worker."""
 
 
 class Running(NamedTuple):
-    """Was sent to a worker, which runs it or has it next; `since` is the scheduler's clock then, in seconds.
+    """The current attempt was sent to `worker`, which runs it, or keeps it until a slot is free.
 
-    `direct`: a slot was free for it, and it needed no data that the worker did not have.
+    `sent_at` is the scheduler's clock then, in seconds, if the attempt could start as soon as it arrived: see
+    `placement.is_direct`. Otherwise, and for workers that do not prefetch, it is None.
     """
 
     worker: WorkerRecord
-    attempt: int
-    since: float
-    direct: bool = False
+    sent_at: float | None = None
 
 
 class Cancelled(NamedTuple):
-    """Nobody wants the outcome any more, but the worker has not yet said that the attempt is over.
+    """The client does not want the outcome any more, but `worker` has not said yet that the attempt is over.
 
-    It goes on, and may submit tasks of its own, unless it was `stopped`.
+    The attempt goes on, and may submit tasks of its own, unless the worker was told to stop it: `stopped`.
     """
 
     worker: WorkerRecord
-    attempt: int
     stopped: bool = False
 
 
 class Ended(NamedTuple):
-    """Over, told to the client, and forgotten by the scheduler."""
+    """The task is over and its client was told; the scheduler has forgotten it."""
 
 
 State = Ready | Running | Cancelled | Ended
@@ -62,10 +65,10 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "stopped"): (Ended,),
     (Running, "died"): (Ready, Ended),
     (Running, "lost"): (Ready, Ended),
-    (Running, "returned"): (Ready,),
-    (Running, "abandon"): (Cancelled,),
+    (Running, "gave_back"): (Ready,),
+    (Running, "cancel"): (Cancelled,),
     (Cancelled, "stop"): (Cancelled,),
-    (Cancelled, "release"): (Ended,),
+    (Cancelled, "end"): (Ended,),
 }
 
 
@@ -74,12 +77,12 @@ ERROR_STEPS = {"raised", "stopped", "fail", "died", "lost"}
 
 
 class IllegalTransition(Exception):
-    """A bug of the scheduler's: the task cannot take this step from where it is."""
+    """A bug of the scheduler: the table does not have this step for a task in this state."""
 
 
 @dataclass(slots=True)
 class TaskCounts:
-    """How many tasks came in all, how many of those are over, and how many of those ended in an error."""
+    """How many tasks were submitted, how many of those are over, and how many of those ended in an error."""
 
     submitted: int = 0
     finished: int = 0
@@ -87,10 +90,11 @@ class TaskCounts:
 
     @property
     def unfinished(self) -> int:
+        """How many tasks are not over yet."""
         return self.submitted - self.finished
 
     def add(self, finished: int, failed: int) -> None:
-        """Count some that came and ended elsewhere."""
+        """Count tasks that were neither submitted nor run through this scheduler."""
         self.submitted += finished
         self.finished += finished
         self.failed += failed
@@ -100,13 +104,13 @@ class TaskCounts:
 class ClientRecord:
     """A connected client; `tasks` by the client's own numbers.
 
-    A `nested` one is a task's, in its slot. Of any other, `counts` is about its own tasks, `within` about those that
-    these have submitted, and so on. `seconds` is the smoothed duration of its tasks that belong to no group, by their
-    name.
+    A `nested` client belongs to a slot, and submits for the tasks that run there. Of any other client, `counts` counts
+    its own tasks and `within` all tasks within those. `seconds` is the smoothed duration, by name, of its tasks that
+    have no group.
 
-    Its tasks run on workers of its `python`, as "3.11"; "": on any. It was `served` if there has been one since it
-    came; until then, what it submits is `refused` for this reason while there are others only. `starved_since` is when
-    it was first seen to have tasks and no worker for them.
+    Its tasks run on workers of its `python`, as "3.11"; on any worker if that is "". It is `served` if there has been
+    such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
+    when the scheduler first saw that it has tasks and no worker for them.
     """
 
     peer: int
@@ -127,7 +131,7 @@ class ClientRecord:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks it has, with those within them."""
+        """How many of its tasks, and of the tasks within those, are not over yet."""
         return self.counts.unfinished + self.within.unfinished
 
 
@@ -135,7 +139,8 @@ class ClientRecord:
 class GroupRecord:
     """The tasks of one `Parallel` or `map` call, of which `limit` may run at once (0: all).
 
-    `seconds` is the smoothed duration of its finished tasks; None until the first has finished.
+    Lines of the queue wait in `parked` while the group is full. `seconds` is the smoothed duration of its finished
+    tasks; None until the first one has finished.
     """
 
     number: int
@@ -146,19 +151,24 @@ class GroupRecord:
 
     @property
     def full(self) -> bool:
+        """Whether as many of its tasks run as may at once."""
         return 0 < self.limit <= self.running
 
 
 @dataclass(slots=True, eq=False)
 class WorkerRecord:
-    """A connected worker daemon. `prefetch` is how many short tasks it may hold beyond its slots, at most.
+    """A connected worker daemon. `prefetch` is how many short tasks it may have beyond its slots, at most.
 
-    `round_trip` is how many seconds of an attempt with a free slot were not spent in the slot; None: not known yet.
-    It is `congested` from when it gave a task back until it has finished another. Other workers fetch blobs at the
+    `tasks` are those whose attempts it was sent and has not reported. `guests` maps the numbers of those that run in
+    lent slots to the tasks that own the slots. Tasks in `delivering` have returned, and their clients fetch the
+    results.
+
+    `round_trip` is how many seconds of an attempt were not spent in the slot; None: not measured yet. The worker is
+    `congested` from when it gave a task back until it has finished another one. Other workers fetch blobs at the
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
-    Tasks in `delivering` have returned, and their clients fetch the results. `guests` are the numbers of those that run
-    in lent slots, with the tasks whose slots those are. `versions` are of its Python and packages, `python` is the
-    first as "3.11", or "" if it is unknown; its log was `told` of clients with these other ones.
+
+    `versions` are those of its Python and packages; `python` is the first as "3.11", or "" if it is unknown. Its log
+    has a line about clients of each of the `noted_pythons`.
     """
 
     peer: int
@@ -174,26 +184,29 @@ class WorkerRecord:
     congested: bool = False
     round_trip: float | None = None
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
-    pinned: list[TaskRecord] = field(default_factory=list)
     blobs: set[bytes] = field(default_factory=set)
     delivering: set[int] = field(default_factory=set)
     guests: dict[int, TaskRecord] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     python: str = ""
-    told: set[str] = field(default_factory=set)
+    noted_pythons: set[str] = field(default_factory=set)
 
     @property
     def free(self) -> int:
-        """Slots without a task: one whose result is being fetched needs none, but only so many of those at a time."""
+        """How many slots have no task; below 0, how many tasks it has in advance.
+
+        A task whose result is fetched needs no slot any more. Only as many of those as there are slots count, so that
+        results do not pile up at the worker.
+        """
         free = self.slots - len(self.tasks) + len(self.guests)
         return free + min(len(self.delivering), self.slots) if self.delivering else free
 
 
 @dataclass(slots=True, eq=False)
 class Nest:
-    """What a task has submitted: its live `children`, and those of them that have children too.
+    """What a task has submitted: its live `children`, and those `parents` among them that have children too.
 
-    While it `waits` for them, its slot runs one descendant after the other: the `guest`.
+    While the task `waits` for its children, its slot runs one descendant after the other: the `guest`.
     """
 
     children: dict[int, TaskRecord] = field(default_factory=dict)
@@ -209,10 +222,10 @@ class Nest:
 
 @dataclass(slots=True, eq=False)
 class TaskRecord:
-    """One submitted call. `id` is the scheduler's number for it, and its place in the queue; `number` its client's.
+    """One submitted task. `id` is the scheduler's number for it, and its order in the queue; `number` is its client's.
 
-    What another task has submitted has that for a `parent`; `root` is the client behind the outermost one; `counts` is
-    where it is counted.
+    `attempt` is the number of the last attempt, 0 before the first. A task within another one has that as its
+    `parent`; `root` is the client of the outermost task. `counts` is where the task is counted.
     """
 
     id: int
@@ -251,3 +264,20 @@ class TaskRecord:
 
     def __repr__(self) -> str:
         return f"<task {self.id} {self.name!r} {type(self.state).__name__} attempt {self.attempt}>"
+
+
+Assignment = tuple[TaskRecord, WorkerRecord, TaskRecord | None]
+"""A task, the worker that shall run it, and the host whose slot it shall run in; None: a slot of its own."""
+
+
+def current_attempt(tasks: Mapping[int, TaskRecord], task: int, attempt: int) -> TaskRecord | None:
+    """The task that a message names, if it is among these and the attempt is its last one.
+
+    None means that the message is stale: the caller drops it. This is the one place of that rule.
+
+    Args:
+        tasks: those of the worker that sent the message, or all tasks for a message of a client.
+        task: the scheduler's number of the task.
+    """
+    record = tasks.get(task)
+    return record if record is not None and record.attempt == attempt else None

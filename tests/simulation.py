@@ -161,7 +161,7 @@ class Cluster:
 
     def tell_scheduler(self, event: Event) -> None:
         self._deliver(self._core.handle(event, self.now))
-        self._deliver(self._core.place(self.now))
+        self._deliver(self._core.assign(self.now))
         if len(self._core.attempts.tasks) < 50:
             invariants.check(self._core)
 

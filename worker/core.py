@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from minidask.errors import ProtocolError
 from minidask.wire.messages import (
+    NO_DATA,
     BlobLost,
     Died,
     Done,
@@ -240,7 +241,7 @@ class WorkerCore:
             self._forget([blob])
             for run in [run for run in self.held if blob in run.blobs]:
                 self.held.remove(run)
-                self._effects.append(ToScheduler(Stopped(run.task, run.attempt, "no-data", text)))
+                self._effects.append(ToScheduler(Stopped(run.task, run.attempt, NO_DATA, text)))
 
     def _forget(self, blobs: list[bytes]) -> None:
         for blob in blobs:

@@ -30,7 +30,6 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     "worker-left": SchedulerLost,
     "version": VersionMismatch,
     "cancelled": MinidaskError,
-    "no-data": MinidaskError,
     "internal": MinidaskError,
 }
 """By reason; the scheduler may be a later one, with more reasons."""

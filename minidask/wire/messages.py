@@ -12,6 +12,7 @@ A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes th
 
 from __future__ import annotations
 
+import enum
 import typing
 from typing import Any, NamedTuple
 
@@ -159,7 +160,7 @@ class TaskRaised(NamedTuple):
 
 
 class TaskLost(NamedTuple):
-    """The task ended without an outcome of its own; `reason` is one of `REASONS`, `text` tells the story."""
+    """The task ended without an outcome of its own; `reason` is a `Reason`, `text` tells the story."""
 
     task: int
     reason: str
@@ -301,7 +302,7 @@ class Died(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The attempt was stopped, or forgotten before it began; `reason` is one of `REASONS`."""
+    """The attempt was stopped, or forgotten before it began; `reason` is a `Reason`, or `NO_DATA`."""
 
     task: int
     attempt: int
@@ -444,10 +445,24 @@ class CallerMessage(NamedTuple):
 RECORDS = "log"
 """The channel for `logging`: each buffer is the msgpack of a `LogRecord`'s attributes, `worker` among them."""
 
-REASONS = (
-    "cancelled", "timeout", "killed", "no-workers", "serialization", "worker-left", "no-data", "version", "internal",
-)  # fmt: skip
-"""Why a task may be lost; a worker says "no-data" only to the scheduler, which tries another one."""
+
+class Reason(enum.StrEnum):
+    """Why a task is lost: the `reason` of `TaskLost`, and of a worker's `Stopped`."""
+
+    CANCELLED = "cancelled"  # by its client, or with its parent
+    TIMEOUT = "timeout"  # it has run for longer than its client allows
+    KILLED = "killed"  # its attempts have died too often
+    NO_WORKERS = "no-workers"  # no worker that can run it has come for too long
+    SERIALIZATION = "serialization"  # its outcome cannot be sent
+    WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
+    VERSION = "version"  # there are only workers of other Pythons
+    INTERNAL = "internal"  # a mistake of minidask's own
+
+
+REASONS = frozenset(Reason)
+
+NO_DATA = "no-data"
+"""The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
 
 
 Message = (

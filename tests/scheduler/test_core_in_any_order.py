@@ -122,7 +122,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def send(self, event: Event) -> None:
         self.deliver(self.core.handle(event, self.now))
-        self.deliver(self.core.place(self.now))
+        self.deliver(self.core.assign(self.now))
         while self.undone:
             worker, run = self.undone.pop()
             self.report(worker, m.Stopped(run.task, run.attempt, "no-data", "nobody has it"))
@@ -505,12 +505,12 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_slot_idles_beside_work(self) -> None:
-        if self.core.attempts.pool.idle:
-            assert self.core.attempts.ready.peek(self.core.attempts.pool.idle) is None
+        if self.core.pool.idle:
+            assert self.core.ready.peek(self.core.pool.idle) is None
 
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:
-        assert self.core.attempts.nesting.next_guest() is None
+        assert self.core.nesting.next_assignment() is None
 
     @invariant()
     def nobody_dies_too_often(self) -> None:
@@ -525,7 +525,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.report(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
         assert not self.core.attempts.tasks
         assert not self.core.blobs.records
-        assert not len(self.core.attempts.ready)
+        assert not len(self.core.ready)
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)

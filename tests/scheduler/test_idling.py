@@ -23,7 +23,7 @@ class Cluster:
             self.now(Joined(peer, "client", f"slot {peer}", {"nested": True}))
 
     def now(self, event: Event) -> dict[int, bool]:
-        out = [*self.core.handle(event, 0.0), *self.core.place(0.0)]
+        out = [*self.core.handle(event, 0.0), *self.core.assign(0.0)]
         check(self.core)
         self.runs.update(
             {message.name: [message.task, message.attempt] for _, message in out if type(message) is m.Run}

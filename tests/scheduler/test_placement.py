@@ -102,7 +102,7 @@ def test_the_prefetch_depth_follows_measurements(
 
 def finish(record: WorkerRecord, name: str, seconds: float, took: float, *, direct: bool = True) -> None:
     task = TaskRecord(1, CLIENT, 1, name, 0, None, None, None, [], [b"x"], attempt=1)
-    task.state = Running(record, 1, record.seen, direct)
+    task.state = Running(record, record.seen if direct else None)
     record.seen += took
     record_duration(task, record, seconds, False)
 

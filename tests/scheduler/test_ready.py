@@ -53,7 +53,7 @@ class Model:
         assert self.served.get(task.client.peer, 0) == min(self.served.get(peer, 0) for peer in can), "others were due"
         self.served[task.client.peer] = max(self.served.values(), default=0) + 1
         task.attempt += 1
-        task.move("assign", Running(WORKER, task.attempt, 0.0))
+        task.move("assign", Running(WORKER))
         if task.group is not None:
             task.group.running += 1
 
@@ -65,7 +65,7 @@ class Model:
         task = self.choose(Ready, number)
         if task is not None:
             task.move("cancel", Ended())
-            self.queue.cancelled(task)
+            self.queue.remove(task)
 
     def leave(self, number: int, *, back: bool) -> None:
         task = self.choose(Running, number)
@@ -73,7 +73,7 @@ class Model:
             if task.group is not None:
                 task.group.running -= 1
                 self.queue.unpark(task.group)
-            task.move("returned" if back else "done", Ready() if back else Ended())
+            task.move("gave_back" if back else "done", Ready() if back else Ended())
             if back:
                 self.queue.push(task)
 
@@ -84,7 +84,7 @@ class Model:
             getattr(self, name)(*arguments)
         for client in self.clients:
             waiting = [t for t in self.tasks if t.client is client and type(t.state) is Ready]
-            assert self.queue.live(client) == len(waiting)
+            assert self.queue.count(client) == len(waiting)
 
 
 @given(STEPS)

@@ -29,7 +29,7 @@ class Cluster:
         sent = []
         for message in messages:
             sent += self.core.handle(Received(peer, message), 0.0)
-        sent += self.core.place(0.0)
+        sent += self.core.assign(0.0)
         invariants.check(self.core)
         return sent
 

@@ -33,7 +33,7 @@ class Room:
         self.said: Outbox = []
 
     def do(self, event: Any) -> Outbox:
-        out = [*self.core.handle(event, self.now), *self.core.place(self.now)]
+        out = [*self.core.handle(event, self.now), *self.core.assign(self.now)]
         self.said += out
         check(self.core)
         return out

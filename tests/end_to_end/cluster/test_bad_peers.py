@@ -104,7 +104,7 @@ def test_an_error_of_ours_ends_the_peer_whose_message_it_was(
 ) -> None:
     """And the task that it has cut loose is told to be lost."""
     client, to_client = scheduler.join("client")
-    worker, to_worker = scheduler.join("worker", slots=2)
+    worker, to_worker = scheduler.join("worker", slots=2, prefetch=1)
     scheduler.submit(client, 1)
     scheduler.submit(client, 2)
     run, other = to_worker.of(m.Run)
@@ -141,15 +141,15 @@ def test_an_error_of_ours_in_placing_a_task_loses_that_one(
     assert "ZeroDivisionError" in caplog.text
 
 
-@pytest.mark.parametrize("where", ["place", "leave", "tick"])
+@pytest.mark.parametrize("where", ["assign", "leave", "tick"])
 def test_where_nothing_can_be_relied_on_every_peer_is_told(
     where: str, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client, to_client = scheduler.join("client")
     _, to_other = scheduler.join("client")
     worker, to_worker = scheduler.join("worker", slots=1)
-    if where == "place":
-        monkeypatch.setattr(scheduler.core.attempts, "place", lambda now: 1 / 0)
+    if where == "assign":
+        monkeypatch.setattr(scheduler.core.attempts, "assign_ready", lambda now: 1 / 0)
         scheduler.submit(client, 1)
     elif where == "leave":
         monkeypatch.setattr(scheduler.core, "_lose_worker", lambda *_: 1 / 0)

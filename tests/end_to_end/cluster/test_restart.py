@@ -113,7 +113,7 @@ class Hub:
         self.do(Joined(peer, "worker", f"w{peer}", {"slots": 1}))
 
     def do(self, event: Event) -> Outbox:
-        out = [*self.core.handle(event, 0.0), *self.core.place(0.0)]
+        out = [*self.core.handle(event, 0.0), *self.core.assign(0.0)]
         invariants.check(self.core)
         return [(peer, message) for peer, message in out if not isinstance(message, m.Workers | m.WorkerChanged)]
 

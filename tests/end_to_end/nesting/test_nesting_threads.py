@@ -382,9 +382,9 @@ def test_a_parents_end_ends_a_nest_of_any_depth() -> None:
     for number in range(1, depth + 1):
         parent = [number - 1, 1] if number > 1 else []
         core.handle(Received(2, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)
-        core.place(0.0)
+        core.assign(0.0)
     core.handle(Received(2, m.Cancel([1], True)), 1.0)
-    assert sum(type(message) is m.Stop for _, message in core.place(1.0)) == 0
+    assert sum(type(message) is m.Stop for _, message in core.assign(1.0)) == 0
     for number in range(1, depth + 1):
         core.handle(Received(1, m.Stopped(number, 1, "cancelled", "")), 2.0)
     check(core)

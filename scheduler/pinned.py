@@ -1,0 +1,66 @@
+"""Tasks that one worker alone may run: they take no turn in the queue, but the next slot of their worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from minidask.host.versions import PYTHON, fits, mismatch
+from minidask.wire.messages import Reason
+
+from .nesting import Nesting
+from .tasks import Assignment, TaskRecord, WorkerRecord
+
+
+class PinnedTasks:
+    """The pinned tasks that wait, by the worker that each has to run on.
+
+    Args:
+        workers: all workers, by peer; the scheduler's own table.
+        nesting: knows the slots that a pinned task may borrow.
+    """
+
+    def __init__(self, workers: Mapping[int, WorkerRecord], nesting: Nesting) -> None:
+        self._workers = workers
+        self._nesting = nesting
+        self._tasks: dict[int, dict[int, TaskRecord]] = {}  # by worker, then by number; no worker without tasks
+
+    def add(self, task: TaskRecord) -> tuple[Reason, str] | None:
+        """Have a task wait for its worker; returns the reason and its text if that worker cannot run it."""
+        worker = next((w for w in self._workers.values() if w.address == task.pin), None)
+        if worker is None:
+            return Reason.WORKER_LEFT, f"there is no machine {task.pin} in the cluster"
+        if not fits(task.client.python, (worker.python,)):
+            where = f"{worker.name} at {worker.address}, which had to run it"
+            return Reason.VERSION, mismatch(task.client.python, [(where, worker.versions[PYTHON])])
+        self._tasks.setdefault(worker.peer, {})[task.id] = task
+        return None
+
+    def remove(self, task: TaskRecord) -> None:
+        """Forget a task that is over, if it waits here."""
+        for peer, tasks in self._tasks.items():
+            if tasks.pop(task.id, None) is not None:
+                if not tasks:
+                    del self._tasks[peer]
+                return
+
+    def lose_worker(self, worker: WorkerRecord) -> list[TaskRecord]:
+        """Forget a worker that has left; returns the tasks that have waited for it."""
+        return list(self._tasks.pop(worker.peer, {}).values())
+
+    def waiting(self) -> set[int]:
+        """The numbers of all tasks that wait here."""
+        return {number for tasks in self._tasks.values() for number in tasks}
+
+    def next_assignment(self) -> Assignment | None:
+        """Take out the next task whose worker can run it now: in a free slot, else in a lent one; None: there is none.
+
+        Without the lent slots, two tasks that each wait for one pinned to the other's worker would wait for ever.
+        """
+        for peer, tasks in self._tasks.items():
+            worker = self._workers[peer]
+            for task in tasks.values():
+                host = None if worker.free > 0 else self._nesting.host_for(task, worker)
+                if host is not None or worker.free > 0:
+                    self.remove(task)
+                    return task, worker, host
+        return None
