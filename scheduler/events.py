@@ -1,4 +1,4 @@
-"""What can happen to the scheduler: the arguments of `SchedulerCore.handle`."""
+"""Everything that can happen to the scheduler: the arguments of `SchedulerCore.handle`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from minidask.wire.messages import Message
 
 
 class Joined(NamedTuple):
-    """A peer has completed the handshake as `role`; `info` is what it said of itself, `address` where it is."""
+    """A peer has completed the handshake.
+
+    `role` is "client" or "worker", `address` where the peer is, and `info` what it says of itself.
+    """
 
     peer: int
     role: str
@@ -17,21 +20,21 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The connection to a peer is gone."""
+    """The connection to a peer has ended, and why."""
 
     peer: int
     reason: str
 
 
 class Received(NamedTuple):
-    """A peer sent a message."""
+    """A message has come from a peer."""
 
     peer: int
     message: Message
 
 
 class Tick(NamedTuple):
-    """Time has passed."""
+    """Time has passed; the shell sends one a second."""
 
 
 Event = Joined | Left | Received | Tick

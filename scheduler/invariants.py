@@ -1,4 +1,8 @@
-"""What must be true of the scheduler's state between any two events; tests check it after each."""
+"""What is true of the scheduler's state between any two events; the tests check it after each event.
+
+Much of the state is kept twice, so that no decision has to search: a task is in its client's table and on its worker, a
+queue counts what it holds. This file says what has to agree.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +133,7 @@ def _check_blobs(core: SchedulerCore) -> None:
 
 
 def _check_copies(core: SchedulerCore, name: bytes, record: BlobRecord) -> None:
-    """Whoever fetches does so from someone that has the data in the end: no ring, no end in the void."""
+    """Every chain of copies under way ends at a complete copy or at the client: no ring, no source that is gone."""
     for peer, copy in record.copies.items():
         assert name in core.workers[peer].blobs, "a copy is kept of a blob that its worker was not told to get"
         steps = 0

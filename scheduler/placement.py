@@ -1,10 +1,39 @@
-"""Which ready task goes to which worker: a decision of its own, run once per batch of input.
+"""Which ready task goes to which worker: a decision of its own, made after each batch of events.
 
-A free slot takes the next task; of several, one whose worker has the task's blobs already, and then one of the
-worker with the largest share of free slots. Where no slot is free, a worker across the network may hold a few *short*
-tasks in advance, so that its slots do not idle for a round trip between two of them; long ones are never held, so
-that none waits behind another while a slot elsewhere is free. How short is short, and how many, follows from
-what was measured: the tasks' durations, and the round trips to the worker.
+A free slot takes the next task. Of several workers with free slots, it goes to one that has the task's blobs, and then
+to one with the largest share of free slots. Where no slot is free, a task may still be sent ahead: prefetch.
+
+What prefetch is for
+--------------------
+
+Without it a slot idles from the end of a task until the next one comes, a round trip later. Say that both last 1 ms:
+
+    slot        █ task 1 █           █ task 2 █           █ task 3 █
+    worker               ╲ Done  Run ╱        ╲ Done  Run ╱
+    scheduler             ╰─────────╯          ╰─────────╯
+
+With one task in advance at the worker the slot goes on at once, and the next task comes while it runs:
+
+    slot        █ task 1 █ task 2 █ task 3 █ task 4 █
+
+How much of it
+--------------
+
+A task in advance is bound to its worker: it waits behind another one there, even if a slot elsewhere becomes free. For
+a long task that costs far more than a round trip gains. So the number follows from what was measured, namely how long
+tasks of this function last, and how long a round trip to this worker takes (`prefetch_depth`):
+
+- Tasks that last ten round trips, or 20 ms, are never sent ahead: the slot idles for a tenth of its time at most.
+- Of shorter tasks, as many are sent ahead as run in one round trip. That is just enough for the slot never to idle.
+- Nothing is sent ahead before both are known. Over the link inside one process, a round trip takes next to nothing,
+  and the worker asks for none at all: its `prefetch` is 0.
+
+Two more rules keep mistakes small. A worker gives a task back that has waited there for 50 ms, and gets none ahead
+until it has finished another one. And a client that has no task on any worker may send its first one ahead to a worker
+that has others in advance, whatever the length of the task: it would otherwise wait for all of those.
+
+What is measured: a duration is told by the worker. A round trip is the time from `Run` to `Done` without the duration,
+of tasks that could start as soon as they arrived (`is_direct`).
 """
 
 from __future__ import annotations
@@ -20,7 +49,7 @@ from .tasks import Assignment, Running, TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.02
 ROUND_TRIPS = 10
-HELD_SECONDS = 0.04  # a worker gives back what has waited 0.05 there
+MAX_AHEAD_SECONDS = 0.04  # less than the 0.05 after which a worker gives a task back
 MAX_PREFETCH = 16
 SMOOTHING = 0.2
 MAX_NAMES = 1000
@@ -31,21 +60,25 @@ ByPython = dict[str, dict[int, WorkerRecord]]
 
 
 def prefetch_depth(seconds: float | None, round_trip: float | None) -> int:
-    """How many tasks of so many seconds a slot shall hold beyond the one that it runs; None: not measured yet.
+    """How many tasks a worker shall have in advance for each slot: those that run while the next one is sent.
 
-    None of those that last ten round trips and more: without any in advance a slot idles a tenth of its time at most.
-    Of the shorter ones, as many as run in the time that it takes to send the next.
+    Args:
+        seconds: how long such a task lasts; None: not measured yet.
+        round_trip: in seconds, to the worker; None: not measured yet.
     """
     if seconds is None or round_trip is None or seconds >= min(SHORT_SECONDS, ROUND_TRIPS * round_trip):
         return 0
-    return min(MAX_PREFETCH, math.ceil(min(round_trip, HELD_SECONDS) / max(seconds, 1e-6)))
+    return min(MAX_PREFETCH, math.ceil(min(round_trip, MAX_AHEAD_SECONDS) / max(seconds, 1e-6)))
 
 
 def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float, fetched: bool) -> None:
-    """Note what an attempt that its worker reports, at `worker.seen`, tells of durations and round trips.
+    """Note what a finished attempt tells of durations and round trips; the worker has reported it at `worker.seen`.
+
+    The round trip is noted as the smoothed one, but never as more than the last: the shortest is the way itself.
 
     Args:
-        fetched: whether its result had to be fetched before, which takes its time.
+        duration: in seconds, as told by the worker; one that makes no sense is ignored.
+        fetched: whether the client has fetched the result before the report, which takes time of its own.
     """
     if not 0 <= duration < math.inf or type(task.state) is not Running:
         return
@@ -66,14 +99,15 @@ def _smoothed(old: float | None, latest: float) -> float:
 
 
 def is_direct(task: TaskRecord, worker: WorkerRecord) -> bool:
-    """Whether nothing but the way to the worker is between a task and its start: no other task, and no data."""
+    """Whether a task starts as soon as it arrives: a slot is free, and the worker has all of its blobs."""
     return worker.free > 0 and worker.blobs.issuperset(task.blobs)
 
 
 class WorkerPool:
-    """The workers that can take a task now: `idle` ones have a free slot, `spare` ones room to prefetch.
+    """The workers that can take a task now: the `idle` have a free slot, the `spare` may have a task in advance.
 
-    They are kept by their Python; most clusters have one. A Python without such a worker is not there.
+    Both are sorted by Python first, since a task runs only on workers of its own. A Python without such a worker has
+    no entry. Within each, the worker that was updated the longest ago comes first.
     """
 
     def __init__(self) -> None:
@@ -81,7 +115,7 @@ class WorkerPool:
         self.spare: ByPython = {}
 
     def update(self, worker: WorkerRecord) -> None:
-        """Sort a worker in again after its load, slots or prefetch changed; the last updated is asked last."""
+        """Sort a worker in anew, as the last one; to be called when its tasks, slots or prefetch have changed."""
         self.remove(worker)
         free = worker.free
         if free > 0:
@@ -90,6 +124,7 @@ class WorkerPool:
             self.spare.setdefault(worker.python, {})[worker.peer] = worker
 
     def remove(self, worker: WorkerRecord) -> None:
+        """Take a worker out, if it is there."""
         for pool in (self.idle, self.spare):
             workers = pool.get(worker.python)
             if workers is not None and workers.pop(worker.peer, None) is not None:
@@ -99,7 +134,7 @@ class WorkerPool:
 
 
 def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> Assignment | None:
-    """Choose the next task and its worker, or None if nothing can be placed now."""
+    """Take the next task out of the queue and choose its worker; None if no task can be assigned now."""
     if pool.idle:
         task = ready.pop(pool.idle)
         if task is not None:
@@ -118,7 +153,7 @@ def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> As
 
 
 def _fitting(task: TaskRecord, workers: ByPython) -> dict[int, WorkerRecord]:
-    """Those whose Python runs what the task's client has pickled, of which there is one at least."""
+    """The workers whose Python loads the task's pickle; the caller has seen that there is one."""
     if len(workers) == 1:
         return next(iter(workers.values()))
     python = task.client.python
@@ -128,7 +163,10 @@ def _fitting(task: TaskRecord, workers: ByPython) -> dict[int, WorkerRecord]:
 
 
 def _can_prefetch(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
-    """Those of the workers that hold too few tasks as short as this one; the last updated are looked at first."""
+    """The workers that have too few tasks in advance, for tasks as short as this one.
+
+    Only some are looked at, the last updated first: a task of theirs has just ended.
+    """
     seconds = task.client.seconds.get(task.name) if task.group is None else task.group.seconds
     if seconds is None or seconds >= SHORT_SECONDS:
         return {}
@@ -141,15 +179,16 @@ def _can_prefetch(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[in
 
 
 def _already_prefetching(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRecord]:
-    """Those of the workers that hold tasks in advance: the first one of a client, of any length, goes before these."""
+    """The workers that have tasks in advance; some of the last updated are looked at."""
     some = itertools.islice(reversed(workers.items()), LOOK_AT)
     return {peer: worker for peer, worker in some if worker.free < 0}
 
 
 def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobTable) -> WorkerRecord:
-    """The worker that did not fail at the task before, has its blobs, is the least busy, and has waited longest.
+    """The worker that did not fail at the task last time, has its blobs, is the least busy, and has waited longest.
 
-    Only a few are looked at: no task waits for a worker that has its blobs, and many workers cost no more than some.
+    Only the first LOOK_AT are looked at, so that a choice costs the same in a large cluster. That is good enough: no
+    task waits for a worker that has its blobs anyway.
     """
     first = next(iter(workers.values()))
     if len(workers) == 1 or (not first.tasks and _misfit(task, first, blobs) == 0):
@@ -159,6 +198,6 @@ def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobTable) 
 
 
 def _misfit(task: TaskRecord, worker: WorkerRecord, blobs: BlobTable) -> int:
-    """How badly they go together: the bytes to send, and a failed attempt is worse than any number of those."""
+    """How badly a task and a worker go together: the bytes to send, and AVOID_BYTES if its last attempt died there."""
     failed = task.last_worker is not None and task.last_worker == worker.address
     return sum(blobs.size(blob) for blob in task.blobs if blob not in worker.blobs) + (AVOID_BYTES if failed else 0)

@@ -1,11 +1,15 @@
 """Clients without workers: nobody is there to run their tasks, or only workers of other Pythons.
 
-A pickle of one Python's functions does not load in another one, so a client's tasks go only to workers of its own
-Python, in major and minor version. A client may wait for such a worker in two ways:
+Functions that travel by value are byte code, and that of another Python's version crashes. So a client's tasks go only
+to workers with its own major and minor version. The slots do not decide that: a slot that refuses a task is free again
+at once, and so draws nearly all of them (18 of 20). A peer that tells no version goes with all.
 
-- There was one before, or there is no worker at all. One may come, so its tasks wait for `no_workers_seconds`.
-- All workers are of other Pythons, and were since it joined. That is most likely a mistake in the installation, so
-  its tasks are lost at once.
+A client without such a worker is in one of two cases:
+
+- There was one before, or there is no worker at all. A worker that has lost its connection is back within seconds, so
+  the tasks wait, for `no_workers_seconds`.
+- There are workers, and none since the client joined was of its Python. That is most likely a mistake in the
+  installation, so its tasks are lost at once, with a text that says which versions are where.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Who waits for fresh slots on all machines, and for which machines still: a part of `SchedulerCore`, and as pure."""
+"""Clients that wait for fresh slots on all workers, and for which workers they still wait.
+
+A worker replaces each slot once it is idle, and says so when all are new. The client is answered when all workers have
+said it. Part of `SchedulerCore`, and as pure.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from .tasks import ClientRecord, WorkerRecord
 
 
 class Waiter(NamedTuple):
-    """A client's request, and the peers that have not done it yet."""
+    """A client, the number of its request, and the workers that still have old slots."""
 
     client: int
     request: int
@@ -19,11 +23,13 @@ class Waiter(NamedTuple):
 
 
 class Restarts:
-    """All restarts that are not over. One that joins meanwhile has fresh slots anyway; one that leaves, none.
+    """All restarts that are not over, by the scheduler's own number.
+
+    A worker that joins meanwhile has fresh slots anyway. A worker that leaves is not waited for.
 
     Args:
-        workers: all there are, by peer; the scheduler's own table.
-        send: takes the messages to send, each with its peer.
+        workers: all workers, by peer; the scheduler's own table.
+        send: takes each message to send, with its peer.
     """
 
     def __init__(self, workers: Mapping[int, WorkerRecord], send: Callable[[int, m.Message], None]) -> None:
@@ -33,7 +39,7 @@ class Restarts:
         self._number = 0
 
     def ask(self, client: ClientRecord, message: m.Restart) -> None:
-        """A client wants fresh slots."""
+        """A client wants fresh slots: pass that on to all workers."""
         self._number += 1
         self.waiters[self._number] = Waiter(client.peer, message.request, set(self._workers))
         for peer in self._workers:
@@ -41,19 +47,19 @@ class Restarts:
         self._answer_if_over(self._number)
 
     def done(self, worker: WorkerRecord, message: m.Restarted) -> None:
-        """A worker has them."""
+        """A worker has only fresh slots; the client is answered if it was the last worker."""
         if message.request in self.waiters:
             self.waiters[message.request].workers.discard(worker.peer)
             self._answer_if_over(message.request)
 
     def lose_worker(self, worker: WorkerRecord) -> None:
-        """A worker has left."""
+        """A worker has left: nobody waits for its slots any more."""
         for number, waiter in list(self.waiters.items()):
             waiter.workers.discard(worker.peer)
             self._answer_if_over(number)
 
     def lose_client(self, client: ClientRecord) -> None:
-        """A client has left."""
+        """A client has left: forget its requests."""
         self.waiters = {number: waiter for number, waiter in self.waiters.items() if waiter.client != client.peer}
 
     def _answer_if_over(self, number: int) -> None:

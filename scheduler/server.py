@@ -1,14 +1,21 @@
-"""The scheduler's shell: accepts connections, feeds the core, writes what it answers. It decides nothing.
+"""The scheduler's shell: accepts connections, feeds the core, writes what the core answers. It decides nothing.
 
-    bytes ─► MessageLink ─► Received ─► core.handle ─► core.assign ─► MessageLink ─► bytes
+    socket ─► MessageLink ─► inbox ─► core.handle ─► core.assign ─► MessageLink ─► socket
 
-Events wait in an inbox until the one before is dealt with, so a link inside this process (a worker
-that shares it) may answer while its message is still being sent. Every link written to is flushed once,
-when the inbox is empty: one write for many messages.
+The inbox
+---------
 
-A mistake of a peer's ends that peer, and so does an error of our own in dealing with what it sent: its tasks are tried
-again, and what that error has left in no queue and on no worker is lost, not forgotten. Where nothing
-else helps, every peer is told, so that no client waits for what cannot come.
+Events wait in an inbox until the event before is dealt with. The worker that shares this process sends by a call of
+`post`, and does so while its own message is being sent: without the inbox the core would be entered from within. All
+links that were written to are flushed once, when the inbox is empty: one write for many messages.
+
+Errors
+------
+
+A peer that breaks the protocol is told and left. So is a peer whose message has led to an error of our own, since the
+loss of a peer is what the core knows best to deal with: its tasks are tried again. Tasks that the error has left in no
+queue and on no worker are told to be lost. An error in assigning tasks, or in forgetting a peer, would come again.
+After such an error every peer is told and the scheduler ends, so that no client waits for ever.
 """
 
 from __future__ import annotations
@@ -41,15 +48,15 @@ class SchedulerServer:
     """Serves one `SchedulerCore` on any number of addresses.
 
     Args:
-        core: the scheduler proper.
+        core: the decisions.
         secret: what every peer must prove to hold.
-        info: what every peer is told, beside the version.
+        info: what every peer is told in the handshake, besides version and id.
     """
 
     def __init__(self, core: SchedulerCore, secret: bytes, info: dict[str, Any] | None = None) -> None:
         self.core = core
         self.stopped = asyncio.Event()
-        """Set when a client has asked for the end of the cluster, or `close()` was called."""
+        """Set when a client has ended the cluster, `close` was called, or an error has ended the scheduler."""
         self.address = ""
         self._secret = secret
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
@@ -59,17 +66,17 @@ class SchedulerServer:
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
-        self._dismissed: set[int] = set()  # peers that were told goodbye, and have not gone yet
+        self._dismissed: set[int] = set()  # peers that were told goodbye, and are still connected
         self._next_peer = 0
         self._ticker: asyncio.TimerHandle | None = None
 
     # --- life ---
 
     async def listen(self, address: Address) -> Address:
-        """Accept peers there; returns the address with the real port. Unix sockets are for this user alone.
+        """Accept peers at an address, and return it with the real port. Unix sockets are for this user alone.
 
         Raises:
-            OSError: the address cannot be listened on.
+            OSError: the address is in use, or not one of this machine.
         """
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
@@ -87,7 +94,11 @@ class SchedulerServer:
         return address
 
     async def close(self, reason: str) -> None:
-        """Say goodbye to every peer and stop listening."""
+        """Stop listening, say goodbye to every peer, and close all connections.
+
+        Args:
+            reason: what the peers are told.
+        """
         self.stopped.set()
         if self._ticker is not None:
             self._ticker.cancel()
@@ -103,7 +114,14 @@ class SchedulerServer:
     # --- events ---
 
     def attach(self, link: Link, role: str, address: str, info: dict[str, Any]) -> int:
-        """Take in a peer that has proven itself; returns its number, under which `post` takes its messages."""
+        """Take in a peer that has proven itself; returns its number, for its later events.
+
+        Args:
+            link: takes the messages for the peer.
+            role: "client" or "worker".
+            address: where the peer is.
+            info: what the peer says of itself.
+        """
         self._next_peer += 1
         peer = self._next_peer
         self._links[peer] = link
@@ -111,7 +129,7 @@ class SchedulerServer:
         return peer
 
     def post(self, *events: Event) -> None:
-        """Have the core handle these, after those that wait already."""
+        """Put events into the inbox, and have the core handle all that is there, unless that is under way."""
         self._inbox.extend(events)
         if self._busy:
             return
@@ -152,12 +170,12 @@ class SchedulerServer:
         try:
             self._write(self.core.assign(time.monotonic()), touched)
         except Exception:
-            log.exception("an error in placing tasks; please report it")
+            log.exception("an error in assigning tasks; please report it")
             if not self._mend(touched):
-                self._end_all(touched)  # it would happen again
+                self._end_all(touched)  # with no task to blame, it would happen again
 
     def _mend(self, touched: set[int]) -> int:
-        """Settle what an error has cut loose; returns how many tasks those were."""
+        """Lose the tasks that an error has left in no queue and on no worker; returns how many there were."""
         try:
             count = self.core.attempts.settle_adrift()
             self._write(self.core.take(), touched)
@@ -167,15 +185,15 @@ class SchedulerServer:
         return count
 
     def _dismiss(self, peer: int, reason: str, touched: set[int]) -> None:
-        """End the connection to a peer; what it has sent before that and was not dealt with is dropped."""
+        """End the connection to a peer. Messages of it that wait in the inbox are dropped."""
         self._dismissed.add(peer)
         link = self._links.get(peer)
         self._write([(peer, Goodbye(reason))], touched)
         if link is not None and not isinstance(link, MessageLink):
-            self._end_all(touched)  # it is the worker inside this process, which cannot come again
+            self._end_all(touched)  # the worker inside this process cannot join again
 
     def _end_all(self, touched: set[int]) -> None:
-        """Nothing can be relied on: have every client know that nothing more comes."""
+        """Tell every peer that nothing more comes, and end: the state cannot be relied on."""
         reason = "an error inside the scheduler, which its log has, has ended it"
         self._inbox.clear()
         self._dismissed.update(self._links)
@@ -189,7 +207,7 @@ class SchedulerServer:
                 continue
             try:
                 link.send(message)
-            except Exception as error:  # noqa: BLE001 - it is over the limits, or holds what cannot be encoded
+            except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
                 log.warning("peer %d cannot be sent a %s: %s", peer, type(message).__name__, error)
                 self._dismissed.add(peer)
                 message = Goodbye(f"it cannot be sent a {type(message).__name__}: {error}"[:MAX_REASON])
@@ -224,7 +242,7 @@ class SchedulerServer:
         assert isinstance(handshake, Acceptor) and handshake.peer_info is not None
         self._strangers.discard(link)
         if self.stopped.is_set():
-            link.close()  # it came as `close` was going through the others
+            link.close()  # the handshake ended while `close` went through the others
             return
         info = handshake.peer_info
         address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"

@@ -1,8 +1,11 @@
 """Messages to frames and back.
 
-A header is msgpack `[code, field, ...]`; a message whose last field is `payload` carries that as the frame's raw
-buffers. Decoding checks the code and the type of every field, so a core never meets a message that its annotations
-do not describe.
+A header is msgpack `[code, field, ...]`. A message whose last field is `payload` carries that as the raw buffers of the
+frame, which are never copied into the header.
+
+Decoding checks the code, and the type of every field against its annotation in `messages.py`. So no core ever meets a
+message that its annotations do not describe, and none has to check types again. The annotations are read once, at
+import: for each message the tuples of types that its fields may have. A check is then one look into a set.
 """
 
 from __future__ import annotations
@@ -21,7 +24,11 @@ from minidask.wire.packing import pack, unpack
 
 
 class _Layout(NamedTuple):
-    """What the codec needs to know of one message type."""
+    """What the codec knows of one message type.
+
+    `signatures` are all tuples of types that the fields may have; `lists` are the fields that are lists, by position,
+    with the type of their elements.
+    """
 
     code: int
     build: Any
@@ -31,9 +38,9 @@ class _Layout(NamedTuple):
 
 
 def _accepted(annotation: Any) -> list[type]:
-    """The exact types that a decoded field of this annotation may have."""
+    """The exact types that a decoded field with this annotation may have."""
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return [kind for part in typing.get_args(annotation) for kind in _accepted(part)]
+        return [kind for option in typing.get_args(annotation) for kind in _accepted(option)]
     return [typing.get_origin(annotation) or annotation]
 
 
@@ -47,7 +54,7 @@ def _layout(code: int, kind: type[Any]) -> _Layout:
 
 
 def _element(annotation: Any) -> type | None:
-    """The type that every element of a decoded list must have, if its annotation names one."""
+    """The type that all elements of a decoded list must have; None if the annotation allows any, or is of no list."""
     element = typing.get_args(annotation)[0] if typing.get_origin(annotation) is list else Any
     return None if element is Any else element
 
@@ -57,7 +64,7 @@ _BY_TYPE = dict(zip(CODES, _LAYOUTS, strict=True))
 
 
 def encode(message: Message) -> list[Buffer]:
-    """Return the pieces to write for one message.
+    """Return the buffers to write for one message.
 
     Raises:
         ProtocolError: the message is over the wire's limits; nothing is to be sent.

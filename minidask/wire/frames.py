@@ -1,12 +1,18 @@
 """The byte layout of a frame: how a message's header and its raw buffers lie on the wire.
 
-    magic "mD" | buffer count u16 | header length u32 | buffer lengths u64 each | header | buffers ...
+     0      2      4            8                                  8 + 8n
+    ┌──────┬──────┬────────────┬────────────┬───┬────────────┬────────┬──────────┬───┬──────────┐
+    │ "mD" │  n   │ length of  │ length of  │ … │ length of  │ header │ buffer 1 │ … │ buffer n │
+    │      │      │ the header │ buffer 1   │   │ buffer n   │        │          │   │          │
+    └──────┴──────┴────────────┴────────────┴───┴────────────┴────────┴──────────┴───┴──────────┘
+             u16        u32         u64               u64
 
-All integers are little-endian. Encoding returns a list of buffers to write, so large data is never
-copied into one piece. Decoding lends out the memory to receive into: small frames share one buffer,
-and each part of a large frame is received straight into memory of its own, which stays its memory.
+All integers are little-endian. All lengths come first, so a receiver knows after a few bytes how much memory the frame
+needs, and can refuse it before any is allocated: the limits are part of the format.
 
-Limits are part of the format: a peer that goes over one is closed before anything is allocated.
+Large data is never copied into one piece. Encoding returns a list of buffers to write. Decoding lends out the memory to
+receive into: small frames share one buffer and are cut out of it; the header and each buffer of a large frame are
+received straight into memory of their own, which they keep.
 """
 
 from __future__ import annotations
@@ -22,12 +28,12 @@ Buffer = bytes | bytearray | memoryview
 MAGIC = b"mD"
 PREFIX = struct.Struct("<2sHI")
 SHARED_BYTES = 256 * 1024
-STRANGERS_BYTES = 8 * 1024  # the same, before authentication: anybody may open thousands of connections
+STRANGERS_BYTES = 8 * 1024  # the same before authentication: anybody may open thousands of connections
 INLINE_BYTES = 4096
 
 
 class _Sizes(dict[int, struct.Struct]):
-    """The layout of so many buffer lengths, made when it is first wanted."""
+    """For a number of buffers, the layout of their lengths; made when it is first needed."""
 
     def __missing__(self, count: int) -> struct.Struct:
         layout = self[count] = struct.Struct(f"<{count}Q")
@@ -38,7 +44,7 @@ SIZES = _Sizes()
 
 
 class NotAFrame(ProtocolError):
-    """The bytes do not begin as a frame does: the peer speaks something else."""
+    """The bytes do not begin as a frame does: the peer speaks another protocol."""
 
 
 class Limits(NamedTuple):
@@ -54,14 +60,14 @@ AUTHENTICATED = Limits(header=16 * 1024 * 1024, buffers=4096, total=1 << 38)
 
 
 class Frame(NamedTuple):
-    """One frame as received: the header's bytes, and the raw buffers behind it."""
+    """One frame as received: the bytes of its header, and its raw buffers."""
 
     header: bytes
     buffers: list[Buffer]
 
 
 def encode_frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Return the pieces to write, in order, for one frame; small pieces are joined, large ones are not copied.
+    """Return the buffers to write, in order, for one frame; small ones are joined, large ones are not copied.
 
     Raises:
         ProtocolError: the frame is over the limits `AUTHENTICATED`; nothing is to be sent.
@@ -72,14 +78,14 @@ def encode_frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
     head = PREFIX.pack(MAGIC, len(sizes), len(header)) + SIZES[len(sizes)].pack(*sizes) + header
     if payload <= INLINE_BYTES:
         return [b"".join((head, *buffers))]
-    pieces: list[Buffer] = [head]
+    joined: list[Buffer] = [head]
     for buffer, size in zip(buffers, sizes, strict=True):
-        last = pieces[-1]
+        last = joined[-1]
         if size <= INLINE_BYTES and isinstance(last, bytes) and len(last) <= INLINE_BYTES:
-            pieces[-1] = last + buffer
+            joined[-1] = last + buffer
         else:
-            pieces.append(buffer)
-    return pieces
+            joined.append(buffer)
+    return joined
 
 
 def _check(header: int, count: int, payload: int, limits: Limits) -> None:
@@ -94,9 +100,11 @@ def _check(header: int, count: int, payload: int, limits: Limits) -> None:
 class FrameDecoder:
     """Turns received bytes into frames, however the bytes were split.
 
-    The caller asks `get_buffer()` where to put the next bytes, puts some there, and calls
-    `received(n)`, which returns the frames that are complete by now. `limits` may be raised by
-    assignment once the peer is authenticated.
+    The caller asks `get_buffer()` where to put the next bytes, puts n bytes there, and calls `received(n)`, which
+    yields the frames that are complete by then.
+
+    Args:
+        limits: the largest frame to accept; to be raised by assignment once the peer is authenticated.
     """
 
     def __init__(self, limits: Limits = BEFORE_AUTHENTICATION) -> None:
@@ -109,15 +117,15 @@ class FrameDecoder:
         self._large: _LargeFrame | None = None
 
     def get_buffer(self) -> memoryview:
-        """The writable memory, never empty, that the next received bytes belong into."""
+        """The memory to receive the next bytes into; it is never empty, and valid until `received` is called."""
         if self._large is not None:
             return self._large.missing()
         return self._view[self._end :]
 
     def received(self, count: int) -> Iterator[Frame]:
-        """Take note of `count` bytes put into the last `get_buffer()`, and yield the frames now complete.
+        """Yield the frames that are complete, now that `count` bytes were put into the last `get_buffer()`.
 
-        To be iterated to its end. Each frame is checked against `limits` as they are when it is asked for.
+        The caller has to iterate to the end. Each frame is checked against the `limits` of that moment.
 
         Raises:
             ProtocolError: the bytes are no frame, or one over the limits; the decoder is of no use after it.
@@ -134,7 +142,7 @@ class FrameDecoder:
         self._make_room()
 
     def _next_frame(self) -> Frame | None:
-        """Cut the next frame out of the shared memory; None if it is not complete there."""
+        """Cut the next frame out of the shared memory; None if there is no complete one."""
         start, available = self._start, self._end - self._start
         if available < PREFIX.size:
             if not MAGIC.startswith(self._view[start : start + min(available, 2)]):
@@ -165,7 +173,7 @@ class FrameDecoder:
         return Frame(header, buffers)
 
     def _begin_large(self, position: int, header_size: int, sizes: tuple[int, ...]) -> None:
-        """Give a large frame memory of its own and move over what has come of it so far."""
+        """Give a large frame memory of its own, and move the bytes there that have come already."""
         large = _LargeFrame(header_size, sizes)
         while position < self._end:
             target = large.missing()
@@ -177,7 +185,10 @@ class FrameDecoder:
         self._large = large
 
     def _make_room(self) -> None:
-        """Move the tail to the front when the space behind it runs short (a partial frame is at most half)."""
+        """Move the bytes of a partial frame to the front when the space behind them runs short.
+
+        They are at most half of the memory: a larger frame has memory of its own.
+        """
         if self._small and self.limits.total > STRANGERS_BYTES:
             self._small = False
             self._move_to(bytearray(SHARED_BYTES))
@@ -187,7 +198,7 @@ class FrameDecoder:
             self._move_to(self._shared)
 
     def _move_to(self, memory: bytearray) -> None:
-        """What is not yet cut out goes to the front of this memory, which is shared from now on."""
+        """Share this memory from now on; the bytes that are not cut out yet go to its front."""
         tail = bytes(self._view[self._start : self._end])
         self._shared, self._view = memory, memoryview(memory)
         self._view[: len(tail)] = tail
@@ -195,28 +206,34 @@ class FrameDecoder:
 
 
 class _LargeFrame:
-    """A frame under way whose header and buffers are each received into memory of their own."""
+    """A frame whose header and buffers are each received into memory of their own.
+
+    Raises:
+        ProtocolError: there is not enough memory.
+    """
 
     def __init__(self, header_size: int, sizes: tuple[int, ...]) -> None:
         try:
-            self._parts = [bytearray(size) for size in (header_size, *sizes)]
+            self._buffers = [bytearray(size) for size in (header_size, *sizes)]
         except MemoryError as error:
             raise ProtocolError(f"no memory to receive a frame of {sum(sizes)} bytes") from error
         self._index = 0
         self._filled = 0
-        self._skip_full_parts()
+        self._skip_full_buffers()
 
     def missing(self) -> memoryview:
-        return memoryview(self._parts[self._index])[self._filled :]
+        """The rest of the buffer that is being filled."""
+        return memoryview(self._buffers[self._index])[self._filled :]
 
     def advance(self, count: int) -> Frame | None:
+        """Count bytes that were put into `missing()`; returns the frame once it is complete."""
         self._filled += count
-        self._skip_full_parts()
-        if self._index < len(self._parts):
+        self._skip_full_buffers()
+        if self._index < len(self._buffers):
             return None
-        return Frame(bytes(self._parts[0]), list(self._parts[1:]))
+        return Frame(bytes(self._buffers[0]), list(self._buffers[1:]))
 
-    def _skip_full_parts(self) -> None:
-        while self._index < len(self._parts) and self._filled == len(self._parts[self._index]):
+    def _skip_full_buffers(self) -> None:
+        while self._index < len(self._buffers) and self._filled == len(self._buffers[self._index]):
             self._index += 1
             self._filled = 0

@@ -6,11 +6,12 @@
     proof      proof, info                       ──►
                                                  ◄──   welcome    info
 
-A proof is an HMAC-SHA256 under the shared secret over everything said so far, so neither side can be
-replayed, and each side's proof is labelled with its part, so neither can be reflected. The secret
-itself never crosses the wire. Instead of any answer either side may say `refuse` and why.
+A proof is an HMAC-SHA256 with the shared secret as its key, over all messages so far. The secret itself never crosses
+the wire. Both sides choose a fresh nonce, so nobody can use recorded messages again. Each proof has a label for its
+side, so nobody can send a side's own proof back to it. The acceptor proves itself first: the other side tells nothing
+of itself to a stranger. In place of any answer, either side may send `refuse` with the reason.
 
-Both classes are pure: frames in, frames out; the nonce is an argument.
+Both classes are pure: frames in, frames out. The nonce is an argument.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from minidask.wire.frames import Buffer, Frame, encode_frame
 from minidask.wire.packing import pack, unpack
 
 PROTOCOL = 2
-ROLES = ("client", "worker")  # of those who connect to a scheduler
-PEER = "peer"  # a worker that connects to another one
+ROLES = ("client", "worker")  # of peers that connect to a scheduler
+PEER = "peer"  # of a worker that connects to another worker
 NONCE_BYTES = 32
 
 _REFUSALS: dict[str, type[MinidaskError]] = {
@@ -42,10 +43,15 @@ def _pack(*fields: Any) -> bytes:
 
 
 def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[Any]:
-    """Check that the frame is the message expected here, and return its fields; a refusal is raised.
+    """Check that a frame is the message that is expected, and return its fields.
 
     Args:
+        kind: the first element of that message.
+        types: of its fields.
         version: of minidask on this side.
+
+    Raises:
+        VersionMismatch, AuthenticationError, ProtocolError: the peer has refused, or sent another message.
     """
     try:
         fields = unpack(frame.header)
@@ -63,7 +69,6 @@ def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[A
             "the side that connects (minidask {}) speaks protocol {} and the side that listens (minidask {}) speaks"
             " protocol {}: install the same minidask version on all machines".format(*sides[0], *sides[1])
         )
-        raise VersionMismatch(f"{sides}: install the same minidask version on all machines")
     if fields[0] != kind or tuple(map(type, fields[1:])) != types:
         raise ProtocolError(f"the peer sent {fields[0]!r} where the handshake expects {kind!r}")
     return fields[1:]
@@ -71,14 +76,14 @@ def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[A
 
 def _proof(secret: bytes, label: str, *transcript: bytes) -> bytes:
     mac = hmac.new(secret, label.encode(), "sha256")
-    for part in transcript:
-        mac.update(len(part).to_bytes(4, "little"))
-        mac.update(part)
+    for message in transcript:
+        mac.update(len(message).to_bytes(4, "little"))
+        mac.update(message)
     return mac.digest()
 
 
 def refusal(error: MinidaskError) -> list[Buffer]:
-    """The frame that tells the peer why it is turned away."""
+    """The buffers to write to a peer that is turned away: a frame that tells it why."""
     code = next((code for code, kind in _REFUSALS.items() if type(error) is kind), "protocol")
     return encode_frame(_pack("refuse", code, str(error)[:1000]))
 
@@ -91,7 +96,7 @@ class Initiator:
         role: one of `ROLES`, or `PEER`.
         version: this minidask's version.
         nonce: `NONCE_BYTES` fresh random bytes.
-        info: what the peer shall know of this side, as plain values.
+        info: what the peer is told of this side, as plain values.
     """
 
     def __init__(self, secret: bytes, *, role: str, version: str, nonce: bytes, info: dict[str, Any]) -> None:
@@ -101,19 +106,19 @@ class Initiator:
         self._info = _pack("info", info)
         self._challenged = False
         self.peer_info: dict[str, Any] | None = None
-        """What the acceptor said of itself; set when the handshake is complete."""
+        """What the acceptor says of itself; None until the handshake is complete."""
 
     @property
     def done(self) -> bool:
-        """Whether both sides have proven themselves."""
+        """Whether the handshake is complete: both sides have proven to hold the secret."""
         return self.peer_info is not None
 
     def start(self) -> list[Buffer]:
-        """The pieces to write first."""
+        """The buffers to write first."""
         return encode_frame(self._hello)
 
     def receive(self, frame: Frame) -> list[Buffer]:
-        """Take the peer's next frame; return the pieces to answer with.
+        """Take the acceptor's next frame; return the buffers to answer with.
 
         Raises:
             VersionMismatch, AuthenticationError, ProtocolError: the handshake failed, and why.
@@ -134,7 +139,15 @@ class Initiator:
 
 
 class Acceptor:
-    """The side that listens; arguments as `Initiator`'s, and the roles that it lets in."""
+    """The side that listens.
+
+    Args:
+        secret: the shared secret.
+        version: this minidask's version.
+        nonce: `NONCE_BYTES` fresh random bytes.
+        info: what the peer is told of this side, as plain values.
+        roles: those that are let in.
+    """
 
     def __init__(
         self, secret: bytes, *, version: str, nonce: bytes, info: dict[str, Any], roles: Sequence[str] = ROLES
@@ -148,15 +161,19 @@ class Acceptor:
         self._challenge_proof = b""
         self.role = ""
         self.peer_info: dict[str, Any] | None = None
-        """What the initiator said of itself; set when the handshake is complete."""
+        """What the initiator says of itself; None until the handshake is complete."""
 
     @property
     def done(self) -> bool:
-        """As `Initiator.done`."""
+        """Whether the handshake is complete: both sides have proven to hold the secret."""
         return self.peer_info is not None
 
     def receive(self, frame: Frame) -> list[Buffer]:
-        """As `Initiator.receive`."""
+        """Take the initiator's next frame; return the buffers to answer with.
+
+        Raises:
+            VersionMismatch, AuthenticationError, ProtocolError: the handshake failed, and why.
+        """
         if self._hello is None:
             _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes, version=self._version)
             if role not in self._roles or len(nonce) != NONCE_BYTES:

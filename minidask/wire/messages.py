@@ -1,13 +1,13 @@
 """Every message that the programs exchange, grouped by direction.
 
-A message is a named tuple: immutable, and on the wire already what it is, a list with positions. `codec.py` makes
-frames of them.
+A message is a named tuple: immutable, and nearly in the form that goes over the wire, a list with positions. `codec.py`
+makes frames of messages. The types of the fields are checked there, so they have to be true.
 
     client ──► scheduler ──► worker ──► slot      PutBlob, Submit, ... / Run, Stop, ...
     client ◄── scheduler ◄── worker ◄── slot      TaskDone, ...        / Done, Failed, Died, ...
     client ◄─► scheduler ◄─► worker ◄─► worker    FetchChunk, Chunk, NoBlob
 
-A slot speaks the same `Run`, `Done` and `Failed` as its worker, which passes them on unread.
+A worker passes `Run` on to a slot, and `Done` and `Failed` on from there, without looking into the payload.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Payload = list[Buffer]
 
 
 class PutBlob(NamedTuple):
-    """Keep these bytes under this name, for tasks that need them, until the client releases it.
+    """Keep these bytes as a blob, for tasks that need it, until the client releases it.
 
-    Also scheduler to worker and worker to slot: the same blob, sent once before the first task that needs it.
+    Also scheduler to worker and worker to slot: the same, sent once, before the first task that needs the blob.
     """
 
     blob: bytes
@@ -34,9 +34,10 @@ class PutBlob(NamedTuple):
 
 
 class OfferBlob(NamedTuple):
-    """As `PutBlob`, for `size` bytes that stay with the client: whoever needs them asks for them with `FetchChunk`.
+    """The client has a large blob of `size` bytes. They stay there, and are asked for with `FetchChunk`.
 
-    `place` says where they lie, for processes on the same machine: see `minidask.host.folders.place_of`.
+    `place` is the client's store, from which a worker on the same machine takes the blob without a copy: see
+    `minidask.host.folders.place_of`.
     """
 
     blob: bytes
@@ -45,13 +46,16 @@ class OfferBlob(NamedTuple):
 
 
 class ReleaseBlobs(NamedTuple):
-    """The sender needs these blobs no more. Scheduler to worker and worker to slot: forget them."""
+    """The client needs these blobs no more. Also scheduler to worker and worker to slot: forget them."""
 
     blobs: list[bytes]
 
 
 class OpenGroup(NamedTuple):
-    """Tasks of this group, of which at most `limit` may run at once (0: no limit), are about to come from `parent`."""
+    """Tasks of a new group will come, of which at most `limit` may run at once (0: no limit).
+
+    `parent` is the number and attempt of the task that submits them, as in `Submit`, or empty.
+    """
 
     group: int
     limit: int
@@ -59,17 +63,18 @@ class OpenGroup(NamedTuple):
 
 
 class CloseGroup(NamedTuple):
-    """No more tasks of this group will come."""
+    """No more tasks of this group will come; its number may be used again."""
 
     group: int
 
 
 class Submit(NamedTuple):
-    """Run the call in `payload`. `task` is the client's own number for it, `group` 0 means none.
+    """Run the call in `payload`.
 
-    `timeout` is in seconds of running time; `pin` names the one worker (its address) that may run it;
-    such a task belongs to no group. What a task submits names that: `parent` is its number and attempt, as in `Run`,
-    or empty.
+    `task` is the client's own number for the task. Tasks with a higher `priority` run first. `timeout` is in seconds
+    of running time. `group` is the number of an open group, or 0. `pin` is the address of the one worker that may run
+    the task; such a task has no group. `blobs` are those that the call needs. If a task submits this one, `parent` is
+    the number and attempt of that task, as in its `Run`; otherwise it is empty.
     """
 
     task: int
@@ -84,7 +89,7 @@ class Submit(NamedTuple):
 
 
 class Cancel(NamedTuple):
-    """The client wants no results of these tasks; `force` also stops those that run."""
+    """The client wants no outcome of these tasks; `force` also stops those that run."""
 
     tasks: list[int]
     force: bool
@@ -97,23 +102,23 @@ class CancelAll(NamedTuple):
 
 
 class Restart(NamedTuple):
-    """Replace every slot of the cluster by a fresh one, busy ones once what they run is over.
+    """Replace every slot of the cluster by a fresh one; busy slots when their task is over.
 
-    From a client, with a `request` number as `Ask` has; the `Answer` comes when it is done, and is empty. The scheduler
-    passes it on to every worker, under a number of its own.
+    The client chooses the number of the `request`, and gets an empty `Answer` with it when all is done. The scheduler
+    passes the message on to every worker, with a number of its own.
     """
 
     request: int
 
 
 class Restarted(NamedTuple):
-    """The worker has replaced all slots that it had when that `Restart` came, and the fresh ones are ready."""
+    """The worker has replaced all slots that it had when the `Restart` with this number came."""
 
     request: int
 
 
 class Ask(NamedTuple):
-    """Tell me about the cluster; answered by `Answer` with the same `request` number."""
+    """The client wants to know about the cluster. It chooses the number of the `request`; `Answer` has the same."""
 
     request: int
 
@@ -126,13 +131,13 @@ class Shutdown(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """The workers there are now, as `[address, name, slots, versions]` each; the first that a client is told."""
+    """All workers, each as `[address, name, slots, versions]`: the first message to a client."""
 
     workers: list[Any]
 
 
 class WorkerChanged(NamedTuple):
-    """This worker now has so many slots; None: it has left. `versions` are of its Python and packages, by name."""
+    """A worker has this number of slots now; None: it has left. `versions` are those of its Python and packages."""
 
     address: str
     name: str
@@ -141,7 +146,7 @@ class WorkerChanged(NamedTuple):
 
 
 class TaskDone(NamedTuple):
-    """The task returned what `payload` holds after `duration` seconds in a slot of `worker`."""
+    """The task has returned the value in `payload`, after `duration` seconds in a slot of `worker`."""
 
     task: int
     duration: float
@@ -150,7 +155,10 @@ class TaskDone(NamedTuple):
 
 
 class TaskRaised(NamedTuple):
-    """The task raised. `traceback` is its text; `payload` the pickled `(exception, notes)`, see docs/protocol.md."""
+    """The task has raised, after `duration` seconds in a slot of `worker`.
+
+    `traceback` is its text; `payload` is the pickled `(exception, notes)`, see docs/protocol.md.
+    """
 
     task: int
     duration: float
@@ -160,7 +168,7 @@ class TaskRaised(NamedTuple):
 
 
 class TaskLost(NamedTuple):
-    """The task ended without an outcome of its own; `reason` is a `Reason`, `text` tells the story."""
+    """The task has ended without an outcome of its own; `reason` is a `Reason`, `text` tells the story."""
 
     task: int
     reason: str
@@ -168,7 +176,7 @@ class TaskLost(NamedTuple):
 
 
 class TaskOutput(NamedTuple):
-    """Text that a task of this client wrote to `stream` ("stdout" or "stderr")."""
+    """Text that a task of this client has written to `stream`, "stdout" or "stderr"."""
 
     worker: str
     stream: str
@@ -176,14 +184,14 @@ class TaskOutput(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to `Ask`: a dict of plain values."""
+    """The answer to the `Ask` or `Restart` with this number: a dict of plain values, empty for `Restart`."""
 
     request: int
     info: dict[str, Any]
 
 
 class Goodbye(NamedTuple):
-    """The sender closes the connection on purpose, and why."""
+    """The sender closes the connection on purpose, for this reason."""
 
     reason: str
 
@@ -192,9 +200,9 @@ class Goodbye(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run this attempt of this task. `task` is the scheduler's number for it; `client` owns its output.
+    """Run an attempt of a task. `task` is the scheduler's number for it; its output is for `client`.
 
-    With a `host`, the number of a task that waits for it, it is to run in that one's slot; 0: in a slot of its own.
+    `host` is the number of a task whose slot is lent to this one, or 0: the task gets a slot of its own.
     """
 
     task: int
@@ -208,17 +216,18 @@ class Run(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """Forget this attempt if it waits, stop it if it runs; answered by `Stopped` unless it ends first."""
+    """Forget an attempt that has not started, stop one that runs; answered by `Stopped` unless it ends first."""
 
     task: int
     attempt: int
 
 
 class NeedBlob(NamedTuple):
-    """Have this blob of `size` bytes before the next `Run` that names it.
+    """Get a blob of `size` bytes, for a `Run` that follows and names it.
 
-    It may lie on this machine, in one of `places`. Else fetch it from the worker that serves at `source`; from
-    the scheduler if that is empty. Sent again with another source when the first is of no use any more.
+    The blob may be on this machine, in a store of `places`. If not, it is to be fetched from the worker that serves at
+    `source`, or through the scheduler if that is empty. The message comes again, with another source, if the first one
+    can serve no longer.
     """
 
     blob: bytes
@@ -228,19 +237,19 @@ class NeedBlob(NamedTuple):
 
 
 class BlobLost(NamedTuple):
-    """The blob cannot be had from anywhere, and why: what needs it cannot run there."""
+    """The blob cannot be had from anywhere, for the reason in `text`: tasks that need it cannot run on this worker."""
 
     blob: bytes
     text: str
 
 
-# --- large data, part by part: worker to worker, and through the scheduler between worker and client ---
+# --- large data, in chunks: worker to worker, and through the scheduler between worker and client ---
 
 
 class FetchChunk(NamedTuple):
-    """Send me `size` bytes of a blob, from `offset` on; answered by `Chunk`, when it is there, or `NoBlob`.
+    """The sender wants `size` bytes of a blob, from `offset` on; answered by `Chunk`, once they are there, or `NoBlob`.
 
-    `peer` is 0 but for what the scheduler passes on: then the answer has to name the same peer.
+    `peer` is 0, except in messages that the scheduler passes on: there it is who asks, and the answer repeats it.
     """
 
     blob: bytes
@@ -250,7 +259,7 @@ class FetchChunk(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Bytes of a blob, in a payload of one buffer, from `offset` on."""
+    """Bytes of a blob from `offset` on, in a payload of one buffer; `peer` as in `FetchChunk`."""
 
     blob: bytes
     offset: int
@@ -259,7 +268,7 @@ class Chunk(NamedTuple):
 
 
 class NoBlob(NamedTuple):
-    """The blob cannot be had from the sender, and why."""
+    """The blob cannot be had from the sender, for the reason in `text`; `peer` as in `FetchChunk`."""
 
     blob: bytes
     peer: int
@@ -274,7 +283,7 @@ class SlotReady(NamedTuple):
 
 
 class Done(NamedTuple):
-    """The attempt returned what `payload` holds after `duration` seconds."""
+    """The attempt has returned the value in `payload`, after `duration` seconds."""
 
     task: int
     attempt: int
@@ -283,7 +292,7 @@ class Done(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The attempt raised; fields as in `TaskRaised`."""
+    """The attempt has raised, after `duration` seconds; `traceback` and `payload` are those of `TaskRaised`."""
 
     task: int
     attempt: int
@@ -293,7 +302,7 @@ class Failed(NamedTuple):
 
 
 class Died(NamedTuple):
-    """The slot died while it ran this attempt; `how` names the exit code or signal, `hint` guesses the cause."""
+    """The slot's process has ended under the attempt; `how` is the exit code or signal, `hint` a guess at the cause."""
 
     task: int
     attempt: int
@@ -302,7 +311,7 @@ class Died(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The attempt was stopped, or forgotten before it began; `reason` is a `Reason`, or `NO_DATA`."""
+    """The attempt was stopped, or forgotten before it started; `reason` is a `Reason`, or `NO_DATA`."""
 
     task: int
     attempt: int
@@ -311,14 +320,14 @@ class Stopped(NamedTuple):
 
 
 class GaveBack(NamedTuple):
-    """The attempt has not begun, for no slot got free in time or none is left: it may go elsewhere."""
+    """The attempt has not started, since no slot became free in time: the task may go to another worker."""
 
     task: int
     attempt: int
 
 
 class Output(NamedTuple):
-    """What `slot` wrote to `stream` while it worked for `client`."""
+    """Text that a slot has written to `stream`, "stdout" or "stderr", while it ran a task of `client`."""
 
     client: int
     slot: int
@@ -327,25 +336,25 @@ class Output(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """The worker is alive; `memory` is the resident bytes of all its slots at the last look."""
+    """The worker is alive. `memory` is how many bytes its busy slots use, without shared ones, when last measured."""
 
     memory: int
 
 
 class Resized(NamedTuple):
-    """The worker now has this many slots; 0: it takes nothing more, and ends when what it runs is over."""
+    """The worker has this number of slots now; 0: it takes no task more, and ends when its tasks are over."""
 
     slots: int
 
 
 class HaveBlob(NamedTuple):
-    """The worker has all of this blob now, and others may fetch it there."""
+    """The worker has all of this blob now, and other workers may fetch it there."""
 
     blob: bytes
 
 
 class FetchFailed(NamedTuple):
-    """The blob could not be had from `source`, as in `NeedBlob`: name another one."""
+    """The worker could not fetch the blob from `source`, for the reason in `text`; it needs another source."""
 
     blob: bytes
     source: str
@@ -356,7 +365,7 @@ class FetchFailed(NamedTuple):
 
 
 class OfferResult(NamedTuple):
-    """The attempt has returned; these `size` bytes of its result are to be fetched before `Done` comes."""
+    """The attempt has returned, and its client has to fetch a buffer of `size` bytes before `Done` comes."""
 
     task: int
     attempt: int
@@ -365,7 +374,7 @@ class OfferResult(NamedTuple):
 
 
 class ResultOffered(NamedTuple):
-    """As `OfferResult`, for the client; `peer` is the worker that has them."""
+    """The task has returned, and the client has to fetch a buffer of `size` bytes from the worker `peer`."""
 
     task: int
     blob: bytes
@@ -374,7 +383,7 @@ class ResultOffered(NamedTuple):
 
 
 class ResultTaken(NamedTuple):
-    """The client has those bytes, or wants them no more; `peer` is 0 on the way from the scheduler to the worker."""
+    """The client has fetched the buffer from the worker `peer`, or needs it no more; `peer` is 0 for the worker."""
 
     blob: bytes
     peer: int
@@ -384,16 +393,16 @@ class ResultTaken(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """The attempt waits for tasks that it has submitted: its slot may run those, and theirs, meanwhile."""
+    """The attempt waits for tasks that it has submitted: its slot can run its descendants meanwhile."""
 
     task: int
     attempt: int
 
 
 class Resumed(NamedTuple):
-    """The attempt goes on: its slot takes no more. A worker answers its slot with the same.
+    """The attempt goes on, and its slot takes no more guests. The worker answers its slot with the same message.
 
-    What was sent to the slot for that wait, and not begun, is void; the worker gives it back.
+    A guest that was sent to the slot before that answer, and has not started, is void: the worker gives it back.
     """
 
     task: int
@@ -401,21 +410,21 @@ class Resumed(NamedTuple):
 
 
 class IdleSlots(NamedTuple):
-    """Scheduler to the client of a slot, while that has a group open: whether there are slots with nothing to do."""
+    """Scheduler to the client of a slot, while that has a group open: whether some slot would take its tasks."""
 
     idle: bool
 
 
 class Notice(NamedTuple):
-    """Scheduler to worker: something that whoever looks after it should know; for its log."""
+    """Scheduler to worker: a line for the worker's log, that its administrator should know."""
 
     text: str
 
 
 class RanInline(NamedTuple):
-    """Client of a slot to the scheduler: its task `parent`, as in `Submit`, has run so many more calls itself.
+    """Client of a slot to the scheduler: the task `parent` has run `finished` calls itself; `failed` of them raised.
 
-    For those who want to know how far it is; `failed` of them raised.
+    Only for the counts that are shown to users. `parent` is its number and attempt, as in `Submit`.
     """
 
     parent: list[int]
@@ -423,11 +432,11 @@ class RanInline(NamedTuple):
     failed: int
 
 
-# --- what a task tells its caller while it runs: slot to worker, worker to scheduler; scheduler to client ---
+# --- from a task that runs to its caller: slot to worker, worker to scheduler, scheduler to client ---
 
 
 class TaskMessage(NamedTuple):
-    """The attempt has something for the process that the outermost task is from; `channel` says for whom there."""
+    """Something from a task that runs, for the client of the outermost task; `channel` says for what part of it."""
 
     task: int
     attempt: int
@@ -436,14 +445,14 @@ class TaskMessage(NamedTuple):
 
 
 class CallerMessage(NamedTuple):
-    """A task of this client, or one within it, has sent this: see `TaskMessage`. Of one task they come in its order."""
+    """Something that a task of this client, or a task within, has sent; those of one task come in the order sent."""
 
     channel: str
     payload: Payload
 
 
 RECORDS = "log"
-"""The channel for `logging`: each buffer is the msgpack of a `LogRecord`'s attributes, `worker` among them."""
+"""The channel for `logging`. Each buffer is the msgpack of a `LogRecord`'s attributes; one of them is `worker`."""
 
 
 class Reason(enum.StrEnum):

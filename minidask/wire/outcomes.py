@@ -1,4 +1,8 @@
-"""What an outcome may look like: its client takes a short buffer beside a pickle for the name of data elsewhere."""
+"""The one check of outcomes, before they go to a client.
+
+A client takes a short buffer beside a pickle for the id of data that is elsewhere, and maps or fetches that. So a
+worker could have a client look for data that nobody has. Such an outcome is refused here, and its sender is at fault.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,10 @@ RESULT_LETTER = ord("w")
 
 
 def check_outcome(message: Done | Failed) -> None:
-    """See that what is beside the pickle of a result is data, or names one part of it, as protocol.md has it.
+    """Check that each buffer beside the pickle is data, or in a result the id of one large buffer; see protocol.md.
 
     Raises:
-        ProtocolError: it is neither.
+        ProtocolError: there is a buffer that is neither, or no pickle.
     """
     if type(message) is Done and not message.payload:
         raise ProtocolError("a result has one buffer at least, its pickle")

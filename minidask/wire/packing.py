@@ -1,6 +1,7 @@
-"""msgpack, for text too that is no Unicode: a name or path of bytes that are no UTF-8 has lone surrogates in Python.
+"""msgpack for any text of Python's, with lone surrogates too.
 
-Those go as the three bytes that UTF-8 would have for them ("surrogatepass").
+A file's name may be bytes that are no UTF-8. Python turns those into lone surrogates, which msgpack refuses. Here each
+is sent as the three bytes that UTF-8 would have for it ("surrogatepass").
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import msgpack
 
 
 def pack(value: Any) -> bytes:
-    """Pack a value; text without lone surrogates, nearly all, at msgpack's full speed."""
+    """Return a value as bytes. Text with lone surrogates takes twice the time; nearly none has any."""
     try:
         packed: bytes = msgpack.packb(value)
     except UnicodeEncodeError:
@@ -20,10 +21,10 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(packed: Any) -> Any:
-    """Unpack a value.
+    """Return the value that was packed.
 
     Raises:
-        ValueError, msgpack.UnpackException, RecursionError: it is none.
+        ValueError, msgpack.UnpackException, RecursionError: the bytes are no packed value.
     """
     try:
         return msgpack.unpackb(packed)

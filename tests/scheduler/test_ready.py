@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidask.scheduler.ready import SWEEP_FROM, ReadyQueue
+from minidask.scheduler.ready import COMPACT_FROM, ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 
 WORKER = WorkerRecord(1, "w", "w", 1, 0, {}, 0.0)
@@ -111,12 +111,12 @@ def test_a_newcomer_is_served_before_a_client_with_a_hundred_thousand_tasks() ->
 
 def test_a_line_of_cancelled_tasks_is_swept() -> None:
     model = Model()
-    for _ in range(3 * SWEEP_FROM):
+    for _ in range(3 * COMPACT_FROM):
         model.push(0, 0, 0)
-    for _ in range(3 * SWEEP_FROM - 1):
+    for _ in range(3 * COMPACT_FROM - 1):
         model.cancel(0)
     (line,) = next(iter(model.queue._lines.values())).values()
-    assert len(line.tasks) <= SWEEP_FROM
+    assert len(line.tasks) <= COMPACT_FROM
     model.pop()
     assert not model.queue._lines
 
