@@ -81,7 +81,7 @@ class Attempts:
         task.counts.submitted += 1
         if task.parent is not None:
             self._nesting.add(task)
-        self._data.shelf.use(task.blobs)
+        self._data.table.use(task.blobs)
         self._queue(task)
 
     def _queue(self, task: TaskRecord) -> None:
@@ -99,7 +99,7 @@ class Attempts:
             self._assign(assignment, now)
         while (assignment := self._nesting.next_assignment()) is not None:
             self._assign(assignment, now)
-        while (assignment := next_assignment(self._ready, self._pool, self._data.shelf)) is not None:
+        while (assignment := next_assignment(self._ready, self._pool, self._data.table)) is not None:
             self._assign(assignment, now)
 
     def _assign(self, assignment: Assignment, now: float) -> None:
@@ -349,7 +349,7 @@ class Attempts:
         elif queued:
             self._pinned.remove(task)
         if task.blobs:
-            self._data.forget(self._data.shelf.unuse(task.blobs))
+            self._data.forget(self._data.table.unuse(task.blobs))
 
     def settle_adrift(self) -> int:
         """End every task that is in no queue and on no worker: nothing else would ever end it.

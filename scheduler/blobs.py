@@ -1,7 +1,7 @@
 """The data that tasks share: a blob is kept while a client holds it or a task needs it.
 
-The bytes of small ones are here. Large ones stay with the clients that offer them: here is only who has them, who is
-fetching them from whom, and the rule by which the next one is told where to fetch.
+The bytes of small blobs are here. Large ones stay with the clients that offer them: here is only which clients have
+them, and which workers have them or fetch them, and from where. `router.py` tells how a blob travels.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from minidask.wire.messages import Payload
 
 RELAY = 0
-"""In the place of a worker as source: the client, through the scheduler."""
+"""The source, in the place of a worker's number: a client, through the scheduler."""
 
 MAX_FAILED = 2
+"""After so many workers that could not serve as source, a worker gets the blob through the scheduler."""
 
 
 @dataclass(slots=True)
 class Copy:
-    """A worker's copy of a large blob: complete, or on its way from `source`. It has failed to come from `failed`."""
+    """A worker's copy of a large blob: complete, or under way from `source`. The sources in `failed` did not do."""
 
     source: int = RELAY
     complete: bool = False
@@ -29,7 +30,7 @@ class Copy:
 
 @dataclass(slots=True, eq=False)
 class BlobRecord:
-    """One blob, the clients that hold it, and how many tasks need it; one that was offered has a size."""
+    """One blob, the clients that hold it, and how many tasks use it. An offered one has a size, and often no bytes."""
 
     payload: Payload
     size: int = 0
@@ -39,76 +40,74 @@ class BlobRecord:
 
 
 class BlobTable:
-    """All blobs, by name. What `release` and `unuse` return is gone: nobody wants those any more."""
+    """All blobs, by id. The blobs that `release` and `unuse` return were removed: nobody needs them any more."""
 
     def __init__(self) -> None:
         self.records: dict[bytes, BlobRecord] = {}
 
-    def put(self, name: bytes, payload: Payload, holder: int) -> None:
-        """`holder` holds the blob from now on; a blob that is known already keeps the bytes it has."""
-        record = self.records.setdefault(name, BlobRecord(payload))
+    def put(self, blob: bytes, payload: Payload, holder: int) -> None:
+        """Have a client hold a blob, and keep its bytes. A blob that has bytes already keeps those."""
+        record = self.records.setdefault(blob, BlobRecord(payload))
         record.holders[holder] = None
         record.payload = record.payload or payload  # it was offered, and whoever did so may leave
 
-    def offer(self, name: bytes, size: int, place: str, holder: int) -> None:
-        """`holder` holds the blob from now on, and sends its bytes when asked."""
-        self.records.setdefault(name, BlobRecord([], size)).holders[holder] = place
+    def offer(self, blob: bytes, size: int, place: str, holder: int) -> None:
+        """Have a client hold a blob whose bytes stay there. `place` says where they lie on its machine."""
+        self.records.setdefault(blob, BlobRecord([], size)).holders[holder] = place
 
-    def size(self, name: bytes) -> int:
-        """How many bytes have to be sent to a worker that does not have it."""
-        record = self.records[name]
+    def size(self, blob: bytes) -> int:
+        """The bytes of a blob: what has to be sent to a worker that does not have it."""
+        record = self.records[blob]
         return record.size or sum(map(len, record.payload))
 
-    def use(self, names: Iterable[bytes]) -> None:
-        """One more task needs these."""
-        for name in names:
-            self.records[name].users += 1
+    def use(self, blobs: Iterable[bytes]) -> None:
+        """Count one more task that uses these blobs."""
+        for blob in blobs:
+            self.records[blob].users += 1
 
-    def unuse(self, names: Iterable[bytes]) -> list[bytes]:
-        """A task that needed these is over."""
+    def unuse(self, blobs: Iterable[bytes]) -> list[bytes]:
+        """Count one task less that uses these blobs. Returns those that were removed."""
         gone = []
-        for name in names:
-            record = self.records[name]
+        for blob in blobs:
+            record = self.records[blob]
             record.users -= 1
             if not record.users and not record.holders:
-                gone.append(name)
+                gone.append(blob)
         return self._remove(gone)
 
-    def release(self, names: Iterable[bytes], holder: int) -> list[bytes]:
-        """`holder` holds these no longer."""
+    def release(self, blobs: Iterable[bytes], holder: int) -> list[bytes]:
+        """Have a client hold these blobs no longer. Returns those that were removed."""
         gone = []
-        for name in names:
-            record = self.records[name]
+        for blob in blobs:
+            record = self.records[blob]
             record.holders.pop(holder, None)
             if not record.users and not record.holders:
-                gone.append(name)
+                gone.append(blob)
         return self._remove(gone)
 
-    def relayed(self, name: bytes) -> list[int]:
-        """The workers that are fetching a blob from a client."""
-        copies = self.records[name].copies
+    def relayed(self, blob: bytes) -> list[int]:
+        """The workers that are fetching a blob from a client, through the scheduler."""
+        copies = self.records[blob].copies
         return [peer for peer, copy in copies.items() if copy.source == RELAY and not copy.complete]
 
-    def _remove(self, names: list[bytes]) -> list[bytes]:
-        for name in names:
-            del self.records[name]
-        return names
+    def _remove(self, blobs: list[bytes]) -> list[bytes]:
+        for blob in blobs:
+            del self.records[blob]
+        return blobs
 
-    def lose_copy(self, name: bytes, worker: int) -> list[int]:
-        """A worker's copy is gone; returns the workers that were fetching it from there."""
-        copies = self.records[name].copies
+    def lose_copy(self, blob: bytes, worker: int) -> list[int]:
+        """Forget a worker's copy. Returns the workers that were fetching the blob from there."""
+        copies = self.records[blob].copies
         copies.pop(worker, None)
         return [peer for peer, copy in copies.items() if copy.source == worker and not copy.complete]
 
-    def choose_source(self, name: bytes, worker: int, serving: Container[int]) -> bool:
-        """Choose where a worker shall fetch a blob: its copy's `source`. Whether there is any place left.
+    def choose_source(self, blob: bytes, worker: int, serving: Container[int]) -> bool:
+        """Choose a worker's source of a blob; `router.py` tells why this rule makes a chain. False if none is left.
 
-        From a worker that has it or is about to: then that passes each part on as it comes. So the data goes from one
-        to the next along chains, each network card sends it about once, and the time hardly grows with the
-        number of machines. The client sends it when nobody else can, or when others have failed to more than once: a
-        firewall between workers costs a few seconds for each.
+        Args:
+            serving: the workers at which others can fetch.
         """
-        copies = self.records[name].copies
+        copies = self.records[blob].copies
         own = copies.setdefault(worker, Copy())
         if len(own.failed) >= MAX_FAILED and RELAY not in own.failed:
             own.source = RELAY
@@ -121,7 +120,7 @@ class BlobTable:
 
 
 def _hanging_on(copies: dict[int, Copy], worker: int) -> set[int]:
-    """The worker, and those that get it from there, directly or not."""
+    """The worker, and all that get the blob from it, directly or through others."""
     fed_by: dict[int, list[int]] = {}
     for peer, copy in copies.items():
         if not copy.complete:

@@ -1,8 +1,43 @@
-"""How blobs get from clients to workers, and from worker to worker; whatever passes through here is not kept.
+"""How blobs get from clients to workers, and from worker to worker. What passes through the scheduler is not kept.
 
-small   client ─PutBlob─► shelf ─PutBlob─► worker
-large   client ─OfferBlob─►  ─NeedBlob(source)─► worker ◄─parts─► source: another worker
-                                                        ◄─parts─► scheduler ◄─parts─► client
+    small   client ─PutBlob─► BlobTable ─PutBlob─► worker
+    large   client ─OfferBlob─► BlobTable ─NeedBlob(source)─► worker ◄─chunks─► source: another worker,
+                                                              or through the scheduler: a client
+
+**A broadcast.** A client calls `Parallel` with an array of 256 MiB, and eight machines need it. If the client sent it
+to each, its network card would send 2 GiB. In a tree with two branches, the client and each inner machine would still
+send it twice. Here the machines form a chain. Each sends the data once, and passes on every chunk as soon as it has
+come. (The array travels as eight blobs, its pieces. The picture shows it as one.)
+
+    client ─chunks─► w1 ─chunks─► w2 ─chunks─► w3 ─► … ─► w8      (told by NeedBlob: source "", w1, w2, … w7)
+
+    time    w1 has     w2 has     w3 has            w8 has
+      1     chunk 1
+      2     chunk 2    chunk 1
+      3     chunk 3    chunk 2    chunk 1
+      …
+      8     chunk 8    chunk 7    chunk 6    …      chunk 1
+      …
+    263                                             chunk 256
+
+With chunks of 1 MiB the last of n machines has all of it n chunks later than the first. So the time hardly grows with
+the number of machines, and each network card carries the blob once in and once out.
+
+**One rule makes the chain** (`BlobTable.choose_source`): fetch from the machine that feeds the fewest others, and that
+does not itself get the blob through you. A machine counts as a source from the moment it was told to fetch. The first
+machine finds nobody, and fetches from the client. The second finds the first; the third finds that the second feeds
+nobody; and so on. Once the blob is everywhere, a newcomer fetches from a machine that is not busy.
+
+**Failures.** A source that is lost, or refuses, is replaced by the same rule, and the chain behind it stays as it is:
+its machines keep what they have, and wait. Two facts keep this from going wrong. A machine never gets a source that
+hangs on it, directly or through others, so there is no ring. And a source that has failed once is not named again;
+after two failures the client sends the blob itself, as a firewall may stand between the workers. Where no client holds
+the blob any more and no other machine has it, the worker is told `BlobLost`, and the tasks that need it fail there.
+
+**Through the scheduler** goes only what a client sends to the first machine, or to machines that can reach no other,
+and the chunks of large results. A receiver asks for 8 MiB in advance (`minidask/data/downloads.py`), so at most that
+much of a transfer is in the scheduler at a time. The bytes stay with the client that offers them. When it leaves, the
+next client with the same content is asked.
 """
 
 from __future__ import annotations
@@ -21,22 +56,23 @@ MAX_TEXT = 10_000
 
 
 class BlobRouter:
-    """Tells workers where to get blobs.
+    """Tells workers where to get blobs, and passes on what they cannot get from one another.
 
     Args:
-        shelf: all blobs.
-        workers, clients: all there are, by peer; the scheduler's own tables.
-        send: takes the messages to send, each with its peer.
+        table: all blobs.
+        workers: all there are, by peer; the scheduler's own table.
+        clients: the same of clients.
+        send: takes each message to send, with the peer that it is for.
     """
 
     def __init__(
         self,
-        shelf: BlobTable,
+        table: BlobTable,
         workers: dict[int, WorkerRecord],
         clients: dict[int, ClientRecord],
         send: Callable[[int, m.Message], None],
     ) -> None:
-        self.shelf = shelf
+        self.table = table
         self._clients = clients
         self._workers = workers
         self._send = send
@@ -45,52 +81,52 @@ class BlobRouter:
     # --- workers ---
 
     def join(self, worker: WorkerRecord) -> None:
-        """A worker has joined."""
+        """Take note of a new worker: others may be told to fetch from it."""
         if worker.serves:
             self._serving[worker.peer] = worker
 
     def lose(self, worker: WorkerRecord) -> None:
-        """A worker is gone: those that fetched from it need another source."""
+        """Forget a worker that is gone, and blob another source to those that fetched from it."""
         self._serving.pop(worker.peer, None)
-        for name in worker.blobs:
-            for peer in self.shelf.lose_copy(name, worker.peer):
-                self._direct(name, self._workers[peer], f"machine {worker.name}, which had it, was lost")
+        for blob in worker.blobs:
+            for peer in self.table.lose_copy(blob, worker.peer):
+                self._direct(blob, self._workers[peer], f"machine {worker.name}, which had it, was lost")
 
-    def give(self, names: Iterable[bytes], worker: WorkerRecord) -> None:
-        """See to it that a worker has these blobs before the next message to it."""
-        for name in names:
-            if name not in worker.blobs:
-                worker.blobs.add(name)
-                record = self.shelf.records[name]
+    def give(self, blobs: Iterable[bytes], worker: WorkerRecord) -> None:
+        """Send a worker what it lacks of these blobs, or where to fetch it, before it is sent a task."""
+        for blob in blobs:
+            if blob not in worker.blobs:
+                worker.blobs.add(blob)
+                record = self.table.records[blob]
                 if record.size:
-                    self._direct(name, worker, "")
+                    self._direct(blob, worker, "")
                 else:
-                    self._send(worker.peer, m.PutBlob(name, record.payload))
+                    self._send(worker.peer, m.PutBlob(blob, record.payload))
 
-    def forget(self, names: list[bytes]) -> None:
-        """These blobs are gone here: workers need them no more either."""
-        for worker in self._workers.values() if names else ():
-            known = worker.blobs.intersection(names)
+    def forget(self, blobs: list[bytes]) -> None:
+        """Tell the workers that these blobs are needed no more: no client holds them, and no task uses them."""
+        for worker in self._workers.values() if blobs else ():
+            known = worker.blobs.intersection(blobs)
             if known:
                 worker.blobs -= known
                 self._send(worker.peer, m.ReleaseBlobs(sorted(known)))
 
-    def _direct(self, name: bytes, worker: WorkerRecord, why: str) -> None:
-        """Tell a worker where to fetch a blob; or, for the reason `why`, that it cannot be had."""
-        record = self.shelf.records[name]
-        if not self.shelf.choose_source(name, worker.peer, self._serving):
-            worker.blobs.discard(name)  # the next task that needs it starts afresh
-            peers = self.shelf.lose_copy(name, worker.peer)
-            self._send(worker.peer, m.BlobLost(name, why))
+    def _direct(self, blob: bytes, worker: WorkerRecord, why: str) -> None:
+        """Tell a worker where to fetch a blob; or, with the text `why`, that it cannot be had from anywhere."""
+        record = self.table.records[blob]
+        if not self.table.choose_source(blob, worker.peer, self._serving):
+            worker.blobs.discard(blob)  # the next task that needs it starts afresh
+            peers = self.table.lose_copy(blob, worker.peer)
+            self._send(worker.peer, m.BlobLost(blob, why))
             for peer in peers:
-                self._direct(name, self._workers[peer], f"machine {worker.name}, which was to have it, has not got it")
+                self._direct(blob, self._workers[peer], f"machine {worker.name}, which was to have it, has not got it")
             return
         source = self._serving.get(record.copies[worker.peer].source)
         address = source.serves if source else ""
-        self._send(worker.peer, m.NeedBlob(name, record.size, address, self._places(record, worker)))
+        self._send(worker.peer, m.NeedBlob(blob, record.size, address, self._places(record, worker)))
 
     def _places(self, record: BlobRecord, worker: WorkerRecord) -> list[str]:
-        """The stores on a worker's own machine that have a blob."""
+        """The places on a worker's own machine where a store has the blob."""
         places = [place for place in record.holders.values() if place]
         places += [self._workers[peer].place for peer, copy in record.copies.items() if copy.complete]
         return [place for place in places if place and place.partition(":")[0] == worker.place.partition(":")[0]]
@@ -98,13 +134,13 @@ class BlobRouter:
     # --- what workers say ---
 
     def have(self, worker: WorkerRecord, message: m.HaveBlob) -> None:
-        """A worker has all of a blob."""
+        """A worker has all of a blob. The message is ignored if the blob is needed no more."""
         copy = self._copy(worker, message.blob)
         if copy is not None:
             copy.complete = True
 
     def failed(self, worker: WorkerRecord, message: m.FetchFailed) -> None:
-        """A worker cannot have a blob from where it was told; a stale word of an earlier source is ignored."""
+        """A worker cannot have a blob from its source: blob another one. A message about an earlier source is stale."""
         copy = self._copy(worker, message.blob)
         source = self._serving.get(copy.source) if copy is not None else None
         if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
@@ -112,7 +148,7 @@ class BlobRouter:
             self._direct(message.blob, worker, message.text[:MAX_TEXT])
 
     def chunk_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
-        """A worker wants a chunk from a client that holds the blob, or, if its bytes are here, from the scheduler."""
+        """Pass a worker's request for a chunk to a client that offers the blob; answer it if the bytes are here."""
         record = self._record(message.blob)
         holder = _offering(record) if record is not None else None
         if holder is not None:
@@ -126,7 +162,7 @@ class BlobRouter:
         self._send(worker.peer, answer(message._replace(peer=0), read, "no client holds it any more"))
 
     def _record(self, blob: bytes) -> BlobRecord | None:
-        record = self.shelf.records.get(blob)
+        record = self.table.records.get(blob)
         return record if record is not None and record.size else None
 
     def _copy(self, worker: WorkerRecord, blob: bytes) -> Copy | None:
@@ -136,70 +172,78 @@ class BlobRouter:
     # --- what clients say ---
 
     def put(self, client: ClientRecord, message: m.PutBlob) -> None:
-        """A client sends a small blob."""
-        _check_name(message.blob)
+        """A client sends a small blob, to be kept until it releases it.
+
+        Raises:
+            ProtocolError: the id or the payload cannot be one.
+        """
+        _check_id(message.blob)
         if not message.payload:
             raise ProtocolError(f"blob {message.blob.hex()} has no buffer, so it is nothing")
-        self.shelf.put(message.blob, message.payload, client.peer)
+        self.table.put(message.blob, message.payload, client.peer)
         client.blobs.add(message.blob)
 
     def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
-        """A client has a large one."""
-        _check_name(message.blob)
+        """A client has a large blob, and sends chunks of it when asked.
+
+        Raises:
+            ProtocolError: the id or the size cannot be one.
+        """
+        _check_id(message.blob)
         if not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a blob of {message.size} bytes cannot be offered")
-        self.shelf.offer(message.blob, message.size, message.place, client.peer)
+        self.table.offer(message.blob, message.size, message.place, client.peer)
         client.blobs.add(message.blob)
 
     def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
-        """A client needs these no more."""
-        self._let_go(client, client.blobs.intersection(message.blobs))
+        """A client needs these blobs no more. Blobs that it does not hold are ignored."""
+        self._release(client, client.blobs.intersection(message.blobs))
 
     def leave(self, client: ClientRecord) -> None:
-        """A client is gone: workers that fetched from it go on with another one that has the same, if there is one."""
-        self._let_go(client, set(client.blobs))
+        """Release all blobs of a client that is gone. Workers go on with another client that has the same."""
+        self._release(client, set(client.blobs))
 
-    def _let_go(self, client: ClientRecord, names: set[bytes]) -> None:
-        client.blobs -= names
-        sources = {name: _offering(self.shelf.records[name]) for name in names}
-        self.forget(self.shelf.release(names, client.peer))
-        for name, source in sources.items():
-            if source == client.peer and name in self.shelf.records:
-                for peer in self.shelf.relayed(name):
-                    self._direct(name, self._workers[peer], "")
+    def _release(self, client: ClientRecord, blobs: set[bytes]) -> None:
+        client.blobs -= blobs
+        sources = {blob: _offering(self.table.records[blob]) for blob in blobs}
+        self.forget(self.table.release(blobs, client.peer))
+        for blob, source in sources.items():
+            if source == client.peer and blob in self.table.records:
+                for peer in self.table.relayed(blob):
+                    self._direct(blob, self._workers[peer], "")
 
     def answer(self, client: ClientRecord, message: m.Chunk | m.NoBlob) -> None:
-        """A client answers what a worker wanted; nobody else is sent anything."""
+        """Pass a client's answer to the worker that fetches the blob from clients; any other answer is dropped."""
         worker = self._workers.get(message.peer)
         copy = self._copy(worker, message.blob) if worker is not None else None
         if worker is not None and copy is not None and not copy.complete and copy.source == RELAY:
             self._send(worker.peer, message._replace(peer=0))
 
-    # --- results, from a worker to a client: passed on as they come ---
+    # --- results, from a worker to a client ---
 
     def result_chunk_wanted(self, client: ClientRecord, message: m.FetchChunk) -> None:
-        """A client wants a chunk of a result."""
+        """Pass a client's request to the worker that has the result; refuse it if that worker was lost."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=client.peer))
         else:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
 
     def result_chunk(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
-        """A worker answers what a client wanted, which may have left."""
+        """Pass a worker's answer to the client that it blobs; one for a client that has left is dropped."""
         if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 
     def result_taken(self, client: ClientRecord, message: m.ResultTaken) -> None:
-        """A client needs a buffer of a result no more."""
+        """Tell a worker that the client has a buffer of a result, or wants it no more."""
         if message.peer in self._workers:
             self._send(message.peer, message._replace(peer=0))
 
 
-def _check_name(blob: bytes) -> None:
+def _check_id(blob: bytes) -> None:
     if len(blob) != BLOB_ID_BYTES:
-        raise ProtocolError(f"a blob's name has {BLOB_ID_BYTES} bytes, and not {len(blob)}")
+        raise ProtocolError(f"a blob's id has {BLOB_ID_BYTES} bytes, and not {len(blob)}")
 
 
 def _offering(record: BlobRecord) -> int | None:
-    """The client that sends the chunks of a blob."""
+    """The client that is asked for the chunks of a blob; None if no client offers it."""
     return next((client for client, place in record.holders.items() if place is not None), None)

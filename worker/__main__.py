@@ -14,7 +14,6 @@ from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import descriptors
 from minidask.host.checks import MOST_WORKERS
-from minidask.host.folders import disk_folder, memory_folder
 from minidask.host.program import (
     drain_on_sigterm,
     fail,
@@ -24,7 +23,7 @@ from minidask.host.program import (
     seconds_option,
     start_logging,
 )
-from minidask.host.resources import blob_memory, cpu_count, memory_total
+from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
@@ -145,10 +144,8 @@ async def _work(options: argparse.Namespace) -> int:
     descriptors.raise_limit()
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
-    disk = disk_folder(options.local_directory)
-    folder = memory_folder(disk)
-    store = BlobStore.create(folder, options.blob_memory or blob_memory(folder), disk)
-    slot_config = SlotConfig(str(folder), str(options.address), str(options.access_file or ""))
+    store = BlobStore.make(options.local_directory, options.blob_memory)
+    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""))
     agent = WorkerShell(
         options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
     )

@@ -1,8 +1,8 @@
 """Connections between workers: each serves its blobs to the others, and fetches theirs.
 
 A worker opens one connection to each worker that it fetches from, when it has the first request for it, and calls that
-worker by the address where it serves. A connection that another worker opens to fetch from here gets a number. Requests
-go one way over a connection, chunks and refusals the other.
+worker by the address where it serves. A connection that another worker opens to fetch from here gets a number.
+Requests go one way over a connection, chunks and refusals the other.
 """
 
 from __future__ import annotations

@@ -31,8 +31,9 @@ from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
 from minidask.net.addresses import Address
 from minidask.net.transport import Link
-from minidask.pickling.payload import LARGE_BYTES, left_in
+from minidask.pickling.payload import left_in
 from minidask.task.context import SlotConfig
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import (
     Chunk,
     Done,
@@ -302,15 +303,11 @@ class WorkerShell:
         return []
 
     def _stored(self, message: PutBlob) -> PutBlob:
-        """Put large data that came along into the store; slots then need only its name."""
-        if len(message.payload) != 1 or len(message.payload[0]) < LARGE_BYTES:
-            return message
-        try:
-            self._store.put(message.blob, message.payload[0])
-        except OSError as error:
-            log.warning("no room for a blob in %s, so every worker gets a copy: %s", self._store.folder, error)
-            return message
-        return PutBlob(message.blob, [])
+        """Put large data that came along into the store; slots then need only its id."""
+        payload = message.payload
+        if len(payload) == 1 and len(payload[0]) >= LARGE_BYTES and self._store.put(message.blob, payload[0]):
+            return PutBlob(message.blob, [])
+        return message
 
     def _send_to(self, peer: Peer, message: Message) -> None:
         """Send to another worker, or to the scheduler."""

@@ -48,9 +48,10 @@ from minidask.errors import NoWorkersError
 from minidask.host import checks
 from minidask.net.addresses import Address
 from minidask.pickling.functions import importable
-from minidask.pickling.payload import LARGE_BYTES, PRIVATE, SHARED
+from minidask.pickling.payload import PRIVATE, SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
 from minidask.task.context import current_slot, is_slot_process
+from minidask.wire.large import LARGE_BYTES
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar

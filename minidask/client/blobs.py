@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 
-from minidask.data.store import BlobStore
-from minidask.host.folders import disk_folder, memory_folder, place_of
-from minidask.host.resources import blob_memory
+from minidask.data.store import BlobStore, warn_of_sending
+from minidask.host.folders import place_of
 from minidask.host.signals import pass_on
 from minidask.wire.frames import Buffer
 from minidask.wire.large import OUT_OF_BAND_BYTES, answer
@@ -52,30 +50,27 @@ class HeldBlobs:
                 self._counts[blob] = self._counts.get(blob, 0) + 1
 
     def _offer(self, large: Mapping[bytes, Buffer]) -> dict[bytes, OfferBlob]:
-        """Put large blobs into the store; none of them if there is no room."""
-        if self._full or not large:
-            return {}
-        try:
-            self._store = store = self._store or self._make_store()
-            store.put_all(large)
-        except OSError as error:
-            pass_on(error)
-            warnings.warn(
-                f"no room for {sum(map(len, large.values()))} bytes of large data ({error}): it is sent along instead,"
-                " which is slower and takes more memory",
-                stacklevel=2,
-            )
-            self._full = True
+        """Put large blobs into the store, and return what offers them; nothing, from now on, if there is no room."""
+        store = self._store_for(large)
+        if store is None:
             return {}
         self._stored.update(large)
         place = place_of(store.folder)
         return {blob: OfferBlob(blob, len(data), place) for blob, data in large.items()}
 
-    def _make_store(self) -> BlobStore:
-        disk = disk_folder(None)
-        folder = memory_folder(disk)
-        self._own = BlobStore.create(folder, blob_memory(folder), disk)
-        return self._own
+    def _store_for(self, large: Mapping[bytes, Buffer]) -> BlobStore | None:
+        """The store, with these blobs in it; it is made if there is none yet."""
+        if self._full or not large:
+            return None
+        try:
+            if self._store is None:
+                self._store = self._own = BlobStore.make()
+            self._full = not self._store.put_all(large)
+        except OSError as error:
+            pass_on(error)
+            self._full = True
+            warn_of_sending(large.values(), error)
+        return None if self._full else self._store
 
     def chunk(self, wanted: FetchChunk) -> Chunk | NoBlob:
         """Return the answer to a worker that wants a chunk of a blob."""

@@ -35,8 +35,9 @@ from minidask.host.packages import python_version, versions
 from minidask.host.sizes import count
 from minidask.host.versions import PYTHON
 from minidask.pickling.functions import name_of
-from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Scattered
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:

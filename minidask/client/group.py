@@ -9,8 +9,9 @@ from typing import Any
 from minidask.client.future import Future
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
-from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import CloseGroup, OpenGroup
 
 

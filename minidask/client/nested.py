@@ -15,8 +15,9 @@ from minidask.client.group import TaskGroup
 from minidask.client.registry import live_clients, remove
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
-from minidask.pickling.payload import LARGE_BYTES, SHARED
+from minidask.pickling.payload import SHARED
 from minidask.task.context import SlotOfTask, current_slot
+from minidask.wire.large import LARGE_BYTES
 
 
 class TaskClient(Client):

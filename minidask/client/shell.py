@@ -31,10 +31,11 @@ from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.host.packages import python_version
-from minidask.pickling.payload import LARGE_BYTES, dumps_naming, taken
+from minidask.pickling.payload import dumps_naming, taken
 from minidask.pickling.sharing import Interner, Scattered
 from minidask.task.channels import Channels
 from minidask.task.context import SlotOfTask
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import (
     RECORDS,
     Answer,

@@ -1,20 +1,48 @@
 """One machine's large data: a folder in shared memory, where each blob is a file that every process of the user maps.
 
-    put ─► name.OWNER-N.draft ─rename─► name ◄─ map, by any process
-                                        │ hard link
-                                        └─► name.OWNER-N    a pin: while one is there, the file stays
+**Ids.** A blob's id is a hash of its content, and the name of its file is that id. So a process that finds the file
+need not write it again, in this call or in the next one, and a process that receives a blob can check it.
 
-    hand_over ─► name.OWNER.result ─accept, by the daemon─► name.result ─► take
+**Nobody is in charge.** Client, daemon and slots share the folder, any of them may be killed at any moment, and no
+process has to be alive for the others to go on. What one process has to know of the others is written in the folder:
 
-A blob's name says its content, so whoever finds the file need not write it again, in this call or the next. There
-is nobody in charge: every process follows the rules under the folder's lock, the file `lock`, which is never held
-for long. A file without a pin is only kept for whoever may want it again, and goes, the least recently used
-first, when the budget is used up. The kernel counts the links, and frees the memory of a file that is gone
-once the last process unmaps it: data in use never vanishes. What finds no room in memory is written to a folder
-on disk, to which the file is then a symbolic link.
+    3f2a…                      the blob: complete, never changed any more
+    3f2a….4711-S-7             a pin of process 4711 of space S: a hard link to the same file
+    3f2a….4711-S-8.draft       a file that process 4711 is writing
+    lock                       the file that is locked while names change; it holds the budget, in bytes
+    disk ─► /tmp/minidask-…    where files go that find no room in memory
 
-What names an owner goes when that process is gone. A result that the daemon has accepted stays until somebody takes
-it, or the daemon knows that nobody will (`worker/untaken.py`); no age tells that, as who waits may be stopped for long.
+**Pins.** A blob must not be removed while a task is on its way that will map it. A process that needs it makes a hard
+link. The kernel then counts for us: a file with one link has no pin. A pin costs no memory and needs no message. It
+names its owner, so any process can remove the pins of one that was killed (`minidask/host/folders.py` tells what a
+space is, and which process is gone).
+
+     put ─► draft ─rename, under the lock─► 3f2a… ◄─ map, by any process
+                                              │ link, under the lock
+                                              └─► 3f2a….4711-S-7 ─unlink, at any time─► (unpinned)
+
+**Who may remove what.** Each process removes its own pins and drafts. Under the lock, a process that needs room may
+remove the pins and drafts of processes that are gone, and blobs without a pin, the least recently used first. So "is
+it there?" and "pin it" must be one step, also under the lock: else the blob could go in between. Reading needs no
+lock. A process that has mapped a file keeps its memory, whatever happens to the names: the kernel frees it with the
+last view. The lock is held for a walk through the folder at most, never while data is written, and the kernel releases
+it when its holder dies.
+
+**Torn files cannot be.** A blob gets its name by a rename, when all of it is written. If two processes write the same
+blob, the second finds the name taken, and removes its draft.
+
+**No room.** Data goes into memory as long as the budget and the machine allow. Then it goes to a disk: the blob is a
+symbolic link to a file there, which readers map as any other. Files are written with `write`, which fails where there
+is no room; touching a mapping would end the process. Where the disk is full too, data goes along with the message that
+would have named it. Each of the two steps is said once for each store, by the process that takes it first.
+
+**Results** have one writer and one reader, and random names, as hashing would cost more than it could save (see
+docs/decisions.md). The name of the writer's process is in the name, until the daemon has accepted the result.
+
+    hand_over ─► name.OWNER.result ─accept, by the daemon─► name.result ─take, by the client─► gone
+
+An accepted result stays until it is taken, or until the daemon knows that nobody will take it (`worker/untaken.py`).
+No age tells that: a client may be stopped for long.
 """
 
 from __future__ import annotations
@@ -32,14 +60,17 @@ from minidask.data import files as blobfiles
 from minidask.data.files import Draft, Hashed
 from minidask.data.pieces import side_by_side
 from minidask.errors import SerializationError
-from minidask.host.folders import is_gone, owner
+from minidask.host.folders import SHARED_MEMORY, disk_folder, is_gone, memory_folder, owner
 from minidask.host.locks import locked
+from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
 from minidask.wire.frames import Buffer
 
 LOCK = "lock"
 DISK = "disk"
-WARNED = "warned"
+WARNED = "warned"  # the file that says that data goes to disk, and that somebody was told
+SENT_ALONG = "sent-along"  # the same, where the disk has no room either
+NO_BLOBS = (LOCK, DISK, WARNED, SENT_ALONG)
 RESULT = ".result"
 PID_BYTES = 4
 LOOK_AFTER = 64  # a process looks through the folder again when it has used up this share of the free room
@@ -48,17 +79,40 @@ _numbers = itertools.count()
 
 
 class BlobStore:
-    """The store in a folder; any number of processes may open the same one, which one has made with `create`."""
+    """The store in a folder. Any number of processes may open the same one, which one of them has made.
+
+    A store object knows the pins that were made with it.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._pins: dict[bytes, Path] = {}
         self._allowance = 0
-        self._full: Path | None = None  # where data went that found no room, and nobody was told of it yet
+        self._untold: list[str] = []
+
+    @classmethod
+    def make(cls, disk_parent: Path | None = None, budget: int | None = None) -> BlobStore:
+        """Make a store in new folders, in shared memory if that has room.
+
+        Args:
+            disk_parent: where the folder for what finds no room in memory is to be; None: the temporary folder.
+            budget: the bytes of memory that its files may take; None: a share of the machine's memory.
+
+        Raises:
+            OSError: no folder can be made.
+        """
+        disk = disk_folder(disk_parent)
+        memory = memory_folder()
+        folder = memory or disk_folder(disk)
+        store = cls.create(folder, budget or blob_memory(folder), disk)
+        if memory is None and os.access(SHARED_MEMORY, os.W_OK):
+            store._tell_of_disk(SHARED_MEMORY, disk)
+            store._tell()
+        return store
 
     @classmethod
     def create(cls, folder: Path, budget: int, disk: Path) -> BlobStore:
-        """Make a store of a folder.
+        """Make a store of an empty folder.
 
         Args:
             budget: the bytes of memory that its files may take.
@@ -83,30 +137,35 @@ class BlobStore:
 
     # --- data on its way to tasks ---
 
-    def put(self, blob: bytes, data: Buffer) -> None:
-        """Have the blob in the store, and keep it there until `unpin`.
+    def put(self, blob: bytes, data: Buffer) -> bool:
+        """Write a blob into the store, and pin it until `unpin`; see `put_all`."""
+        return self.put_all({blob: data})
+
+    def put_all(self, blobs: Mapping[bytes, Buffer]) -> bool:
+        """Write blobs into the store, side by side, and pin them until `unpin`.
+
+        The kernel lets one thread at a time write to a file, but several to several.
+
+        Returns:
+            False if there is no room for all of them; then none is pinned that was not pinned before.
 
         Raises:
-            OSError: there is no room for it.
-            SerializationError: somebody changed it meanwhile, so that what was written is not what the name says.
-        """
-        self.put_all({blob: data})
-
-    def put_all(self, blobs: Mapping[bytes, Buffer]) -> None:
-        """As `put`, for several, written side by side; those that this process has pinned before stay pinned.
-
-        The kernel lets one thread write to a file at a time, but several to several.
+            SerializationError: a buffer was changed meanwhile, so that what was written is not what the id says.
         """
         new = [blob for blob in blobs if blob not in self._pins]
-        missing = [blob for blob in new if not self.pin(blob)]
-        fits = self._has_room(sum(len(blobs[blob]) for blob in missing))
         try:
+            missing = [blob for blob in new if not self.pin(blob)]
+            fits = self._has_room(sum(len(blobs[blob]) for blob in missing))
             side_by_side(lambda blob: self._put(blob, blobs[blob], fits), missing)
-        except BaseException:
+        except BaseException as error:
             for blob in new:
                 self.unpin(blob)
-            raise
-        self._warn_if_full()
+            if not isinstance(error, OSError):
+                raise
+            pass_on(error)
+            self._tell_of_sending(map(blobs.__getitem__, new), error)
+        self._tell()
+        return all(blob in self._pins for blob in new)
 
     def _put(self, blob: bytes, data: Buffer, fits: bool) -> None:
         draft = self._draft(blob)
@@ -120,7 +179,7 @@ class BlobStore:
         self._seal(blob, draft)
 
     def pin(self, blob: bytes) -> bool:
-        """Keep the blob in the store until `unpin`; whether it is there at all."""
+        """Keep a blob in the store until `unpin`. False if it is not there."""
         if blob in self._pins:
             return True
         path = self._path(blob)
@@ -133,7 +192,7 @@ class BlobStore:
         return True
 
     def _seal(self, blob: bytes, draft: Path) -> None:
-        """Make the blob of a finished file, and pin it."""
+        """Make the blob of a finished draft, and pin it."""
         pin = self._named(blob, "")
         with self._locked():
             if blobfiles.link(self._path(blob), pin):
@@ -144,7 +203,7 @@ class BlobStore:
         self._pins[blob] = pin
 
     def adopt(self, blob: bytes, folders: Sequence[str]) -> bool:
-        """Have the blob by sharing the memory of another store of this machine; whether one of them has it."""
+        """Share the file of another store of this machine, and pin it. False if none of the folders has the blob."""
         for folder in folders:
             draft = self._draft(blob)
             theirs = Path(folder) / blob.hex()
@@ -157,10 +216,10 @@ class BlobStore:
         return False
 
     def begin(self, blob: bytes, size: int) -> Draft:
-        """Make room for a blob that is about to come.
+        """Make a file for a blob that is about to come in chunks.
 
         Raises:
-            OSError: there is none.
+            OSError: there is no room for it, in memory or on disk.
         """
         draft = self._draft(blob)
         if self._has_room(size):
@@ -172,29 +231,29 @@ class BlobStore:
         real = self._on_disk(draft)
         blobfiles.reserve(real, size)
         self._link_to_disk(draft, real)
-        self._warn_if_full()
+        self._tell()
         return Draft(blob, draft, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
-        """Bytes of a blob, or with `RESULT` of a result, from `offset` on; None if it is not here, or has fewer."""
+        """Read bytes of a blob, or with the suffix `RESULT` of a result; None if it is not here, or ends before."""
         return blobfiles.read(self._path(blob).with_suffix(suffix), offset, size)
 
     def unpin_all(self) -> None:
-        """This process needs nothing more."""
+        """Remove all pins of this process."""
         for blob in list(self._pins):
             self.unpin(blob)
 
     def unpin(self, blob: bytes) -> None:
-        """This process needs the blob no more; it stays while there is room."""
+        """Remove this process's pin of a blob, if it has one. The blob stays while there is room."""
         pin = self._pins.pop(blob, None)
         if pin is not None:
             pin.unlink(missing_ok=True)
 
     def map(self, *blobs: bytes, private: bool = False) -> memoryview:
-        """The bytes of a blob, or of several, one after another, mapped.
+        """Map the bytes of a blob, or of several, one after another.
 
         Args:
-            private: what is written to them is seen by nobody else; they are read-only if not.
+            private: whether the memory may be written to, which nobody else sees; it is read-only if not.
 
         Raises:
             SerializationError: a blob is not in the store.
@@ -206,23 +265,29 @@ class BlobStore:
             missing = Path(error.filename).name
             raise SerializationError(f"blob {missing} is not in the store of this machine, {self.folder}") from error
 
-    # --- results on their way back: each has one writer and one reader ---
+    # --- results on their way back ---
 
-    def hand_over(self, data: Buffer) -> bytes:
-        """Leave data for the one who calls `take` with the name that this returns, once it was given to `accept`.
+    def hand_over(self, data: Buffer) -> bytes | None:
+        """Write data for the process that calls `take`.
 
-        Raises:
-            OSError: there is no room for it.
+        Returns:
+            A name for `accept` and `take`; None if there is no room.
         """
         name = os.getpid().to_bytes(PID_BYTES) + os.urandom(16 - PID_BYTES)
         draft = self._draft(name)
-        self._write(draft, [memoryview(data).cast("B")], self._has_room(len(data)))
-        draft.rename(self._handed_over(name))
-        self._warn_if_full()
+        try:
+            self._write(draft, [memoryview(data).cast("B")], self._has_room(len(data)))
+            draft.rename(self._handed_over(name))
+        except OSError as error:
+            pass_on(error)
+            self._tell_of_sending([data], error)
+            return None
+        finally:
+            self._tell()
         return name
 
     def take(self, name: bytes) -> memoryview:
-        """The data, writable and this process's own from now on: it stays when the store is gone.
+        """Map a result, writable, and remove its name: the memory is this process's own, also without the store.
 
         Raises:
             SerializationError: it is not there.
@@ -237,7 +302,7 @@ class BlobStore:
         return view
 
     def accept(self, name: bytes) -> int:
-        """Have a result that was handed over stay, whatever becomes of who did; its bytes, 0 if it is gone."""
+        """Keep a result that was handed over, also when its writer ends. Returns its size, 0 if it is gone."""
         path = self._path(name).with_suffix(RESULT)
         try:
             self._handed_over(name).rename(path)
@@ -246,13 +311,13 @@ class BlobStore:
             return 0
 
     def results(self) -> set[bytes]:
-        """The results that were accepted, and not taken."""
+        """Return the names of the results that were accepted, and not taken."""
         with contextlib.suppress(FileNotFoundError):
             return {bytes.fromhex(name[:32]) for name in os.listdir(self.folder) if name[32:] == RESULT}
         return set()
 
     def remove_result(self, name: bytes) -> None:
-        """Nobody will take it."""
+        """Remove a result that nobody will take."""
         blobfiles.remove(self._path(name).with_suffix(RESULT))
 
     # --- inside ---
@@ -261,11 +326,11 @@ class BlobStore:
         return self.folder / blob.hex()
 
     def _named(self, blob: bytes, suffix: str) -> Path:
-        """A name that tells whose it is, and is given once."""
+        """A file name with this process as the owner, each time another one."""
         return self.folder / f"{blob.hex()}.{owner()}-{next(_numbers)}{suffix}"
 
     def _handed_over(self, name: bytes) -> Path:
-        """A result while it is its writer's, whose number begins the name: for what it then does not say, it goes."""
+        """The file of a result that was not accepted yet. It goes with its writer, whose number begins its name."""
         return self.folder / f"{name.hex()}.{owner(int.from_bytes(name[:PID_BYTES]))}{RESULT}"
 
     def _draft(self, blob: bytes) -> Path:
@@ -273,12 +338,12 @@ class BlobStore:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        """Hold the folder's lock; yields the budget, which its file tells."""
+        """Hold the folder's lock; yields the budget, which is in the same file."""
         with locked(self.folder / LOCK) as lock:
             yield int(lock.read())
 
     def _write(self, path: Path, content: Iterable[memoryview], fits: bool) -> None:
-        """Write a file whole, or leave nothing: in memory if it fits, else on disk."""
+        """Write a file whole, in memory if it fits, else on disk; or leave nothing."""
         if fits:
             try:
                 return blobfiles.write(path, content)
@@ -290,26 +355,33 @@ class BlobStore:
         return self._link_to_disk(path, real)
 
     def _on_disk(self, path: Path) -> Path:
-        """Where a file is to be that finds no room in memory."""
+        """The path of a file that finds no room in memory."""
         return (self.folder / DISK).resolve() / path.name
 
     def _link_to_disk(self, path: Path, real: Path) -> None:
         path.symlink_to(real)
-        with contextlib.suppress(FileExistsError):  # some process of those that use the store has said it
-            (self.folder / WARNED).touch(exist_ok=False)
-            self._full = real.parent
+        self._tell_of_disk(self.folder.parent, real.parent)
 
-    def _warn_if_full(self) -> None:
-        full, self._full = self._full, None
-        if full is not None:
-            warnings.warn(
-                f"no room in shared memory: large data goes to {full}, which is slower; close what uses"
-                f" {self.folder.parent}, or give workers more with --blob-memory",
-                stacklevel=4,
-            )
+    def _tell_of_disk(self, full: Path, disk: Path) -> None:
+        text = f"no room in shared memory: large data goes to {disk}, which is slower; close what uses {full}, or give"
+        self._tell_once(WARNED, f"{text} workers more with --blob-memory")
+
+    def _tell_of_sending(self, buffers: Iterable[Buffer], error: OSError) -> None:
+        self._tell_once(SENT_ALONG, _sending(buffers, error))
+
+    def _tell_once(self, step: str, text: str) -> None:
+        """Have `_tell` say this, if no process that uses the store has said it. A helper thread may be here."""
+        with contextlib.suppress(OSError):  # it is there already; or the store is gone, and so is the cluster
+            (self.folder / step).touch(exist_ok=False)
+            self._untold.append(text)
+
+    def _tell(self) -> None:
+        """Warn of what has found no room. Only now, as a warning may be an error, when all is written or undone."""
+        while self._untold:
+            warnings.warn(self._untold.pop(), stacklevel=4)
 
     def _has_room(self, wanted: int) -> bool:
-        """Whether so many bytes fit into the budget, after forgetting what need not be kept."""
+        """Whether that many bytes fit into the budget, once blobs without a pin have made room for them."""
         if wanted > self._allowance:
             with self._locked() as budget:
                 free = budget - self._make_room(wanted, budget)
@@ -320,7 +392,7 @@ class BlobStore:
         return True
 
     def _make_room(self, wanted: int, budget: int) -> int:
-        """Under the lock: forget what nobody has pinned, the least recently used first; returns the bytes in use."""
+        """Under the lock: remove blobs without a pin, the least recently used first. Returns the bytes in use."""
         self._sweep()
         unpinned = []
         total = 0
@@ -329,7 +401,7 @@ class BlobStore:
                 status = path.lstat()
                 size = 0 if path.is_symlink() else status.st_size
                 total += size // status.st_nlink
-                if not path.suffix and path.name not in (LOCK, DISK, WARNED) and status.st_nlink == 1:
+                if not path.suffix and path.name not in NO_BLOBS and status.st_nlink == 1:
                     unpinned.append((status.st_mtime_ns, size, path))
         for _, size, path in sorted(unpinned):
             if total + wanted > budget or path.is_symlink():  # on disk is only what is in use
@@ -338,8 +410,20 @@ class BlobStore:
         return total
 
     def _sweep(self) -> None:
-        """Remove what is owned by processes that are gone: pins, unfinished files, results that they told nobody of."""
+        """Remove the pins, drafts and unaccepted results of processes that are gone."""
         for path in self.folder.iterdir():
             _, *owned = path.name.split(".")
             if owned and is_gone(owned[0]):
                 blobfiles.remove(path)
+
+
+def warn_of_sending(buffers: Iterable[Buffer], error: OSError) -> None:
+    """Warn that large data goes along with messages, where not even a store can be made."""
+    warnings.warn(_sending(buffers, error), stacklevel=2)
+
+
+def _sending(buffers: Iterable[Buffer], error: OSError) -> str:
+    return (
+        f"no room for {sum(map(len, buffers))} bytes of large data ({error}): it is sent along instead,"
+        " which is slower and takes more memory"
+    )

@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 import threading
-import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,16 +40,11 @@ def runtime_folder() -> Path:
     raise OSError(errno.EROFS, "no folder for sockets can be written to: set XDG_RUNTIME_DIR or TMPDIR to a short one")
 
 
-def memory_folder(instead: Path) -> Path:
-    """A new folder, for this user alone, in shared memory; without that, or where it is full, in `instead`."""
+def memory_folder() -> Path | None:
+    """A new folder, for this user alone, in shared memory; None if that is full, or cannot be written to."""
     _sweep(SHARED_MEMORY)
-    if not os.access(SHARED_MEMORY, os.W_OK):
-        return _new_folder(instead)
-    if shutil.disk_usage(SHARED_MEMORY).free < LEAST_BYTES:
-        warnings.warn(
-            f"{SHARED_MEMORY} is full: large data goes to {instead}, which is slower; close what uses it", stacklevel=3
-        )
-        return _new_folder(instead)
+    if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < LEAST_BYTES:
+        return None
     return _new_folder(SHARED_MEMORY)
 
 

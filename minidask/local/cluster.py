@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import checks, descriptors
-from minidask.host.folders import disk_folder, memory_folder, runtime_folder
-from minidask.host.resources import blob_memory, cpu_count, memory_total
+from minidask.host.folders import runtime_folder
+from minidask.host.resources import cpu_count, memory_total
 from minidask.host.signals import pass_on, start
 from minidask.host.sizes import count
 from minidask.host.spawn import start_python
@@ -70,9 +70,7 @@ class LocalCluster:
             descriptors.check(self.n_workers)
         try:
             self._folder = runtime_folder()
-            disk = disk_folder(None)
-            folder = memory_folder(disk)
-            self._store = BlobStore.create(folder, blob_memory(folder), disk)
+            self._store = BlobStore.make()
         except OSError as error:
             pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from minidask.host.signals import pass_on
-
-BESIDE_BYTES = 32 * 1024  # a smaller view is as well copied
+from minidask.wire.large import OUT_OF_BAND_BYTES
 
 
 def reduction(
@@ -36,7 +35,7 @@ def reduction(
         if files and _is_in_file(obj, memmap):
             return _named(obj, memmap, numpy)
         return _copied(obj, lent and memmap.mode in ("r+", "w+"), numpy)
-    if obj.nbytes < BESIDE_BYTES or obj.dtype.hasobject or obj.flags.forc:
+    if obj.nbytes < OUT_OF_BAND_BYTES or obj.dtype.hasobject or obj.flags.forc:
         return NotImplemented
     return (contiguous or numpy.ascontiguousarray)(obj).__reduce_ex__(5)
 

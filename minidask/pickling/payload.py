@@ -36,11 +36,10 @@ from minidask.pickling.functions import copy_of_wrapper, importable, is_wrapper
 from minidask.pickling.tracebacks import code_with_its_file
 from minidask.pickling.watch import Watch
 from minidask.wire.frames import Buffer
+from minidask.wire.large import LARGE_BYTES, OUT_OF_BAND_BYTES
 from minidask.wire.messages import Payload
 
-OUT_OF_BAND_BYTES = 32 * 1024
 MAX_BUFFERS = 1024
-LARGE_BYTES = 1024 * 1024  # as joblib's `max_nbytes`
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
 
@@ -213,13 +212,8 @@ def handed_over(payload: Payload, store: BlobStore | None) -> Payload:
 
 
 def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
-    if len(part) < LARGE_BYTES:
-        return part
-    try:
-        return reference([store.hand_over(part)], HANDED_OVER)
-    except OSError as error:  # there is no room: it goes along with the rest
-        pass_on(error)
-        return part
+    name = store.hand_over(part) if len(part) >= LARGE_BYTES else None
+    return part if name is None else reference([name], HANDED_OVER)
 
 
 def left_in(payload: Payload) -> list[bytes]:

@@ -17,9 +17,9 @@ from minidask.data.pieces import cut, reference, side_by_side
 from minidask.errors import SerializationError
 from minidask.pickling.functions import Key, fingerprint, importable, is_wrapper, parts_of_wrapper
 from minidask.pickling.payload import BY_NAME, PRIVATE, SHARED, dumps_naming
+from minidask.wire.large import REPEATED_BYTES
 from minidask.wire.messages import Payload
 
-REPEATED_BYTES = 64 * 1024
 MAX_REPEATED = 256
 MAX_TWINS = 100
 

@@ -1,8 +1,11 @@
 """What counts as large, each limit once, and the answer to a request for a chunk of a large blob.
 
-32 KiB   OUT_OF_BAND_BYTES   a buffer of at least this size travels beside its pickle, uncopied
- 1 MiB   LARGE_BYTES         a buffer of at least this size becomes a blob: one copy for each machine
- 1 MiB   CHUNK_BYTES         a blob travels between machines in chunks of this size
+    32 KiB   OUT_OF_BAND_BYTES   a buffer of at least this size travels beside its pickle, uncopied
+    64 KiB   REPEATED_BYTES      a buffer of at least this size becomes a blob when a second task takes it
+     1 MiB   LARGE_BYTES         a buffer of at least this size becomes a blob: one copy for each machine
+     1 MiB   CHUNK_BYTES         a blob travels between machines in chunks of this size
+
+What a frame may hold at most is in `frames.py`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ BLOB_ID_BYTES = 16
 
 OUT_OF_BAND_BYTES = 32 * 1024
 """A shorter buffer beside a pickle is a reference to blobs; so no reference may be longer."""
+
+REPEATED_BYTES = 64 * 1024
+"""To send a smaller buffer again is cheaper than to look whether it comes again."""
 
 LARGE_BYTES = 1024 * 1024
 """The default of joblib's `max_nbytes`."""

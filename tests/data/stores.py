@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from minidask.data.files import blob_id
-from minidask.data.store import DISK, LOCK, WARNED, BlobStore
+from minidask.data.store import NO_BLOBS, BlobStore
 
 KIB = 1024
 
@@ -19,7 +19,7 @@ def blob(number: int, size: int = 10 * KIB) -> bytes:
 
 
 def files(store: BlobStore) -> set[str]:
-    return {path.name for path in store.folder.iterdir()} - {LOCK, DISK, WARNED}
+    return {path.name for path in store.folder.iterdir()} - set(NO_BLOBS)
 
 
 def new_store(folder: Path, budget: int) -> BlobStore:

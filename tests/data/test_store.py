@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minidask import errors
 from minidask.data.files import blob_id
 from minidask.data.store import DISK, LOOK_AFTER, BlobStore
+from minidask.host import folders
 from tests.data.stores import KIB, blob, data, files, new_store
 
 
@@ -84,17 +85,29 @@ def test_what_has_no_room_in_memory_goes_to_disk(store: BlobStore, tmp_path: Pat
     assert not list((tmp_path / "disk").iterdir()), "the file goes with its last name"
 
 
-def test_no_room_anywhere_is_an_error_and_leaves_nothing(store: BlobStore) -> None:
+def test_what_has_no_room_anywhere_is_refused_said_once_and_leaves_nothing(store: BlobStore) -> None:
     (store.folder / DISK).unlink()
     (store.folder / DISK).symlink_to("/dev/full-of-nothing")
     before = files(store)
-    with pytest.raises(OSError, match="full-of-nothing"):
-        store.put(blob(1, 200 * KIB), data(1, 200 * KIB))
-    with pytest.raises(OSError, match="full-of-nothing"):
-        store.hand_over(data(1, 200 * KIB))
+    with pytest.warns(UserWarning, match=f"no room for {200 * KIB} bytes .*full-of-nothing.*it is sent along instead"):
+        assert not store.put(blob(1, 200 * KIB), data(1, 200 * KIB))
+    assert not store.put(blob(1, 200 * KIB), data(1, 200 * KIB)), "another warning would be an error here"
+    assert BlobStore(store.folder).hand_over(data(1, 200 * KIB)) is None
     assert files(store) == before
-    store.put(blob(2), data(2))
+    assert store.put(blob(2), data(2))
     assert store.map(blob(2)) == data(2)
+
+
+def test_a_store_that_finds_no_room_in_shared_memory_lies_on_disk_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(folders, "LEAST_BYTES", 1 << 60)
+    with pytest.warns(UserWarning, match=f"no room in shared memory: large data goes to {tmp_path}"):
+        store = BlobStore.make(tmp_path)
+    assert store.folder.is_relative_to(tmp_path)
+    assert store.put(blob(1), data(1))
+    store.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_result_is_its_takers_own(store: BlobStore) -> None:

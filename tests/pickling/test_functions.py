@@ -22,6 +22,7 @@ from minidask.backend.backend import MinidaskBackend
 from minidask.data.files import blob_id
 from minidask.pickling import payload as p
 from minidask.pickling.sharing import MAX_TWINS, Interner
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Payload
 
 
@@ -53,7 +54,7 @@ class Sender:
 
 @pytest.fixture
 def sender() -> Sender:
-    return Sender(large=p.LARGE_BYTES)
+    return Sender(large=LARGE_BYTES)
 
 
 def local_class() -> type:

@@ -36,7 +36,7 @@ from joblib.parallel import AutoBatchingMixin
 import minidask
 from minidask import errors
 from minidask.backend.backend import MinidaskBackend
-from minidask.pickling.payload import LARGE_BYTES
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Message, PutBlob
 from tests.helpers import Programs, largest_task, offered, wait_until
 

@@ -23,7 +23,7 @@ import pytest
 from joblib import Parallel, delayed
 
 import minidask
-from minidask.pickling.payload import LARGE_BYTES
+from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Message
 from tests.helpers import Programs, largest_task, offered, pinned, wait_until
 
