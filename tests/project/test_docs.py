@@ -83,10 +83,17 @@ def test_the_files_of_the_spine_exist() -> None:
     assert SPINE and [file for file in SPINE if not (ROOT / file).is_file()] == []
 
 
-def test_every_file_that_the_tour_names_exists() -> None:
-    named = re.findall(r"`((?:minidask|scheduler|worker|tests|bench)/[\w/]+\.py)`", TOUR)
-    assert [file for file in named if not (ROOT / file).is_file()] == []
-
-
 def test_the_tour_fits_into_a_terminal() -> None:
     assert [line for line in TOUR.splitlines() if len(line) > MAX_LINE and not line.startswith("| `")] == []
+
+
+# --- all documents ---
+
+
+@pytest.mark.parametrize("document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`((?:minidask|scheduler|worker|tests|bench|examples)/[\w/]+\.py)`", text)
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
+    assert [file for file in named if not (ROOT / file).is_file()] == []
+    assert [file for file in linked if not ((ROOT / document).parent / file).exists()] == []
