@@ -15,17 +15,12 @@ import contextlib
 import functools
 import math
 import os
-import pickle
-import sys
 import threading
-import types
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 import joblib.parallel as joblib_parallel
-import joblib.pool as joblib_pool
 from joblib.parallel import (
     AutoBatchingMixin,
     FallbackToBackend,
@@ -36,6 +31,7 @@ from joblib.parallel import (
 )
 
 from minidask.backend.initializer import initialized
+from minidask.backend.inside_joblib import InsideParallel, evaluate_one_at_a_time, pools_pickle_by_value
 from minidask.backend.nested_run import NestedRun
 from minidask.backend.run import Callback, ParallelRun, SharedData
 from minidask.client import registry
@@ -43,11 +39,9 @@ from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.nested import find_client, get_client
 from minidask.client.places import address_of_environment
-from minidask.client.screen import beside_bars
 from minidask.errors import NoWorkersError
 from minidask.host import checks
 from minidask.net.addresses import Address
-from minidask.pickling.functions import importable
 from minidask.pickling.payload import PRIVATE, SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
 from minidask.task.context import current_slot, is_slot_process
@@ -202,7 +196,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._slots(self.client())
         self.parallel = parallel
         if getattr(parallel, "verbose", 0):
-            _print_beside_bars(parallel)
+            InsideParallel(parallel).print_beside_bars()
         self._limit = 0 if n_jobs == -1 else effective
         self._large, self._mode = _large_data(max_nbytes, mmap_mode)
         if initializer is not None:
@@ -228,9 +222,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         run = run_batch if initializer is None else initialized(client, initializer, initargs)
         shared = self._shared_data.handles(client)
         group = client.group(self._limit, self._large, self._mode)
-        slots = 0 if self._limit else self.parallel._cached_effective_n_jobs
+        inside = InsideParallel(self.parallel)
+        slots = 0 if self._limit else inside.slots
         kind = NestedRun if client.nested else ParallelRun
-        self._call = kind(client, group, self.parallel, run, self.inner_max_num_threads, shared, slots, self._bar)
+        self._call = kind(client, group, inside, run, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
         assert self._call is not None, "joblib submits only between start_call and stop_call"
@@ -246,7 +241,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         super().batch_completed(batch_size, duration if measured is None else measured)
 
     def retrieval_context(self) -> contextlib.AbstractContextManager[None]:
-        return _Retrieval(self._call, self.parallel)
+        return _Retrieval(self._call, InsideParallel(self.parallel))
 
     # --- after a call ---
 
@@ -270,21 +265,17 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
     A class, and no generator: its frame, and contextlib's, would stand in the traceback of a task's error.
     """
 
-    def __init__(self, call: ParallelRun | None, parallel: Any) -> None:
+    def __init__(self, call: ParallelRun | None, inside: InsideParallel) -> None:
         self._call = call
-        self._parallel = parallel
+        self._inside = inside
 
     def __enter__(self) -> None:
         __tracebackhide__ = True
         if self._call is not None:
             self._call.count_all()
-            if not self._parallel.return_generator:
+            if not self._inside.is_generator:
                 self._call.collect_until_done()
-        parallel = self._parallel
-        # joblib itself raises what a task raised, unless nothing is left to wait for: it forgets it then. A generator's
-        # callbacks run in another thread, so that may be the case at any moment.
-        if parallel._aborting and (parallel.return_generator or not parallel._wait_retrieval()):
-            parallel._raise_error_fast()
+        self._inside.raise_error()
 
     def __exit__(self, *_: object) -> None:
         """There is nothing to end."""
@@ -313,13 +304,6 @@ def _large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | No
         whole = isinstance(max_nbytes, float) and math.isfinite(max_nbytes)
         max_nbytes = checks.whole("max_nbytes", int(max_nbytes) if whole else max_nbytes, 0)
     return (None if mmap_mode is None else max_nbytes), (PRIVATE if mmap_mode == "c" else SHARED)
-
-
-def _print_beside_bars(parallel: Any) -> None:
-    """What `verbose` has joblib print, by a method of its own, would run into a progress bar."""
-    if "_print" not in vars(parallel) and hasattr(parallel, "_print"):
-        to_stderr = parallel.verbose < 50  # joblib's rule
-        parallel._print = beside_bars(parallel._print, lambda: sys.stderr if to_stderr else sys.stdout)
 
 
 # --- which cluster ---
@@ -366,35 +350,14 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-def _one_at_a_time(function: Callable[..., Any]) -> Callable[..., Any]:
-    lock = threading.Lock()
-
-    @functools.wraps(function)
-    def alone(*args: Any) -> Any:
-        with lock:
-            return function(*args)
-
-    return alone
-
-
 # --- in the slot ---
 
 
 def nested_config(nesting_level: int | None) -> parallel_config:
     """What `Parallel` does in a batch from now on, until the end of the `with` block that this is for."""
     if is_slot_process():
-        joblib_pool.CustomizablePickler.reducer_override = _by_value
+        pools_pickle_by_value()
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
-
-
-def _by_value(pickler: Any, obj: Any) -> Any:
-    """How joblib's multiprocessing pools, in a task, pickle functions and classes that came by value.
-
-    Their processes are forks of the slot's, where none of those is found by its name.
-    """
-    if isinstance(obj, types.FunctionType | type) and not importable(obj):
-        return pickle.loads, (cloudpickle.dumps(obj),)
-    return NotImplemented
 
 
 @functools.cache
@@ -405,9 +368,6 @@ def _nested_backend(nesting_level: int | None) -> MinidaskBackend:
     return backend
 
 
-if sys.version_info < (3, 12):
-    # `ast.parse` there counts the depth of all threads together (cpython gh-106905), and now and then one of several
-    # `Parallel` calls at once raises SystemError: with `processes=False` nested ones are in threads.
-    joblib_parallel.eval_expr = _one_at_a_time(joblib_parallel.eval_expr)
+evaluate_one_at_a_time()
 register_parallel_backend("minidask", MinidaskBackend)
 joblib_is_loaded(nested_config)

@@ -47,25 +47,9 @@ class NestedRun(ParallelRun):
         client.shell.on_idle.append(self._share_if_busy)
 
     def _start_collecting(self) -> None:
-        """A generator hands control back to the task, whose thread so collects whenever it wants to have a result.
-
-        joblib's own loop would go to sleep where none has come yet.
-        """
-        if self._parallel.return_generator:
-            self._wait_retrieval = self._parallel._wait_retrieval
-            self._parallel._wait_retrieval = self._collect_until_retrievable
-
-    def _collect_until_retrievable(self) -> bool:
-        """In the place of joblib's look whether there is more to come."""
-        parallel = self._parallel
-
-        def nothing_to_retrieve() -> bool:
-            jobs = parallel._jobs
-            come = bool(jobs) and (not parallel.return_ordered or jobs[0].status != "Pending")
-            return self._wait_retrieval() and not come and not parallel._aborting
-
-        self._collect(nothing_to_retrieve)
-        return bool(self._wait_retrieval())
+        """A generator hands control back to the task, whose thread so collects whenever it wants to have a result."""
+        if self._inside.is_generator:
+            self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
     def _send(self, job: Job) -> Future:
         with self._sharing:
@@ -199,7 +183,7 @@ class NestedRun(ParallelRun):
 
     def close(self) -> None:
         self._client.shell.on_idle.remove(self._share_if_busy)
-        self._parallel.__dict__.pop("_wait_retrieval", None)
+        self._inside.wait_as_joblib()
         if self._ran:
             self._tell()
         super().close()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from minidask.backend.inside_joblib import InsideParallel
 from minidask.backend.total import calls_in_all
 from minidask.client.client import Client
 from minidask.client.core import Lost
@@ -50,7 +50,7 @@ class ParallelRun:
         self,
         client: Client,
         group: TaskGroup,
-        parallel: Any,
+        inside: InsideParallel,
         run_batch: RunBatch,
         inner_threads: int | None,
         shared: list[tuple[Any, Scattered]],
@@ -59,17 +59,16 @@ class ParallelRun:
     ) -> None:
         self._client = client
         self._group = group
-        self._parallel = parallel
+        self._inside = inside
         self._run_batch = run_batch
         self._inner_threads = inner_threads
         self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
         self._slots = slots
         self._under_way = self._most = 0  # batches
-        self._call_id = parallel._call_id
+        self._call_id = inside.call_id
         self._bars = list(dict.fromkeys([calls.bar for calls in client.shell.bars] + ([bar] if bar else [])))
         self._counts: list[CallCounter] = []
         self._aborted = False
-        self._batch_class: Any = None  # joblib's, of the batches that it keeps
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
             self._group.interner.alias(obj, handle)
@@ -80,12 +79,12 @@ class ParallelRun:
 
     def _start_collecting(self) -> None:
         """See to the callbacks of a generator; for a list, `collect_until_done` does."""
-        if self._parallel.return_generator:
+        if self._inside.is_generator:
             start(threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True))
 
     def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
         """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
-        self._batch_class = type(callback)
+        self._inside.remember_batch_class(callback)
         job = Job(batch.items if hasattr(batch, "items") else [(batch, (), {})], nesting_level, callback)
         self._count(job.items)
         try:
@@ -133,13 +132,15 @@ class ParallelRun:
         if self._bars and not self._counts:  # only now, where joblib sees to it that the call will be closed
             with Uninterrupted():
                 for bar in self._bars:
-                    self._counts.append(bar.begin(self._client.shell, name_of(items[0][0]), self._parallel.n_tasks))
+                    self._counts.append(
+                        bar.begin(self._client.shell, name_of(items[0][0]), self._inside.parallel.n_tasks)
+                    )
         for calls in self._counts:
             calls.submitted(len(items))
 
     def count_all(self) -> None:
         """Tell the bars how many there will be, if that is known by now."""
-        total = calls_in_all(self._parallel) if self._counts else None
+        total = calls_in_all(self._inside) if self._counts else None
         if total is not None:
             for calls in self._counts:
                 calls.expect(total)
@@ -162,24 +163,21 @@ class ParallelRun:
 
     def _widen(self, nobody: Future) -> None:
         """Dispatch more: joblib keeps so many batches under way as it chose to for the slots of the beginning."""
-        parallel, slots = self._parallel, self._client.slots()
-        with parallel._lock:
-            if parallel._call_id != self._call_id or slots <= self._slots:
+        inside, slots = self._inside, self._client.slots()
+        with inside.dispatching():
+            if inside.call_id != self._call_id or slots <= self._slots:
                 return
-            if not isinstance(parallel.pre_dispatch, str):
+            if not isinstance(inside.parallel.pre_dispatch, str):
                 return  # a number is the user's own choice
             more = -(-self._most * slots // self._slots) - self._most
-            self._slots = parallel._cached_effective_n_jobs = slots
-            for _ in range(more):
-                if parallel._original_iterator is not None and not parallel._aborting:
-                    parallel.dispatch_next()
+            self._slots = slots
+            inside.dispatch_for(slots, more)
 
     # --- collecting ---
 
     def collect_until_done(self) -> None:
         """Run joblib's callbacks here until the call is complete, aborted or timed out."""
-        parallel = self._parallel
-        self._collect(lambda: parallel._wait_retrieval() and not parallel._aborting)
+        self._collect(self._inside.must_wait)
 
     def _collect(self, go_on: Callable[[], bool]) -> None:
         head = 0
@@ -191,7 +189,7 @@ class ParallelRun:
                         continue
                     if self._work_here(leadership):
                         continue
-                    wait, head = self._time_left(head)
+                    wait, head = self._inside.seconds_left(head)
                     if leadership is not None:
                         if self._client.shell.reader.wanted_back:
                             break  # it is another thread's turn
@@ -222,33 +220,12 @@ class ParallelRun:
         """Do something useful before waiting; False if there is nothing to do."""
         return False
 
-    def _time_left(self, head: int) -> tuple[float | None, int]:
-        """Seconds until the oldest pending job has used up joblib's timeout, and its position."""
-        timeout = self._parallel.timeout
-        if timeout is None:
-            return None, head
-        jobs = self._parallel._jobs
-        while head < len(jobs) and jobs[head].get_status(timeout=timeout) != "Pending":
-            head += 1
-        if head == len(jobs) or self._parallel._aborting:  # nothing to time, or the time is up
-            return 0.01, head
-        waited = time.time() - jobs[head]._completion_timeout_counter
-        return max(0.0, timeout - waited) + 0.001, head
-
     def _collect_forever(self) -> None:
         while (item := self._done.get()) is not None:
             try:
                 item[0](item[1])
             except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
-                self._end_with(error)
-
-    def _end_with(self, error: BaseException) -> None:
-        """Have the user's thread raise this: joblib itself has it so for an error that its own callback expects."""
-        assert self._batch_class is not None
-        batch = self._batch_class(0, 1, self._parallel)
-        if self._parallel.return_ordered:
-            self._parallel._jobs.append(batch)
-        batch._register_outcome({"result": error, "status": "Error"})
+                self._inside.fail(error)
 
     # --- the end ---
 

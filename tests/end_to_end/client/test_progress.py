@@ -22,6 +22,7 @@ from sklearn.model_selection import GridSearchCV
 
 import minidask
 from minidask import errors
+from minidask.backend.inside_joblib import InsideParallel
 from minidask.backend.total import READ_AHEAD, calls_in_all
 from minidask.client import progress
 from minidask.client.tally import Cluster, Line, Tally, cluster_of, since
@@ -87,9 +88,9 @@ class ScikitLearns(Running):
 
 
 def test_a_list_tells_how_many_and_a_generator_of_a_users_is_left_alone() -> None:
-    assert calls_in_all(Running([1, 2, 3])) == 3
+    assert calls_in_all(InsideParallel(Running([1, 2, 3]))) == 3
     asked = []
-    assert calls_in_all(Running(asked.append(i) for i in range(3))) is None
+    assert calls_in_all(InsideParallel(Running(asked.append(i) for i in range(3)))) is None
     assert asked == []
 
 
@@ -98,13 +99,13 @@ def test_a_list_tells_how_many_and_a_generator_of_a_users_is_left_alone() -> Non
 )
 def test_scikit_learns_generators_are_read_ahead_and_nothing_of_them_is_lost(count: int, expected: int | None) -> None:
     parallel = ScikitLearns((i for i in range(count)), dispatched=4)
-    assert calls_in_all(parallel) == expected
+    assert calls_in_all(InsideParallel(parallel)) == expected
     assert list(parallel._original_iterator) == list(range(count))
 
 
 def test_reading_ahead_leaves_an_error_to_those_who_get_there() -> None:
     parallel = ScikitLearns(10 // (3 - i) for i in range(5))
-    assert calls_in_all(parallel) is None
+    assert calls_in_all(InsideParallel(parallel)) is None
     found = []
     with pytest.raises(ZeroDivisionError):
         found.extend(iter(lambda: next(parallel._original_iterator), None))
