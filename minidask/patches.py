@@ -130,13 +130,13 @@ PATCHES = (
     ),
     Patch(
         "._waiters",
-        "minidask/client/nested.py",
+        "minidask/client/helping.py",
         "one `Future` in a task",
         "A task that waits by `concurrent.futures.wait` is to run other calls in its slot.",
     ),
     Patch(
         ".event",
-        "minidask/client/nested.py",
+        "minidask/client/helping.py",
         "one waiter of `concurrent.futures`, in a task",
         "The same.",
     ),

@@ -8,6 +8,8 @@ joblib's contract for backends is public, and `backend.py` keeps to it. Four thi
 - A progress bar must know how many calls there will be.
 
 Here these have plain names. A release of joblib that moves its own names breaks this file and no other.
+
+joblib is imported in functions only: as soon as it is loaded, it has `backend.py` loaded, which needs this file.
 """
 
 from __future__ import annotations
@@ -23,13 +25,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import cloudpickle
-import joblib.parallel as joblib_parallel
-import joblib.pool as joblib_pool
 
 from minidask.client.screen import beside_bars
 from minidask.pickling.functions import importable
 
-PENDING = joblib_parallel.TASK_PENDING
+PENDING = "Pending"
+"""joblib's `TASK_PENDING`."""
 LOOK_SECONDS = 0.01
 """How soon to look again where joblib has no batch to time yet; joblib's own loop waits as long."""
 
@@ -189,7 +190,9 @@ def pools_pickle_by_value() -> None:
 
     The processes of such a pool are forks of the slot, where none of those is found by its name.
     """
-    joblib_pool.CustomizablePickler.reducer_override = _by_value
+    from joblib.pool import CustomizablePickler  # noqa: PLC0415 - see the module's docstring
+
+    CustomizablePickler.reducer_override = _by_value
 
 
 def _by_value(pickler: Any, obj: Any) -> Any:
@@ -206,6 +209,8 @@ def evaluate_one_at_a_time() -> None:
     calls are in threads.
     """
     if sys.version_info < (3, 12):
+        import joblib.parallel as joblib_parallel  # noqa: PLC0415 - see the module's docstring
+
         joblib_parallel.eval_expr = _one_at_a_time(joblib_parallel.eval_expr)
 
 
