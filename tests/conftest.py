@@ -16,8 +16,10 @@ Fixtures of all are here, functions and classes in `helpers.py`, simulated clust
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,14 +37,24 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Nothing is left behind: looked at once, when the processes that ran the tests, if there are several, have ended."""
+    if hasattr(session.config, "workerinput"):
+        return
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not our_processes(), "our processes had ended", 10)
+    if left := [*map(str, our_processes()), *leftovers()]:
+        print("\nLEFT BEHIND:", *left, sep="\n", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(scope="session", autouse=True)
-def nothing_is_left_behind() -> Iterator[None]:
+def clients_are_closed() -> Iterator[None]:
     sweep()
     yield
     for client in list(minidask.client.registry.live_clients):
         client.close()
-    wait_until(lambda: not our_processes(), f"our processes had ended: {our_processes()}", 10)
-    assert not leftovers()
 
 
 @pytest.fixture(autouse=True, scope="session")
