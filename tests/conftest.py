@@ -17,10 +17,11 @@ Fixtures of all are here, functions and classes in `helpers.py`, simulated clust
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Nothing is left behind: looked at once, when the processes that ran the tests, if there are several, have ended."""
+    """Nothing is left behind. If several processes run the tests, this one looks when they have ended."""
     if hasattr(session.config, "workerinput"):
         return
     with contextlib.suppress(AssertionError):
@@ -93,11 +94,29 @@ def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[M
     return kept
 
 
+@pytest.fixture(scope="module")
+def clusters(request: pytest.FixtureRequest) -> Iterator[Callable[..., minidask.Client]]:
+    """Gives clients by the shape of their cluster, which is started once in a module, and at rest when it is given."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def start(workers: int, processes: bool) -> minidask.Client:
+            if (workers, processes) == (2, True):
+                return request.getfixturevalue("shared_client")
+            return stack.enter_context(minidask.Client(n_workers=workers, processes=processes))
+
+        def give(workers: int, processes: bool = True) -> minidask.Client:
+            client = start(workers, processes)
+            wait_until(lambda: at_rest(client), "the cluster was at rest")
+            return client
+
+        yield give
+
+
 @pytest.fixture
-def one_worker() -> Iterator[minidask.Client]:
-    """A cluster of one slot, where whatever waits must lend it."""
-    with minidask.Client(n_workers=1) as client:
-        yield client
+def one_worker(clusters: Callable[..., minidask.Client]) -> minidask.Client:
+    """A cluster of one slot, where whatever waits must lend it; the module's tests share it."""
+    return clusters(1)
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ class Program:
 
     def __init__(self, command: list[str], log: Path, prepare: Callable[[], None] | None, **environment: str) -> None:
         self.log = log
+        self._asked = False
         self._file = log.open("w")
         self.process = subprocess.Popen(
             command,
@@ -116,9 +117,15 @@ class Program:
     def send(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def end(self) -> None:
-        if self.process.poll() is None:
+    def ask_to_end(self) -> None:
+        """Ask once: a worker takes a second SIGTERM for haste."""
+        if not self._asked and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+            self._asked = True
+
+    def end(self) -> None:
+        self.ask_to_end()
+        if self.process.poll() is None:
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
@@ -158,5 +165,7 @@ class Programs:
         return self.start(sys.executable, str(path), *arguments, **environment)
 
     def end_all(self) -> None:
+        for program in reversed(self._started):
+            program.ask_to_end()
         for program in reversed(self._started):
             program.end()

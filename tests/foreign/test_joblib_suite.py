@@ -15,9 +15,9 @@ from minidask.host.folders import sweep
 # Child processes of other backends import minidask too: joblib's tests nest every backend in every other one.
 SITE = "import minidask\n"
 
-# What may be another's fault or merit by importing minidask: calls on minidask, nested in and around the others; threads,
-# which share the process with it; and what joblib makes of its options, as `eval_expr` is replaced. The rest of the
-# suite, most of its time, is about processes of loky and multiprocessing in which nothing of ours runs.
+# What can fail because minidask is imported: calls on minidask, nested in and around the others; threads, which share
+# its process; and the options of a call, as `eval_expr` is replaced. The rest of the suite, most of its time, is about
+# processes of loky and multiprocessing in which nothing of ours runs.
 OURS = "minidask or threading or dispatch_one_job or dispatch_multiprocessing or njobs or pretty_print"
 
 

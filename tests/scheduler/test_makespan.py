@@ -54,7 +54,7 @@ def test_little_waits_in_a_batch_behind_a_straggler_wherever_it_is(count: int, s
 @pytest.mark.parametrize("machines", [[4], [2, 2], [1] * 20])
 def test_no_slot_idles_between_short_tasks(seconds: float, machines: list[int]) -> None:
     """Without any in advance, each idles for a round trip, 1 ms, after every task."""
-    lengths = [seconds] * 4000
+    lengths = [seconds] * 1000
     bare, ahead = Cluster(machines, prefetch=0), Cluster(machines)
     ideal = best(lengths, sum(machines))
     assert parallel(bare, lengths, batch_size=1, pre_dispatch="all") > 1.15 * ideal

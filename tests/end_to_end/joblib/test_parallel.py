@@ -86,11 +86,13 @@ def meet(folder: Path, count: int) -> bool:
 
 
 @pytest.mark.parametrize("n_jobs", [2, 3])
-def test_never_more_than_n_jobs_calls_at_once(n_jobs: int, tmp_path: Path) -> None:
+def test_never_more_than_n_jobs_calls_at_once(
+    n_jobs: int, tmp_path: Path, clusters: Callable[..., minidask.Client]
+) -> None:
     meeting, counting = tmp_path / "meeting", tmp_path / "counting"
     meeting.mkdir()
     counting.mkdir()
-    with minidask.Client(n_workers=4) as big, joblib.parallel_config("minidask", scheduler=big):
+    with joblib.parallel_config("minidask", scheduler=clusters(4)):
         assert all(Parallel(n_jobs=-1, batch_size=1)(delayed(meet)(meeting, 4) for _ in range(4)))
         counts = Parallel(n_jobs=n_jobs, pre_dispatch="all", batch_size=1)(
             delayed(running_at_once)(counting, 0.05) for _ in range(20)

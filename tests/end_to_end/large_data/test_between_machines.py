@@ -42,8 +42,9 @@ def start(hosts: Hosts, programs: Programs) -> tuple[str, list[Program]]:
         worker = programs.start(
             *hosts.on(number, sys.executable, "-m", "minidask.worker", f"{host}:8786", *options),
         )
-        worker.wait_for("joined the scheduler")
         workers.append(worker)
+    for worker in workers:
+        worker.wait_for("joined the scheduler")
     return f"{host}:8786", workers
 
 

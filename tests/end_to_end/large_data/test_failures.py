@@ -136,7 +136,7 @@ def test_nothing_stays_whatever_was_killed_once_anything_of_ours_starts(
     kill([pid for part in killed for pid in pids[part]])
     end(client, scheduler, worker)
     wait_until(lambda: not alive(slots), "the slots were gone")
-    with minidask.Client(n_workers=1):
+    with minidask.Client(n_workers=1, processes=False):
         assert not ours([pid for part in pids.values() for pid in part])
 
 
@@ -150,7 +150,7 @@ def test_nothing_stays_of_a_local_cluster_either(programs: Programs, killed: tup
     kill([pid for part in killed for pid in pids[part]])
     end(client)
     wait_until(lambda: not alive([node.pid, *slots]), "node and slots were gone")
-    with minidask.Client(n_workers=1):
+    with minidask.Client(n_workers=1, processes=False):
         assert not ours([pid for part in pids.values() for pid in part])
 
 

@@ -412,7 +412,7 @@ def test_nothing_of_killed_processes_stays_once_anything_of_ours_starts_again(pr
     program.process.wait(10)
     wait_until(lambda: not alive([int(node), *slots]), "all were gone")
     assert Path(folder).exists()
-    with minidask.Client(n_workers=1):
+    with minidask.Client(n_workers=1, processes=False):
         assert not Path(folder).exists()
 
 

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,8 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(params=[(1, True), (2, True), (8, True), (1, False), (2, False), (8, False)], ids=str)
-def any_client(request: pytest.FixtureRequest) -> Iterator[minidask.Client]:
-    workers, processes = request.param
-    with minidask.Client(n_workers=workers, processes=processes) as client:
-        yield client
+def any_client(request: pytest.FixtureRequest, clusters: Callable[..., minidask.Client]) -> minidask.Client:
+    return clusters(*request.param)
 
 
 def backend(client: minidask.Client) -> joblib.parallel_config:
@@ -52,7 +50,9 @@ def test_four_levels_of_calls(any_client: minidask.Client, return_as: str) -> No
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(2, True), (2, False)])
-def test_searches_over_what_is_parallel_itself(workers: int, processes: bool) -> None:
+def test_searches_over_what_is_parallel_itself(
+    workers: int, processes: bool, clusters: Callable[..., minidask.Client]
+) -> None:
     from sklearn.datasets import make_classification
     from sklearn.ensemble import BaggingClassifier, RandomForestClassifier, StackingClassifier
     from sklearn.linear_model import LogisticRegression
@@ -70,7 +70,7 @@ def test_searches_over_what_is_parallel_itself(workers: int, processes: bool) ->
             stack, X, y, cv=3, n_jobs=n_jobs
         ).tolist()
 
-    with minidask.Client(n_workers=workers, processes=processes) as client, backend(client):
+    with backend(clusters(workers, processes)):
         assert results(-1) == results(1)
 
 
@@ -185,7 +185,9 @@ IDLE = {"queued": 0, "running": 0, "finished": 0}
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_parent_that_is_cancelled_takes_its_descendants_with_it(workers: int, tmp_path: Path) -> None:
+def test_a_parent_that_is_cancelled_takes_its_descendants_with_it(
+    workers: int, tmp_path: Path, clusters: Callable[..., minidask.Client]
+) -> None:
     def grandchild(number: int) -> None:
         (tmp_path / f"{number}").touch()
         time.sleep(60)
@@ -196,15 +198,17 @@ def test_a_parent_that_is_cancelled_takes_its_descendants_with_it(workers: int, 
     def parent() -> None:
         minidask.get_client().submit(child).result()
 
-    with minidask.Client(n_workers=workers) as client:
-        future = client.submit(parent)
-        wait_until(lambda: len(list(tmp_path.iterdir())) >= 1, "a grandchild ran")
-        client.cancel(future, force=True)
-        wait_until(lambda: client.scheduler_info()["tasks"] | {"finished": 0} == IDLE, "all were stopped")
-        assert client.submit(abs, -1).result(10) == 1
+    client = clusters(workers)
+    future = client.submit(parent)
+    wait_until(lambda: len(list(tmp_path.iterdir())) >= 1, "a grandchild ran")
+    client.cancel(future, force=True)
+    wait_until(lambda: client.scheduler_info()["tasks"] | {"finished": 0} == IDLE, "all were stopped")
+    assert client.submit(abs, -1).result(10) == 1
 
 
-def test_a_parent_that_dies_takes_its_descendants_with_it_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_parent_that_dies_takes_its_descendants_with_it_and_is_tried_again(
+    tmp_path: Path, client: minidask.Client
+) -> None:
     def child() -> None:
         (tmp_path / "child").touch()
         time.sleep(60)
@@ -217,13 +221,12 @@ def test_a_parent_that_dies_takes_its_descendants_with_it_and_is_tried_again(tmp
         wait_until((tmp_path / "child").exists, "the child ran")
         os._exit(3)
 
-    with minidask.Client(n_workers=2) as client:
-        assert client.submit(parent).result(30) == 7
-        wait_until(lambda: client.scheduler_info()["tasks"] | {"finished": 0} == IDLE, "the child was stopped")
+    assert client.submit(parent).result(30) == 7
+    wait_until(lambda: client.scheduler_info()["tasks"] | {"finished": 0} == IDLE, "the child was stopped")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_child_that_kills_its_process(workers: int) -> None:
+def test_a_child_that_kills_its_process(workers: int, clusters: Callable[..., minidask.Client]) -> None:
     def parent() -> str:
         try:
             minidask.get_client().submit(os._exit, 1).result()
@@ -231,14 +234,14 @@ def test_a_child_that_kills_its_process(workers: int) -> None:
             return str(error)
         return ""
 
-    with minidask.Client(n_workers=workers) as client:
-        future = client.submit(parent)
-        try:
-            text = future.result(60)  # it died in another slot, and its parent was told
-        except errors.KilledWorker as error:
-            text = str(error)  # it died in its parent's slot, again and again
-        assert "exit code 1" in text
-        assert client.submit(abs, -2).result(30) == 2
+    client = clusters(workers)
+    future = client.submit(parent)
+    try:
+        text = future.result(60)  # it died in another slot, and its parent was told
+    except errors.KilledWorker as error:
+        text = str(error)  # it died in its parent's slot, again and again
+    assert "exit code 1" in text
+    assert client.submit(abs, -2).result(30) == 2
 
 
 def test_a_child_in_its_parents_slot_that_takes_too_long(one_worker: minidask.Client) -> None:

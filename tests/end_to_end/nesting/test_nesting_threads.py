@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import queue
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,8 @@ SECONDS = 30
 
 
 @pytest.fixture(params=[(1, True), (2, True), (1, False), (2, False)], ids=str)
-def few_workers(request: pytest.FixtureRequest) -> Iterator[minidask.Client]:
-    workers, processes = request.param
-    with minidask.Client(n_workers=workers, processes=processes) as client:
-        yield client
+def few_workers(request: pytest.FixtureRequest, clusters: Callable[..., minidask.Client]) -> minidask.Client:
+    return clusters(*request.param)
 
 
 def same(value: int) -> int:
@@ -297,7 +297,7 @@ def test_never_more_than_n_jobs_calls_at_once_with_those_that_run_in_the_task(tm
     assert max(sum(began <= start < ended for began, ended in spans) for start, _ in spans) == 2
 
 
-def test_calls_are_shared_while_the_tasks_own_code_keeps_it_from_them(tmp_path: Path) -> None:
+def test_calls_are_shared_while_the_tasks_own_code_keeps_it_from_them(tmp_path: Path, client: minidask.Client) -> None:
     def job(number: int) -> int:
         (tmp_path / f"{number}").touch()
         return os.getpid()
@@ -311,8 +311,7 @@ def test_calls_are_shared_while_the_tasks_own_code_keeps_it_from_them(tmp_path: 
 
         return list(Parallel(n_jobs=2, batch_size=1, pre_dispatch=4)(calls()))
 
-    with minidask.Client(n_workers=2) as client:
-        assert len(client.submit(task).result(SECONDS)) == 6
+    assert len(client.submit(task).result(SECONDS)) == 6
 
 
 def test_a_slot_is_lent_again_after_a_callback_that_waits_itself(tmp_path: Path) -> None:
@@ -343,21 +342,23 @@ def test_a_slot_is_lent_again_after_a_callback_that_waits_itself(tmp_path: Path)
 
 
 @pytest.mark.parametrize("processes", [True, False])
-def test_a_thread_that_a_task_leaves_behind_takes_nobodys_slot(processes: bool) -> None:
+def test_a_thread_that_a_task_leaves_behind_takes_nobodys_slot(
+    processes: bool, clusters: Callable[..., minidask.Client]
+) -> None:
     def leave_a_thread() -> None:
         client = minidask.get_client()
         child = client.submit(time.sleep, 0.02)
         threading.Thread(target=wait, args=([child], 5), name="left behind", daemon=True).start()
         time.sleep(0.01)
 
-    with minidask.Client(n_workers=2, processes=processes) as client:
-        blocker = client.submit(time.sleep, 3600) if processes else None
-        for number in range(30):
-            client.submit(leave_a_thread).result(SECONDS)
-            assert client.submit(same, number).result(SECONDS) == number
-        if blocker is not None:
-            client.cancel(blocker, force=True)
-        wait_until(lambda: not any(thread.name == "left behind" for thread in threading.enumerate()), "they ended")
+    client = clusters(2, processes)
+    blocker = client.submit(time.sleep, 3600) if processes else None
+    for number in range(30):
+        client.submit(leave_a_thread).result(SECONDS)
+        assert client.submit(same, number).result(SECONDS) == number
+    if blocker is not None:
+        client.cancel(blocker, force=True)
+    wait_until(lambda: not any(thread.name == "left behind" for thread in threading.enumerate()), "they ended")
 
 
 def test_a_task_that_nobody_waits_for_any_more_goes_on_as_it_would(client: minidask.Client, tmp_path: Path) -> None:
@@ -374,11 +375,14 @@ def test_a_task_that_nobody_waits_for_any_more_goes_on_as_it_would(client: minid
     wait_until(lambda: (tmp_path / "went on").exists(), "the task came to its end")
 
 
-def test_a_parents_end_ends_a_nest_of_any_depth() -> None:
+def test_a_parents_end_ends_a_nest_of_any_depth(request: pytest.FixtureRequest) -> None:
+    depth = 500
+    limit = sys.getrecursionlimit()
+    request.addfinalizer(lambda: sys.setrecursionlimit(limit))
+    sys.setrecursionlimit(len(inspect.stack(0)) + depth // 2)
     core = SchedulerCore()
     core.handle(Joined(1, "worker", "w", {"slots": 3000}), 0.0)
     core.handle(Joined(2, "client", "c", {"nested": True}), 0.0)
-    depth = 2000
     for number in range(1, depth + 1):
         parent = [number - 1, 1] if number > 1 else []
         core.handle(Received(2, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)
