@@ -6,6 +6,7 @@ Nothing waits and nothing is random, so what comes out is exact: when each task 
 from __future__ import annotations
 
 import contextlib
+import functools
 import heapq
 import struct
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from minidask.scheduler.events import Event, Joined, Left, Received
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker.shell import PREFETCH
+from tests.rig import said_by_slots
 
 
 @dataclass(eq=False)
@@ -67,16 +69,15 @@ class Machine:
 
     def handle(self, event: w.Event) -> None:
         cluster = self._cluster
-        for effect in self._core.handle(event, cluster.now):
+        effects = self._core.handle(event, cluster.now)
+        for effect in effects:
             match effect:
                 case w.ToScheduler(message):
                     self._say(message)
                 case w.ToSlot(slot, m.Run() as run):
                     self._run(slot, run)
-                case w.Spawn(slot):
-                    cluster.later(0, lambda slot=slot: self.handle(w.FromSlot(slot, m.SlotReady())))
-                case w.Retire(slot):
-                    cluster.later(0, lambda slot=slot: self.handle(w.SlotExited(slot, "exit code 0", "")))
+        for said in said_by_slots(effects):
+            cluster.later(0, functools.partial(self.handle, said))
         deadline = self._core.next_deadline()
         if deadline is not None and deadline != self._timer:
             self._timer = deadline

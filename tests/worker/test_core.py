@@ -7,41 +7,7 @@ import pytest
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker.slots import Idle, SlotRecord, SlotState, Starting
-
-
-class Rig:
-    """A core with a clock, and what came out of it."""
-
-    def __init__(self, slots: int = 1) -> None:
-        self.core = w.WorkerCore()
-        self.now = 0.0
-        self.said: list[m.Message] = []
-        self.effects: list[w.Effect] = []
-        self.do(w.Resize(slots))
-        for number in range(slots):
-            self.do(w.FromSlot(number, m.SlotReady()))
-        self.effects.clear()
-
-    def do(self, event: w.Event) -> list[w.Effect]:
-        effects = self.core.handle(event, self.now)
-        self.effects += effects
-        self.said += [effect.message for effect in effects if isinstance(effect, w.ToScheduler)]
-        return effects
-
-    def run(self, task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = ()) -> list[w.Effect]:
-        return self.do(w.FromScheduler(run(task, timeout, blobs)))
-
-    def pass_time(self, seconds: float) -> list[w.Effect]:
-        self.now += seconds
-        return self.do(w.WorkerTick())
-
-
-def run(task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = (), host: int = 0) -> m.Run:
-    return m.Run(task, 1, 7, "f", timeout, list(blobs), host, [b"call"])
-
-
-def done(task: int) -> m.Done:
-    return m.Done(task, 1, 0.5, [b"result"])
+from tests.rig import Rig, done, run
 
 
 def test_a_call_goes_to_a_free_slot_and_its_outcome_back() -> None:

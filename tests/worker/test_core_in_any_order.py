@@ -12,7 +12,7 @@ from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
-from tests.worker.test_core import Rig, done, run
+from tests.rig import Rig, done, run
 
 UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult | m.TaskMessage
 

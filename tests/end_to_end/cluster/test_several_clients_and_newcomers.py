@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -172,3 +174,25 @@ def test_n_jobs_holds_for_each_call_of_its_own(folder: Path) -> None:
             True,
             True,
         ]
+
+
+def test_what_one_client_has_changed_another_does_not_see(programs: Programs) -> None:
+    def change() -> int:
+        json.changed = True  # type: ignore[attr-defined]
+        return os.getpid()
+
+    def changed() -> tuple[bool, int]:
+        return hasattr(json, "changed"), os.getpid()
+
+    _, address = programs.scheduler()
+    programs.worker(address, "--nworkers", "1", "--fresh-slots")
+    with minidask.Client(address) as one:
+        pid = one.submit(change).result(20)
+        assert one.submit(changed).result(20) == (True, pid)
+        with minidask.Client(address) as two:
+            seen, other = two.submit(changed).result(20)
+            assert not seen and other != pid
+            assert len(two.gather(two.map(abs, range(50)))) == 50
+        again = one.submit(changed).result(20)
+        assert not again[0]
+        wait_until(lambda: one.nthreads() and sum(one.nthreads().values()) == 1, "there was one slot again")

@@ -23,7 +23,7 @@ from minidask.worker import core as w
 from minidask.worker.untaken import Untaken
 from tests.data.stores import KIB, blob, data, files, new_store
 from tests.helpers import Programs, at_rest, wait_until
-from tests.worker.test_core import Rig, done, run
+from tests.rig import Rig, done, run
 
 PART = b"p" * 16
 
