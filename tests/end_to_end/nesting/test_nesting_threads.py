@@ -216,9 +216,10 @@ def test_two_clients_of_a_task_hold_data_each_for_itself(one_worker: minidask.Cl
             handles = first.scatter(array), second.scatter(array)
             handles[0].release()
             first.shell.release_dropped()
-            store = second.shell.blobs._store
-            pins = [name for name in os.listdir(store.folder) if f".{os.getpid()}-" in name]  # type: ignore[union-attr]
-            return len(pins)
+            held = set(os.listdir(second.shell.blobs._store.folder))  # type: ignore[union-attr]
+            handles[1].release()
+            second.shell.release_dropped()
+            return len(held - set(os.listdir(second.shell.blobs._store.folder)))  # type: ignore[union-attr]
 
     assert one_worker.submit(task, one_worker.address).result(SECONDS) == 1
 
