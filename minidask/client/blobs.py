@@ -1,7 +1,7 @@
 """The blobs that a client holds on the cluster: counted, so that each is sent once and released once.
 
-Large ones go into a store in shared memory. If the cluster is on this machine it is the cluster's, and only their
-names are sent; else this process has one, and serves those parts that a worker asks for.
+Large ones go into a store in shared memory, and only their ids are sent. If the cluster is on this machine, it is the
+cluster's store. Else this process has a store of its own, and sends workers the chunks that they ask for.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HeldBlobs:
         self._lock = threading.RLock()  # held while sending: whoever finds a blob held may name it at once
 
     def put(self, blobs: Mapping[bytes, Payload]) -> None:
-        """Hold these, each once more; the first time a blob is sent, or offered if it is large."""
+        """Hold these blobs, each once more. One that was not held is sent, or offered if it is large."""
         with self._lock:
             new = {blob: payload for blob, payload in blobs.items() if blob not in self._counts}
             offers = self._offer({blob: payload[0] for blob, payload in new.items() if _is_large(payload)})
@@ -50,7 +50,7 @@ class HeldBlobs:
                 self._counts[blob] = self._counts.get(blob, 0) + 1
 
     def _offer(self, large: Mapping[bytes, Buffer]) -> dict[bytes, OfferBlob]:
-        """Put large blobs into the store, and return what offers them; nothing, from now on, if there is no room."""
+        """Put large blobs into the store, and return their offers; none, now and later, if there is no room."""
         store = self._store_for(large)
         if store is None:
             return {}
@@ -59,7 +59,7 @@ class HeldBlobs:
         return {blob: OfferBlob(blob, len(data), place) for blob, data in large.items()}
 
     def _store_for(self, large: Mapping[bytes, Buffer]) -> BlobStore | None:
-        """The store, with these blobs in it; it is made if there is none yet."""
+        """The store, with these blobs in it; None if there is no room. The first blobs make the store."""
         if self._full or not large:
             return None
         try:
@@ -79,18 +79,18 @@ class HeldBlobs:
         return answer(wanted, functools.partial(read, wanted.blob), "the client does not have it any more")
 
     def hold(self, blobs: Iterable[bytes]) -> None:
-        """Hold these, which are held already, once more."""
+        """Hold these blobs, which are held already, once more."""
         with self._lock:
             for blob in blobs:
                 self._counts[blob] += 1
 
     def missing(self, blobs: Iterable[bytes]) -> bool:
-        """Whether one of these is not held."""
+        """Whether one of these blobs is not held."""
         counts = self._counts
         return any(blob not in counts for blob in blobs)
 
     def use(self, blobs: Iterable[bytes]) -> list[bytes]:
-        """A task will map these: those of them that are in the store stay there until they are given to `release`."""
+        """Hold those blobs that a task will map. Returns them, for `release` when the task is over."""
         if not self._stored:
             return []
         with self._lock:
@@ -99,7 +99,7 @@ class HeldBlobs:
         return used
 
     def release(self, blobs: Iterable[bytes]) -> None:
-        """Hold these once less; those that nobody holds any more are released."""
+        """Hold these blobs once less. The cluster is told of those that are not held any more."""
         with self._lock:
             gone = []
             for blob in blobs:
@@ -119,12 +119,12 @@ class HeldBlobs:
             self._store.unpin(blob)
 
     def abandon(self) -> None:
-        """In a forked child: what is held is the parent's."""
+        """In a forked child: forget all blobs, which are the parent's."""
         self._store, self._own, self._stored = None, None, set()
         self._lock = threading.RLock()
 
     def close(self) -> None:
-        """The connection is gone: nothing is held any more."""
+        """Let the store forget all blobs: the connection is gone. A store of this process's own is removed."""
         with self._lock:
             for blob in self._stored:
                 self._unpin(blob)

