@@ -109,7 +109,7 @@ class SchedulerCore:
             self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
-        self.idle_notices = IdleNotices(self.pool, self._send)
+        self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
             m.PutBlob: self.data.put,

@@ -63,6 +63,7 @@ class Nesting:
 
     def __init__(self, ready: ReadyQueue) -> None:
         self._ready = ready
+        self.changes = 0  # how often some task has begun or ceased to be able to host
         self._hosts: dict[int, TaskRecord] = {}  # those that can host, but for those found without a ready descendant
 
     # --- the tree ---
@@ -93,6 +94,7 @@ class Nesting:
             if task.nest is None:
                 task.nest = Nest()
             task.nest.waits = True
+            self.changes += 1
             self._consider(task)
 
     def resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
@@ -103,8 +105,9 @@ class Nesting:
 
     def stop_lending(self, task: TaskRecord) -> None:
         """Lend the slot of a task to no further guest: it goes on, or its attempt is over."""
-        if task.nest is not None:
+        if task.nest is not None and task.nest.waits:
             task.nest.waits = False
+            self.changes += 1
             self._hosts.pop(task.id, None)
 
     def look_for_hosts(self, task: TaskRecord) -> None:
@@ -125,6 +128,7 @@ class Nesting:
         assert host.nest is not None
         worker.guests[guest.id] = host
         host.nest.guest = guest
+        self.changes += 1
         self._hosts.pop(host.id, None)
 
     def leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
@@ -138,6 +142,7 @@ class Nesting:
         if host is not None:
             assert host.nest is not None
             host.nest.guest = None
+            self.changes += 1
             self._consider(host)
         if guest is not None and task.nest is not None:
             task.nest.guest = None
@@ -198,12 +203,15 @@ class IdleNotices:
 
     Args:
         pool: the workers with free slots.
+        nesting: counts changes of tasks that can host.
         send: takes each message to send, with its peer.
     """
 
-    def __init__(self, pool: WorkerPool, send: Callable[[int, m.Message], None]) -> None:
+    def __init__(self, pool: WorkerPool, nesting: Nesting, send: Callable[[int, m.Message], None]) -> None:
         self._pool = pool
+        self._nesting = nesting
         self._send = send
+        self._last_look: tuple[set[str], int] | None = None  # the Pythons with free slots, and the count of changes
         self.subscribers: dict[int, tuple[ClientRecord, dict[int, TaskRecord | None]]] = {}  # with groups' parents
         self._last_sent: dict[int, bool] = {}
 
@@ -216,6 +224,7 @@ class IdleNotices:
         """
         self.subscribers.setdefault(client.peer, (client, {}))[1][group] = parent
         self._last_sent.pop(client.peer, None)
+        self._last_look = None
 
     def unsubscribe(self, client: ClientRecord, group: int) -> None:
         """Forget a group that was closed; without any group, its client gets no more notices."""
@@ -230,11 +239,15 @@ class IdleNotices:
         self._last_sent.pop(client.peer, None)
 
     def send_changes(self) -> None:
-        """Look once for each subscriber, and tell it what has changed; to be called when all tasks are assigned.
+        """Tell each subscriber what has changed for it; to be called when all tasks are assigned.
 
-        There are as many subscribers as slots at most: an index of who is concerned by which change would cost more
-        code than the looks cost time.
+        If anything has changed that may concern one of them, all are looked at. There are as many of them as slots at
+        most: an index of who is concerned by which change would cost more code than the looks cost time.
         """
+        look = set(self._pool.idle), self._nesting.changes
+        if not self.subscribers or look == self._last_look:
+            return
+        self._last_look = look
         for peer, (client, groups) in self.subscribers.items():
             idle = fits(client.python, self._pool.idle) or _can_host_above(groups.values())
             if self._last_sent.get(peer) is not idle:

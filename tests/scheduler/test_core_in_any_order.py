@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
 from minidask.errors import ProtocolError
+from minidask.host.versions import fits
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
 from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
@@ -114,6 +115,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
         self.nested: dict[int, int] = {}  # worker -> the client of the tasks in its slots
         self.pythons: dict[int, str] = {}  # by worker
+        self.idle: dict[int, bool] = {}  # client of a slot -> what it was told last
         self.restarts: dict[tuple[int, int], set[int]] = {}  # client and request -> workers with old slots
         self.told_to_restart: list[tuple[int, int, tuple[int, int]]] = []  # worker, its number, client and request
         self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
@@ -157,6 +159,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 self.told_to_restart.append((peer, message.request, next(reversed(self.restarts))))
             elif isinstance(message, m.Answer) and not message.info:
                 assert not self.restarts.pop((peer, message.request)), "a client was told of fresh slots too early"
+            elif isinstance(message, m.IdleSlots):
+                self.idle[peer] = message.idle
             elif isinstance(message, m.Goodbye):
                 self.forget_worker(peer)
 
@@ -511,6 +515,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:
         assert self.core.nesting.next_assignment() is None
+
+    @invariant()
+    def whoever_runs_batches_of_its_own_knows_of_idle_slots(self) -> None:
+        for peer, (client, groups) in self.core.idle_notices.subscribers.items():
+            above = [task.parent for task in groups.values() if task is not None]
+            for task in above:
+                above += [task.parent] if task is not None else []
+            hosts = [task for task in above if task is not None and task.nest is not None and task.nest.can_host]
+            assert self.idle[peer] == (fits(client.python, self.core.pool.idle) or bool(hosts))
 
     @invariant()
     def nobody_dies_too_often(self) -> None:
