@@ -111,44 +111,8 @@ class SchedulerCore:
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
-        self._from_client: dict[type[Any], Callable[[ClientRecord, Any], None]] = {
-            m.PutBlob: self.data.put,
-            m.OfferBlob: self.data.offer,
-            m.ReleaseBlobs: self.data.release,
-            m.Chunk: self.data.answer,
-            m.NoBlob: self.data.answer,
-            m.FetchChunk: self.data.result_chunk_wanted,
-            m.ResultTaken: self.data.result_taken,
-            m.OpenGroup: self._open_group,
-            m.CloseGroup: self._close_group,
-            m.Submit: self._submit,
-            m.Cancel: self._cancel,
-            m.CancelAll: self._cancel_all,
-            m.Restart: self.restarts.ask,
-            m.Ask: self._answer,
-            m.RanInline: self._ran_inline,
-            m.Shutdown: self._shutdown,
-        }
-        self._from_worker: dict[type[Any], Callable[[WorkerRecord, Any], None]] = {
-            m.Done: self.attempts.done,
-            m.Failed: self.attempts.failed,
-            m.Died: self.attempts.died,
-            m.Stopped: self.attempts.stopped,
-            m.GaveBack: self.attempts.gave_back,
-            m.OfferResult: self.attempts.offer_result,
-            m.Waiting: self.nesting.waiting,
-            m.Resumed: self.nesting.resumed,
-            m.Output: self._output,
-            m.TaskMessage: self._task_message,
-            m.Heartbeat: self._heartbeat,
-            m.Resized: self._resized,
-            m.Restarted: self.restarts.done,
-            m.HaveBlob: self.data.have,
-            m.FetchFailed: self.data.failed,
-            m.FetchChunk: self.data.chunk_wanted,
-            m.Chunk: self.data.result_chunk,
-            m.NoBlob: self.data.result_chunk,
-        }
+        self._from_client = self._client_table()
+        self._from_worker = self._worker_table()
 
     # --- the door ---
 
@@ -209,6 +173,50 @@ class SchedulerCore:
         if command is None:
             raise ProtocolError(f"a client may not send {type(message).__name__}")
         command(client, message)
+
+    def _client_table(self) -> dict[type[Any], Callable[[ClientRecord, Any], None]]:
+        """What is done with each message that a client may send."""
+        return {
+            m.PutBlob: self.data.put,
+            m.OfferBlob: self.data.offer,
+            m.ReleaseBlobs: self.data.release,
+            m.Chunk: self.data.answer,
+            m.NoBlob: self.data.answer,
+            m.FetchChunk: self.data.result_chunk_wanted,
+            m.ResultTaken: self.data.result_taken,
+            m.OpenGroup: self._open_group,
+            m.CloseGroup: self._close_group,
+            m.Submit: self._submit,
+            m.Cancel: self._cancel,
+            m.CancelAll: self._cancel_all,
+            m.Restart: self.restarts.ask,
+            m.Ask: self._answer,
+            m.RanInline: self._ran_inline,
+            m.Shutdown: self._shutdown,
+        }
+
+    def _worker_table(self) -> dict[type[Any], Callable[[WorkerRecord, Any], None]]:
+        """What is done with each message that a worker may send."""
+        return {
+            m.Done: self.attempts.done,
+            m.Failed: self.attempts.failed,
+            m.Died: self.attempts.died,
+            m.Stopped: self.attempts.stopped,
+            m.GaveBack: self.attempts.gave_back,
+            m.OfferResult: self.attempts.offer_result,
+            m.Waiting: self.nesting.waiting,
+            m.Resumed: self.nesting.resumed,
+            m.Output: self._output,
+            m.TaskMessage: self._task_message,
+            m.Heartbeat: self._heartbeat,
+            m.Resized: self._resized,
+            m.Restarted: self.restarts.done,
+            m.HaveBlob: self.data.have,
+            m.FetchFailed: self.data.failed,
+            m.FetchChunk: self.data.chunk_wanted,
+            m.Chunk: self.data.result_chunk,
+            m.NoBlob: self.data.result_chunk,
+        }
 
     # --- peers join and leave ---
 

@@ -23,7 +23,8 @@ A task in advance is bound to its worker: it waits behind another one there, eve
 a long task that costs far more than a round trip gains. So the number follows from what was measured, namely how long
 tasks of this function last, and how long a round trip to this worker takes (`prefetch_depth`):
 
-- Tasks that last ten round trips, or 20 ms, are never sent ahead: the slot idles for a tenth of its time at most.
+- Tasks that last ten round trips or longer are never sent ahead: the slot idles for a tenth of its time at most. Nor
+  are tasks of 20 ms or longer, however slow the network: they would wait at the worker for too long.
 - Of shorter tasks, as many are sent ahead as run in one round trip. That is just enough for the slot never to idle.
 - Nothing is sent ahead before both are known. Over the link inside one process, a round trip takes next to nothing,
   and the worker asks for none at all: its `prefetch` is 0.

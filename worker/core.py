@@ -32,6 +32,7 @@ from minidask.wire.messages import (
     OfferResult,
     Payload,
     PutBlob,
+    Reason,
     ReleaseBlobs,
     Resized,
     Restart,
@@ -264,12 +265,12 @@ class WorkerCore:
             self._drop_delivery(task)
             waits += 1
         if len(self.queue) + len(self.held) < waits:
-            self._effects.append(ToScheduler(Stopped(task, attempt, "cancelled", "it was cancelled")))
+            self._effects.append(ToScheduler(Stopped(task, attempt, Reason.CANCELLED, "it was cancelled")))
             return
         for slot in self.slots.values():
             call = slot.find(task, attempt)
             if isinstance(call, Busy):
-                self._interrupt(slot, call, "cancelled", "it was cancelled", now)
+                self._interrupt(slot, call, Reason.CANCELLED, "it was cancelled", now)
 
     def _taken(self, blob: bytes) -> None:
         """The client has this part of a result: with the last one, the outcome is told."""
@@ -490,7 +491,7 @@ class WorkerCore:
                     self._kill(slot)
                 else:
                     limit = f"it ran longer than its time limit of {call.run.timeout:g} seconds and was stopped"
-                    self._interrupt(slot, call, "timeout", limit, now)
+                    self._interrupt(slot, call, Reason.TIMEOUT, limit, now)
         if self.queue and not self._any_starting():
             self._give_back([entry for entry in self.queue if now >= entry[1] + RETURN_SECONDS])
 

@@ -45,6 +45,7 @@ from minidask.wire.messages import (
     Notice,
     Output,
     PutBlob,
+    Reason,
     Resized,
     Stopped,
 )
@@ -270,7 +271,7 @@ class WorkerShell:
             case ToScheduler((Done() | Failed()) as message):
                 log.warning("the scheduler cannot be sent %s: %s", type(message).__name__, error)
                 text = f"its {type(message).__name__} cannot be sent: {error}"
-                self._send(Stopped(message.task, message.attempt, "serialization", text))
+                self._send(Stopped(message.task, message.attempt, Reason.SERIALIZATION, text))
             case Fetch(blob):
                 self.post(NoRoom(blob, f"its data cannot be fetched: {error}"))
             case Interrupt() | Kill() | Retire() | RemoveResult() | Forget() | ToScheduler():

@@ -18,19 +18,19 @@ from minidask.errors import (
     TaskTimeout,
     VersionMismatch,
 )
-from minidask.wire.messages import Payload, TaskDone, TaskLost, TaskRaised
+from minidask.wire.messages import Payload, Reason, TaskDone, TaskLost, TaskRaised
 
 FutureT = TypeVar("FutureT")
 
 _LOSSES: dict[str, type[MinidaskError]] = {
-    "timeout": TaskTimeout,
-    "killed": KilledWorker,
-    "no-workers": NoWorkersError,
-    "serialization": SerializationError,
-    "worker-left": SchedulerLost,
-    "version": VersionMismatch,
-    "cancelled": MinidaskError,
-    "internal": MinidaskError,
+    Reason.TIMEOUT: TaskTimeout,
+    Reason.KILLED: KilledWorker,
+    Reason.NO_WORKERS: NoWorkersError,
+    Reason.SERIALIZATION: SerializationError,
+    Reason.WORKER_LEFT: SchedulerLost,
+    Reason.VERSION: VersionMismatch,
+    Reason.CANCELLED: MinidaskError,
+    Reason.INTERNAL: MinidaskError,
 }
 """By reason; the scheduler may be a later one, with more reasons."""
 
