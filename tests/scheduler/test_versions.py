@@ -317,7 +317,7 @@ def test_a_module_is_known_by_its_distribution() -> None:
 
 def test_all_know_the_same_reasons_why_a_task_may_be_lost() -> None:
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    listed = text[text.index("`reason` is `") :].partition(":")[0]
+    listed = text[text.index("`reason` is `") :].partition(".")[0]
     assert sorted(re.findall(r'"([\w-]+)"', listed)) == sorted(m.REASONS)
     assert sorted(client_core._LOSSES) == sorted(m.REASONS)
     for reason in m.REASONS:
