@@ -70,6 +70,9 @@ def test_a_client_that_had_no_room_and_sent_the_bytes_is_not_asked_for_them() ->
     cluster.say(2, m.PutBlob(BLOB, [b"data"]), submit(1, pin=5))
     cluster.leave(1)
     assert cluster.say(5, WANTED) == [(5, m.Chunk(BLOB, 0, 0, [b"data"]))]
+    for wrong in (WANTED._replace(offset=1), WANTED._replace(offset=-1), WANTED._replace(size=0)):
+        ((peer, refusal),) = cluster.say(5, wrong)
+        assert peer == 5 and isinstance(refusal, m.NoBlob)
     cluster = Cluster([1, 2], [5])
     cluster.say(2, m.PutBlob(BLOB, [b"data"]))
     assert (5, m.PutBlob(BLOB, [b"data"])) in cluster.say(1, OFFER, submit(1, pin=5))
@@ -101,13 +104,13 @@ def test_behind_a_firewall_the_client_is_asked_after_two_others() -> None:
 
 
 def test_a_thousand_workers_are_one_chain_that_a_loss_cuts_and_joins_again() -> None:
-    shelf = BlobTable()
-    shelf.offer(BLOB, SIZE, "", 1)
+    table = BlobTable()
+    table.offer(BLOB, SIZE, "", 1)
     serving = range(1, 1001)
     for worker in serving:
-        shelf.choose_source(BLOB, worker, serving)
+        table.choose_source(BLOB, worker, serving)
     for worker in (1, 500):
-        for peer in shelf.lose_copy(BLOB, worker):
-            shelf.choose_source(BLOB, peer, serving)
-    copies = shelf.records[BLOB].copies
+        for peer in table.lose_copy(BLOB, worker):
+            table.choose_source(BLOB, peer, serving)
+    copies = table.records[BLOB].copies
     assert sum(copy.source == RELAY for copy in copies.values()) <= 2

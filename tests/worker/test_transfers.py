@@ -1,4 +1,4 @@
-"""Large data part by part: what a receiver asks for, where it is told to fetch, and how it passes data on."""
+"""Large blobs between stores: a machine fetches what it needs, chunk by chunk, and passes it on meanwhile."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from minidask.client.results import Results
 from minidask.data.downloads import WINDOW_BYTES
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
-from minidask.errors import SerializationError
 from minidask.host.folders import place_of
-from minidask.scheduler.blobs import RELAY, BlobTable
 from minidask.wire import messages as m
 from minidask.wire.large import CHUNK_BYTES
 from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
@@ -24,65 +21,8 @@ from minidask.worker.transfers import Transfers
 MIB = 1 << 20
 
 
-# --- where to fetch ---
-
-
-def shelf(*workers: int) -> BlobTable:
-    """Of one blob, which these workers were told to get, one after the other."""
-    blobs = BlobTable()
-    blobs.offer(b"x", 100, "", 99)
-    for worker in workers:
-        assert blobs.choose_source(b"x", worker, range(100))
-    return blobs
-
-
-def sources(blobs: BlobTable) -> dict[int, int]:
-    return {worker: copy.source for worker, copy in blobs.records[b"x"].copies.items()}
-
-
-def test_the_client_sends_once_and_workers_pass_it_on() -> None:
-    assert sources(shelf(1, 2, 3, 4)) == {1: RELAY, 2: 1, 3: 2, 4: 3}
-
-
-def test_two_that_have_it_share_the_work() -> None:
-    blobs = shelf(1, 2)
-    for copy in blobs.records[b"x"].copies.values():
-        copy.complete = True
-    for worker in (3, 4):
-        blobs.choose_source(b"x", worker, {1, 2})
-    assert sources(blobs) == {1: RELAY, 2: 1, 3: 1, 4: 2}
-
-
-def test_where_nobody_serves_the_client_sends_to_each() -> None:
-    blobs = BlobTable()
-    blobs.offer(b"x", 100, "", 99)
-    for worker in (1, 2):
-        blobs.choose_source(b"x", worker, ())
-    assert sources(blobs) == {1: RELAY, 2: RELAY}
-
-
-def test_a_lost_source_is_replaced_and_never_by_one_that_hangs_on_the_seeker() -> None:
-    blobs = shelf(1, 2, 3)
-    assert blobs.lose_copy(b"x", 1) == [2]
-    assert blobs.choose_source(b"x", 2, range(100))
-    assert sources(blobs) == {2: RELAY, 3: 2}, "3 gets it from 2, so 2 cannot get it from 3"
-
-
-def test_a_source_that_failed_is_not_tried_again_and_the_client_is_the_last_resort() -> None:
-    blobs = shelf(1, 2)
-    copy = blobs.records[b"x"].copies[2]
-    copy.failed.add(1)
-    assert blobs.choose_source(b"x", 2, range(100))
-    assert copy.source == RELAY
-    copy.failed.add(RELAY)
-    assert not blobs.choose_source(b"x", 2, range(100))
-
-
-# --- machines that pass it on ---
-
-
 class Machine:
-    """A worker's transfers over its own store, and what they said."""
+    """A worker's transfers over its own store, and what they say."""
 
     def __init__(self, folder: Path, budget: int = 64 * MIB) -> None:
         for name in ("memory", "disk"):
@@ -134,7 +74,7 @@ def test_a_blob_goes_from_one_to_the_next_while_it_comes(machines: list[Machine]
     third.fetch_from(second)
     assert third.asked == [], "it has asked, and waits"
     second.fetch_from(first, steps=2)
-    assert third.asked, "two parts have come, and were passed on"
+    assert third.asked, "two chunks have come, and were passed on"
     while second.asked or third.asked:
         second.fetch_from(first)
         third.fetch_from(second)
@@ -185,7 +125,7 @@ def test_torn_or_forged_data_is_refused_and_never_mapped(machines: list[Machine]
 
 
 @pytest.mark.parametrize(("offset", "size"), [(-1, 10), (0, 0), (0, CHUNK_BYTES + 1), (len(DATA), 1)])
-def test_a_part_that_cannot_be_is_refused(machines: list[Machine], offset: int, size: int) -> None:
+def test_a_chunk_that_cannot_be_is_refused(machines: list[Machine], offset: int, size: int) -> None:
     machines[0].store.put(NAME, DATA)
     answers: list[m.Message] = []
     machines[0].serve(m.FetchChunk(NAME, offset, size, 0), answers.append)
@@ -268,42 +208,3 @@ def test_a_store_that_was_removed_is_said_and_nothing_breaks(machines: list[Mach
     for offset in range(0, len(DATA), CHUNK_BYTES):
         second.receive(m.Chunk(NAME, offset, 0, [DATA[offset : offset + CHUNK_BYTES]]))
     assert [type(event) for event in second.events] == [NoRoom]
-
-
-# --- large results ---
-
-
-def test_results_are_asked_for_worker_by_worker_and_a_lost_worker_holds_nothing_up() -> None:
-    sent: list[m.Message] = []
-    tasks = {1, 2, 3}
-    results = Results(sent.extend, tasks.__contains__)
-    size = 6 * MIB
-    for task, peer in ((1, 7), (2, 7), (3, 8)):
-        results.offered(m.ResultOffered(task, bytes([task]) * 16, size, peer))
-    asked = [wanted for wanted in sent if isinstance(wanted, m.FetchChunk)]
-    assert sum(wanted.size for wanted in asked if wanted.peer == 7) == WINDOW_BYTES
-    assert sum(wanted.size for wanted in asked if wanted.peer == 8) == size
-    results.offered(m.ResultOffered(1, b"again" + bytes(11), size, 9))  # worker 7 was lost, and 1 tried again
-    results.offered(m.ResultOffered(2, b"later" + bytes(11), size, 9))
-    sent.clear()
-    for task in (1, 2):
-        name = (b"again" if task == 1 else b"later") + bytes(11)
-        for offset in range(0, size, MIB):
-            results.received(m.Chunk(name, offset, 9, [bytes([task]) * MIB]))
-        assert m.ResultTaken(name, 9) in sent
-        assert results.take(name) == bytes([task]) * size
-    with pytest.raises(SerializationError):
-        results.take(bytes([1]) * 16)
-    tasks.discard(3)
-    results.forget_others()
-    results.received(m.Chunk(bytes([3]) * 16, 0, 8, [bytes(MIB)]))
-    with pytest.raises(SerializationError):
-        results.take(bytes([3]) * 16)
-
-
-@pytest.mark.parametrize("size", [0, -1, 1 << 62, 1 << 63])
-def test_a_result_for_which_there_is_no_memory_is_let_go(size: int) -> None:
-    sent: list[m.Message] = []
-    results = Results(sent.extend, lambda task: True)
-    results.offered(m.ResultOffered(1, b"x" * 16, size, 7))
-    assert sent == [m.ResultTaken(b"x" * 16, 7)]
