@@ -58,7 +58,7 @@ def _spent(process: psutil.Process) -> tuple[float, int]:
 
 def steps(repeats: int) -> dict[str, float]:
     """By step: microseconds, in a warm loop."""
-    interner = Interner(lambda blob, payload: None, lambda blobs: None)
+    interner = Interner()
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")
     blobs = [b"x" * 16]
@@ -67,7 +67,7 @@ def steps(repeats: int) -> dict[str, float]:
     messages.append(TaskDone(1, 1e-6, "local", result))
 
     def future() -> None:
-        made = Future(1, "neg", lambda future: None, lambda: False)
+        made = Future(1, "neg")
         made.add_done_callback(lambda future: None)
         made.settle(Returned(result, 1e-6, "local"))
         made.result()

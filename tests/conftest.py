@@ -84,13 +84,13 @@ def client(shared_client: minidask.Client) -> minidask.Client:
 def messages(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
     """The messages that the client sends from now on."""
     kept: list[Message] = []
-    send = client.shell.connection.send
+    post = client.shell.connection.post
 
     def keeping(batch: list[Message]) -> None:
         kept.extend(batch)
-        send(batch)
+        post(batch)
 
-    monkeypatch.setattr(client.shell.connection, "send", keeping)
+    monkeypatch.setattr(client.shell.connection, "post", keeping)
     return kept
 
 

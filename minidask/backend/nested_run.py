@@ -61,7 +61,7 @@ class NestedRun(ParallelRun):
     def _may_share(self) -> bool:
         """Whether to send another one: there are slots for it, and one less than the limit, as one may run here."""
         within = not self._group.limit or self._under_way < self._group.limit - 1
-        return bool(self._client.shell.idle) and within and not self._only_here
+        return bool(self._client.shell.core.idle) and within and not self._only_here
 
     def _send_or_keep(self, job: Job) -> Future:
         try:
@@ -105,7 +105,7 @@ class NestedRun(ParallelRun):
         self._thread = threading.get_ident()
         if not self._kept:
             return False
-        if self._client.shell.idle is None and leadership is not None:
+        if self._client.shell.core.idle is None and leadership is not None:
             leadership.read(1.0, lend=False)  # it will be told in a moment
         if self._may_share():
             self._share()
@@ -190,4 +190,4 @@ class NestedRun(ParallelRun):
 
 
 def _future() -> Future:
-    return Future(0, "batch", lambda future: None, lambda: False)
+    return Future(0, "batch")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
-NOBODY = Future(0, "", lambda future: None, lambda: False)
+NOBODY = Future(0, "")
 
 
 class Job(NamedTuple):
@@ -94,7 +94,7 @@ class ParallelRun:
 
     def _fail(self, job: Job, error: MinidaskError) -> Future:
         """A batch cannot be run, and why."""
-        future = Future(0, "batch", lambda future: None, lambda: False)
+        future = Future(0, "batch")
         future.settle(Lost(error))
         self._is_done(len(job.items), job.callback, future)
         return future

@@ -6,62 +6,114 @@ cluster's store. Else this process has a store of its own, and sends workers the
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
+from minidask.client.connection import Connection
+from minidask.client.core import ClientCore
 from minidask.data.store import BlobStore, warn_of_sending
+from minidask.errors import SchedulerLost, SerializationError
 from minidask.host.folders import place_of
 from minidask.host.signals import pass_on
 from minidask.wire.frames import Buffer
 from minidask.wire.large import OUT_OF_BAND_BYTES, answer
-from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob, Payload, PutBlob, ReleaseBlobs
+from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob, Payload, ReleaseBlobs
+
+
+class Source(Protocol):
+    """What makes blobs: an `Interner`, or what describes the caller.
+
+    Attributes:
+        unsent: payloads of new blobs, by blob.
+    """
+
+    unsent: collections.deque[Mapping[bytes, Payload]]
+
+    def forget_unsent(self) -> None:
+        """Take note that those cannot be sent."""
 
 
 class HeldBlobs:
-    """Counts who needs a blob: calls, scattered handles, and the tasks that will map it.
+    """Announces blobs to the scheduler and releases them. `ClientCore` counts who needs them.
 
     Args:
-        send: takes what has to arrive.
-        send_if_connected: takes what may be lost with the connection.
+        core: of the client.
+        lock: held while the core is asked and while what it returns is posted.
+        connection: to the scheduler.
         shared: the store of this machine, if the cluster uses the same; else one is made when it is first needed.
     """
 
     def __init__(
-        self, send: Callable[[Message], None], send_if_connected: Callable[[Message], None], shared: BlobStore | None
+        self, core: ClientCore[Any], lock: threading.RLock, connection: Connection, shared: BlobStore | None
     ) -> None:
-        self._send = send
-        self._send_if_connected = send_if_connected
+        self.dropped: collections.deque[list[bytes]] = collections.deque()
+        """Blobs to be held once less; a handle may be dropped anywhere, inside any lock."""
+        self._core = core
+        self._lock = lock
+        self._connection = connection
         self._store = shared
         self._own: BlobStore | None = None
-        self._full = False
-        self._counts: dict[bytes, int] = {}
-        self._stored: set[bytes] = set()
-        self._lock = threading.RLock()  # held while sending: whoever finds a blob held may name it at once
+        self._full = False  # there was no room for some, so no more are offered
+        self._offering: dict[int, set[bytes]] = {}  # blobs that a thread writes into the store now
+        self._writing = threading.RLock()  # a user's `__del__`, called by a garbage collection, may lead here again
 
-    def put(self, blobs: Mapping[bytes, Payload]) -> None:
-        """Hold these blobs, each once more. One that was not held is sent, or offered if it is large."""
-        with self._lock:
-            new = {blob: payload for blob, payload in blobs.items() if blob not in self._counts}
-            offers = self._offer({blob: payload[0] for blob, payload in new.items() if _is_large(payload)})
-            for blob, payload in new.items():
-                self._send(offers.get(blob) or PutBlob(blob, payload))
-            for blob in blobs:
-                self._counts[blob] = self._counts.get(blob, 0) + 1
+    def announce(self, source: Source) -> None:
+        """Have the scheduler know the new blobs of a source: large ones are put into the store, others are sent.
+
+        Raises:
+            SerializationError: somebody has changed an array since it was pickled.
+            SchedulerLost: there is no connection any more.
+        """
+        offering: set[bytes] = set()
+        self._offering[id(offering)] = offering
+        try:
+            while source.unsent:
+                self._announce_first(source.unsent, offering)
+        except SerializationError:
+            source.forget_unsent()
+            raise
+        finally:
+            del self._offering[id(offering)]
+        self._connection.flush()
+
+    def _announce_first(self, unsent: collections.deque[Mapping[bytes, Payload]], offering: set[bytes]) -> None:
+        """Announce the first blobs of these, and have them held.
+
+        They are written into the store outside of the lock, for that takes long. Meanwhile other threads may announce
+        some of them, or release others: so the core is asked again.
+        """
+        offers: dict[bytes, OfferBlob] = {}
+        blobs: Mapping[bytes, Payload] | None = None
+        while True:
+            with self._lock:
+                first = unsent[0] if unsent else None
+                if first is None or (blobs is not None and first is not blobs):
+                    return  # another thread has announced them
+                blobs = first
+                offering |= {blob for blob in self._core.lacking(blobs) if _is_large(blobs[blob])}
+                large = {blob: blobs[blob][0] for blob in offering - offers.keys() if blob in blobs}
+                if not large or self._full:
+                    self._connection.post(self._core.announce(blobs, offers))
+                    self._core.hold(blobs, offers)
+                    unsent.popleft()
+                    return
+            offers |= self._offer(large)
 
     def _offer(self, large: Mapping[bytes, Buffer]) -> dict[bytes, OfferBlob]:
         """Put large blobs into the store, and return their offers; none, now and later, if there is no room."""
-        store = self._store_for(large)
+        with self._writing:
+            store = self._store_for(large)
         if store is None:
             return {}
-        self._stored.update(large)
         place = place_of(store.folder)
         return {blob: OfferBlob(blob, len(data), place) for blob, data in large.items()}
 
     def _store_for(self, large: Mapping[bytes, Buffer]) -> BlobStore | None:
         """The store, with these blobs in it; None if there is no room. The first blobs make the store."""
-        if self._full or not large:
-            return None
         try:
             if self._store is None:
                 self._store = self._own = BlobStore.make()
@@ -78,60 +130,49 @@ class HeldBlobs:
         read = store.read if store is not None else lambda blob, offset, size: None
         return answer(wanted, functools.partial(read, wanted.blob), "the client does not have it any more")
 
-    def hold(self, blobs: Iterable[bytes]) -> None:
-        """Hold these blobs, which are held already, once more."""
-        with self._lock:
-            for blob in blobs:
-                self._counts[blob] += 1
-
-    def missing(self, blobs: Iterable[bytes]) -> bool:
-        """Whether one of these blobs is not held."""
-        counts = self._counts
-        return any(blob not in counts for blob in blobs)
-
-    def use(self, blobs: Iterable[bytes]) -> list[bytes]:
-        """Hold those blobs that a task will map. Returns them, for `release` when the task is over."""
-        if not self._stored:
-            return []
-        with self._lock:
-            used = [blob for blob in blobs if blob in self._stored]
-            self.hold(used)
-        return used
-
-    def release(self, blobs: Iterable[bytes]) -> None:
+    def release(self, blobs: Collection[bytes]) -> None:
         """Hold these blobs once less. The cluster is told of those that are not held any more."""
-        with self._lock:
-            gone = []
-            for blob in blobs:
-                count = self._counts.get(blob, 0) - 1  # 0: a signal's handler has ended what would have counted it
-                if count > 0:
-                    self._counts[blob] = count
-                elif self._counts.pop(blob, 0):
-                    gone.append(blob)
-            for blob in self._stored.intersection(gone):
-                self._stored.discard(blob)
-                self._unpin(blob)
-            if gone:
-                self._send_if_connected(ReleaseBlobs(gone))
+        if blobs:
+            with self._lock:
+                self.post(self._core.release(blobs))
+            self.flush()
 
-    def _unpin(self, blob: bytes) -> None:
+    def post(self, messages: Sequence[Message]) -> None:
+        """Post what only tidies up, where there is a connection; for holders of the lock.
+
+        What the scheduler may forget, the store may forget too, unless a thread is about to announce it anew.
+        """
+        for message in messages:
+            if type(message) is ReleaseBlobs:
+                offered = set().union(*self._offering.values())
+                self._unpin(blob for blob in message.blobs if blob not in offered)
+        if messages and not self._core.closed:
+            self._connection.post(messages)
+
+    def flush(self) -> None:
+        """Write what was posted, where there is a connection."""
+        if not self._core.closed:
+            with contextlib.suppress(SchedulerLost):
+                self._connection.flush()
+
+    def _unpin(self, blobs: Iterable[bytes]) -> None:
+        """Let the store forget these; those that are not in it are left out."""
         if self._store is not None:
-            self._store.unpin(blob)
+            for blob in blobs:
+                self._store.unpin(blob)
 
-    def abandon(self) -> None:
-        """In a forked child: forget all blobs, which are the parent's."""
-        self._store, self._own, self._stored = None, None, set()
-        self._lock = threading.RLock()
+    def abandon(self, lock: threading.RLock) -> None:
+        """In a forked child: forget all blobs, which are the parent's. The core has a new lock."""
+        self._store = self._own = None
+        self._lock, self._writing = lock, threading.RLock()
 
     def close(self) -> None:
         """Let the store forget all blobs: the connection is gone. A store of this process's own is removed."""
-        with self._lock:
-            for blob in self._stored:
-                self._unpin(blob)
-            self._stored.clear()
-            if self._own is not None:
-                self._own.remove()
+        self._unpin(self._core.stored())
+        if self._own is not None:
+            self._own.remove()
 
 
 def _is_large(payload: Payload) -> bool:
+    """Whether a blob goes into the store, and is not sent whole."""
     return len(payload) == 1 and len(payload[0]) >= OUT_OF_BAND_BYTES

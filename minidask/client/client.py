@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.client.connecting import connect, own_name
+from minidask.client.core import OnAnswer
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
@@ -19,7 +20,7 @@ from minidask.client.group import TaskGroup
 from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.screen import client_table
-from minidask.client.shell import ClientShell, OnAnswer
+from minidask.client.shell import ClientShell
 from minidask.client.versions import VersionWatch, all_versions
 from minidask.errors import (
     MinidaskError,
@@ -124,7 +125,7 @@ class Client:
         self.shell.takes_records = forward_output
         if output_prefix is not None:
             self.shell.marks_output = output_prefix
-        self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.why_closed, self.timeout)
+        self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.core.why_closed, self.timeout)
         if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
             VersionWatch(versions(), self.shell.workers).warn()
         live_clients.append(self)
@@ -345,7 +346,7 @@ class Client:
         n = checks.whole("n", n, 0)
         timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
         workers = self.shell.workers
-        workers.wait(lambda: self.slots() >= n or self.shell.why_closed or workers.refusal(), timeout)
+        workers.wait(lambda: self.slots() >= n or self.shell.core.why_closed or workers.refusal(), timeout)
         self.shell.check()
         self._check_for_workers()
         if self.slots() < n:
@@ -396,7 +397,7 @@ class Client:
         except queue.Empty:
             return None
         if info is None:
-            raise SchedulerLost(self.shell.why_closed)
+            raise SchedulerLost(self.shell.core.why_closed)
         return info
 
     @property
@@ -417,7 +418,7 @@ class Client:
 
     def close(self) -> None:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
-        if self.shell.forked:
+        if self.shell.core.forked_from:
             return  # a forked child leaves its parent's cluster alone
         self.shell.close(self.timeout)
         if self._owns_cluster and self.cluster is not None:
@@ -426,11 +427,11 @@ class Client:
 
     def shutdown(self) -> None:
         """End the whole cluster, scheduler and all workers, whoever started it; then close."""
-        if self.shell.forked:
+        if self.shell.core.forked_from:
             self.shell.check()
         self.shell.send_if_open([Shutdown()])
         if not self._owns_cluster:
-            self.shell.workers.wait(lambda: self.shell.why_closed, self.timeout)
+            self.shell.workers.wait(lambda: self.shell.core.why_closed, self.timeout)
         self.close()
 
     def __enter__(self) -> Client:
@@ -443,7 +444,7 @@ class Client:
 
     def __repr__(self) -> str:
         if self.closed:
-            return f"<minidask.Client closed: {self.shell.why_closed or 'this is a forked process'}>"
+            return f"<minidask.Client closed: {self.shell.core.why_closed or 'this is a forked process'}>"
         others = len(self.shell.workers.unusable())
         machines = count(len(self.shell.workers.entries) - others, "machine")
         unused = f", {count(others, 'machine')} of another Python unused" if others else ""

@@ -90,9 +90,25 @@ class Connection:
             SchedulerLost: the connection is gone.
             ProtocolError: a message is over the wire's limits; nothing was sent.
         """
-        pieces = [piece for message in messages for piece in encode(message)]
+        self.post(messages)
+        self.flush()
+
+    def post(self, messages: Iterable[Message]) -> None:
+        """Have these written by the next `flush`, in any thread, before all that is posted later. It does not wait.
+
+        Raises:
+            ProtocolError: a message is over the wire's limits; none of these is posted.
+        """
+        self._outbox.put([piece for message in messages for piece in encode(message)])
+
+    def flush(self) -> None:
+        """Write all that was posted. Nothing is written if another thread has done that.
+
+        Raises:
+            SchedulerLost: the connection is gone.
+        """
         try:
-            self._outbox.send(pieces)
+            self._outbox.flush()
         except OSError as error:
             pass_on(error)
             raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error

@@ -1,36 +1,51 @@
-"""What a client waits for: a pure table of pending tasks, without sockets or threads of its own.
+"""What a client has asked for and waits for: tasks, groups, questions, blobs. Pure: no sockets, threads or clock.
 
-Outcomes come back as the scheduler's messages; `outcome_of` says what each means, still pickled.
+    submit, cancel, open_group, ask …  ─►┌────────────┐─► messages to be sent
+                                         │ ClientCore │
+    messages of the scheduler          ─►└────────────┘─► `Settle` a task, `Tell` an answer
+
+Its shell is `ClientShell`, which calls it under a lock and posts what it returns before it lets go of that lock. So
+messages go out in the order in which they were decided.
+
+1. A number is never used twice. An outcome for a number that nobody waits for is stale: it is dropped.
+2. A task that nobody waits for any more, because it was cancelled or its future was dropped, is over here at once. The
+   scheduler is told, and what it still says of that task is stale.
+3. A blob is sent once and released once. Groups, handles, the session, and the tasks that will map it hold it, and
+   `_blobs` counts them. A shell announces a blob first and has it counted then: a signal's handler that ends the shell
+   in between leaves a blob that is sent twice, and none that is never sent.
 """
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from minidask.errors import (
     KilledWorker,
     MinidaskError,
     NoWorkersError,
+    ProtocolError,
     SchedulerLost,
     SerializationError,
     TaskTimeout,
     VersionMismatch,
 )
-from minidask.wire.messages import Payload, Reason, TaskDone, TaskLost, TaskRaised
+from minidask.wire import messages as m
 
-FutureT = TypeVar("FutureT")
+HandleT = TypeVar("HandleT")
+OnAnswer = Callable[[dict[str, Any] | None], None]
+"""Called with the scheduler's answer; with None if the connection ends before."""
 
 _LOSSES: dict[str, type[MinidaskError]] = {
-    Reason.TIMEOUT: TaskTimeout,
-    Reason.KILLED: KilledWorker,
-    Reason.NO_WORKERS: NoWorkersError,
-    Reason.SERIALIZATION: SerializationError,
-    Reason.WORKER_LEFT: SchedulerLost,
-    Reason.VERSION: VersionMismatch,
-    Reason.CANCELLED: MinidaskError,
-    Reason.INTERNAL: MinidaskError,
+    m.Reason.TIMEOUT: TaskTimeout,
+    m.Reason.KILLED: KilledWorker,
+    m.Reason.NO_WORKERS: NoWorkersError,
+    m.Reason.SERIALIZATION: SerializationError,
+    m.Reason.WORKER_LEFT: SchedulerLost,
+    m.Reason.VERSION: VersionMismatch,
+    m.Reason.CANCELLED: MinidaskError,
+    m.Reason.INTERNAL: MinidaskError,
 }
 """By reason; the scheduler may be a later one, with more reasons."""
 
@@ -38,7 +53,7 @@ _LOSSES: dict[str, type[MinidaskError]] = {
 class Returned(NamedTuple):
     """The task returned; the value is in `payload`."""
 
-    payload: Payload
+    payload: m.Payload
     duration: float
     worker: str
 
@@ -46,7 +61,7 @@ class Returned(NamedTuple):
 class Raised(NamedTuple):
     """The task raised; exception and notes are in `payload`, the text for people in `traceback`."""
 
-    payload: Payload
+    payload: m.Payload
     traceback: str
     worker: str
 
@@ -60,81 +75,283 @@ class Lost(NamedTuple):
 Outcome = Returned | Raised | Lost
 
 
-def outcome_of(message: TaskDone | TaskRaised | TaskLost) -> Outcome:
+def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
     """What the scheduler's message says of a task."""
     match message:
-        case TaskDone(_, duration, worker, payload):
+        case m.TaskDone(_, duration, worker, payload):
             return Returned(payload, duration, worker)
-        case TaskRaised(_, _, worker, traceback, payload):
+        case m.TaskRaised(_, _, worker, traceback, payload):
             return Raised(payload, traceback, worker)
-        case TaskLost(_, reason, text):
+        case m.TaskLost(_, reason, text):
             return Lost(_LOSSES.get(reason, MinidaskError)(text))
 
 
-class _Ref(weakref.ref[FutureT]):
-    """A reference that knows its task: as the standard `KeyedRef`, and made in a third of the time."""
+class Settle(NamedTuple, Generic[HandleT]):
+    """A task is over: give the outcome to what its handle stands for.
 
-    __slots__ = ("number",)
-    number: int
-
-
-class PendingTable(Generic[FutureT]):
-    """Which future waits for which task number. A number is never used twice.
-
-    Args:
-        dropped: called with the number of a task whose future nobody holds any more, from a garbage collection: in any
-            thread, inside any lock.
+    Without a handle nobody waits for it any more. Then only what the outcome has left in the store is to be taken out.
     """
 
-    def __init__(self, dropped: Callable[[int], None] = lambda number: None) -> None:
-        self._futures: dict[int, FutureT | _Ref[FutureT]] = {}
-        self._next = 0
-        self._dropped: Callable[[Any], None] = lambda ref: dropped(ref.number)
+    handle: HandleT | None
+    outcome: Outcome
+
+
+class Tell(NamedTuple):
+    """A question was answered; `info` is None if it never will be."""
+
+    on_answer: OnAnswer
+    info: dict[str, Any] | None
+
+
+class _Task(NamedTuple, Generic[HandleT]):
+    handle: HandleT
+    name: str
+    group: int
+    mapped: Sequence[bytes]  # blobs in the store, held for this task
+
+
+class ClientCore(Generic[HandleT]):
+    """Decides for one client; the module's docstring says by what rules.
+
+    Args:
+        address: of the scheduler, for people.
+
+    A task's handle is whatever the shell gives: it is only given back.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self.why_closed = ""
+        """Why the connection is of no more use; empty while it is."""
+        self.forked_from = 0
+        """In a forked child: the process that this is of."""
+        self.idle: bool | None = None
+        """Whether there are slots with nothing to do; None while the scheduler has still to say so to a new group."""
+        self._tasks: dict[int, _Task[HandleT]] = {}
+        self._groups: dict[int, bool] = {}  # open ones; whether they take more tasks
+        self._answers: dict[int, OnAnswer] = {}
+        self._blobs: dict[bytes, int] = {}  # how many need each
+        self._stored: set[bytes] = set()  # those of them that are in a store
+        self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
+
+    # --- tasks ---
 
     def __len__(self) -> int:
-        return len(self._futures)
+        """How many tasks are waited for."""
+        return len(self._tasks)
 
-    def next_number(self) -> int:
-        """A fresh number."""
-        self._next += 1
-        return self._next
+    def next_task(self) -> int:
+        """Return a fresh number for a task."""
+        return next(self._task_numbers)
 
-    def add(self, number: int, future: FutureT, hold: bool = True) -> None:
-        """Wait with this future, which others have to `hold` if the table does not."""
-        if hold:
-            self._futures[number] = future
-            return
-        ref = _Ref(future, self._dropped)
-        ref.number = number
-        self._futures[number] = ref
+    def submit(self, message: m.Submit, handle: HandleT, blobs: Sequence[bytes]) -> list[m.Message]:
+        """Wait for a task from now on.
 
-    def hold(self, number: int, future: FutureT) -> None:
-        """From now on, the table holds this one, if it still waits."""
-        if number in self._futures:
-            self._futures[number] = future
+        Args:
+            message: what submits it, under a fresh number.
+            handle: stands for it in `Settle`.
+            blobs: those of the message's blobs that its own arguments name.
 
-    def knows(self, number: int) -> bool:
-        """Whether a future still waits for this task."""
-        return _alive(self._futures.get(number)) is not None
+        Raises:
+            SchedulerLost: the connection is of no more use.
+            MinidaskError: its group takes no more tasks.
+            SerializationError: nobody holds one of the blobs, so the scheduler does not have it.
+        """
+        if self.closed:
+            self.check()
+        if message.group and not self._groups.get(message.group):
+            raise MinidaskError("the call that this task is of has ended")
+        mapped: Sequence[bytes] = ()
+        if blobs:
+            self.check_held(blobs, f"task {message.name!r}")
+            if self._stored:
+                mapped = [blob for blob in blobs if blob in self._stored]
+                self.hold(mapped)
+        self._tasks[message.task] = _Task(handle, message.name, message.group, mapped)
+        return [message]
 
-    def all(self) -> list[FutureT]:
-        """All that still wait."""
-        return [future for entry in list(self._futures.values()) if (future := _alive(entry)) is not None]
+    def handle_of(self, number: int) -> HandleT | None:
+        """Return what stands for a task; None if nobody waits for that task."""
+        task = self._tasks.get(number)
+        return task.handle if task is not None else None
 
-    def take(self, number: int) -> FutureT | None:
-        """The future that waited for this task and now does no more; None for one that was cancelled or dropped."""
-        return _alive(self._futures.pop(number, None))
+    def replace_handle(self, number: int, handle: HandleT) -> None:
+        """Have another handle stand for a task, if somebody waits for it."""
+        task = self._tasks.get(number)
+        if task is not None:
+            self._tasks[number] = task._replace(handle=handle)
 
-    def drop(self, number: int) -> bool:
-        """Forget a task whose future nobody holds; returns whether it was still waited for."""
-        return self._futures.pop(number, None) is not None
+    def handles(self, group: int | None = None) -> list[HandleT]:
+        """Return what stands for the tasks that are waited for: those of a group, or all."""
+        return [task.handle for task in list(self._tasks.values()) if group is None or task.group == group]
 
-    def take_all(self) -> list[FutureT]:
-        """All that still waited: the connection is gone."""
-        futures = self.all()
-        self._futures = {}
-        return futures
+    def take_back(self, number: int) -> list[m.Message]:
+        """Forget a task whose message was not sent."""
+        task = self._tasks.pop(number, None)
+        return self.release(task.mapped) if task is not None else []
 
+    def cancel(self, numbers: Sequence[int], force: bool) -> list[m.Message]:
+        """Wait for these tasks no more; with `force`, those that run are stopped."""
+        messages: list[m.Message] = [m.Cancel([*numbers], force)] if numbers else []
+        for number in numbers:
+            messages += self.take_back(number)
+        return messages
 
-def _alive(entry: FutureT | _Ref[FutureT] | None) -> FutureT | None:
-    return entry() if isinstance(entry, _Ref) else entry
+    def drop(self, numbers: Iterable[int]) -> list[m.Message]:
+        """Have those tasks not begin whose futures nobody holds; those that are over already are left alone."""
+        return self.cancel([number for number in numbers if number in self._tasks], force=False)
+
+    # --- groups ---
+
+    def open_group(self, limit: int, parent: list[int]) -> tuple[int, list[m.Message]]:
+        """Open a group of which at most `limit` tasks run at once; returns its number too."""
+        number = next(self._group_numbers)
+        self._groups[number] = True
+        return number, [m.OpenGroup(number, limit, parent)]
+
+    def end_group(self, number: int) -> None:
+        """Take no more tasks for a group; it stays open for those that were submitted."""
+        if number in self._groups:
+            self._groups[number] = False
+
+    def close_group(self, number: int) -> list[m.Message]:
+        """Take no more tasks for a group, and have the scheduler forget it when those submitted are over."""
+        return [m.CloseGroup(number)] if self._groups.pop(number, None) is not None else []
+
+    # --- questions ---
+
+    def ask(self, on_answer: OnAnswer) -> list[m.Message]:
+        """Ask for the scheduler's description of the cluster."""
+        return [m.Ask(self._request(on_answer))]
+
+    def restart(self, on_answer: OnAnswer) -> list[m.Message]:
+        """Have every slot replaced by a fresh one; the answer comes when all are ready."""
+        return [m.Restart(self._request(on_answer))]
+
+    def _request(self, on_answer: OnAnswer) -> int:
+        number = next(self._requests)
+        self._answers[number] = on_answer
+        return number
+
+    # --- blobs ---
+
+    def lacking(self, blobs: Iterable[bytes]) -> list[bytes]:
+        """Return those that nobody holds: the scheduler does not have them."""
+        return [blob for blob in blobs if blob not in self._blobs]
+
+    def check_held(self, blobs: Iterable[bytes], what: str) -> None:
+        """Raise if nobody holds one of these.
+
+        Raises:
+            SerializationError: that is so; `what` names in it who takes them.
+        """
+        if not self._blobs.keys() >= set(blobs):
+            raise SerializationError(
+                f"{what} takes scattered data that this Client does not hold: the handle is another Client's, or was"
+                " released; scatter the data with this one"
+            )
+
+    def announce(self, blobs: Mapping[bytes, m.Payload], offers: Mapping[bytes, m.OfferBlob]) -> list[m.Message]:
+        """Return what tells the scheduler of the blobs that it does not have; `hold` is to be called after that.
+
+        Args:
+            blobs: payloads by blob.
+            offers: the messages for those that are in the store; all others are sent whole.
+        """
+        return [offers.get(blob) or m.PutBlob(blob, blobs[blob]) for blob in self.lacking(blobs)]
+
+    def hold(self, blobs: Iterable[bytes], stored: Iterable[bytes] = ()) -> None:
+        """Count one more need of each of these.
+
+        Args:
+            stored: blobs that are in the store from now on.
+        """
+        for blob in blobs:
+            self._blobs[blob] = self._blobs.get(blob, 0) + 1
+        self._stored.update(stored)
+
+    def release(self, blobs: Iterable[bytes]) -> list[m.Message]:
+        """Count one need less of each of these; the scheduler and the store may forget those that nobody needs."""
+        gone = []
+        for blob in blobs:
+            count = self._blobs.get(blob, 0) - 1  # 0: a signal's handler has ended what would have counted it
+            if count > 0:
+                self._blobs[blob] = count
+            elif self._blobs.pop(blob, 0):
+                gone.append(blob)
+        self._stored.difference_update(gone)
+        return [m.ReleaseBlobs(gone)] if gone else []
+
+    def stored(self) -> list[bytes]:
+        """Return the blobs that are held in the store."""
+        return [*self._stored]
+
+    # --- what the scheduler says ---
+
+    def receive(self, message: m.Message) -> list[m.Message | Settle[HandleT] | Tell]:
+        """Take a message of the scheduler; returns what is to be sent, settled and told.
+
+        Raises:
+            ProtocolError: it is no message for a client.
+        """
+        match message:
+            case m.TaskDone() | m.TaskRaised() | m.TaskLost():
+                task = self._tasks.pop(message.task, None)
+                if task is None:
+                    return [Settle(None, outcome_of(message))]
+                settle = Settle(task.handle, outcome_of(message))
+                return [*self.release(task.mapped), settle] if task.mapped else [settle]
+            case m.Answer(request, info):
+                on_answer = self._answers.pop(request, None)
+                return [Tell(on_answer, info)] if on_answer is not None else []
+            case m.IdleSlots(idle):
+                self.idle = idle
+                return []
+            case m.Goodbye(reason):
+                self.why_closed = f"the scheduler at {self._address} said goodbye: {reason}"
+                return []
+        raise ProtocolError(f"{type(message).__name__} is no message for a client")
+
+    # --- the end ---
+
+    @property
+    def closed(self) -> bool:
+        """Whether this client is of no more use."""
+        return bool(self.why_closed or self.forked_from)
+
+    def check(self) -> None:
+        """Raise if this client is of no more use.
+
+        Raises:
+            SchedulerLost: there is no connection any more, and why.
+            MinidaskError: it is the parent's process's.
+        """
+        if self.forked_from:
+            whose = f"process {self.forked_from}, of which this one is a fork"
+            raise MinidaskError(f"this Client belongs to {whose}: make a new Client here")
+        if self.why_closed:
+            raise SchedulerLost(f"this Client is of no more use: {self.why_closed}; close() it, and make a new one")
+
+    def close(self) -> None:
+        """The user has closed the client: no more is sent."""
+        self.why_closed = self.why_closed or "the client was closed"
+
+    def abandon(self, process: int) -> list[HandleT]:
+        """This is a fork of the process that has connected: forget all. Returns what stands for that one's tasks."""
+        handles = self.handles()
+        self.forked_from = process
+        self._tasks, self._answers, self._blobs, self._stored = {}, {}, {}, set()
+        return handles
+
+    def end(self, why: str) -> list[Settle[HandleT] | Tell]:
+        """The connection has ended: nothing that is waited for will come.
+
+        Args:
+            why: said where no other reason is known yet.
+        """
+        self.why_closed = self.why_closed or f"the connection to the scheduler at {self._address} is gone: {why}"
+        tasks, self._tasks = self._tasks, {}
+        answers, self._answers = self._answers, {}
+        text = f"was pending when {self.why_closed}"
+        lost = [Settle(task.handle, Lost(SchedulerLost(f"task {task.name!r} {text}"))) for task in tasks.values()]
+        return [*lost, *(Tell(on_answer, None) for on_answer in answers.values())]

@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
@@ -45,8 +45,31 @@ class _Undecoded(Exception):
         self.outcome = outcome
 
 
+class Owner(Protocol):
+    """What has made a future: the shell of a client."""
+
+    @property
+    def reader(self) -> _Reader: ...
+
+    def cancelled(self, future: Future) -> None:
+        """Tell the scheduler that a future was cancelled."""
+
+    def hold(self, future: Future) -> None:
+        """Hold a future until it is done: somebody waits for that, and nobody else may hold it."""
+
+
+class _Reader(Protocol):
+    def in_this_thread(self) -> bool: ...
+
+
 class Future(concurrent.futures.Future[Any]):
     """The outcome-to-be of a task; made by `Client.submit`, never by users.
+
+    Args:
+        number: of the task.
+        owner: the client's shell; None for a future of nobody's, which is settled where it was made.
+        held: whether the owner holds it until it is done.
+        of_call: whether a call of ours waits for it, which is not to be cancelled under it.
 
     Attributes:
         name: the task's name.
@@ -56,35 +79,39 @@ class Future(concurrent.futures.Future[Any]):
     """
 
     def __init__(
-        self, number: int, name: str, cancel: Callable[[Future], None], reading_here: Callable[[], bool]
+        self,
+        number: int,
+        name: str,
+        owner: Owner | None = None,
+        *,
+        held: bool = True,
+        of_call: bool = False,
     ) -> None:
         super().__init__()
         state: Any = self
         condition = state._condition = Condition()
         self._sleepers = condition.sleepers
-        self.of_call = False
-        """Whether a call of ours waits for it, which is not to be cancelled under it."""
-        self.hold: Callable[[Future], None] | None = None
-        """Has the client hold it, which does not yet."""
-        self.told_before: Callable[[float], object] | None = None
-        """Waits so many seconds at most until what the task may have told before its end was handled."""
         self.number = number
         self.name = name
+        self.of_call = of_call
         self.duration: float | None = None
         self.worker: str | None = None
         self.failed = False
-        self.group = 0
-        self._tell_cancelled = cancel
-        self._reading_here = reading_here
+        self._owner = owner
+        self._held = held
+        self._wait_for_messages: Callable[[float], object] | None = None
         self._decoding = threading.RLock()
+
+    def _is_handling_messages(self) -> bool:
+        return self._owner is not None and self._owner.reader.in_this_thread()
 
     def cancel(self) -> bool:
         """Give up on the task: it is not started any more, or its outcome is dropped.
 
         `Client.cancel(futures, force=True)` also stops a task that runs. Returns False if the task is done already.
         """
-        if self.cancel_here():
-            self._tell_cancelled(self)
+        if self.cancel_here() and self._owner is not None:
+            self._owner.cancelled(self)
         return self.cancelled()
 
     def cancel_here(self) -> bool:
@@ -114,15 +141,15 @@ class Future(concurrent.futures.Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As the standard one: wait, and return what the task raised, or None."""
-        if self._reading_here() and not self.done():
+        if self._is_handling_messages() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
         end = math.inf if timeout is None else time.monotonic() + timeout
         if not self.done() and not self._sleepers.sleep_until(self.done, timeout):
             raise TimeoutError
-        told_before = self.told_before
-        if told_before is not None and not self.of_call and not self._reading_here():
-            told_before(end - time.monotonic())
-            self.told_before = None
+        wait_for_messages = self._wait_for_messages
+        if wait_for_messages is not None and not self.of_call and not self._is_handling_messages():
+            wait_for_messages(end - time.monotonic())
+            self._wait_for_messages = None
         error = super().exception()
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
             with self._decoding:
@@ -130,12 +157,18 @@ class Future(concurrent.futures.Future[Any]):
             error = super().exception()
         return error
 
-    def settle(self, outcome: Outcome) -> None:
-        """Take the outcome that the scheduler sent; called by the client, once."""
+    def settle(self, outcome: Outcome, wait_for_messages: Callable[[float], object] | None = None) -> None:
+        """Take the outcome that the scheduler sent. Nothing happens if the future is done already.
+
+        Args:
+            wait_for_messages: waits so many seconds at most until what the task has told its caller was handled. It is
+                called by the first who asks for the outcome.
+        """
         with self._condition:
             if self.done():
                 return
             self.set_running_or_notify_cancel()
+        self._wait_for_messages = wait_for_messages
         self.failed = not isinstance(outcome, Returned)
         match outcome:
             case Returned(_, duration, worker):
@@ -158,19 +191,15 @@ class Future(concurrent.futures.Future[Any]):
             self.failed = True
             self.set_exception(error)
 
-    def is_of(self, link: object) -> bool:
-        """Whether this is of that client's link."""
-        return getattr(self._tell_cancelled, "__self__", None) is link
+    def is_of(self, owner: object) -> bool:
+        """Whether this client's shell has made it."""
+        return self._owner is owner
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
-        """As the standard one. The callback is called even if nobody else holds this future any more."""
-        hold, self.hold = self.hold, None
-        if hold is not None:
-            hold(self)
-        self.when_over(fn)
-
-    def when_over(self, fn: Callable[[Any], object]) -> None:
-        """As `add_done_callback`, for what is of no use when nobody holds this future any more."""
+        """Call `fn` with this future when it is done, even if nobody else holds this future any more."""
+        if not self._held and self._owner is not None:
+            self._held = True
+            self._owner.hold(self)
         state: Any = self
         with self._condition:
             if not self.done():
@@ -188,7 +217,7 @@ class Future(concurrent.futures.Future[Any]):
         try:
             callback(self)
         except BaseException as error:
-            if not isinstance(error, Exception) and not self._reading_here():
+            if not isinstance(error, Exception) and not self._is_handling_messages():
                 raise
             pass_on(error)
             LOGGER.exception("a done-callback of %r raised", self)

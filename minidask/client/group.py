@@ -8,11 +8,9 @@ from typing import Any
 
 from minidask.client.future import Future
 from minidask.client.shell import ClientShell
-from minidask.errors import MinidaskError
 from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.large import LARGE_BYTES
-from minidask.wire.messages import CloseGroup, OpenGroup
 
 
 class TaskGroup:
@@ -28,14 +26,12 @@ class TaskGroup:
     def __init__(
         self, shell: ClientShell, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED
     ) -> None:
-        self.number = shell.next_group()
-        self.interner = Interner(shell.blobs.put, shell.dropped.append, large=large, mode=mode, files=shell.is_here)
+        self.interner = Interner(large=large, mode=mode, files=shell.is_here)
         self.limit = limit
         self.parent = shell.parent()
+        self.number = shell.open_group(limit, self.parent)
         self._shell = shell
-        self._open = self._wanted = True
-        self._lock = threading.RLock()  # nothing is sent for a group that was closed meanwhile
-        shell.send([OpenGroup(self.number, limit, self.parent)])
+        self._pickling = threading.RLock()
 
     def submit(
         self,
@@ -54,9 +50,7 @@ class TaskGroup:
         Raises:
             MinidaskError: the group was cancelled or closed.
         """
-        with self._lock:
-            if not self._wanted:
-                raise MinidaskError("the call that this task is of has ended")
+        with self._pickling:
             return self._shell.submit(
                 (function, args, {}),
                 name=name,
@@ -70,17 +64,10 @@ class TaskGroup:
 
     def cancel(self) -> None:
         """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
-        with self._lock:
-            self._wanted = False
+        self._shell.end_group(self.number)
         self._shell.cancel(self._shell.pending(self.number), force=True)
 
     def close(self) -> None:
-        """No more tasks will come; those submitted go on."""
-        with self._lock:
-            self._wanted = False
-            if not self._open:
-                return
-            self._open = False
-            self._shell.send_if_open([CloseGroup(self.number)])
-            self.interner.close()
-            self._shell.release_dropped()
+        """Take no more tasks; those submitted go on."""
+        with self._pickling:
+            self._shell.close_group(self.number, self.interner)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.client.core import Outcome
-from minidask.client.future import Future
+from minidask.client.future import Future, Owner
 from minidask.client.reading import Reader
 from minidask.task.context import waiting, working_for
 
@@ -28,24 +28,28 @@ class NestedFuture(Future):
     Args:
         number: of the task.
         name: of the task.
-        cancel: called with the future when it is cancelled.
-        reader: of the client.
+        owner: the shell of the client.
+        reader: of that.
         parent: number and attempt of the task that has submitted this one. Callbacks work for it, in any thread.
     """
 
     def __init__(
-        self, number: int, name: str, cancel: Callable[[Future], None], reader: Reader, parent: list[int]
+        self, number: int, name: str, owner: Owner, reader: Reader, parent: list[int], *, of_call: bool = False
     ) -> None:
-        super().__init__(number, name, cancel, reader.in_this_thread)
+        super().__init__(number, name, owner, of_call=of_call)
         self._reader = reader
         self._parent = parent
         self._waiters = _Waiters(reader)  # where `concurrent.futures` puts what waits for several futures
 
-    def settle(self, outcome: Outcome) -> None:
-        """Take the outcome that the scheduler sent, and run callbacks for the task that has submitted this one."""
+    def settle(self, outcome: Outcome, wait_for_messages: Callable[[float], object] | None = None) -> None:
+        """Take the outcome that the scheduler sent, and run callbacks for the task that has submitted this one.
+
+        Args:
+            wait_for_messages: waits so many seconds at most until what the task has told its caller was handled.
+        """
         assert self._reader.slot is not None
         with working_for(self._reader.slot, self._parent):
-            super().settle(outcome)
+            super().settle(outcome, wait_for_messages)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Help while waiting, at most `timeout` seconds; returns what the task raised, or None.

@@ -11,13 +11,10 @@ from pathlib import Path
 
 from minidask.client.client import Client
 from minidask.client.connecting import shell_of
-from minidask.client.group import TaskGroup
 from minidask.client.registry import live_clients, remove
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
-from minidask.pickling.payload import SHARED
 from minidask.task.context import SlotOfTask, current_slot
-from minidask.wire.large import LARGE_BYTES
 
 
 class TaskClient(Client):
@@ -39,17 +36,6 @@ class TaskClient(Client):
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
         return shell_of(self._slot)
-
-    def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
-        """Open a group, for which the scheduler tells, each time, whether there are slots with nothing to do.
-
-        Args:
-            limit: how many of its tasks may run at once, 0 for as many as there are slots.
-            large: buffers of at least so many bytes are sent once for all tasks; None: with each task.
-            mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
-        """
-        self.shell.expect_idle_notice()
-        return super().group(limit, large, mode)
 
     def close(self) -> None:
         """Nothing happens: the connection is the slot's, for all its tasks."""

@@ -1,8 +1,31 @@
-"""What is to be sent, in order, through any number of interruptions.
+"""The outbox: bytes on their way into a socket, through any number of interruptions.
 
-Ctrl-C may come between any two steps of a sender's. So each piece waits beside the counts of what the socket took
-of it, which grow in the very step that sends: whoever sends next goes on where an interrupted one
-stopped, and no frame is torn or sent twice.
+Ctrl-C may come between any two steps of a thread that sends: its handler raises there, and the rest of the function
+never runs. A frame that was written in half would then be followed by the next one. The receiver could read neither.
+One way out is to put off the handler around each write. That cost 9 µs a message. The way here costs nothing: a sender
+may be ended anywhere, because the next one finds all that it needs to go on.
+
+    _pieces   ┌ frame 1, counts [4096, 4096] ┬ frame 2, counts [] ┬ frame 3, counts [] ┐
+              └ 8192 of its bytes are gone   ┴ to come            ┴ to come            ┘
+                └► flush: write the rest of it, then drop it, then the next
+
+A piece waits in a deque beside the counts of the bytes that the socket took of it. A sender looks at the first piece
+only. It writes what the counts leave, and drops the piece when nothing is left. So three things must never come apart:
+
+1. A write and its count. `counts.append(write(rest))` would be two steps: Python may run a handler when `write` has
+   returned, and the count would be lost. `counts.extend(map(write, (rest,)))` is one call into C: no handler runs
+   between the write and the count.
+2. The pieces of one message. All are put into the deque by one `extend` with a list that was made before. If a handler
+   ends the sender before that, nothing of the message is there; after that, all of it.
+3. The order of threads. `_sending` lets one thread write at a time. A `with` takes such a lock in one step, so no
+   handler can leave it locked.
+
+A garbage collection may run in the midst of `_drain`, and a finalizer in it may send something by the same thread. The
+lock is reentrant, so that thread does not wait for itself. `_writing` tells it that the write below it goes on anyway:
+what it has put into the deque is written by that one.
+
+Messages are put in order first (`put`) and written later (`flush`). So a client decides under a lock what to send, and
+waits for the socket without that lock.
 """
 
 from __future__ import annotations
@@ -15,10 +38,10 @@ from minidask.wire.frames import Buffer
 
 
 class Outbox:
-    """Pieces on their way into a socket; any thread may send.
+    """Pieces on their way into a socket; any thread may put and flush.
 
     Args:
-        write: a blocking socket's `send`.
+        write: a blocking socket's `send`: it returns how many bytes it took.
     """
 
     def __init__(self, write: Callable[[Buffer], int]) -> None:
@@ -33,7 +56,21 @@ class Outbox:
         Raises:
             OSError: the socket cannot be written to.
         """
+        self.put(pieces)
+        self.flush()
+
+    def put(self, pieces: Iterable[Buffer]) -> None:
+        """Have these written by the next `flush`, one right behind the other. It takes no lock."""
         self._pieces.extend([(piece, []) for piece in pieces])
+
+    def flush(self) -> None:
+        """Write what there is; returns when it is written, be it by another thread.
+
+        Raises:
+            OSError: the socket cannot be written to.
+        """
+        if not self._pieces:
+            return
         with self._sending:
             if self._writing:
                 return  # garbage collection has led from a write of this thread's to here: that one goes on with ours

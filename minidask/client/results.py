@@ -5,8 +5,11 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 
+from minidask.client.core import Lost, Outcome, Returned
 from minidask.data.downloads import Downloads, Send, Serve
 from minidask.errors import SerializationError
+from minidask.pickling.payload import taken
+from minidask.wire.frames import Buffer
 from minidask.wire.messages import Chunk, Message, NoBlob, ResultOffered, ResultTaken
 
 
@@ -81,3 +84,20 @@ class Results:
         sends = [step for step in steps if isinstance(step, Send)]
         if sends:
             self._send([send.message._replace(peer=send.peer) for send in sends])
+
+
+def complete(outcome: Outcome, take: Callable[[bytes], Buffer]) -> Outcome:
+    """Return an outcome with those large buffers of it that were left in a store.
+
+    Args:
+        take: gets the buffer of this name out of the store; it is in there no more.
+    """
+    if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
+        return outcome
+    try:
+        return outcome._replace(payload=taken(outcome.payload, take))
+    except (SerializationError, OSError) as error:
+        return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
+    except Exception as error:  # noqa: BLE001 - what a worker has sent concerns that task alone
+        text = f"{outcome.worker} has sent a task's result in a form that cannot be read"
+        return Lost(SerializationError(f"{text}: {type(error).__name__}: {error}"))

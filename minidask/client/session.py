@@ -6,6 +6,7 @@ the code:    the modules of the caller's own, by content ───────�
 
 from __future__ import annotations
 
+import collections
 import logging
 import os
 import sys
@@ -21,14 +22,23 @@ from minidask.pickling.payload import dumps
 from minidask.task.sources import OwnModule, OwnModules, is_library
 from minidask.wire.messages import Payload
 
-Put = Callable[[Mapping[bytes, Payload]], None]
-
 
 class Described(Protocol):
-    """Knows the blobs that describe the caller."""
+    """Knows the blobs that describe the caller.
+
+    Attributes:
+        unsent: payloads of new blobs, by blob, that the shell has still to send.
+        gone: blobs to be held once less, once those were sent.
+    """
+
+    unsent: collections.deque[Mapping[bytes, Payload]]
+    gone: list[bytes]
+
+    def forget_unsent(self) -> None:
+        """Take note that the new blobs cannot be sent."""
 
     def blobs(self) -> list[bytes]:
-        """Their names, which are known to the scheduler; cheap while nothing has changed."""
+        """Return them, the session first; cheap while nothing has changed."""
 
 
 class _Sent(NamedTuple):
@@ -46,23 +56,14 @@ class Session:
     """Keeps the scheduler's copy of this process's description up to date.
 
     Args:
-        put: called with payloads of blobs, by their names, when there are new ones.
-        release: called with the names of those before.
         at_rest: whether no task is under way that may need those.
         is_here: whether all workers are on this machine, and so find files under the same names.
         records: whether records that tasks log are to come to this process.
     """
 
-    def __init__(
-        self,
-        put: Put,
-        release: Callable[[list[bytes]], None],
-        at_rest: Callable[[], bool],
-        is_here: bool,
-        records: Callable[[], bool],
-    ) -> None:
-        self._put = put
-        self._release = release
+    def __init__(self, at_rest: Callable[[], bool], is_here: bool, records: Callable[[], bool]) -> None:
+        self.unsent: collections.deque[Mapping[bytes, Payload]] = collections.deque()
+        self.gone: list[bytes] = []
         self._at_rest = at_rest
         self._traits = CallerTraits(is_here, records)
         self._is_here = is_here
@@ -72,7 +73,7 @@ class Session:
         self._old: list[bytes] = []
 
     def blobs(self) -> list[bytes]:
-        """As `Described.blobs`: the session, and the code if there is any."""
+        """Return the blobs of the session, and of the code if there is any; cheap while nothing has changed."""
         self._modules.changed()
         sent = self._sent
         same = sent.found is self._modules.found and sent.path == sys.path
@@ -81,8 +82,13 @@ class Session:
             self._renew()
         return self._sent.blobs
 
+    def forget_unsent(self) -> None:
+        """Make all anew for the next task: what was new cannot be sent."""
+        self.unsent.clear()
+        self._sent = _Sent([], 0, "", {}, {}, [])
+
     def _renew(self) -> None:
-        """Send what there is now. What is noted of it is noted last: a signal's handler may end this anywhere."""
+        """Have what there is now sent. What is noted of it is noted last: a signal's handler may end this anywhere."""
         before, found = self._sent, self._modules.found
         path, log_level, directory = list(sys.path), logging.root.level, _directory()
         code = before.code
@@ -93,40 +99,39 @@ class Session:
         session = describe(log_level, directory, next(iter(code), b"")) | self._traits.description()
         payload = dumps(session, "the session")
         new = {blob_id(payload): payload, **code}
-        self._put(new)
+        self.unsent.append(new)
         sent, old = _Sent(path, log_level, directory, found, code, list(new)), self._old + before.blobs
         self._sent, self._old = sent, old
         self._traits.told()
         if self._at_rest():
             old, self._old = self._old, []
-            self._release(old)
+            self.gone += old
 
 
 class Inherited:
     """What tasks submit themselves is described as they are: by what was sent of the caller of the outermost one.
 
     Args:
-        put, release: as for `Session`.
         current: gives the payloads of that, by name, the session first.
     """
 
-    def __init__(
-        self,
-        put: Put,
-        release: Callable[[list[bytes]], None],
-        current: Callable[[], Mapping[bytes, Payload]],
-    ) -> None:
-        self._put = put
-        self._release = release
+    def __init__(self, current: Callable[[], Mapping[bytes, Payload]]) -> None:
+        self.unsent: collections.deque[Mapping[bytes, Payload]] = collections.deque()
+        self.gone: list[bytes] = []
         self._current = current
         self._held: Mapping[bytes, Payload] = {}
 
+    def forget_unsent(self) -> None:
+        """Take all anew for the next task: what was new cannot be sent."""
+        self.unsent.clear()
+        self._held = {}
+
     def blobs(self) -> list[bytes]:
-        """As `Described.blobs`."""
+        """Return the blobs that describe the outermost caller, the session first."""
         current = self._current()
         if current is not self._held:
-            self._put(current)
-            self._release(list(self._held))
+            self.unsent.append(current)
+            self.gone += self._held
             self._held = current
         return list(current)
 

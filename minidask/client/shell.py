@@ -1,67 +1,63 @@
-"""A client's end of its connection: what it has sent and waits for, and what comes back.
+"""A client's shell: its sockets, threads and locks. What is to be done, `ClientCore` decides.
 
-    submit ─pickle, name, hold blobs─► Submit ─► scheduler
-    a future, settled ◄─ message ◄─ whoever reads the connection
+    submit ─pickle, announce blobs─► ClientCore ─► Submit ─► outbox ─► scheduler
+    a future, settled ◄─ ClientCore ◄─ message ◄─ the thread that reads the connection
 
-Any thread may submit, ask and cancel; what comes is handled by the one that reads.
+Any thread may submit, ask and cancel. Messages are handled in the thread that reads: see `reading.py`.
+
+The locks of the client. A thread that holds one takes others only from further down:
+
+    connecting._connecting     one thread connects a slot
+    nested._making             one thread makes a slot's client
+    ClientExecutor._lock       no call is submitted to an executor that was shut down
+    TaskGroup._pickling        one call of a group is pickled at a time: pickling names what calls share
+    Reader._leader             the thread that leads
+    Reader._reading            the thread that reads
+    ClientShell._lock          the core, and that its messages are posted in the order in which it returned them
+    HeldBlobs._writing         one thread writes large blobs into the store
+    Outbox._sending            one thread writes to the socket
+    Future._condition          one thread settles a future or cancels it
+    Future._decoding           one thread unpickles an outcome; a user's code may run in it
+
+What waits for something to change sleeps without a lock: see `interrupts.py`. Those from `TaskGroup._pickling` on that
+are no `threading.Lock` are reentrant. Garbage collection may run anywhere, and so may a user's `__del__` in it, which
+cancels or submits. For the same reason whatever a garbage collection tells the client itself goes into two deques,
+`HeldBlobs.dropped` and `_dropped_tasks`: these need no lock.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from weakref import ref
 
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import Lost, Outcome, PendingTable, Returned, outcome_of
+from minidask.client.core import ClientCore, OnAnswer, Settle, Tell
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
 from minidask.client.reading import Reader
 from minidask.client.records import log_here
-from minidask.client.results import Results
+from minidask.client.results import Results, complete
 from minidask.client.screen import show_output
 from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
-from minidask.errors import MinidaskError, ProtocolError, SchedulerLost, SerializationError
+from minidask.errors import MinidaskError
 from minidask.host.packages import python_version
-from minidask.pickling.payload import dumps_naming, taken
+from minidask.pickling.payload import dumps_naming
 from minidask.pickling.sharing import Interner, Scattered
 from minidask.task.channels import Channels
 from minidask.task.context import SlotOfTask
+from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
-from minidask.wire.messages import (
-    RECORDS,
-    Answer,
-    Ask,
-    CallerMessage,
-    Cancel,
-    CancelAll,
-    Chunk,
-    FetchChunk,
-    Goodbye,
-    IdleSlots,
-    Message,
-    NoBlob,
-    Restart,
-    ResultOffered,
-    Submit,
-    TaskDone,
-    TaskLost,
-    TaskOutput,
-    TaskRaised,
-    WorkerChanged,
-    Workers,
-)
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-OnAnswer = Callable[[dict[str, Any] | None], None]
 
 
 class SubmitCounter(Protocol):
@@ -73,8 +69,18 @@ class SubmitCounter(Protocol):
         """Count a future of one call, now and when it is done."""
 
 
+class _WeakFuture(ref[Future]):
+    """A reference that knows its task: as the standard `KeyedRef`, and made in a third of the time."""
+
+    __slots__ = ("number",)
+    number: int
+
+
+Handle = Future | _WeakFuture
+
+
 class ClientShell:
-    """See the module's docstring.
+    """One client's end of its connection; the module's docstring says how it works.
 
     Args:
         connection: that was just made.
@@ -84,6 +90,7 @@ class ClientShell:
 
     def __init__(self, connection: Connection, slot: SlotOfTask | None = None, cancel_dropped: bool = False) -> None:
         self.connection = connection
+        self.core: ClientCore[Handle] = ClientCore(str(connection.address))
         self.store = BlobStore.of(connection.peer_info)
         """That of the cluster, if it is on this machine."""
         self.marks_output = not self.is_here
@@ -94,40 +101,37 @@ class ClientShell:
         self.channels = Channels()
         self.bars: tuple[SubmitCounter, ...] = ()
         """Where what is submitted now is counted."""
-        self.dropped: collections.deque[list[bytes]] = collections.deque()
-        """Blobs to be held once less: handles and futures may end anywhere, inside any lock."""
-        self.idle: bool | None = None
-        """Whether there are slots with nothing to do; None while a call that wants to know has not been told yet."""
         self.on_idle: list[Callable[[], None]] = []
-        """Called, by the thread that reads, when there are such slots."""
-        self.why_closed = ""
-        self.forked = False
+        """Called, by the thread that reads, when there are slots with nothing to do."""
+        self._dropped_tasks: collections.deque[int] = collections.deque()
         self._pid = os.getpid()
         self._slot = slot
         self._cancel_dropped = cancel_dropped
-        self._pending: PendingTable[Future] = PendingTable(self._future_dropped)
-        self._dropped_tasks: collections.deque[int] = collections.deque()
-        self._used: dict[int, list[bytes]] = {}  # by task: what a future that nobody holds gives back
-        self._lock = threading.RLock()  # garbage collection may lead from inside it to a cancel()
-        self._answers: dict[int, OnAnswer] = {}
-        self._groups = 0
-        self._requests = 0
+        self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
-        self.blobs = HeldBlobs(lambda message: self.send([message]), self._tidy, own_store)
+        self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
         self._aside = Aside()
-        self._results = Results(self.send_if_open, self._pending.knows)
+        self._results = Results(self.send_if_open, self._is_waited_for)
         self._session = self._describing()
-        self._scatterer = Interner(self.blobs.put, self.dropped.append, functions=False, files=self.is_here)
+        self._scatterer = Interner(functions=False, files=self.is_here)
+        self._devices: dict[type, Callable[[Any], None]] = {
+            m.TaskOutput: self._show,
+            m.CallerMessage: self._pass_to_handlers,
+            m.Workers: lambda message: self.workers.told(message.workers),
+            m.WorkerChanged: lambda message: self.workers.told_of(*message),
+            m.ResultOffered: self._results.offered,
+            m.Chunk: self._results.received,
+            m.NoBlob: self._results.refused,
+            m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
+        }
         self.reader = Reader(connection, self._handle, self._ended, slot, self.cancel_dropped)
 
     def _describing(self) -> Described:
         """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
         inherited = self._slot.described if self._slot is not None else None
         if inherited is not None:
-            return Inherited(self.blobs.put, self.blobs.release, inherited)
-        return Session(
-            self.blobs.put, self.blobs.release, lambda: not len(self._pending), self.is_here, lambda: self.takes_records
-        )
+            return Inherited(inherited)
+        return Session(lambda: not len(self.core), self.is_here, lambda: self.takes_records)
 
     @property
     def is_here(self) -> bool:
@@ -136,8 +140,8 @@ class ClientShell:
 
     @property
     def closed(self) -> bool:
-        """Whether this is of no more use."""
-        return bool(self.why_closed) or self.forked
+        """Whether this client is of no more use."""
+        return self.core.closed
 
     # --- tasks ---
 
@@ -158,155 +162,179 @@ class ClientShell:
         """Have the cluster run a call.
 
         Args:
+            timeout: seconds that the call may run; None: no limit.
+            group: the number of the group that the task is of; 0: none.
             parent: the task that it is from; None for that of this thread.
             pin: the address of the worker that is to run it.
             interner: names what the tasks of its group share.
             on_done: called with the future once it is done.
             counted: whether it is counted on bars already.
+
+        Raises:
+            SerializationError: the call cannot be pickled, or takes scattered data of another client.
+            MinidaskError: the group takes no more tasks, or this is a forked process.
+            SchedulerLost: there is no connection any more.
         """
         self.check()
         self.release_dropped()
-        payload, blobs = dumps_naming(call, f"task {name!r}", interner or self._scatterer)
-        if blobs:
-            self._check_held(blobs, f"task {name!r}")
-        used = self.blobs.use(blobs)
+        interner = interner or self._scatterer
+        self.blobs.release(interner.take_gone())
+        payload, blobs = dumps_naming(call, f"task {name!r}", interner)
+        if interner.unsent:
+            self.blobs.announce(interner)
         parent = self.parent() if parent is None else parent
-        with self._lock:
-            session = self._session.blobs()
-            number = self._pending.next_number()
-            future = self._new_future(number, name, parent)
-            future.group = group
-            if used:  # given back before `on_done`, which may submit the next task
-                self._used[number] = used
-                future.when_over(lambda _: self._give_back(number))
-            if on_done is not None:
-                future.of_call = True
-                future.add_done_callback(on_done)
-            hold = on_done is not None or not self._cancel_dropped
-            self._pending.add(number, future, hold)
-            if not hold:
-                future.hold = self._hold
+        number = self.core.next_task()
+        future, handle = self._new_future(number, name, parent, on_done)
         try:
-            self.send([Submit(number, name, priority, timeout, group, pin, [*session, *blobs], parent, payload)])
+            while True:
+                with self._lock:
+                    session = self._session.blobs()
+                    if not self._session.unsent:
+                        every = [*session, *blobs]
+                        message = m.Submit(number, name, priority, timeout, group, pin, every, parent, payload)
+                        self.connection.post(self.core.submit(message, handle, blobs))
+                        break
+                self.blobs.announce(self._session)
+            self.connection.flush()
         except MinidaskError:
             with self._lock:
-                self._pending.take(number)
-            self._give_back(number)
+                self.blobs.post(self.core.take_back(number))
             raise
         if not counted:
             for calls in self.bars:
                 calls.watch(future)
         return future
 
-    def _new_future(self, number: int, name: str, parent: list[int]) -> Future:
+    def _new_future(
+        self, number: int, name: str, parent: list[int], on_done: Callable[[Future], None] | None
+    ) -> tuple[Future, Handle]:
+        """A future, and what stands for it in the core: itself, or a weak reference."""
+        of_call = on_done is not None
+        held = of_call or not self._cancel_dropped
         if self._slot is None:
-            return Future(number, name, self.cancelled, self.reader.in_this_thread)
-        return NestedFuture(number, name, self.cancelled, self.reader, parent)
+            future = Future(number, name, self, held=held, of_call=of_call)
+        else:
+            future = NestedFuture(number, name, self, self.reader, parent, of_call=of_call)
+        if on_done is not None:
+            future.add_done_callback(on_done)
+        if held:
+            return future, future
+        handle = _WeakFuture(future, self._future_dropped)
+        handle.number = number
+        return future, handle
 
-    def _hold(self, future: Future) -> None:
+    def hold(self, future: Future) -> None:
+        """Hold a future until it is done: somebody waits for that, and nobody else may hold it."""
         with self._lock:
-            self._pending.hold(future.number, future)
+            self.core.replace_handle(future.number, future)
 
-    def _future_dropped(self, number: int) -> None:
-        """Nobody holds this task's future any more; a garbage collection tells of it."""
+    def _future_dropped(self, handle: Any) -> None:
+        """Nobody holds a future any more; a garbage collection tells of it, in any thread, inside any lock."""
         first = not self._dropped_tasks
-        self._dropped_tasks.append(number)
+        self._dropped_tasks.append(handle.number)
         if first:
             self.reader.wake()
-
-    def _give_back(self, number: int) -> None:
-        """A task is over, or nobody will know: it no more needs what it used."""
-        used = self._used.pop(number, None)
-        if used:
-            self.dropped.append(used)
 
     def cancel_dropped(self) -> None:
         """Have those tasks not begin whose futures nobody holds any more."""
         numbers = []
         while self._dropped_tasks:
-            number = self._dropped_tasks.popleft()
-            self._give_back(number)
-            with self._lock:
-                if self._pending.drop(number):
-                    numbers.append(number)
-        if numbers:
-            self.send_if_open([Cancel(numbers, False)])
-
-    def _check_held(self, blobs: Sequence[bytes], what: str) -> None:
-        if self.blobs.missing(blobs):
-            raise SerializationError(
-                f"{what} takes scattered data that this Client does not hold: the handle is another Client's, or was"
-                " released; scatter the data with this one"
-            )
+            numbers.append(self._dropped_tasks.popleft())
+        with self._lock:
+            self.blobs.post(self.core.drop(numbers))
+        self.blobs.flush()
 
     def parent(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty outside of tasks."""
         return self._slot.call if self._slot is not None else []
 
-    def next_group(self) -> int:
-        """A fresh number for a group."""
-        with self._lock:
-            self._groups += 1
-            return self._groups
+    def _is_waited_for(self, number: int) -> bool:
+        handle = self.core.handle_of(number)
+        return handle is not None and _future_of(handle) is not None
 
-    def pending(self, group: int) -> list[Future]:
-        """The futures of a group that still wait."""
+    def pending(self, group: int | None = None) -> list[Future]:
+        """Return the futures that still wait: those of a group, or all."""
         with self._lock:
-            return [future for future in self._pending.all() if future.group == group]
+            handles = self.core.handles(group)
+        return [future for future in map(_future_of, handles) if future is not None]
 
     def cancel(self, futures: Sequence[Future], force: bool) -> None:
         """Give up on these; with `force`, those that run are stopped too."""
         numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
         for future in futures:
             future.cancel_here()
-        self._forget(numbers, force)
+        self._cancel(numbers, force)
 
     def cancel_all(self, force: bool) -> None:
         """Give up on all tasks, those included whose futures nobody holds any more."""
-        with self._lock:
-            futures = self._pending.all()
-        self.cancel([future for future in futures if not future.of_call], False)
-        self.send_if_open([CancelAll(force)])  # its answers end the calls that wait for the others
+        self.cancel([future for future in self.pending() if not future.of_call], False)
+        self.send_if_open([m.CancelAll(force)])  # its answers end the calls that wait for the others
 
     def cancelled(self, future: Future) -> None:
-        """A future was cancelled."""
-        self._forget([future.number], False)
+        """Tell the scheduler that a future was cancelled."""
+        self._cancel([future.number], False)
 
-    def _forget(self, numbers: list[int], force: bool) -> None:
+    def _cancel(self, numbers: list[int], force: bool) -> None:
         with self._lock:
-            for number in numbers:
-                self._pending.take(number)
-        if numbers:
-            self.send_if_open([Cancel(numbers, force)])
+            self.blobs.post(self.core.cancel(numbers, force))
+        self.blobs.flush()
+
+    # --- groups ---
+
+    def open_group(self, limit: int, parent: list[int]) -> int:
+        """Open a group of which at most `limit` tasks run at once, 0 for no limit; returns its number."""
+        self.check()
+        if not self.on_idle:
+            self.core.idle = None  # what the scheduler has told a group before is old
+        with self._lock:
+            number, messages = self.core.open_group(limit, parent)
+            self.connection.post(messages)
+        self.connection.flush()
+        return number
+
+    def end_group(self, number: int) -> None:
+        """Take no more tasks for a group."""
+        with self._lock:
+            self.core.end_group(number)
+
+    def close_group(self, number: int, interner: Interner) -> None:
+        """Take no more tasks for a group, and hold what its tasks share no more; those submitted go on."""
+        with self._lock:
+            self.blobs.post(self.core.close_group(number))
+        self.blobs.dropped.append(interner.close())
+        self.release_dropped()
 
     # --- data ---
 
     def scatter(self, data: Any) -> Scattered:
-        """Send one object ahead."""
+        """Send one object ahead.
+
+        Raises:
+            SerializationError: it cannot be pickled, or holds scattered data of another client.
+            SchedulerLost: there is no connection any more.
+        """
         self.check()
         self.release_dropped()
-        interner = Interner(self.blobs.put, self.dropped.append, functions=False, large=LARGE_BYTES)
-        payload, parts = dumps_naming(data, f"the scattered {type(data).__name__}", interner)
-        self._check_held(parts, f"the scattered {type(data).__name__}")
+        interner = Interner(functions=False, large=LARGE_BYTES)
+        what = f"the scattered {type(data).__name__}"
+        payload, refers_to = dumps_naming(data, what, interner)
         blob = blob_id(payload)
-        self.blobs.put({blob: payload})
-        self.blobs.hold(parts)
-        interner.close()
-        return Scattered(blob, parts, type(data).__name__, self.blobs.release, self.dropped.append)
+        interner.unsent.append({blob: payload})
+        self.blobs.announce(interner)
+        with self._lock:
+            self.core.check_held(refers_to, what)
+            self.core.hold(refers_to)
+        self.blobs.release(interner.close())
+        return Scattered(blob, refers_to, type(data).__name__, self.blobs)
 
     def release_dropped(self) -> None:
-        """Release what dropped handles and done tasks used."""
+        """Release what dropped handles, closed groups and dropped tasks have held."""
         if self._dropped_tasks:
             self.cancel_dropped()
-        while self.dropped:
-            self.blobs.release(self.dropped.popleft())
+        while self.blobs.dropped:
+            self.blobs.release(self.blobs.dropped.popleft())
 
     # --- bars and questions ---
-
-    def expect_idle_notice(self) -> None:
-        """A group is about to be opened: what the scheduler has told of idle slots before is old."""
-        if not self.on_idle:
-            self.idle = None
 
     def count_on(self, calls: SubmitCounter) -> None:
         """Count there what is submitted from now on."""
@@ -314,147 +342,121 @@ class ClientShell:
             self.bars = (*self.bars, calls)
 
     def count_no_more_on(self, calls: SubmitCounter) -> None:
+        """Count nothing more there."""
         with self._lock:
             self.bars = tuple(other for other in self.bars if other is not calls)
 
     def ask(self, on_answer: OnAnswer) -> None:
-        """Have the reader call this with the scheduler's description; with None if the connection ends before."""
-        self.send([Ask(self._request(on_answer))])
+        """Ask for the scheduler's description of the cluster.
+
+        Args:
+            on_answer: called with it by the thread that reads; with None if the connection ends before.
+        """
+        self._send(lambda: self.core.ask(on_answer))
 
     def restart(self, on_answer: OnAnswer) -> None:
-        """Give up on all tasks, and have fresh slots everywhere; called when they are ready, as `ask` does."""
-        self.cancel_all(force=True)
-        self.send([Restart(self._request(on_answer))])
+        """Give up on all tasks, and have fresh slots everywhere.
 
-    def _request(self, on_answer: OnAnswer) -> int:
-        with self._lock:
-            self._requests += 1
-            self._answers[self._requests] = on_answer
-            return self._requests
+        Args:
+            on_answer: called by the thread that reads when they are ready; with None if the connection ends before.
+        """
+        self.cancel_all(force=True)
+        self._send(lambda: self.core.restart(on_answer))
 
     # --- sending ---
 
-    def send(self, messages: Sequence[Message]) -> None:
-        """Write these, in one go.
+    def _send(self, decide: Callable[[], Sequence[m.Message]]) -> None:
+        with self._lock:
+            self.check()
+            self.connection.post(decide())
+        self.connection.flush()
+
+    def send_if_open(self, messages: Sequence[m.Message]) -> None:
+        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
+        with self._lock:
+            self.blobs.post(messages)
+        self.blobs.flush()
+
+    def check(self) -> None:
+        """Raise if this client is of no more use.
 
         Raises:
             SchedulerLost: there is no connection any more.
             MinidaskError: it is the parent's process's.
         """
-        self.check()
-        self.connection.send(messages)
-
-    def send_if_open(self, messages: Sequence[Message]) -> None:
-        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
-        if not self.closed:
-            with contextlib.suppress(SchedulerLost):
-                self.connection.send(messages)
-
-    def _tidy(self, message: Message) -> None:
-        self.send_if_open([message])
-
-    def check(self) -> None:
-        """Raise what `send` does, without sending."""
-        if self.forked:
-            raise MinidaskError(
-                f"this Client belongs to process {self._pid}, of which this one is a fork: make a new Client here"
-            )
-        if self.why_closed:
-            raise SchedulerLost(f"this Client is of no more use: {self.why_closed}; close() it, and make a new one")
+        self.core.check()
 
     # --- the end ---
 
     def close(self, seconds: float = 10.0) -> None:
-        """Disconnect, and wait so long for the reading to end. Pending futures fail."""
-        self.why_closed = self.why_closed or "the client was closed"
+        """Disconnect, and wait so many seconds at most for the reading to end. Pending futures fail."""
+        self.core.close()
         self.connection.shut()
         self.blobs.close()
         self.reader.join(seconds)
 
     def abandon(self) -> None:
         """In a forked child: let go of what is the parent's."""
-        self.forked = True
         self.connection.abandon()
-        self.blobs.abandon()
         self._lock = threading.RLock()
+        self.blobs.abandon(self._lock)
         self.channels.abandon()
-        for future in self._pending.take_all():
+        for future in filter(None, map(_future_of, self.core.abandon(self._pid))):
             future.abandon(
                 MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
             )
 
-    # --- receiving, in whichever thread reads ---
+    # --- receiving, in the thread that reads ---
 
     def _ended(self, why: str) -> None:
-        address = self.connection.address
-        self.why_closed = self.why_closed or f"the connection to the scheduler at {address} is gone: {why}"
         self.connection.close()
         with self._lock:
-            lost = self._pending.take_all()
+            lost = self.core.end(why)
         self.workers.wake()
-        for future in lost:
-            future.settle(Lost(SchedulerLost(f"task {future.name!r} was pending when {self.why_closed}")))
-        for on_answer in list(self._answers.values()):
-            on_answer(None)
+        self._carry_out(lost)
         self.channels.close()
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: m.Message) -> None:
         if self._dropped_tasks:
             self.cancel_dropped()
-        match message:
-            case TaskDone() | TaskRaised() | TaskLost():
-                with self._lock:
-                    future = self._pending.take(message.task)
-                outcome = self._complete(outcome_of(message))
+        device = self._devices.get(type(message))
+        if device is not None:
+            device(message)
+            return
+        with self._lock:
+            effects = self.core.receive(message)
+        self._carry_out(effects)
+        if self.blobs.dropped and not len(self.core):
+            self.release_dropped()  # there may be no next task that would do it
+        if type(message) is m.IdleSlots and message.idle:
+            for call in list(self.on_idle):
+                call()
+
+    def _carry_out(self, effects: Sequence[m.Message | Settle[Handle] | Tell]) -> None:
+        for effect in effects:
+            if isinstance(effect, Settle):
+                outcome = complete(effect.outcome, self._results.take if self.store is None else self.store.take)
+                future = _future_of(effect.handle) if effect.handle is not None else None
                 self._results.forget_others()
                 if future is not None:
-                    if self.channels.busy:
-                        future.told_before = self.channels.flush
-                    future.settle(outcome)
-                if self.dropped and not len(self._pending):
-                    self.release_dropped()  # there may be no next task that would do it
-            case TaskOutput(worker, stream, text):
-                marked = worker if self.marks_output else ""
-                self._aside.run(lambda: show_output(marked, stream, text))
-            case Workers(workers):
-                self.workers.told(workers)
-            case WorkerChanged():
-                self.workers.told_of(*message)
-            case Answer(request, info):
-                on_answer = self._answers.pop(request, None)
-                if on_answer is not None:
-                    on_answer(info)
-            case ResultOffered():
-                self._results.offered(message)
-            case Chunk():
-                self._results.received(message)
-            case NoBlob():
-                self._results.refused(message)
-            case FetchChunk():
-                self.send_if_open([self.blobs.chunk(message)])
-            case CallerMessage(channel, payload):
-                if channel != RECORDS:
-                    self.channels.put(channel, payload)
-                elif self.takes_records:
-                    self._aside.run(lambda: log_here(payload))
-            case IdleSlots(idle):
-                self.idle = idle
-                for call in list(self.on_idle) if idle else ():
-                    call()
-            case Goodbye(reason):
-                self.why_closed = f"the scheduler at {self.connection.address} said goodbye: {reason}"
-            case _:
-                raise ProtocolError(f"{type(message).__name__} is no message for a client")
+                    future.settle(outcome, self.channels.flush if self.channels.busy else None)
+            elif isinstance(effect, Tell):
+                effect.on_answer(effect.info)
+            else:
+                self.send_if_open([effect])
 
-    def _complete(self, outcome: Outcome) -> Outcome:
-        """The outcome with the large parts of it that were left in the store."""
-        if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
-            return outcome
-        take = self._results.take if self.store is None else self.store.take
-        try:
-            return outcome._replace(payload=taken(outcome.payload, take))
-        except (SerializationError, OSError) as error:
-            return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
-        except Exception as error:  # noqa: BLE001 - what a worker has sent concerns that task alone
-            text = f"{outcome.worker} has sent a task's result in a form that cannot be read"
-            return Lost(SerializationError(f"{text}: {type(error).__name__}: {error}"))
+    def _show(self, output: m.TaskOutput) -> None:
+        marked = output.worker if self.marks_output else ""
+        self._aside.run(lambda: show_output(marked, output.stream, output.text))
+
+    def _pass_to_handlers(self, message: m.CallerMessage) -> None:
+        channel, payload = message
+        if channel != m.RECORDS:
+            self.channels.put(channel, payload)
+        elif self.takes_records:
+            self._aside.run(lambda: log_here(payload))
+
+
+def _future_of(handle: Handle) -> Future | None:
+    """The future that a handle stands for; None if nobody holds it any more."""
+    return handle() if isinstance(handle, _WeakFuture) else handle

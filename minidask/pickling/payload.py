@@ -69,9 +69,6 @@ class Names(Protocol):
 
     files: bool
 
-    def begin(self) -> None:
-        """A pickle begins."""
-
     def find(self, obj: Any) -> bytes | None:
         """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
 
@@ -169,8 +166,6 @@ def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, 
     """As `dumps`, with what the interner knows sent by name; also returns the names used."""
     send_mp_main_by_value()
     file, beside = io.BytesIO(), _Beside(interner)
-    if interner is not None:
-        interner.begin()
     try:
         _Pickler(file, beside).dump(obj)
     except MinidaskError:

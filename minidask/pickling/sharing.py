@@ -1,7 +1,37 @@
-"""What the tasks of a call share, named and shipped once: functions, scattered data, large buffers.
+"""Naming by content: what the tasks of a call share is pickled once, sent once, and named by a hash of its bytes.
 
-pickling a task ─► find(object), reference(buffer) ─► a name ─► the task's pickle
-                              └─ the first time ─► put(name, payload) ─► the cluster
+A call of `Parallel` makes a thousand tasks of one function and one matrix. Each task's own pickle is to be small, and
+neither is to be sent a thousand times. So what they share becomes a *blob*: bytes under the id that is their hash. A
+task's pickle only says "blob 3f2a…", and a worker that has that blob needs nothing more. The hash also finds what no
+identity would: the same matrix in the next call is known by its id, be it another object by then.
+
+    pickling a task ─► find(object)       ─► an id, in the place of the object
+                    ─► reference(buffer)  ─► ids and a letter, in the place of the buffer
+                           └─ the first time ─► `unsent` ─► the shell of the client announces it
+
+An `Interner` keeps what one call shares. The hard question is when two things are the same, without pickling both:
+
+1. A function: by what it consists of (`fingerprint`). A lambda in a comprehension is a new object for each task, and
+   the same code, globals and closure nearly always. A closure whose variable has changed is another function. There are
+   at most `MAX_TWINS` of them: a call with more has most likely one for each task, and these go along.
+2. A class: by identity. A class that can be imported is not sent at all.
+3. A large buffer: by place, its address and size in memory. Hashing 1 GB takes 40 ms and is done once. A weak
+   reference to the array says when another one may come to lie there.
+4. A buffer of some size below that: by its hash, each time, for users do reuse a small buffer with other content. It
+   goes along when it first comes; only one that comes again becomes a blob.
+5. A view with gaps: NumPy would pickle all of it into each task. It is copied once (`contiguous`), and the copy is
+   known by the view.
+
+How long a blob is held, so that the cluster keeps it. What a function refers to: as long as the call goes on, for the
+function is pickled once, and NumPy pickles some arrays through a view that is gone at once. What an argument refers to:
+as long as its array lives, for an array that each task has of its own must not pile up. The array may have been made
+only to be pickled, and be gone before its task is sent. Hence its blobs wait in `_gone` until the next task is pickled:
+then the task before it is on its way, and holds what it needs itself.
+
+Functions inside a shared function go along with that and get no id of their own (`_InFunction`): they may refer to one
+another, and no hash can contain itself. The data in them does get one, read-only, for all calls in a slot share it.
+
+Pickling sends nothing. Whoever pickles announces what is in `unsent` before it sends the task.
 """
 
 from __future__ import annotations
@@ -9,8 +39,8 @@ from __future__ import annotations
 import collections
 import types
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 from minidask.data.files import blob_id
 from minidask.data.pieces import cut, reference, side_by_side
@@ -26,6 +56,16 @@ MAX_TWINS = 100
 Place = tuple[int, int]
 
 
+class Holder(Protocol):
+    """What counts who needs a blob: the shell of a client."""
+
+    dropped: collections.deque[list[bytes]]
+    """Blobs to be needed once less, from a garbage collection: it may come inside any lock."""
+
+    def release(self, blobs: Collection[bytes]) -> None:
+        """Count one need less of each of these."""
+
+
 class Scattered:
     """A handle on data that `Client.scatter` has sent ahead; pass it, at any depth, where a task takes the data.
 
@@ -33,33 +73,26 @@ class Scattered:
 
     Args:
         blob: what stands for the data.
-        parts: the blobs of the large buffers inside it.
+        refers_to: the blobs of the large buffers inside it.
         kind: the name of its type.
-        release: called with all those names, once, when they are needed no more.
-        dropped: the same, from a garbage collection.
+        holder: counts one need of each of those for this handle.
     """
 
-    def __init__(
-        self,
-        blob: bytes,
-        parts: list[bytes],
-        kind: str,
-        release: Callable[[list[bytes]], None],
-        dropped: Callable[[list[bytes]], None],
-    ) -> None:
+    def __init__(self, blob: bytes, refers_to: list[bytes], kind: str, holder: Holder) -> None:
         self.blob = blob
-        self.refers_to = parts
+        self.refers_to = refers_to
         self._kind = kind
-        self._release = release
-        self._dropped = dropped
+        self._holder: Holder | None = holder
 
     def release(self) -> None:
-        """Let the cluster forget the data once the tasks that already use it have ended."""
-        release, self._release, self._dropped = self._release, _do_nothing, _do_nothing
-        release([self.blob, *self.refers_to])
+        """Let the cluster forget the data once the tasks that already use it have ended. May be called twice."""
+        holder, self._holder = self._holder, None
+        if holder is not None:
+            holder.release([self.blob, *self.refers_to])
 
     def __del__(self) -> None:
-        self._dropped([self.blob, *self.refers_to])
+        if self._holder is not None:
+            self._holder.dropped.append([self.blob, *self.refers_to])
 
     def __reduce__(self) -> Any:
         raise SerializationError("a scattered handle can only be sent as an argument of a task of its own client")
@@ -68,16 +101,13 @@ class Scattered:
         return f"<minidask.Scattered {self._kind} {self.blob.hex()[:8]}>"
 
 
-def _do_nothing(blobs: list[bytes]) -> None:
-    pass
-
-
 class Interner:
     """Gives the objects that a call's tasks share a name, and ships each of them once.
 
+    Pickling sends nothing. What is new waits in `unsent` until the shell of the client has sent it, and
+    what is needed no more until `take_gone` is called.
+
     Args:
-        put: called with the payloads of blobs, by their names; holds each, once for each call.
-        drop: called with the names of blobs to hold once less, from anywhere: a garbage collection may do it.
         functions: whether to ship functions and classes that cannot be imported; else only scattered handles
             get a name.
         large: buffers of at least so many bytes become blobs too; None: none do.
@@ -86,18 +116,11 @@ class Interner:
     """
 
     def __init__(
-        self,
-        put: Callable[[Mapping[bytes, Payload]], None],
-        drop: Callable[[list[bytes]], None],
-        *,
-        functions: bool = True,
-        large: int | None = None,
-        mode: bytes = SHARED,
-        files: bool = False,
+        self, *, functions: bool = True, large: int | None = None, mode: bytes = SHARED, files: bool = False
     ) -> None:
         self.files = files
-        self._put = put
-        self._drop = drop
+        self.unsent: collections.deque[Mapping[bytes, Payload]] = collections.deque()
+        """Payloads of new blobs, by blob; each is held once for each time that it is in here."""
         self._functions = functions
         self._large = large
         self._mode = mode
@@ -110,18 +133,33 @@ class Interner:
         self._shipped: set[bytes] = set()
         self._refers_to: dict[bytes, list[bytes]] = {}
 
-    def begin(self) -> None:
-        """The next task is pickled, so the one before it is on its way, and holds what it needs."""
-        while self._gone:
-            self._drop(list(set(self._gone.popleft())))
+    def take_gone(self) -> list[bytes]:
+        """Return the blobs of arrays that are gone, to be held once less.
 
-    def close(self) -> None:
-        """No more tasks will come."""
+        To be called before a task is pickled: the one before it is on its way then, and holds what it needs itself.
+        """
+        gone: list[bytes] = []
+        while self._gone:
+            gone += set(self._gone.popleft())
+        return gone
+
+    def close(self) -> list[bytes]:
+        """No more tasks will come; returns the blobs to be held once less."""
         self._copies.clear()
-        self.begin()
+        gone = self.take_gone()
         data, self._data = self._data, {}
-        self._drop([*self._shipped, *(name for _, names in data.values() for name in set(names))])
+        gone += [*self._shipped, *(name for _, names in data.values() for name in set(names))]
         self._shipped.clear()
+        return gone
+
+    def forget_unsent(self) -> None:
+        """What is new cannot be sent: the next task that needs it pickles it again."""
+        lost = {blob for blobs in self.unsent for blob in blobs}
+        self.unsent.clear()
+        self._shipped -= lost
+        self._data = {place: entry for place, entry in self._data.items() if lost.isdisjoint(entry[1])}
+        self._twins = {key: twin for key, twin in self._twins.items() if twin[1] not in lost}
+        self._known = {number: known for number, known in self._known.items() if known[1] not in lost}
 
     def alias(self, obj: Any, handle: Scattered) -> None:
         """From now on, `obj` (by identity) is sent as what the handle stands for."""
@@ -219,7 +257,7 @@ class Interner:
             names = self._data[place][1]
         else:
             names, pieces = _pieces(raw)
-            self._put(pieces)
+            self.unsent.append(pieces)
             self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), names)
         return reference(names, self._mode)
 
@@ -235,7 +273,7 @@ class Interner:
     def _forget(self, place: Place) -> None:
         """The array is gone, so no more tasks will take it, and another one may come to lie there.
 
-        It may have been made to be pickled, for a task that does not hold the blob yet: hence `begin`.
+        It may have been made to be pickled, for a task that does not hold the blob yet: hence `take_gone`.
         """
         entry = self._data.pop(place, None)
         if entry is not None:
@@ -257,7 +295,7 @@ class Interner:
     def _ship(self, blobs: Mapping[bytes, Payload]) -> None:
         new = {blob: payload for blob, payload in blobs.items() if blob not in self._shipped}
         if new:
-            self._put(new)
+            self.unsent.append(new)
             self._shipped.update(new)
 
 
@@ -270,9 +308,6 @@ class _InFunction:
         self.refers_to = interner.refers_to
         self.contiguous = interner.contiguous
         self.files = interner.files
-
-    def begin(self) -> None:
-        """It is within the pickle of a task."""
 
 
 def _pieces(raw: memoryview) -> tuple[list[bytes], dict[bytes, Payload]]:

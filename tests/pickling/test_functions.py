@@ -31,7 +31,7 @@ class Sender:
 
     def __init__(self, **options: Any) -> None:
         self.shipped: dict[bytes, Payload] = {}
-        self.interner = Interner(self.put, lambda blobs: None, **options)
+        self.interner = Interner(**options)
         self.table = p.SlotBlobs()
 
     def put(self, blobs: Mapping[bytes, Payload]) -> None:
@@ -43,6 +43,8 @@ class Sender:
     def send(self, obj: Any) -> tuple[Any, int]:
         """What arrives, and how many bytes went along with the task."""
         payload, blobs = p.dumps_naming(obj, "it", self.interner)
+        while self.interner.unsent:
+            self.put(self.interner.unsent.popleft())
         for blob in blobs:
             self.table.put(blob, self.shipped[blob])
         task = self.table.begin(blobs, payload)

@@ -376,7 +376,7 @@ def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: mini
         handle = client.scatter([1, 2])
         del handle
     assert client.submit(neg, before).result(10) == -1
-    assert not client.shell.dropped
+    assert not client.shell.blobs.dropped
 
 
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:

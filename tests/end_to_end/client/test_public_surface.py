@@ -292,7 +292,7 @@ def test_what_nobody_holds_any_more_does_not_begin() -> None:
         wait_until(lambda: client.scheduler_info()["tasks"]["queued"] == 1, "the others were cancelled")
         client.cancel(first, force=True)
         wait_until(lambda: called == [-5], "the one with a callback ran")
-        assert not client.shell._pending._futures
+        assert not len(client.shell.core)
 
 
 def test_cancel_all_stops_what_nobody_holds() -> None:
@@ -314,10 +314,10 @@ def test_an_executor_runs_what_nobody_holds() -> None:
         blocker = client.submit(os.read, gate, 1)  # in this process, whose pipe it is
         client.get_executor().submit(neg, 1)
         gc.collect()
-        assert len(client.shell._pending) == 2
+        assert len(client.shell.core) == 2
         os.write(opener, b"x")
         assert blocker.result(20) == b"x"
-        wait_until(lambda: not len(client.shell._pending), "both ran")
+        wait_until(lambda: not len(client.shell.core), "both ran")
         assert client.scheduler_info()["tasks"]["finished"] == 2
     os.close(gate)
     os.close(opener)

@@ -425,7 +425,7 @@ def test_after_a_call_the_scheduler_keeps_nothing_of_it(
     thread_client.submit(neg, 1).result(20)  # which releases what the end of the data has left
     wait_until(lambda: not core.attempts.tasks and not record.groups, "tasks and groups were gone")
     wait_until(lambda: set(core.blobs.records) == before, "its functions and data were gone")
-    assert len(thread_client.shell._pending) == 0
+    assert len(thread_client.shell.core) == 0
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -361,7 +361,7 @@ def test_globals_of_a_function_are_taken_anew_by_each_call() -> None:
 def test_nothing_is_kept_after_a_call(client: minidask.Client) -> None:
     Parallel(n_jobs=2)(tasks(lambda i: i, 50))
     wait_until(lambda: at_rest(client), "the cluster was at rest")
-    assert len(client.shell._pending) == 0
+    assert len(client.shell.core) == 0
 
 
 def test_the_backend_can_be_pickled() -> None:
@@ -420,33 +420,39 @@ def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) ->
 def test_ctrl_c_right_after_a_task_was_sent_stops_that_too(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = client.shell.send
+    connection = client.shell.connection
+    post, flush = connection.post, connection.flush
     sent = []
 
-    def interrupted_send(messages: Any) -> None:
-        send(messages)
+    def noting_post(messages: Any) -> None:
+        post(messages)
         sent.extend(message for message in messages if type(message).__name__ == "Submit")
+
+    def interrupted_flush() -> None:
+        flush()
         if len(sent) == 2:
+            sent.append(None)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(client.shell, "send", interrupted_send)
+    monkeypatch.setattr(connection, "post", noting_post)
+    monkeypatch.setattr(connection, "flush", interrupted_flush)
     with pytest.raises(KeyboardInterrupt):
         Parallel(n_jobs=2, batch_size=1)([delayed(time.sleep)(60)] * 4)
     monkeypatch.undo()
     wait_until(lambda: at_rest(client), "both tasks were stopped", 5)
 
 
-def test_a_borrower_that_is_held_up_still_gets_the_reading(
+def test_a_leader_that_is_held_up_still_gets_the_reading(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between finding the part taken and asking for it, the system may let everybody else run first."""
-    nudge = client.shell.reader.wake
+    """Between finding that another thread reads and waking it, the system may let everybody else run first."""
+    wake = client.shell.reader.wake
 
-    def late_nudge() -> None:
+    def late_wake() -> None:
         time.sleep(0.05)
-        nudge()
+        wake()
 
-    monkeypatch.setattr(client.shell.reader, "wake", late_nudge)
+    monkeypatch.setattr(client.shell.reader, "wake", late_wake)
     for _ in range(20):
         time.sleep(0.02)  # until the reading thread reads again
         assert Parallel(n_jobs=2)([delayed(time.sleep)(0.01)]) == [None]

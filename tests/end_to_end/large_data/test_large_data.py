@@ -23,6 +23,7 @@ import minidask
 from minidask import errors
 from minidask.data.files import blob_id
 from minidask.pickling.sharing import Scattered
+from minidask.wire.messages import PutBlob
 from tests.helpers import Programs, alive, pinned, wait_until
 
 MIB = 2**20
@@ -56,13 +57,13 @@ def total(data: Any) -> tuple[float, bool]:
 def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
     """How many bytes the client has sent since it was last asked."""
     outbox, count = client.shell.connection._outbox, [0]
-    send = outbox.send
+    put = outbox.put
 
     def counting(pieces: list[Any]) -> None:
         count[0] += sum(len(piece) for piece in pieces)
-        send(pieces)
+        put(pieces)
 
-    monkeypatch.setattr(outbox, "send", counting)
+    monkeypatch.setattr(outbox, "put", counting)
 
     def ask() -> int:
         so_far, count[0] = count[0], 0
@@ -389,8 +390,9 @@ def test_data_reaches_another_machines_store_and_results_come_back(programs: Pro
 
 def test_bytes_that_are_not_what_their_name_says_are_refused(client: minidask.Client) -> None:
     forged = b"x" * 16
-    client.shell.blobs.put({forged: [b"not what the name says"]})
-    handle = Scattered(forged, [], "bytes", client.shell.blobs.release, lambda blobs: None)
+    client.shell.send_if_open([PutBlob(forged, [b"not what the name says"])])
+    client.shell.core.hold([forged])
+    handle = Scattered(forged, [], "bytes", client.shell.blobs)
     with pytest.raises(errors.SerializationError, match="was not sent along"):
         client.submit(len, handle).result(10)
     handle.release()
