@@ -29,7 +29,8 @@ from minidask.task.batch import run_batch
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone
-from minidask.worker.core import FromScheduler, FromSlot, Resize, WorkerCore
+from minidask.worker.core import WorkerCore
+from minidask.worker.events import FromScheduler, FromSlot, Resize
 
 CALL = (run_batch, ([(neg, (1,), {})], 0, None), {})
 

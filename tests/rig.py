@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from minidask.wire import messages as m
 from minidask.worker import core as w
+from minidask.worker import events as e
 
 CLIENT = 7
 
@@ -22,16 +23,16 @@ class Rig:
         self.core = w.WorkerCore(fresh_slots=fresh_slots)
         self.now = 0.0
         self.said: list[m.Message] = []
-        self.effects: list[w.Effect] = []
-        for event in said_by_slots(self.do(w.Resize(slots))):
+        self.effects: list[e.Effect] = []
+        for event in said_by_slots(self.do(e.Resize(slots))):
             self.do(event)
         self.effects.clear()
 
-    def do(self, event: w.Event) -> list[w.Effect]:
+    def do(self, event: e.Event) -> list[e.Effect]:
         """Give the core an event; returns what it has done for that."""
         effects = self.core.handle(event, self.now)
         self.effects += effects
-        self.said += [effect.message for effect in effects if isinstance(effect, w.ToScheduler)]
+        self.said += [effect.message for effect in effects if isinstance(effect, e.ToScheduler)]
         return effects
 
     def run(
@@ -41,22 +42,22 @@ class Rig:
         blobs: tuple[bytes, ...] = (),
         host: int = 0,
         client: int = CLIENT,
-    ) -> list[w.Effect]:
+    ) -> list[e.Effect]:
         """Have the scheduler send a task."""
-        return self.do(w.FromScheduler(run(task, timeout, blobs, host, client)))
+        return self.do(e.FromScheduler(run(task, timeout, blobs, host, client)))
 
-    def pass_time(self, seconds: float) -> list[w.Effect]:
+    def pass_time(self, seconds: float) -> list[e.Effect]:
         self.now += seconds
-        return self.do(w.WorkerTick())
+        return self.do(e.WorkerTick())
 
 
-def said_by_slots(effects: Iterable[w.Effect]) -> Iterator[w.Event]:
+def said_by_slots(effects: Iterable[e.Effect]) -> Iterator[e.Event]:
     """What the processes of slots tell of themselves, once the shell has done this: those that are new and that end."""
     for effect in effects:
-        if isinstance(effect, w.Spawn):
-            yield w.FromSlot(effect.slot, m.SlotReady())
-        elif isinstance(effect, w.Retire):
-            yield w.SlotExited(effect.slot, "exit code 0", "")
+        if isinstance(effect, e.Spawn):
+            yield e.FromSlot(effect.slot, m.SlotReady())
+        elif isinstance(effect, e.Retire):
+            yield e.SlotExited(effect.slot, "exit code 0", "")
 
 
 def run(

@@ -20,6 +20,7 @@ from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received
 from minidask.wire import messages as m
 from minidask.worker import core as w
+from minidask.worker import events as e
 from minidask.worker.shell import PREFETCH
 from tests.rig import said_by_slots
 
@@ -53,7 +54,7 @@ class Machine:
         self._timer: float | None = None
         info = {"name": self.name, "slots": slots, "prefetch": prefetch * slots}
         cluster.later(cluster.latency, lambda: cluster.tell_scheduler(Joined(peer, "worker", self.name, info)))
-        self.handle(w.Resize(slots))
+        self.handle(e.Resize(slots))
 
     @property
     def drained(self) -> bool:
@@ -62,26 +63,26 @@ class Machine:
     def drain(self) -> None:
         """As a worker does that is told to end: see `WorkerShell.drain`."""
         self._say(m.Resized(0))
-        self.handle(w.Resize(0))
+        self.handle(e.Resize(0))
 
     def leave(self) -> None:
         self._cluster.later(self._cluster.latency, lambda: self._cluster.tell_scheduler(Left(self._peer, "it left")))
 
-    def handle(self, event: w.Event) -> None:
+    def handle(self, event: e.Event) -> None:
         cluster = self._cluster
         effects = self._core.handle(event, cluster.now)
         for effect in effects:
             match effect:
-                case w.ToScheduler(message):
+                case e.ToScheduler(message):
                     self._say(message)
-                case w.ToSlot(slot, m.Run() as run):
+                case e.ToSlot(slot, m.Run() as run):
                     self._run(slot, run)
         for said in said_by_slots(effects):
             cluster.later(0, functools.partial(self.handle, said))
         deadline = self._core.next_deadline()
         if deadline is not None and deadline != self._timer:
             self._timer = deadline
-            cluster.later(max(0.0, deadline - cluster.now), lambda: self.handle(w.WorkerTick()))
+            cluster.later(max(0.0, deadline - cluster.now), lambda: self.handle(e.WorkerTick()))
 
     def _say(self, message: m.Message) -> None:
         cluster = self._cluster
@@ -93,7 +94,7 @@ class Machine:
         task.machine = self.name
         task.started.append(self._cluster.now)
         done = m.Done(run.task, run.attempt, task.seconds, [b"result"])
-        self._cluster.later(task.seconds, lambda: self.handle(w.FromSlot(slot, done)))
+        self._cluster.later(task.seconds, lambda: self.handle(e.FromSlot(slot, done)))
 
 
 class Cluster:
@@ -170,7 +171,7 @@ class Cluster:
         for peer, message in outbox:
             if peer in self._machines:
                 machine = self._machines[peer]
-                self.later(self.latency, lambda m=message, to=machine: to.handle(w.FromScheduler(m)))
+                self.later(self.latency, lambda m=message, to=machine: to.handle(e.FromScheduler(m)))
             elif isinstance(message, m.TaskDone):
                 self.later(self.latency, lambda number=message.task: self._done(number))
             else:

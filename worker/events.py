@@ -1,12 +1,12 @@
-"""What can happen to the worker daemon, and what it is to do: `WorkerCore.handle` turns events into effects."""
+"""Events and effects of the worker daemon: `WorkerCore.handle` turns the first into the second. Pure."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from minidask.wire.messages import Done, Message
+from minidask.wire.messages import Chunk, Done, FetchChunk, Message, NoBlob
 
-# --- what can happen ---
+# --- events ---
 
 
 class FromScheduler(NamedTuple):
@@ -29,7 +29,7 @@ class BlobHere(NamedTuple):
 
 
 class BlobFailed(NamedTuple):
-    """A large blob could not be had from `source`."""
+    """A large blob could not be fetched from `source`; `text` says why."""
 
     blob: bytes
     source: str
@@ -37,18 +37,18 @@ class BlobFailed(NamedTuple):
 
 
 class NoRoom(NamedTuple):
-    """There is nowhere to put a large blob."""
+    """This machine has no room for a large blob, or cannot fetch it at all; `text` says why."""
 
     blob: bytes
     text: str
 
 
 class ResultLeft(NamedTuple):
-    """A slot sent `Done`, and left large parts of the result in the store: their names and sizes."""
+    """A slot sent `Done`, and left large buffers of the result in the store: `large` has their ids and sizes."""
 
     slot: int
     done: Done
-    parts: dict[bytes, int]
+    large: dict[bytes, int]
 
 
 class SlotExited(NamedTuple):
@@ -67,13 +67,13 @@ class OverMemory(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """There shall be this many slots."""
+    """The worker is to have this many slots."""
 
     slots: int
 
 
 class SchedulerGone(NamedTuple):
-    """The connection is lost: what runs has nobody to report to."""
+    """The connection to the scheduler is lost: nobody is left to report to."""
 
 
 class WorkerTick(NamedTuple):
@@ -95,24 +95,42 @@ Event = (
 )
 
 
-# --- what is to be done about it ---
+# --- effects ---
 
 
 class ToScheduler(NamedTuple):
+    """Send a message to the scheduler."""
+
     message: Message
 
 
 class ToSlot(NamedTuple):
+    """Send a message to a slot."""
+
     slot: int
     message: Message
 
 
+class ToTransfers(NamedTuple):
+    """Hand a message about bytes under way to the `Transfers`."""
+
+    message: Chunk | NoBlob | FetchChunk
+
+
+class Warn(NamedTuple):
+    """Log what the scheduler wants the people at this machine to know."""
+
+    text: str
+
+
 class Spawn(NamedTuple):
+    """Start a slot under a number."""
+
     slot: int
 
 
 class Interrupt(NamedTuple):
-    """Ask a call in this slot to end: it may clean up."""
+    """Interrupt one call of a slot, which may clean up before it ends."""
 
     slot: int
     task: int
@@ -120,11 +138,13 @@ class Interrupt(NamedTuple):
 
 
 class Kill(NamedTuple):
+    """Kill a slot's process."""
+
     slot: int
 
 
 class Retire(NamedTuple):
-    """End an idle slot: it is one too many."""
+    """End an idle slot in its own way."""
 
     slot: int
 
@@ -139,29 +159,43 @@ class Fetch(NamedTuple):
 
 
 class Forget(NamedTuple):
-    """These blobs are needed no more."""
+    """Release blobs in the store, and stop fetching those that are on their way."""
 
     blobs: list[bytes]
 
 
 class RemoveResult(NamedTuple):
-    """This part of a result is needed no more."""
+    """Remove a large buffer of a result from the store."""
 
     blob: bytes
 
 
 class AwaitTaker(NamedTuple):
-    """The outcome of this attempt is about to be told: its client takes these parts from the store that it shares."""
+    """Expect the client of an attempt to take these large buffers of its result from the store that it shares."""
 
     task: int
     attempt: int
-    parts: list[bytes]
+    blobs: list[bytes]
 
 
 class GiveUp(NamedTuple):
-    """This daemon cannot work; `reason` says why."""
+    """End this worker, which cannot work; `reason` says why."""
 
     reason: str
 
 
-Effect = ToScheduler | ToSlot | Spawn | Interrupt | Kill | Retire | Fetch | Forget | RemoveResult | AwaitTaker | GiveUp
+Effect = (
+    ToScheduler
+    | ToSlot
+    | ToTransfers
+    | Warn
+    | Spawn
+    | Interrupt
+    | Kill
+    | Retire
+    | Fetch
+    | Forget
+    | RemoveResult
+    | AwaitTaker
+    | GiveUp
+)

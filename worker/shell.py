@@ -1,18 +1,19 @@
 """The worker daemon's shell: joins the link to the scheduler, the slots and the clock to `WorkerCore`.
 
-    scheduler ─► FromScheduler ┐                      ┌► ToScheduler, ToSlot
-    slots     ─► FromSlot,     ├► inbox ─► core.handle┤
-    clock     ─► WorkerTick          ┘                      └► Spawn, Interrupt, Kill, Retire
+    scheduler ─► FromScheduler ┐                         ┌► ToScheduler, ToSlot, ToTransfers
+    slots     ─► FromSlot      ├─► inbox ─► core.handle ─┤
+    clock     ─► WorkerTick    ┘                         └► Spawn, Interrupt, Kill, Retire …
 
-As in the scheduler's shell, events wait in an inbox until the one before is dealt with, and every link
-written to is flushed once, when the inbox is empty.
+Events wait in an inbox until the one before is dealt with, so the core is never entered twice, also when the scheduler
+is in the same process and answers at once. Every link written to is flushed once, when the inbox is empty.
+
+An error in the core or in an effect ends what it came from, and nothing else: `_went_wrong` says what that is.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import logging
 import os
 import socket
@@ -20,60 +21,20 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import psutil
-
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import ProtocolError
 from minidask.host.folders import place_of
-from minidask.host.output import LineSplitter, RateLimiter
+from minidask.host.output import SlotOutput
 from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
 from minidask.net.addresses import Address
 from minidask.net.transport import Link
-from minidask.pickling.payload import left_in
 from minidask.task.context import SlotConfig
-from minidask.wire.large import LARGE_BYTES
-from minidask.wire.messages import (
-    Chunk,
-    Done,
-    Failed,
-    FetchChunk,
-    Heartbeat,
-    Message,
-    NoBlob,
-    Notice,
-    Output,
-    PutBlob,
-    Reason,
-    Resized,
-    Stopped,
-)
+from minidask.wire import messages as m
 
+from . import events as e
+from . import intake
 from .core import GRACE_SECONDS, WorkerCore
-from .events import (
-    AwaitTaker,
-    Effect,
-    Event,
-    Fetch,
-    Forget,
-    FromScheduler,
-    FromSlot,
-    GiveUp,
-    Interrupt,
-    Kill,
-    NoRoom,
-    OverMemory,
-    RemoveResult,
-    Resize,
-    ResultLeft,
-    Retire,
-    SlotExited,
-    Spawn,
-    ToScheduler,
-    ToSlot,
-    WorkerTick,
-)
 from .memory import MemoryLimits, over_limit
 from .peers import Peer, Peers
 from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
@@ -91,7 +52,7 @@ log = logging.getLogger("minidask.worker")
 
 
 class WorkerShell:
-    """One machine's worker.
+    """The worker of one machine: its slots, its store, and its connections.
 
     Args:
         name: what people call it.
@@ -100,9 +61,10 @@ class WorkerShell:
         limits: how much memory slots may use.
         slot_config: what slots have to know of the cluster.
         store: where this machine's large data is.
-        secret: what all of a cluster hold; None where there can be no other workers, as the clients use the same store.
+        secret: of the cluster, for connections between workers; None where clients share the store, and no other
+            workers are.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
-        recipients: tells who waits for an outcome, where the clients use the same store.
+        recipients: knows which client waits for an outcome, where clients share the store.
     """
 
     def __init__(
@@ -120,7 +82,7 @@ class WorkerShell:
         self.name = name
         self.gave_up = asyncio.Event()
         self.drained = asyncio.Event()
-        """Set when all that ran when `drain()` was called is over, and its outcome on its way."""
+        """Set after `drain()`, when every call is over and its outcome is on its way."""
         self.reason = ""
         self._size = slots
         self._make_slot = make_slot
@@ -133,10 +95,9 @@ class WorkerShell:
         self._core = WorkerCore(fresh_slots, shared=secret is None)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
-        self._splitters: dict[tuple[int, str], LineSplitter] = {}
-        self._limiter = RateLimiter()
+        self._output = SlotOutput()
         self._pool_events = PoolEvents(self._slot_said, self._slot_printed, self._slot_exited)
-        self._inbox: collections.deque[Event] = collections.deque()
+        self._inbox: collections.deque[e.Event] = collections.deque()
         self._busy = False
         self._touched: set[SlotHandle | Link] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -148,7 +109,7 @@ class WorkerShell:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What the scheduler is told when this worker joins."""
+        """What this worker tells the scheduler when it joins."""
         return {
             "name": self.name,
             "slots": self._size,
@@ -166,7 +127,7 @@ class WorkerShell:
     def start(self) -> None:
         """Start the slots; to be called in the event loop."""
         self._set_environment()
-        self.post(Resize(self._size))
+        self.post(e.Resize(self._size))
         loop = asyncio.get_running_loop()
         self._chores = [loop.create_task(self._send_heartbeats()), loop.create_task(self._watch_memory())]
 
@@ -176,29 +137,29 @@ class WorkerShell:
             await self._peers.listen(scheduler, port)
 
     def attach(self, link: Link | None) -> None:
-        """From now on, talk to the scheduler over this link; None while there is none."""
+        """Talk to the scheduler over this link from now on; None while there is no scheduler."""
         self._link = link
         if link is None:
             self._transfers.close()
 
     def resize(self, slots: int) -> None:
-        """Have this many slots from now on."""
+        """Have this many slots from now on, and tell the scheduler. Surplus ones end after their calls."""
         self._size = slots
         self._set_environment()
-        self._send(Resized(slots))  # first: what is given back must not come again
-        self.post(Resize(slots))
+        self._send(m.Resized(slots))  # first: what is given back must not come again
+        self.post(e.Resize(slots))
 
     def drain(self) -> None:
-        """Take nothing new, give back what has not begun, and set `drained` when the rest is over."""
+        """Take no new calls, give back those that have not begun, and set `drained` when the rest is over."""
         self._draining = True
         self.resize(0)
 
     def _set_environment(self) -> None:
-        """What slots that start from now on find in their environment."""
+        """Set the environment variables of slots that start from now on."""
         self._environment = {**thread_limits(max(self._size, 1), os.environ), "MINIDASK_WORKER": self.name}
 
     async def close(self) -> None:
-        """End every slot and wait until all are gone: idle ones in their own way, the others by force if they must."""
+        """End every slot and wait until all are gone. Idle ones end by themselves; busy ones are killed if need be."""
         self._closing = True
         for chore in self._chores:
             chore.cancel()
@@ -207,7 +168,7 @@ class WorkerShell:
         slots = list(self._slots.items())
         for number, slot in slots:
             if self._core.starting(number):
-                slot.kill()  # there is nothing in it yet
+                slot.kill()  # no call is in it yet
             elif (run := self._core.running(number)) is not None:
                 slot.interrupt(run.task, run.attempt)
             slot.retire()
@@ -215,7 +176,9 @@ class WorkerShell:
         for number, slot in self._slots.items():
             if self._core.running(number) is not None:
                 slot.kill()
-        await _wait_until(lambda: not self._slots, KILL_SECONDS)  # the others end what their libraries have started
+        await _wait_until(
+            lambda: not self._slots, KILL_SECONDS
+        )  # idle slots first end what their libraries have started
         for slot in self._slots.values():
             slot.kill()
         await _wait_until(lambda: not self._slots, KILL_SECONDS)
@@ -228,8 +191,8 @@ class WorkerShell:
 
     # --- events in, effects out ---
 
-    def post(self, *events: Event) -> None:
-        """Have the core handle these, after those that wait already."""
+    def post(self, *events: e.Event) -> None:
+        """Have the core handle events, after those in the inbox, and carry out the effects."""
         self._inbox.extend(events)
         if self._busy:
             return
@@ -246,120 +209,108 @@ class WorkerShell:
             self.drained.set()
         self._set_timer()
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: e.Event) -> None:
         try:
             effects = self._core.handle(event, time.monotonic())
-        except Exception as error:  # noqa: BLE001 - whatever it is, what it came from is ended, and told
+        except Exception as error:  # noqa: BLE001 - ends what it came from
             self._went_wrong(event, error)
             return
         for effect in effects:
             try:
                 self._carry_out(effect)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - ends what it came from
                 self._went_wrong(effect, error)
 
-    def _went_wrong(self, what: Event | Effect, error: Exception) -> None:
-        """End what an error came from, and nothing else: a slot, a call, a transfer; this worker, if it is our own."""
+    def _went_wrong(self, what: e.Event | e.Effect, error: Exception) -> None:
+        """End what an error came from: a slot, a call or a transfer; this worker, if the error is our own."""
         kind = type(what).__name__
         match what:
-            case FromSlot(slot, _) | ResultLeft(slot, _, _) | ToSlot(slot, _):
+            case e.FromSlot(slot, _) | e.ResultLeft(slot, _, _) | e.ToSlot(slot, _):
                 log.warning(
                     "worker %d is killed, for an error at %s: %s", slot, kind, error, exc_info=_unexpected(error)
                 )
                 if slot in self._slots:
                     self._slots[slot].kill()
-            case ToScheduler((Done() | Failed()) as message):
+            case e.ToScheduler((m.Done() | m.Failed()) as message):
                 log.warning("the scheduler cannot be sent %s: %s", type(message).__name__, error)
                 text = f"its {type(message).__name__} cannot be sent: {error}"
-                self._send(Stopped(message.task, message.attempt, Reason.SERIALIZATION, text))
-            case Fetch(blob):
-                self.post(NoRoom(blob, f"its data cannot be fetched: {error}"))
-            case Interrupt() | Kill() | Retire() | RemoveResult() | Forget() | ToScheduler():
+                self._send(m.Stopped(message.task, message.attempt, m.Reason.SERIALIZATION, text))
+            case e.Fetch(blob):
+                self.post(e.NoRoom(blob, f"its data cannot be fetched: {error}"))
+            case e.Interrupt() | e.Kill() | e.Retire() | e.RemoveResult() | e.Forget() | e.ToScheduler():
                 log.exception("an error at %s; please report it", kind)
             case _:
                 log.exception("an error in dealing with %s; please report it", kind)
                 self.reason = f"an error inside the worker, {type(error).__name__}: {error}; its log has more"
                 self.gave_up.set()
 
-    def from_scheduler(self, messages: list[Message]) -> None:
-        """The scheduler sent these."""
-        events: list[Event] = []
+    def from_scheduler(self, messages: list[m.Message]) -> None:
+        """Take messages that have come from the scheduler, in order."""
+        events: list[e.Event] = []
         for message in messages:
             try:
-                events += self._events_of(message)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._went_wrong(FromScheduler(message), error)
+                kept = intake.stored(message, self._store) if type(message) is m.PutBlob else message
+            except Exception as error:  # noqa: BLE001 - ends what it came from
+                self._went_wrong(e.FromScheduler(message), error)
+                continue
+            if kept is not None:
+                events.append(e.FromScheduler(kept))
         self.post(*events)
 
-    def _events_of(self, message: Message) -> list[Event]:
-        """What a message of the scheduler's is to the core; nothing, if it is about bytes under way."""
-        if type(message) is Notice:
-            log.warning("%s", message.text)
-        elif isinstance(message, (Chunk, NoBlob, FetchChunk)):
-            self._transfers.received(SCHEDULER, message)
-        elif type(message) is not PutBlob:
-            return [FromScheduler(message)]
-        elif _is_sound(message):
-            return [FromScheduler(self._stored(message))]
-        return []
-
-    def _stored(self, message: PutBlob) -> PutBlob:
-        """Put large data that came along into the store; slots then need only its id."""
-        payload = message.payload
-        if len(payload) == 1 and len(payload[0]) >= LARGE_BYTES and self._store.put(message.blob, payload[0]):
-            return PutBlob(message.blob, [])
-        return message
-
-    def _send_to(self, peer: Peer, message: Message) -> None:
+    def _send_to(self, peer: Peer, message: m.Message) -> None:
         """Send to another worker, or to the scheduler."""
         if peer != SCHEDULER and self._peers is not None:
             self._peers.send(peer, message)
         else:
             self._send(message)
 
-    def _carry_out(self, effect: Effect) -> None:
+    def _carry_out(self, effect: e.Effect) -> None:
         match effect:
-            case ToScheduler(message):
+            case e.ToScheduler(message):
                 self._send(message)
-            case ToSlot(slot, message):
+            case e.ToSlot(slot, message):
                 self._slots[slot].send(message)
                 self._touched.add(self._slots[slot])
-            case Spawn(slot):
+            case e.ToTransfers(message):
+                self._transfers.received(SCHEDULER, message)
+            case e.Warn(text):
+                log.warning("%s", text)
+            case e.Spawn(slot):
                 self._start_slot(slot)
-            case Interrupt(slot, task, attempt):
+            case e.Interrupt(slot, task, attempt):
                 self._slots[slot].interrupt(task, attempt)
-            case Kill(slot):
+            case e.Kill(slot):
                 self._slots[slot].kill()
-            case Retire(slot):
+            case e.Retire(slot):
                 self._slots[slot].retire()
-            case Fetch(blob, size, source, places):
+            case e.Fetch(blob, size, source, places):
                 self._transfers.want(blob, size, source, places)
-            case RemoveResult(blob):
+            case e.RemoveResult(blob):
                 self._store.remove_result(blob)
-            case AwaitTaker(task, attempt, parts):
-                self._untaken.add(task, attempt, parts)
-            case Forget(blobs):
+            case e.AwaitTaker(task, attempt, blobs):
+                self._untaken.add(task, attempt, blobs)
+            case e.Forget(blobs):
                 self._transfers.forget(blobs)
-            case GiveUp(reason):
+            case e.GiveUp(reason):
                 log.error("giving up: %s", reason)
                 self.reason = reason
                 self.gave_up.set()
 
     def _start_slot(self, number: int, pause: float = FIRST_RETRY_SECONDS) -> None:
-        """Start a slot; again and again, for some time, while there are no processes or descriptors to be had."""
+        """Start a slot. While the system has no process or descriptor to spare, try again after a growing pause."""
         if self._closing:
             return
         try:
             self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._slot_config)
         except OSError as error:
             if pause > LAST_RETRY_SECONDS and not self._slots:
-                self._carry_out(GiveUp(f"no process can be started to run tasks in: {error}"))
+                self._carry_out(e.GiveUp(f"no process can be started to run tasks in: {error}"))
                 return
             pause = min(pause, LAST_RETRY_SECONDS)
             log.warning("worker %d cannot be started: %s; trying again in %g seconds", number, error, pause)
             asyncio.get_running_loop().call_later(pause, self._start_slot, number, 2 * pause)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: m.Message) -> None:
         if self._link is not None:
             self._link.send(message)
             self._touched.add(self._link)
@@ -378,62 +329,54 @@ class WorkerShell:
         deadline = self._core.next_deadline()
         if deadline is not None and not self._closing:
             delay = max(0.0, deadline - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.post, WorkerTick())
+            self._timer = asyncio.get_running_loop().call_later(delay, self.post, e.WorkerTick())
 
     # --- slots ---
 
-    def _slot_said(self, slot: int, message: Message) -> None:
-        if slot in self._slots:
-            if isinstance(message, (Done, Failed)):
-                self._forward_partial_lines(slot)
+    def _slot_said(self, slot: int, message: m.Message) -> None:
+        if slot not in self._slots:
+            return
+        event: e.Event = e.FromSlot(slot, message)
+        if isinstance(message, (m.Done, m.Failed)):
+            self._forward_partial_lines(slot)
+        if isinstance(message, m.Done):
             try:
-                event = self._from_slot(slot, message)
-            except Exception as error:  # noqa: BLE001 - as above
-                self._went_wrong(FromSlot(slot, message), error)
+                large = intake.accepted(message, self._store)
+            except Exception as error:  # noqa: BLE001 - ends what it came from
+                self._went_wrong(event, error)
                 return
-            self.post(event)
-
-    def _from_slot(self, slot: int, message: Message) -> Event:
-        if type(message) is Done and len(message.payload) > 1:
-            parts = left_in(message.payload)
-            if parts:
-                return ResultLeft(slot, message, {name: self._store.accept(name) for name in parts})
-        return FromSlot(slot, message)
+            event = e.ResultLeft(slot, message, large) if large else event
+        self.post(event)
 
     def _slot_printed(self, slot: int, stream: str, data: bytes) -> None:
-        splitter = self._splitters.setdefault((slot, stream), LineSplitter())
-        for text in splitter.feed(data):
+        for text in self._output.feed(slot, stream, data, time.monotonic()):
             self._forward(slot, stream, text)
 
     def _forward_partial_lines(self, slot: int) -> None:
-        for stream in ("stdout", "stderr"):
-            splitter = self._splitters.get((slot, stream))
-            for text in splitter.flush() if splitter else ():
-                self._forward(slot, stream, text)
+        for stream, text in self._output.flush(slot, time.monotonic()):
+            self._forward(slot, stream, text)
 
     def _forward(self, slot: int, stream: str, text: str) -> None:
-        """Pass on what a slot printed to the client that it works for; else it belongs into this daemon's own log."""
-        text = self._limiter.admit(text, time.monotonic())
+        """Pass output of a slot on to the client that it works for; between calls, write it into the daemon's log."""
         run = self._core.running(slot)
-        if text and run is not None:
-            self._send(Output(run.client, slot, stream, text))
-        elif text:
+        if run is not None:
+            self._send(m.Output(run.client, slot, stream, text))
+        else:
             log.warning("worker %d, between calls, wrote: %s", slot, text.rstrip())
 
     def _slot_exited(self, slot: int, how: str, hint: str) -> None:
         self._forward_partial_lines(slot)
         del self._slots[slot]
-        for stream in ("stdout", "stderr"):
-            self._splitters.pop((slot, stream), None)
+        self._output.forget(slot)
         if not self._closing:
-            self.post(SlotExited(slot, how, hint))
+            self.post(e.SlotExited(slot, how, hint))
 
     # --- chores ---
 
     async def _send_heartbeats(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            self._send(Heartbeat(self._memory))
+            self._send(m.Heartbeat(self._memory))
             self._untaken.look()
 
     async def _watch_memory(self) -> None:
@@ -441,26 +384,16 @@ class WorkerShell:
             await asyncio.sleep(MEMORY_SECONDS)
             usage = {}
             for number, slot in self._slots.items():
-                if slot.pid != os.getpid() and self._core.running(number) is not None:
-                    with contextlib.suppress(psutil.Error, OSError):  # it has ended, or there is no /proc or descriptor
-                        memory = psutil.Process(slot.pid).memory_info()
-                        usage[number] = memory.rss - getattr(memory, "shared", 0)  # the store is nobody's own
+                if self._core.running(number) is not None and (used := slot.memory()) is not None:
+                    usage[number] = used
             self._memory = sum(usage.values())
             victim = over_limit(usage, self._limits)
             if victim is not None:
-                self.post(OverMemory(*victim))
-
-
-def _is_sound(message: PutBlob) -> bool:
-    """Whether a blob's bytes are what its name says. One that is not is refused, and tasks that need it say so."""
-    if blob_id(message.payload) == message.blob:
-        return True
-    log.error("refused blob %s: its bytes are not what its name says", message.blob.hex())
-    return False
+                self.post(e.OverMemory(*victim))
 
 
 def _unexpected(error: Exception) -> Exception | None:
-    """An error whose traceback is of interest: not one that a check of ours has raised."""
+    """The error, if its traceback is worth logging; None for a `ProtocolError`, which only names a check of ours."""
     return None if isinstance(error, ProtocolError) else error
 
 

@@ -5,6 +5,7 @@ The pool decides nothing. It tells its owner, through `PoolEvents`, what slots s
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import os
@@ -14,6 +15,8 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
+
+import psutil
 
 from minidask.errors import MinidaskError
 from minidask.net.transport import MessageLink
@@ -37,18 +40,56 @@ class PoolEvents(NamedTuple):
     exited: Callable[[int, str, str], None]
 
 
-class SlotHandle(Protocol):
-    """One live slot, however it is made."""
+class SlotHandle(abc.ABC):
+    """One live slot, as its worker's shell drives it. The defaults are those of a slot without a process of its own."""
 
-    pid: int
+    def __init__(self, number: int, events: PoolEvents) -> None:
+        self._number = number
+        self._events = events
+        self._link = MessageLink(None, lambda link: None, self._received, self._closed)
 
-    def send(self, message: Message) -> None: ...
-    def flush(self) -> None: ...
-    def interrupt(self, task: int, attempt: int) -> None: ...
-    def kill(self) -> None: ...
-    def retire(self) -> None: ...
-    def lingers(self) -> bool: ...
-    def sweep(self) -> None: ...
+    def _adopt(self, sock: socket.socket) -> None:
+        """Let the link talk over this socket, from the event loop's next turn on."""
+        loop = asyncio.get_running_loop()
+        self._connecting = loop.create_task(loop.create_unix_connection(lambda: self._link, sock=sock))
+
+    @abc.abstractmethod
+    def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        """Take messages of the slot."""
+
+    @abc.abstractmethod
+    def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
+        """Note that the link has ended; `error` is what ended it, None if the slot closed it."""
+
+    @abc.abstractmethod
+    def kill(self) -> None:
+        """End the slot at once, as far as that is possible."""
+
+    def send(self, message: Message) -> None:
+        """Queue a message for the slot."""
+        self._link.send(message)
+
+    def flush(self) -> None:
+        """Write all queued messages."""
+        self._link.flush()
+
+    def retire(self) -> None:
+        """Close the link: the slot ends once it is idle."""
+        self._link.close()
+
+    def interrupt(self, task: int, attempt: int) -> None:  # noqa: B027 - a default
+        """Interrupt one call. In a thread that is impossible: the call goes on, and its outcome is dropped."""
+
+    def memory(self) -> int | None:
+        """Bytes that only this slot uses; None if that is unknown."""
+        return None
+
+    def lingers(self) -> bool:
+        """Whether a process that the slot has started still runs."""
+        return False
+
+    def sweep(self) -> None:  # noqa: B027 - a default
+        """Kill all processes that the slot has started and left running."""
 
 
 class SlotFactory(Protocol):
@@ -59,7 +100,7 @@ class SlotFactory(Protocol):
     ) -> SlotHandle: ...
 
 
-class ProcessSlot:
+class ProcessSlot(SlotHandle):
     """A slot in a process of its own: one that was `launched` before, or a new one."""
 
     def __init__(
@@ -70,8 +111,7 @@ class ProcessSlot:
         slot_config: SlotConfig,
         launched: Launched | None = None,
     ) -> None:
-        self._number = number
-        self._events = events
+        super().__init__(number, events)
         self._loop = asyncio.get_running_loop()
         self._process, sock, self._pipes, self._stops = launched or launch(environment, slot_config)
         self.pid = self._process.pid
@@ -80,18 +120,11 @@ class ProcessSlot:
             os.set_blocking(pipe, False)
             self._printed.register(pipe, select.POLLIN)
             self._loop.add_reader(pipe, self._read_pipe, stream)
-        self._link = MessageLink(None, lambda link: None, self._received, self._closed)
-        self._connecting = self._loop.create_task(_adopt(self._link, sock))
+        self._adopt(sock)
         self._link_open, self._alive = True, True
         watch(self._process, self._process_ended)
 
     # --- commands ---
-
-    def send(self, message: Message) -> None:
-        self._link.send(message)
-
-    def flush(self) -> None:
-        self._link.flush()
 
     def interrupt(self, task: int, attempt: int) -> None:
         """Interrupt this call, and no other that may run there by the time that the signal comes."""
@@ -102,6 +135,13 @@ class ProcessSlot:
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def memory(self) -> int | None:
+        """Resident bytes of the process without shared ones, as the store belongs to all; None if it has ended."""
+        with contextlib.suppress(psutil.Error, OSError):  # also where there is no /proc, or no descriptor to spare
+            memory = psutil.Process(self.pid).memory_info()
+            return int(memory.rss - getattr(memory, "shared", 0))
+        return None
 
     def lingers(self) -> bool:
         """Whether something that the slot has started still runs; its process group is named after it."""
@@ -121,10 +161,7 @@ class ProcessSlot:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    def retire(self) -> None:
-        self._link.close()
-
-    # --- what happens to it ---
+    # --- what happens to the slot ---
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         if self._printed.poll(0):
@@ -188,10 +225,6 @@ class ProcessSlot:
         self._events.exited(self._number, *explain_exit(self._process.returncode))
 
 
-async def _adopt(link: MessageLink, sock: socket.socket) -> None:
-    await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
-
-
 def explain_exit(returncode: int) -> tuple[str, str]:
     """What a process's end looked like, and a guess at its cause."""
     if returncode >= 0:
@@ -212,43 +245,21 @@ def explain_exit(returncode: int) -> tuple[str, str]:
     return name, guesses.get(name, "the cause is unknown")
 
 
-class ThreadSlot:
+class ThreadSlot(SlotHandle):
     """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
 
     def __init__(
         self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
     ) -> None:
-        self._number = number
-        self._events = events
+        super().__init__(number, events)
         self._slot_config = slot_config
-        self.pid = os.getpid()
         ours, self._theirs = socket.socketpair()
-        self._link = MessageLink(None, lambda link: None, self._received, self._closed)
-        self._connecting = asyncio.get_running_loop().create_task(_adopt(self._link, ours))
+        self._adopt(ours)
         threading.Thread(target=self._serve, name=f"minidask-slot-{number}", daemon=True).start()
-
-    def send(self, message: Message) -> None:
-        self._link.send(message)
-
-    def flush(self) -> None:
-        self._link.flush()
-
-    def interrupt(self, task: int, attempt: int) -> None:
-        """A thread cannot be interrupted; its call goes on, and its outcome is dropped."""
 
     def kill(self) -> None:
         """Leave the thread to itself: it ends after the call that it runs."""
         self._link.abort()
-
-    def retire(self) -> None:
-        self._link.close()
-
-    def lingers(self) -> bool:
-        """There is nothing that a thread leaves behind."""
-        return False
-
-    def sweep(self) -> None:
-        """As above."""
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):

@@ -74,3 +74,31 @@ class LineSplitter:
         if self._partial:
             text, self._partial = self._partial, ""
             yield text
+
+
+class SlotOutput:
+    """What the slots of one worker print: whole lines of each stream, at a rate that all slots share."""
+
+    def __init__(self) -> None:
+        self._splitters: dict[tuple[int, str], LineSplitter] = {}
+        self._limiter = RateLimiter()
+
+    def feed(self, slot: int, stream: str, data: bytes, now: float) -> Iterator[str]:
+        """Take bytes that a slot has printed; yield the lines to pass on. `now` is in seconds."""
+        splitter = self._splitters.setdefault((slot, stream), LineSplitter())
+        return self._admitted(splitter.feed(data), now)
+
+    def flush(self, slot: int, now: float) -> Iterator[tuple[str, str]]:
+        """Yield unfinished lines of a slot, each with its stream: a call has ended."""
+        for stream in ("stdout", "stderr"):
+            splitter = self._splitters.get((slot, stream))
+            for text in self._admitted(splitter.flush(), now) if splitter else ():
+                yield stream, text
+
+    def forget(self, slot: int) -> None:
+        """Drop what is kept for a slot that has ended."""
+        for stream in ("stdout", "stderr"):
+            self._splitters.pop((slot, stream), None)
+
+    def _admitted(self, texts: Iterator[str], now: float) -> Iterator[str]:
+        return (admitted for text in texts if (admitted := self._limiter.admit(text, now)))

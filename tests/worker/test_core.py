@@ -6,23 +6,24 @@ import pytest
 
 from minidask.wire import messages as m
 from minidask.worker import core as w
-from minidask.worker.slots import Idle, SlotRecord, SlotState, Starting
+from minidask.worker import events as e
+from minidask.worker.slots import MAX_FAILED_STARTS, Idle, SlotRecord, SlotState, Starting
 from tests.rig import Rig, done, run
 
 
 def test_a_call_goes_to_a_free_slot_and_its_outcome_back() -> None:
     rig = Rig()
-    assert rig.run(1) == [w.ToSlot(0, run(1))]
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+    assert rig.run(1) == [e.ToSlot(0, run(1))]
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1))]
 
 
 def test_a_call_waits_for_a_slot_that_is_starting() -> None:
     rig = Rig(0)
-    assert rig.do(w.Resize(1)) == [w.Spawn(0)]
+    assert rig.do(e.Resize(1)) == [e.Spawn(0)]
     assert rig.run(1) == []
     assert rig.pass_time(10) == []
     assert rig.core.next_deadline() is None
-    assert rig.do(w.FromSlot(0, m.SlotReady())) == [w.ToSlot(0, run(1))]
+    assert rig.do(e.FromSlot(0, m.SlotReady())) == [e.ToSlot(0, run(1))]
 
 
 def test_what_waits_too_long_behind_others_is_returned() -> None:
@@ -30,59 +31,59 @@ def test_what_waits_too_long_behind_others_is_returned() -> None:
     rig.run(1)
     rig.run(2)
     assert rig.core.next_deadline() == w.RETURN_SECONDS
-    assert rig.pass_time(w.RETURN_SECONDS) == [w.ToScheduler(m.GaveBack(2, 1))]
+    assert rig.pass_time(w.RETURN_SECONDS) == [e.ToScheduler(m.GaveBack(2, 1))]
 
 
 def test_the_first_call_of_another_client_is_next() -> None:
     rig = Rig()
     for task in range(1, 5):
         rig.run(task)
-    rig.do(w.FromScheduler(run(5)._replace(client=8)))
-    rig.do(w.FromScheduler(run(6)._replace(client=8)))
-    order = [rig.do(w.FromSlot(0, done(task)))[1] for task in (1, 5, 2)]
-    assert [effect.message.task for effect in order if isinstance(effect, w.ToSlot)] == [5, 2, 3]  # type: ignore[union-attr]
+    rig.do(e.FromScheduler(run(5)._replace(client=8)))
+    rig.do(e.FromScheduler(run(6)._replace(client=8)))
+    order = [rig.do(e.FromSlot(0, done(task)))[1] for task in (1, 5, 2)]
+    assert [effect.message.task for effect in order if isinstance(effect, e.ToSlot)] == [5, 2, 3]  # type: ignore[union-attr]
 
 
 def test_what_waits_when_the_worker_drains_goes_back_at_once_and_what_runs_goes_on() -> None:
     rig = Rig(2)
-    rig.do(w.FromScheduler(NEED))
+    rig.do(e.FromScheduler(NEED))
     for task in range(1, 4):
         rig.run(task)
     rig.run(4, blobs=(b"blob",))
-    assert rig.do(w.Resize(0)) == [w.ToScheduler(m.GaveBack(3, 1)), w.ToScheduler(m.GaveBack(4, 1))]
-    assert rig.run(5) == [w.ToScheduler(m.GaveBack(5, 1))], "it was on its way"
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
-    rig.do(w.SlotExited(0, "exit code 0", "?"))
+    assert rig.do(e.Resize(0)) == [e.ToScheduler(m.GaveBack(3, 1)), e.ToScheduler(m.GaveBack(4, 1))]
+    assert rig.run(5) == [e.ToScheduler(m.GaveBack(5, 1))], "it was on its way"
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1)), e.Retire(0)]
+    rig.do(e.SlotExited(0, "exit code 0", "?"))
     assert not rig.core.drained
-    rig.do(w.ResultLeft(1, done(2), {PART: 100}))
-    rig.do(w.SlotExited(1, "exit code 0", "?"))
+    rig.do(e.ResultLeft(1, done(2), {PART: 100}))
+    rig.do(e.SlotExited(1, "exit code 0", "?"))
     assert not rig.core.drained, "the client has not got the result yet"
-    assert rig.run(6) == [w.ToScheduler(m.GaveBack(6, 1))]
-    assert rig.do(w.FromScheduler(m.ResultTaken(PART, 0))) == [w.RemoveResult(PART), w.ToScheduler(done(2))]
+    assert rig.run(6) == [e.ToScheduler(m.GaveBack(6, 1))]
+    assert rig.do(e.FromScheduler(m.ResultTaken(PART, 0))) == [e.RemoveResult(PART), e.ToScheduler(done(2))]
     assert rig.core.drained
 
 
 def test_what_a_task_waits_for_stays_where_the_worker_drains() -> None:
     rig = Rig()
     rig.run(1)
-    rig.do(w.FromSlot(0, m.Waiting(1, 1)))
-    rig.do(w.FromScheduler(NEED))
+    rig.do(e.FromSlot(0, m.Waiting(1, 1)))
+    rig.do(e.FromScheduler(NEED))
     guest = run(2, blobs=(b"blob",), host=1)
-    rig.do(w.FromScheduler(guest))
-    assert rig.do(w.Resize(0)) == [], "it would come back at once, and again"
+    rig.do(e.FromScheduler(guest))
+    assert rig.do(e.Resize(0)) == [], "it would come back at once, and again"
     put = m.PutBlob(b"blob", [])
-    assert rig.do(w.BlobHere(b"blob"))[-2:] == [w.ToSlot(0, put), w.ToSlot(0, guest)]
+    assert rig.do(e.BlobHere(b"blob"))[-2:] == [e.ToSlot(0, put), e.ToSlot(0, guest)]
 
 
 def test_a_blob_goes_to_a_slot_once_and_before_its_call() -> None:
     rig = Rig()
     put = m.PutBlob(b"blob", [b"data"])
-    rig.do(w.FromScheduler(put))
-    assert rig.run(1, blobs=(b"blob",)) == [w.ToSlot(0, put), w.ToSlot(0, run(1, blobs=(b"blob",)))]
-    rig.do(w.FromSlot(0, done(1)))
-    assert rig.run(2, blobs=(b"blob",)) == [w.ToSlot(0, run(2, blobs=(b"blob",)))]
+    rig.do(e.FromScheduler(put))
+    assert rig.run(1, blobs=(b"blob",)) == [e.ToSlot(0, put), e.ToSlot(0, run(1, blobs=(b"blob",)))]
+    rig.do(e.FromSlot(0, done(1)))
+    assert rig.run(2, blobs=(b"blob",)) == [e.ToSlot(0, run(2, blobs=(b"blob",)))]
     released = m.ReleaseBlobs([b"blob"])
-    assert rig.do(w.FromScheduler(released)) == [w.ToSlot(0, released), w.Forget([b"blob"])]
+    assert rig.do(e.FromScheduler(released)) == [e.ToSlot(0, released), e.Forget([b"blob"])]
 
 
 NEED = m.NeedBlob(b"blob", 1 << 20, "tcp://w:1", [])
@@ -90,40 +91,40 @@ NEED = m.NeedBlob(b"blob", 1 << 20, "tcp://w:1", [])
 
 def test_a_call_waits_for_its_large_data_and_others_do_not() -> None:
     rig = Rig(2)
-    assert rig.do(w.FromScheduler(NEED)) == [w.Fetch(*NEED)]
+    assert rig.do(e.FromScheduler(NEED)) == [e.Fetch(*NEED)]
     assert rig.run(1, blobs=(b"blob",)) == []
-    assert rig.run(2) == [w.ToSlot(0, run(2))]
+    assert rig.run(2) == [e.ToSlot(0, run(2))]
     assert rig.pass_time(10) == []  # it is not stuck: nobody is to have it back
-    assert rig.do(w.BlobHere(b"blob")) == [
-        w.ToScheduler(m.HaveBlob(b"blob")),
-        w.ToSlot(1, m.PutBlob(b"blob", [])),
-        w.ToSlot(1, run(1, blobs=(b"blob",))),
+    assert rig.do(e.BlobHere(b"blob")) == [
+        e.ToScheduler(m.HaveBlob(b"blob")),
+        e.ToSlot(1, m.PutBlob(b"blob", [])),
+        e.ToSlot(1, run(1, blobs=(b"blob",))),
     ]
 
 
 def test_data_that_fails_to_come_is_asked_for_elsewhere_until_there_is_nowhere_left() -> None:
     rig = Rig()
-    rig.do(w.FromScheduler(NEED))
+    rig.do(e.FromScheduler(NEED))
     rig.run(1, blobs=(b"blob",))
-    assert rig.do(w.BlobFailed(b"blob", "tcp://w:1", "gone")) == [
-        w.ToScheduler(m.FetchFailed(b"blob", "tcp://w:1", "gone"))
+    assert rig.do(e.BlobFailed(b"blob", "tcp://w:1", "gone")) == [
+        e.ToScheduler(m.FetchFailed(b"blob", "tcp://w:1", "gone"))
     ]
     again = NEED._replace(source="")
-    assert rig.do(w.FromScheduler(again)) == [w.Fetch(*again)]
-    assert rig.do(w.FromScheduler(m.BlobLost(b"blob", "gone too"))) == [
-        w.Forget([b"blob"]),
-        w.ToScheduler(m.Stopped(1, 1, "no-data", "gone too")),
+    assert rig.do(e.FromScheduler(again)) == [e.Fetch(*again)]
+    assert rig.do(e.FromScheduler(m.BlobLost(b"blob", "gone too"))) == [
+        e.Forget([b"blob"]),
+        e.ToScheduler(m.Stopped(1, 1, "no-data", "gone too")),
     ]
 
 
 def test_a_call_that_waits_for_data_can_be_stopped_and_its_data_forgotten() -> None:
     rig = Rig()
-    rig.do(w.FromScheduler(NEED))
+    rig.do(e.FromScheduler(NEED))
     rig.run(1, blobs=(b"blob",))
     stopped = m.Stopped(1, 1, "cancelled", "it was cancelled")
-    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.ToScheduler(stopped)]
-    assert rig.do(w.FromScheduler(m.ReleaseBlobs([b"blob"]))) == [w.Forget([b"blob"])]
-    assert rig.do(w.BlobHere(b"blob")) == []
+    assert rig.do(e.FromScheduler(m.Stop(1, 1))) == [e.ToScheduler(stopped)]
+    assert rig.do(e.FromScheduler(m.ReleaseBlobs([b"blob"]))) == [e.Forget([b"blob"])]
+    assert rig.do(e.BlobHere(b"blob")) == []
 
 
 PART = b"p" * 16
@@ -133,73 +134,73 @@ def test_a_result_is_told_when_the_client_has_its_large_parts() -> None:
     rig = Rig()
     rig.run(1)
     rig.run(2)
-    assert rig.do(w.ResultLeft(0, done(1), {PART: 100, b"q" * 16: 200})) == [
-        w.ToScheduler(m.OfferResult(1, 1, PART, 100)),
-        w.ToScheduler(m.OfferResult(1, 1, b"q" * 16, 200)),
-        w.ToSlot(0, run(2)),
+    assert rig.do(e.ResultLeft(0, done(1), {PART: 100, b"q" * 16: 200})) == [
+        e.ToScheduler(m.OfferResult(1, 1, PART, 100)),
+        e.ToScheduler(m.OfferResult(1, 1, b"q" * 16, 200)),
+        e.ToSlot(0, run(2)),
     ]
-    assert rig.do(w.FromScheduler(m.ResultTaken(PART, 0))) == [w.RemoveResult(PART)]
-    assert rig.do(w.FromScheduler(m.ResultTaken(b"q" * 16, 0))) == [
-        w.RemoveResult(b"q" * 16),
-        w.ToScheduler(done(1)),
+    assert rig.do(e.FromScheduler(m.ResultTaken(PART, 0))) == [e.RemoveResult(PART)]
+    assert rig.do(e.FromScheduler(m.ResultTaken(b"q" * 16, 0))) == [
+        e.RemoveResult(b"q" * 16),
+        e.ToScheduler(done(1)),
     ]
 
 
 def test_a_result_that_nobody_wants_is_removed() -> None:
     rig = Rig()
     rig.run(1)
-    rig.do(w.ResultLeft(0, done(1), {PART: 100}))
+    rig.do(e.ResultLeft(0, done(1), {PART: 100}))
     stopped = m.Stopped(1, 1, "cancelled", "it was cancelled")
-    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.RemoveResult(PART), w.ToScheduler(stopped)]
+    assert rig.do(e.FromScheduler(m.Stop(1, 1))) == [e.RemoveResult(PART), e.ToScheduler(stopped)]
     rig.run(2)
-    rig.do(w.ResultLeft(0, done(2), {PART: 100}))
-    assert rig.do(w.SchedulerGone()) == [w.RemoveResult(PART)]
+    rig.do(e.ResultLeft(0, done(2), {PART: 100}))
+    assert rig.do(e.SchedulerGone()) == [e.RemoveResult(PART)]
 
 
 def test_a_death_is_told_with_its_attempt_and_the_slot_replaced() -> None:
     rig = Rig()
     rig.run(1)
-    assert rig.do(w.SlotExited(0, "SIGSEGV", "a crash")) == [
-        w.ToScheduler(m.Died(1, 1, "SIGSEGV", "a crash")),
-        w.Spawn(0),
+    assert rig.do(e.SlotExited(0, "SIGSEGV", "a crash")) == [
+        e.ToScheduler(m.Died(1, 1, "SIGSEGV", "a crash")),
+        e.Spawn(0),
     ]
 
 
 def test_an_idle_slot_that_dies_is_nobodys_fault() -> None:
     rig = Rig()
-    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [w.Spawn(0)]
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.Spawn(0)]
 
 
 def test_stopping_interrupts_first_and_kills_after_the_grace() -> None:
     rig = Rig()
     rig.run(1)
-    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0, 1, 1)]
+    assert rig.do(e.FromScheduler(m.Stop(1, 1))) == [e.Interrupt(0, 1, 1)]
     assert rig.pass_time(w.GRACE_SECONDS / 2) == []
-    assert rig.pass_time(w.GRACE_SECONDS) == [w.Kill(0)]
+    assert rig.pass_time(w.GRACE_SECONDS) == [e.Kill(0)]
     assert rig.core.next_deadline() is None
-    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [
-        w.ToScheduler(m.Stopped(1, 1, "cancelled", "it was cancelled")),
-        w.Spawn(0),
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [
+        e.ToScheduler(m.Stopped(1, 1, "cancelled", "it was cancelled")),
+        e.Spawn(0),
     ]
 
 
 def test_a_call_that_heeds_the_interrupt_keeps_its_slot() -> None:
     rig = Rig()
     rig.run(1)
-    rig.do(w.FromScheduler(m.Stop(1, 1)))
-    rig.do(w.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
+    rig.do(e.FromScheduler(m.Stop(1, 1)))
+    rig.do(e.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
     assert rig.said == [m.Stopped(1, 1, "cancelled", "it was cancelled")]
-    assert rig.run(2) == [w.ToSlot(0, run(2))]
+    assert rig.run(2) == [e.ToSlot(0, run(2))]
 
 
 def test_a_stop_of_what_waits_and_of_what_is_unknown() -> None:
     rig = Rig()
     rig.run(1)
     rig.run(2)
-    rig.do(w.FromScheduler(m.Stop(2, 1)))
+    rig.do(e.FromScheduler(m.Stop(2, 1)))
     assert rig.said == [m.Stopped(2, 1, "cancelled", "it was cancelled")]
-    assert rig.do(w.FromScheduler(m.Stop(9, 1))) == []
-    assert rig.do(w.FromScheduler(m.Stop(1, 2))) == []
+    assert rig.do(e.FromScheduler(m.Stop(9, 1))) == []
+    assert rig.do(e.FromScheduler(m.Stop(1, 2))) == []
 
 
 def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
@@ -207,8 +208,8 @@ def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
     rig.run(1, timeout=2.0)
     assert rig.core.next_deadline() == 2.0
     assert rig.pass_time(1.9) == []
-    assert rig.pass_time(0.1) == [w.Interrupt(0, 1, 1)]
-    rig.do(w.FromSlot(0, m.Failed(1, 1, 2.0, "KeyboardInterrupt", [])))
+    assert rig.pass_time(0.1) == [e.Interrupt(0, 1, 1)]
+    rig.do(e.FromSlot(0, m.Failed(1, 1, 2.0, "KeyboardInterrupt", [])))
     (told,) = rig.said
     assert isinstance(told, m.Stopped)
     assert told.reason == "timeout"
@@ -217,35 +218,35 @@ def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
 def test_a_slot_over_its_memory_is_killed_and_the_figures_are_told() -> None:
     rig = Rig()
     rig.run(1)
-    assert rig.do(w.OverMemory(0, "it used 9 GiB")) == [w.Kill(0)]
-    assert rig.do(w.OverMemory(0, "it used 10 GiB")) == []
-    rig.do(w.SlotExited(0, "SIGKILL", "the kernel?"))
+    assert rig.do(e.OverMemory(0, "it used 9 GiB")) == [e.Kill(0)]
+    assert rig.do(e.OverMemory(0, "it used 10 GiB")) == []
+    rig.do(e.SlotExited(0, "SIGKILL", "the kernel?"))
     assert rig.said == [m.Died(1, 1, "SIGKILL", "it used 9 GiB")]
 
 
 def test_slots_that_never_get_ready_end_the_worker() -> None:
     rig = Rig(0)
-    rig.do(w.Resize(1))
-    for _ in range(w.MAX_FAILED_STARTS - 1):
-        assert rig.do(w.SlotExited(0, "exit code 1", "?")) == [w.Spawn(0)]
-    told, effect = rig.do(w.SlotExited(0, "exit code 1", "?"))
-    assert told == w.ToScheduler(m.Resized(0))  # or what is given back would come again
-    assert isinstance(effect, w.GiveUp)
+    rig.do(e.Resize(1))
+    for _ in range(MAX_FAILED_STARTS - 1):
+        assert rig.do(e.SlotExited(0, "exit code 1", "?")) == [e.Spawn(0)]
+    told, effect = rig.do(e.SlotExited(0, "exit code 1", "?"))
+    assert told == e.ToScheduler(m.Resized(0))  # or what is given back would come again
+    assert isinstance(effect, e.GiveUp)
 
 
 def test_scaling_down_spares_running_calls() -> None:
     rig = Rig(2)
     rig.run(1)
-    assert rig.do(w.Resize(1)) == [w.Retire(1)]
-    assert rig.do(w.SlotExited(1, "exit code 0", "?")) == []
-    assert rig.do(w.Resize(2)) == [w.Spawn(1)]
+    assert rig.do(e.Resize(1)) == [e.Retire(1)]
+    assert rig.do(e.SlotExited(1, "exit code 0", "?")) == []
+    assert rig.do(e.Resize(2)) == [e.Spawn(1)]
 
 
 def test_scaling_down_ends_a_busy_slot_after_its_call() -> None:
     rig = Rig(1)
     rig.run(1)
-    assert rig.do(w.Resize(0)) == []
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
+    assert rig.do(e.Resize(0)) == []
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1)), e.Retire(0)]
 
 
 def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
@@ -253,16 +254,16 @@ def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
     rig.run(1)
     rig.run(2)
     rig.run(3)
-    assert set(rig.do(w.SchedulerGone())) == {w.Interrupt(0, 1, 1), w.Interrupt(1, 2, 1)}
-    rig.do(w.FromSlot(0, done(1)))
-    rig.do(w.SlotExited(1, "SIGKILL", "?"))
+    assert set(rig.do(e.SchedulerGone())) == {e.Interrupt(0, 1, 1), e.Interrupt(1, 2, 1)}
+    rig.do(e.FromSlot(0, done(1)))
+    rig.do(e.SlotExited(1, "SIGKILL", "?"))
     assert rig.said == []
     assert not rig.core.queue
 
 
 def lent(rig: Rig, host: int) -> None:
     """Have the call that runs wait for calls of its own."""
-    assert rig.do(w.FromSlot(0, m.Waiting(host, 1))) == [w.ToScheduler(m.Waiting(host, 1))]
+    assert rig.do(e.FromSlot(0, m.Waiting(host, 1))) == [e.ToScheduler(m.Waiting(host, 1))]
 
 
 def test_a_call_that_waits_lends_its_slot() -> None:
@@ -270,45 +271,45 @@ def test_a_call_that_waits_lends_its_slot() -> None:
     rig.run(1)
     lent(rig, 1)
     guest = run(2, host=1)
-    assert rig.do(w.FromScheduler(guest)) == [w.ToSlot(0, guest)]
+    assert rig.do(e.FromScheduler(guest)) == [e.ToSlot(0, guest)]
     lent(rig, 2)
     deeper = run(3, host=2)
-    assert rig.do(w.FromScheduler(deeper)) == [w.ToSlot(0, deeper)]
+    assert rig.do(e.FromScheduler(deeper)) == [e.ToSlot(0, deeper)]
     assert rig.core.running(0) == deeper
     for task in (3, 2, 1):
-        assert rig.do(w.FromSlot(0, done(task))) == [w.ToScheduler(done(task))]
-    assert rig.run(4) == [w.ToSlot(0, run(4))]
+        assert rig.do(e.FromSlot(0, done(task))) == [e.ToScheduler(done(task))]
+    assert rig.run(4) == [e.ToSlot(0, run(4))]
 
 
 def test_what_comes_for_a_call_that_waits_no_more_goes_back() -> None:
     rig = Rig()
     rig.run(1)
     returned = m.GaveBack(2, 1)
-    assert rig.do(w.FromScheduler(run(2, host=1))) == [w.ToScheduler(returned)]
+    assert rig.do(e.FromScheduler(run(2, host=1))) == [e.ToScheduler(returned)]
     lent(rig, 1)
     resumed = m.Resumed(1, 1)
-    assert rig.do(w.FromSlot(0, resumed)) == [w.ToScheduler(resumed), w.ToSlot(0, resumed)]
-    assert rig.do(w.FromScheduler(run(2, host=1))) == [w.ToScheduler(returned)]
+    assert rig.do(e.FromSlot(0, resumed)) == [e.ToScheduler(resumed), e.ToSlot(0, resumed)]
+    assert rig.do(e.FromScheduler(run(2, host=1))) == [e.ToScheduler(returned)]
 
 
 def test_what_crosses_with_the_word_that_a_call_goes_on_goes_back() -> None:
     rig = Rig()
     rig.run(1)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
+    rig.do(e.FromScheduler(run(2, host=1)))
     resumed = m.Resumed(1, 1)
-    told = [w.ToScheduler(resumed), w.ToScheduler(m.GaveBack(2, 1)), w.ToSlot(0, resumed)]
-    assert rig.do(w.FromSlot(0, resumed)) == told
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+    told = [e.ToScheduler(resumed), e.ToScheduler(m.GaveBack(2, 1)), e.ToSlot(0, resumed)]
+    assert rig.do(e.FromSlot(0, resumed)) == told
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1))]
 
 
 def test_a_slot_that_dies_takes_all_its_calls_with_it() -> None:
     rig = Rig()
     rig.run(1)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
+    rig.do(e.FromScheduler(run(2, host=1)))
     rig.said.clear()
-    rig.do(w.SlotExited(0, "SIGSEGV", "a crash"))
+    rig.do(e.SlotExited(0, "SIGSEGV", "a crash"))
     inner, outer = rig.said
     assert inner == m.Died(2, 1, "SIGSEGV", "a crash")
     assert isinstance(outer, m.Died) and outer.task == 1 and "a crash; what it waited for" in outer.hint
@@ -318,12 +319,12 @@ def test_stopping_a_call_stops_what_runs_on_top_of_it_first() -> None:
     rig = Rig()
     rig.run(1)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
-    assert rig.do(w.FromScheduler(m.Stop(1, 1))) == [w.Interrupt(0, 1, 1)]
+    rig.do(e.FromScheduler(run(2, host=1)))
+    assert rig.do(e.FromScheduler(m.Stop(1, 1))) == [e.Interrupt(0, 1, 1)]
     failed = m.Failed(2, 1, 0.1, "KeyboardInterrupt", [])
-    assert rig.do(w.FromSlot(0, failed)) == [w.ToScheduler(failed), w.Interrupt(0, 1, 1)]
+    assert rig.do(e.FromSlot(0, failed)) == [e.ToScheduler(failed), e.Interrupt(0, 1, 1)]
     rig.said.clear()
-    rig.do(w.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
+    rig.do(e.FromSlot(0, m.Failed(1, 1, 0.1, "KeyboardInterrupt", [])))
     assert rig.said == [m.Stopped(1, 1, "cancelled", "it was cancelled")]
 
 
@@ -331,29 +332,29 @@ def test_stopping_what_runs_on_top_leaves_the_call_below_alone() -> None:
     rig = Rig()
     rig.run(1)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
-    assert rig.do(w.FromScheduler(m.Stop(2, 1))) == [w.Interrupt(0, 2, 1)]
+    rig.do(e.FromScheduler(run(2, host=1)))
+    assert rig.do(e.FromScheduler(m.Stop(2, 1))) == [e.Interrupt(0, 2, 1)]
     stopped = m.Stopped(2, 1, "cancelled", "it was cancelled")
-    assert rig.do(w.FromSlot(0, m.Failed(2, 1, 0.1, "", []))) == [w.ToScheduler(stopped)]
-    assert rig.do(w.FromScheduler(run(3, host=1))) == [w.ToSlot(0, run(3, host=1))]
+    assert rig.do(e.FromSlot(0, m.Failed(2, 1, 0.1, "", []))) == [e.ToScheduler(stopped)]
+    assert rig.do(e.FromScheduler(run(3, host=1))) == [e.ToSlot(0, run(3, host=1))]
 
 
 def test_the_time_limit_of_a_call_holds_while_it_waits() -> None:
     rig = Rig()
     rig.run(1, timeout=2.0)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
-    assert rig.pass_time(2.0) == [w.Interrupt(0, 1, 1)]
+    rig.do(e.FromScheduler(run(2, host=1)))
+    assert rig.pass_time(2.0) == [e.Interrupt(0, 1, 1)]
 
 
 def test_the_outermost_call_may_end_while_another_thread_of_it_helps() -> None:
     rig = Rig()
     rig.run(1)
     lent(rig, 1)
-    rig.do(w.FromScheduler(run(2, host=1)))
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1))]
+    rig.do(e.FromScheduler(run(2, host=1)))
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1))]
     assert rig.run(3) == []  # the slot still runs something
-    assert rig.do(w.FromSlot(0, done(2))) == [w.ToScheduler(done(2)), w.ToSlot(0, run(3))]
+    assert rig.do(e.FromSlot(0, done(2))) == [e.ToScheduler(done(2)), e.ToSlot(0, run(3))]
 
 
 @pytest.mark.parametrize("state", [Starting(), Idle()])

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
-from minidask.worker import core as w
+from minidask.worker import events as e
 from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
 from tests.rig import Rig, done, run
 
@@ -30,24 +30,24 @@ class WorkerMachine(RuleBasedStateMachine):
         self.coming: set[bytes] = set()
         self.restarts: dict[int, list[SlotRecord]] = {}  # those that were there when it was asked for
 
-    def do(self, event: w.Event) -> None:
+    def do(self, event: e.Event) -> None:
         for effect in self.rig.do(event):
-            if isinstance(effect, w.ToSlot) and isinstance(effect.message, m.Run):
+            if isinstance(effect, e.ToSlot) and isinstance(effect.message, m.Run):
                 calls = self.slot_runs.setdefault(effect.slot, [])
                 if effect.message.host:
                     assert calls[-1].task == effect.message.host and calls[-1].task in self.lent, "it is not lent"
                 else:
                     assert not calls, "a slot got a second call"
                 calls.append(effect.message)
-            elif isinstance(effect, w.Fetch):
+            elif isinstance(effect, e.Fetch):
                 self.coming.add(effect.blob)
-            elif isinstance(effect, w.Forget):
+            elif isinstance(effect, e.Forget):
                 self.coming.difference_update(effect.blobs)
-            elif isinstance(effect, w.ToScheduler) and isinstance(effect.message, m.Restarted):
+            elif isinstance(effect, e.ToScheduler) and isinstance(effect.message, m.Restarted):
                 old = self.restarts.pop(effect.message.request)
                 assert not any(slot in self.rig.core.slots.values() for slot in old), "an old slot is still there"
                 assert not self.live(Starting), "the fresh ones are not ready"
-            elif isinstance(effect, w.ToScheduler) and not isinstance(effect.message, UNTOLD):
+            elif isinstance(effect, e.ToScheduler) and not isinstance(effect.message, UNTOLD):
                 message: Any = effect.message
                 assert message.task in self.owed, f"{message} was told twice"
                 self.owed.remove(message.task)
@@ -63,8 +63,8 @@ class WorkerMachine(RuleBasedStateMachine):
         self.tasks += 1
         self.owed.add(self.tasks)
         if blob is not None:
-            self.do(w.FromScheduler(m.NeedBlob(blob, 1, "", [])))
-        self.do(w.FromScheduler(run(self.tasks, timeout, () if blob is None else (blob,), host)))
+            self.do(e.FromScheduler(m.NeedBlob(blob, 1, "", [])))
+        self.do(e.FromScheduler(run(self.tasks, timeout, () if blob is None else (blob,), host)))
 
     @precondition(lambda self: self.coming)
     @rule(outcome=st.sampled_from(["here", "failed", "no room", "lost"]), data=st.data())
@@ -72,15 +72,15 @@ class WorkerMachine(RuleBasedStateMachine):
         blob = data.draw(st.sampled_from(sorted(self.coming)))
         if outcome == "here":
             self.coming.discard(blob)
-            self.do(w.BlobHere(blob))
+            self.do(e.BlobHere(blob))
         elif outcome == "failed":
-            self.do(w.BlobFailed(blob, "", "gone"))
+            self.do(e.BlobFailed(blob, "", "gone"))
         else:
-            self.do(w.NoRoom(blob, "full") if outcome == "no room" else w.FromScheduler(m.BlobLost(blob, "gone")))
+            self.do(e.NoRoom(blob, "full") if outcome == "no room" else e.FromScheduler(m.BlobLost(blob, "gone")))
 
     @rule(task=st.integers(1, 20))
     def scheduler_stops_a_call(self, task: int) -> None:
-        self.do(w.FromScheduler(m.Stop(task, 1)))
+        self.do(e.FromScheduler(m.Stop(task, 1)))
 
     def ended(self, slot: int) -> int:
         """The task of the innermost call of a slot, which has come to its end."""
@@ -97,7 +97,7 @@ class WorkerMachine(RuleBasedStateMachine):
         task = self.slot_runs[slot][-1].task
         if task not in self.lent:
             self.lent.add(task)
-            self.do(w.FromSlot(slot, m.Waiting(task, 1)))
+            self.do(e.FromSlot(slot, m.Waiting(task, 1)))
 
     @precondition(lambda self: self.lent)
     @rule(data=st.data())
@@ -108,7 +108,7 @@ class WorkerMachine(RuleBasedStateMachine):
         if place >= len(calls) - 2:  # what is on top of it may have crossed with its word
             self.lent -= {call.task for call in calls[place:]}
             del calls[place + 1 :]
-            self.do(w.FromSlot(slot, m.Resumed(task, 1)))
+            self.do(e.FromSlot(slot, m.Resumed(task, 1)))
 
     @precondition(lambda self: self.owed)
     @rule(blob=st.none() | st.sampled_from([b"a", b"b"]), data=st.data())
@@ -120,30 +120,30 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def slot_replies(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
-        self.do(w.FromSlot(slot, done(self.ended(slot))))
+        self.do(e.FromSlot(slot, done(self.ended(slot))))
 
     @precondition(lambda self: self.slot_runs)
     @rule(data=st.data())
     def slot_leaves_a_large_result(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
         task = self.ended(slot)
-        self.do(w.ResultLeft(slot, done(task), {task.to_bytes(16, "big"): 1}))
+        self.do(e.ResultLeft(slot, done(task), {task.to_bytes(16, "big"): 1}))
 
     @rule(task=st.integers(1, 20))
     def client_takes_a_result(self, task: int) -> None:
-        self.do(w.FromScheduler(m.ResultTaken(task.to_bytes(16, "big"), 0)))
+        self.do(e.FromScheduler(m.ResultTaken(task.to_bytes(16, "big"), 0)))
 
     @precondition(lambda self: self.live(Starting))
     @rule(data=st.data())
     def slot_gets_ready(self, data: st.DataObject) -> None:
-        self.do(w.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady()))
+        self.do(e.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady()))
 
     @precondition(lambda self: self.live(Idle, Busy, Ending))
     @rule(data=st.data())
     def slot_dies(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
         self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
-        self.do(w.SlotExited(slot, "SIGKILL", "?"))
+        self.do(e.SlotExited(slot, "SIGKILL", "?"))
 
     @precondition(lambda self: self.live(Idle, Busy, Ending))
     @rule(which=st.integers(0, 100), data=st.data())
@@ -166,10 +166,10 @@ class WorkerMachine(RuleBasedStateMachine):
             run(task),
         ]
         try:
-            self.do(w.FromSlot(slot, words[which % len(words)]))
+            self.do(e.FromSlot(slot, words[which % len(words)]))
         except ProtocolError:
             self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
-            self.do(w.SlotExited(slot, "SIGKILL", "it talked nonsense"))
+            self.do(e.SlotExited(slot, "SIGKILL", "it talked nonsense"))
 
     @rule(which=st.integers(0, 100))
     def scheduler_talks_nonsense(self, which: int) -> None:
@@ -177,19 +177,19 @@ class WorkerMachine(RuleBasedStateMachine):
             m.Stop(-1, -1), m.ResultTaken(b"", -1), m.BlobLost(b"unheard of", ""), m.ReleaseBlobs([b"unheard of"]),
             m.Resumed(0, 0), m.Notice("text"), m.Ask(1), done(99),
         ]  # fmt: skip
-        self.do(w.FromScheduler(words[which % len(words)]))
+        self.do(e.FromScheduler(words[which % len(words)]))
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:
         self.rig.now += seconds
-        self.do(w.WorkerTick())
+        self.do(e.WorkerTick())
 
     @rule()
     def scheduler_wants_fresh_slots(self) -> None:
         self.tasks += 1
         ready = [slot for slot in self.rig.core.slots.values() if type(slot.state) is not Starting]
         self.restarts[self.tasks] = ready
-        self.do(w.FromScheduler(m.Restart(self.tasks)))
+        self.do(e.FromScheduler(m.Restart(self.tasks)))
 
     @precondition(lambda self: self.slot_runs)
     @rule(attempt=st.integers(1, 2), data=st.data())
@@ -197,26 +197,26 @@ class WorkerMachine(RuleBasedStateMachine):
         slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
         told = m.TaskMessage(data.draw(st.sampled_from(self.slot_runs[slot])).task, attempt, "channel", [b"x"])
         before = len(self.rig.effects)
-        self.do(w.FromSlot(slot, told))
-        assert (w.ToScheduler(told) in self.rig.effects[before:]) == (attempt == 1)
+        self.do(e.FromSlot(slot, told))
+        assert (e.ToScheduler(told) in self.rig.effects[before:]) == (attempt == 1)
 
     @rule(slots=st.integers(0, 3))
     def is_resized(self, slots: int) -> None:
-        self.do(w.Resize(slots))
+        self.do(e.Resize(slots))
 
     @invariant()
     def every_attempt_is_somewhere(self) -> None:
         core = self.rig.core
-        waiting = {entry[0].task for entry in core.queue} | {call.task for call in core.held}
+        waiting = {entry[0].task for entry in core.queue} | {call.task for call in core.data.held}
         in_slots = {call.run.task for slot in core.slots.values() for call in slot.calls}
-        assert waiting | in_slots | core.deliveries.keys() == self.owed
+        assert waiting | in_slots | core.data.deliveries.keys() == self.owed
         assert not waiting & in_slots
 
     @invariant()
     def whoever_waits_for_fresh_slots_is_told_in_the_end(self) -> None:
         core = self.rig.core
-        assert core.restarts.keys() == self.restarts.keys()
-        for worn in core.restarts.values():
+        assert core.table.restarts.keys() == self.restarts.keys()
+        for worn in core.table.restarts.values():
             assert worn or self.live(Starting)
         for slot in core.slots.values():
             if slot.worn and type(slot.state) is Idle:
@@ -225,8 +225,8 @@ class WorkerMachine(RuleBasedStateMachine):
     @invariant()
     def a_call_waits_only_for_what_is_on_its_way(self) -> None:
         core = self.rig.core
-        assert all(not core.wanted.isdisjoint(call.blobs) for call in core.held)
-        assert core.wanted == self.coming
+        assert all(not core.data.wanted.isdisjoint(call.blobs) for call in core.data.held)
+        assert core.data.wanted == self.coming
 
     @invariant()
     def nothing_waits_where_nothing_is_to_run(self) -> None:
@@ -234,7 +234,7 @@ class WorkerMachine(RuleBasedStateMachine):
         if all(slot.retiring for slot in core.slots.values()):
             assert not core.queue
             hosts = {slot.state.run.task for slot in core.slots.values() if isinstance(slot.state, Busy)}
-            assert all(call.host in hosts for call in core.held)
+            assert all(call.host in hosts for call in core.data.held)
 
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:

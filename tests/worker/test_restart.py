@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from minidask.wire import messages as m
 from minidask.worker import core as w
+from minidask.worker import events as e
+from minidask.worker.slots import RETIRE_SECONDS
 from tests.rig import Rig, done
 
 
-def restart(rig: Rig, request: int = 1) -> list[w.Effect]:
-    return rig.do(w.FromScheduler(m.Restart(request)))
+def restart(rig: Rig, request: int = 1) -> list[e.Effect]:
+    return rig.do(e.FromScheduler(m.Restart(request)))
 
 
 def test_idle_slots_are_replaced_at_once_and_it_is_told_when_the_old_are_gone_and_the_fresh_are_ready() -> None:
     rig = Rig(2)
-    assert restart(rig) == [w.Retire(0), w.Spawn(2), w.Retire(1), w.Spawn(3)]
-    assert rig.do(w.FromSlot(2, m.SlotReady())) == []
-    assert rig.do(w.SlotExited(0, "exit code 0", "")) == []
-    assert rig.do(w.FromSlot(3, m.SlotReady())) == []
-    assert rig.do(w.SlotExited(1, "exit code 0", "")) == [w.ToScheduler(m.Restarted(1))]
+    assert restart(rig) == [e.Retire(0), e.Spawn(2), e.Retire(1), e.Spawn(3)]
+    assert rig.do(e.FromSlot(2, m.SlotReady())) == []
+    assert rig.do(e.SlotExited(0, "exit code 0", "")) == []
+    assert rig.do(e.FromSlot(3, m.SlotReady())) == []
+    assert rig.do(e.SlotExited(1, "exit code 0", "")) == [e.ToScheduler(m.Restarted(1))]
     assert rig.core.next_deadline() is None
 
 
@@ -26,53 +28,53 @@ def test_a_busy_slot_is_replaced_when_its_call_is_over() -> None:
     rig.run(1)
     rig.run(2)
     assert restart(rig) == []
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0), w.Spawn(1)]
-    assert rig.do(w.SlotExited(0, "exit code 0", "")) == []
-    assert rig.do(w.FromSlot(1, m.SlotReady()))[1:] == [w.ToScheduler(m.Restarted(1))]
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1)), e.Retire(0), e.Spawn(1)]
+    assert rig.do(e.SlotExited(0, "exit code 0", "")) == []
+    assert rig.do(e.FromSlot(1, m.SlotReady()))[1:] == [e.ToScheduler(m.Restarted(1))]
     assert rig.core.running(1) is not None, "what waited there runs in the fresh one"
 
 
 def test_a_slot_whose_call_is_killed_is_replaced_once() -> None:
     rig = Rig()
     rig.run(1)
-    rig.do(w.FromScheduler(m.Stop(1, 1)))
+    rig.do(e.FromScheduler(m.Stop(1, 1)))
     restart(rig)
-    assert rig.pass_time(w.GRACE_SECONDS) == [w.Kill(0)]
+    assert rig.pass_time(w.GRACE_SECONDS) == [e.Kill(0)]
     stopped = m.Stopped(1, 1, "cancelled", "it was cancelled")
-    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [w.ToScheduler(stopped), w.Spawn(0)]
-    assert rig.do(w.FromSlot(0, m.SlotReady())) == [w.ToScheduler(m.Restarted(1))]
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.ToScheduler(stopped), e.Spawn(0)]
+    assert rig.do(e.FromSlot(0, m.SlotReady())) == [e.ToScheduler(m.Restarted(1))]
 
 
 def test_a_slot_that_does_not_end_is_killed() -> None:
     rig = Rig()
     restart(rig)
-    rig.do(w.FromSlot(1, m.SlotReady()))
-    assert rig.core.next_deadline() == w.RETIRE_SECONDS
-    assert rig.pass_time(w.RETIRE_SECONDS) == [w.Kill(0)]
-    assert rig.do(w.SlotExited(0, "SIGKILL", "?")) == [w.ToScheduler(m.Restarted(1))]
+    rig.do(e.FromSlot(1, m.SlotReady()))
+    assert rig.core.next_deadline() == RETIRE_SECONDS
+    assert rig.pass_time(RETIRE_SECONDS) == [e.Kill(0)]
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.ToScheduler(m.Restarted(1))]
 
 
 def test_what_starts_is_fresh_and_a_second_restart_waits_for_it() -> None:
     rig = Rig()
     restart(rig, 1)
     assert restart(rig, 2) == [], "one ends already, the other one starts"
-    rig.do(w.SlotExited(0, "exit code 0", ""))
-    told = [w.ToScheduler(m.Restarted(1)), w.ToScheduler(m.Restarted(2))]
-    assert rig.do(w.FromSlot(1, m.SlotReady())) == told
+    rig.do(e.SlotExited(0, "exit code 0", ""))
+    told = [e.ToScheduler(m.Restarted(1)), e.ToScheduler(m.Restarted(2))]
+    assert rig.do(e.FromSlot(1, m.SlotReady())) == told
 
 
 def test_a_slot_that_is_one_too_many_is_not_replaced() -> None:
     rig = Rig()
     rig.run(1)
     restart(rig)
-    rig.do(w.Resize(0))
-    assert rig.do(w.FromSlot(0, done(1))) == [w.ToScheduler(done(1)), w.Retire(0)]
-    assert rig.do(w.SlotExited(0, "exit code 0", "")) == [w.ToScheduler(m.Restarted(1))]
+    rig.do(e.Resize(0))
+    assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1)), e.Retire(0)]
+    assert rig.do(e.SlotExited(0, "exit code 0", "")) == [e.ToScheduler(m.Restarted(1))]
 
 
 def test_nobody_is_told_when_the_scheduler_is_gone() -> None:
     rig = Rig()
     restart(rig)
-    rig.do(w.SchedulerGone())
-    rig.do(w.SlotExited(0, "exit code 0", ""))
-    assert rig.do(w.FromSlot(1, m.SlotReady())) == []
+    rig.do(e.SchedulerGone())
+    rig.do(e.SlotExited(0, "exit code 0", ""))
+    assert rig.do(e.FromSlot(1, m.SlotReady())) == []

@@ -14,7 +14,7 @@ from minidask.data.store import BlobStore
 from minidask.host.folders import place_of
 from minidask.wire import messages as m
 from minidask.wire.large import CHUNK_BYTES
-from minidask.worker.core import BlobFailed, BlobHere, Event, NoRoom
+from minidask.worker.events import BlobFailed, BlobHere, Event, NoRoom
 from minidask.worker.peers import Peer
 from minidask.worker.transfers import Transfers
 

@@ -387,7 +387,7 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
 def test_an_error_of_ours_ends_this_worker_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         worker = agent(OddSlots(None))
-        monkeypatch.setattr(worker._core, "_resize", lambda slots: 1 / 0)
+        monkeypatch.setattr(worker._core.table, "resize", lambda slots: 1 / 0)
         worker.resize(1)
         assert worker.gave_up.is_set()
         assert "ZeroDivisionError" in worker.reason

@@ -19,7 +19,7 @@ import minidask
 from minidask.data.store import RESULT, BlobStore
 from minidask.host.folders import owner
 from minidask.wire import messages as m
-from minidask.worker import core as w
+from minidask.worker import events as e
 from minidask.worker.untaken import Untaken
 from tests.data.stores import KIB, blob, data, files, new_store
 from tests.helpers import Programs, at_rest, wait_until
@@ -145,15 +145,15 @@ def test_what_was_left_for_a_client_goes_when_it_has_left_and_not_before(store: 
 
 def test_the_worker_of_a_shared_store_tells_outcomes_at_once_and_removes_what_nobody_is_told_of() -> None:
     rig = Rig()
-    rig.core.shared = True
+    rig.core.data.shared = True
     rig.run(1)
-    assert rig.do(w.ResultLeft(0, done(1), {PART: 100})) == [w.AwaitTaker(1, 1, [PART]), w.ToScheduler(done(1))]
+    assert rig.do(e.ResultLeft(0, done(1), {PART: 100})) == [e.AwaitTaker(1, 1, [PART]), e.ToScheduler(done(1))]
     rig.run(2, timeout=1.0)
     rig.pass_time(2)
     stopped = m.Stopped(2, 1, "timeout", "it ran longer than its time limit of 1 seconds and was stopped")
-    assert rig.do(w.ResultLeft(0, done(2), {PART: 100})) == [w.RemoveResult(PART), w.ToScheduler(stopped)]
-    assert rig.do(w.ResultLeft(0, done(9), {PART: 100})) == [w.RemoveResult(PART)]
-    assert rig.run(3) == [w.ToSlot(0, run(3))]
+    assert rig.do(e.ResultLeft(0, done(2), {PART: 100})) == [e.RemoveResult(PART), e.ToScheduler(stopped)]
+    assert rig.do(e.ResultLeft(0, done(9), {PART: 100})) == [e.RemoveResult(PART)]
+    assert rig.run(3) == [e.ToSlot(0, run(3))]
 
 
 # --- on a cluster ---
