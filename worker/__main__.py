@@ -146,11 +146,11 @@ async def _work(options: argparse.Namespace) -> int:
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
     slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""))
-    agent = WorkerShell(
+    shell = WorkerShell(
         options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
     )
-    await agent.listen(options.address, options.port)
-    daemon = Reconnector(agent, options.address, secret, options.death_timeout)
+    await shell.listen(options.address, options.port)
+    reconnector = Reconnector(shell, options.address, secret, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
@@ -158,9 +158,9 @@ async def _work(options: argparse.Namespace) -> int:
         f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}",
         flush=True,
     )
-    drain_on_sigterm(daemon.drain, daemon.stopped, log)
+    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
     try:
-        await daemon.run()
+        await reconnector.run()
     finally:
         store.remove()
     return 0

@@ -19,7 +19,7 @@ LOOK_SECONDS = 0.5
 
 
 class _Children:
-    """Those that one loop watches."""
+    """The child processes that one event loop watches."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -44,7 +44,7 @@ _children: _Children | None = None
 
 
 def watch(process: subprocess.Popen[bytes], on_end: Callable[[], None]) -> None:
-    """Have `on_end` called in the running loop, once, when a child has ended; it is then for the caller to wait for."""
+    """Call `on_end()` once in the running loop when a child has ended. The caller has still to wait for the child."""
     global _children
     loop = asyncio.get_running_loop()
     if _children is None or _children.loop is not loop:

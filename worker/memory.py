@@ -17,7 +17,7 @@ class MemoryLimits(NamedTuple):
 
 
 def over_limit(usage: dict[int, int], limits: MemoryLimits) -> tuple[int, str] | None:
-    """The slot to stop, given each slot's resident bytes, and the figures that say why; None if all is well."""
+    """Choose the slot to kill, given each slot's bytes. Returns it and a text with the figures; None if all fit."""
     if not usage:
         return None
     slot, most = max(usage.items(), key=lambda item: item[1])

@@ -26,17 +26,17 @@ log = logging.getLogger("minidask.worker")
 
 
 class Reconnector:
-    """Keeps an agent connected to its scheduler.
+    """Keeps a worker connected to its scheduler.
 
     Args:
-        agent: the worker proper.
+        shell: the worker proper.
         address: of the scheduler.
-        secret: what both must hold.
+        secret: of the cluster.
         death_timeout: seconds to go on trying while no scheduler answers.
     """
 
-    def __init__(self, agent: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:
-        self._agent = agent
+    def __init__(self, shell: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:
+        self._shell = shell
         self._address = address
         self._secret = secret
         self._death_timeout = death_timeout
@@ -48,30 +48,30 @@ class Reconnector:
         self._draining = False
 
     def drain(self) -> None:
-        """End when what runs is over, and take nothing new; at once if there is no scheduler to tell of it."""
+        """Take no new calls, and end `run` once all calls are over; at once if no scheduler is connected."""
         if self._was_open and not self._closed.is_set():
             self._draining = True
-            self._agent.drain()
+            self._shell.drain()
         else:
             self.stopped.set()
 
     async def run(self) -> None:
-        """Work for the scheduler until `stopped` is set, or all is over after `drain()`.
+        """Work for the scheduler until `stopped` is set, or until all calls are over after `drain()`.
 
         Raises:
             SchedulerLost: no scheduler answered for `death_timeout` seconds.
             AuthenticationError, ProtocolError: it turned this worker away; trying again would not help.
             MinidaskError: the slots cannot be started.
         """
-        self._agent.start()
+        self._shell.start()
         stop = asyncio.create_task(self.stopped.wait())
-        give_up = asyncio.create_task(self._agent.gave_up.wait())
-        drained = asyncio.create_task(self._agent.drained.wait())
+        give_up = asyncio.create_task(self._shell.gave_up.wait())
+        drained = asyncio.create_task(self._shell.drained.wait())
         work = asyncio.create_task(self._stay_connected())
         try:
             await asyncio.wait([stop, give_up, drained, work], return_when=asyncio.FIRST_COMPLETED)
             if give_up.done():
-                raise MinidaskError(self._agent.reason)
+                raise MinidaskError(self._shell.reason)
             if work.done():
                 work.result()
         finally:
@@ -80,11 +80,11 @@ class Reconnector:
                 task.cancel()
             if self._link is not None:
                 self._link.close()
-            await self._agent.close()
+            await self._shell.close()
             await self._wait_for_the_link()
 
     async def _wait_for_the_link(self) -> None:
-        """What was said last is written before the program ends."""
+        """Give the last messages some seconds to be written before the program ends."""
         if self._link is not None and self._was_open:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), CLOSE_SECONDS)
@@ -105,9 +105,13 @@ class Reconnector:
             pause = min(2 * pause, LAST_RETRY_SECONDS)
 
     async def _work_once(self) -> None:
-        """Connect, and work until the connection ends."""
+        """Connect once, and work until that connection ends.
+
+        Raises:
+            AuthenticationError, ProtocolError: the scheduler turned this worker away.
+        """
         nonce = os.urandom(NONCE_BYTES)
-        handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._agent.info)
+        handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
         self._error, self._was_open = None, False
         self._link = MessageLink(handshake, self._opened, self._received, self._lost)
@@ -122,7 +126,7 @@ class Reconnector:
     def _opened(self, link: MessageLink) -> None:
         self._was_open = True
         log.info("joined the scheduler at %s", self._address)
-        self._agent.attach(link)
+        self._shell.attach(link)
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:
@@ -131,11 +135,11 @@ class Reconnector:
                 self.stopped.set()
             elif isinstance(message, Goodbye):
                 log.warning("the scheduler said goodbye: %s", message.reason)
-        self._agent.from_scheduler(messages)
+        self._shell.from_scheduler(messages)
 
     def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._error = error
         self._closed.set()
         if self._was_open and not self.stopped.is_set():
-            self._agent.attach(None)
-            self._agent.post(SchedulerGone())
+            self._shell.attach(None)
+            self._shell.post(SchedulerGone())

@@ -33,7 +33,7 @@ READ_BYTES = 64 * 1024
 
 
 class PoolEvents(NamedTuple):
-    """What the owner of a pool is told; every callback's first argument is the slot's number."""
+    """Callbacks for what happens to slots; the first argument of each is the slot's number."""
 
     message: Callable[[int, Message], None]
     output: Callable[[int, str, bytes], None]
@@ -101,7 +101,11 @@ class SlotFactory(Protocol):
 
 
 class ProcessSlot(SlotHandle):
-    """A slot in a process of its own: one that was `launched` before, or a new one."""
+    """A slot in a process of its own: the `launched` one, or else a new one.
+
+    Raises:
+        OSError: the system has no process or descriptor to spare.
+    """
 
     def __init__(
         self,
@@ -127,7 +131,7 @@ class ProcessSlot(SlotHandle):
     # --- commands ---
 
     def interrupt(self, task: int, attempt: int) -> None:
-        """Interrupt this call, and no other that may run there by the time that the signal comes."""
+        """Interrupt one call, and no other that may run there when the signal arrives; see `slot/stops.py`."""
         with contextlib.suppress(ProcessLookupError, OSError):
             os.write(self._stops, STOP.pack(task, attempt))
             os.kill(self.pid, signal.SIGINT)
@@ -144,7 +148,7 @@ class ProcessSlot(SlotHandle):
         return None
 
     def lingers(self) -> bool:
-        """Whether something that the slot has started still runs; its process group is named after it."""
+        """Whether a process of the slot's process group still runs."""
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
@@ -154,7 +158,7 @@ class ProcessSlot(SlotHandle):
         return True
 
     def sweep(self) -> None:
-        """Kill what the slot has started and left running."""
+        """Kill all processes that the slot has started and left running."""
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -194,7 +198,7 @@ class ProcessSlot(SlotHandle):
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._link_open = False
         if error is not None and self._alive:
-            self.kill()  # what it has sent is no message: something in it writes where it must not
+            self.kill()  # the bytes are no message: code in the slot writes to its socket
         self._maybe_exited()
 
     def _process_ended(self) -> None:
@@ -226,7 +230,7 @@ class ProcessSlot(SlotHandle):
 
 
 def explain_exit(returncode: int) -> tuple[str, str]:
-    """What a process's end looked like, and a guess at its cause."""
+    """Describe the end of a process by its return code: a text that names it, and a guess at its cause."""
     if returncode >= 0:
         return f"exit code {returncode}", "the task, or a library it uses, called os._exit"
     try:

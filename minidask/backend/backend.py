@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -41,6 +40,7 @@ from minidask.client.nested import find_client, get_client
 from minidask.client.places import address_of_environment
 from minidask.errors import NoWorkersError
 from minidask.host import checks
+from minidask.host.forks import Layer, on_fork
 from minidask.net.addresses import Address
 from minidask.pickling.payload import PRIVATE, SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
@@ -347,7 +347,7 @@ def _after_fork_in_child() -> None:
     _clients.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.CLIENTS, _after_fork_in_child)
 
 
 # --- in the slot ---

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
 from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
 from minidask.errors import MinidaskError
+from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import Uninterrupted, start, suppress
 
 if TYPE_CHECKING:
@@ -305,4 +306,4 @@ def _after_fork_in_child() -> None:
         bar.abandon()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.SCREEN, _after_fork_in_child)

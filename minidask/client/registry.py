@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 from typing import Any, Protocol
+
+from minidask.host.forks import Layer, on_fork
 
 
 class _Shell(Protocol):
@@ -62,4 +63,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.CLIENTS, _after_fork_in_child)

@@ -39,7 +39,7 @@ def check(slots: int) -> None:
 
 
 def raise_limit() -> None:
-    """Have this process use as many descriptors as it may; what it starts is to get back what it had by `restore`."""
+    """Raise this process's limit of descriptors. Processes that it starts get the former limit back by `restore`."""
     global _original
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
@@ -50,7 +50,7 @@ def raise_limit() -> None:
 
 
 def restore(pid: int) -> None:
-    """Give a process that this one has started the limit that this one had: programs are made for that (Linux)."""
+    """Give a child process the limit that this one had before `raise_limit`, for which programs are made (Linux)."""
     if _original is not None and hasattr(resource, "prlimit"):
         with contextlib.suppress(OSError):  # it has ended already, or a sandbox refuses it
             resource.prlimit(pid, resource.RLIMIT_NOFILE, _original)

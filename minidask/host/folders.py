@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import pass_on, suppress
 
 PREFIX = "minidask-"
@@ -105,7 +106,7 @@ _holding = threading.Lock()
 
 
 def hold(folder: Path) -> None:
-    """Lock a folder until this process ends; those that were removed are let go of."""
+    """Lock a folder until this process ends. Locks of folders that were removed are released."""
     fd = os.open(folder, os.O_RDONLY)
     with suppress(OSError):  # a file system without such locks: only this space's processes may then judge
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -121,7 +122,7 @@ def _after_fork_in_child() -> None:
     _holding = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.LOCKS, _after_fork_in_child)
 
 
 def _is_held(folder: Path) -> bool:
@@ -145,7 +146,7 @@ def _sweep(parent: Path) -> None:
 
 
 def owner(pid: int | None = None) -> str:
-    """What begins, or follows, the name of what a process owns, this one or another of its space: `PID-SPACE`."""
+    """`PID-SPACE` of a process of this space, by default this one: it tells the owner in names of files and folders."""
     return f"{os.getpid() if pid is None else pid}-{_space()}"
 
 
@@ -168,7 +169,7 @@ def _space() -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is such a process."""
+    """Whether a process with this number exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -12,7 +12,7 @@ from typing import Any
 
 
 def when_imported(name: str, action: Callable[[], object]) -> None:
-    """Call `action` at the end of the module's loading; now, if it is loaded."""
+    """Call `action` when a module has been loaded; at once if it is loaded already."""
     if name in sys.modules:
         action()
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+from minidask.host.forks import Layer, on_fork
 
 REFUSALS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.EACCES, errno.EBADF)
 
@@ -18,13 +19,13 @@ _threads = threading.Lock()
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[TextIO]:
-    """Hold the lock of a file, which is opened for it: not for long.
+    """Hold the lock of a file in the block, which is to be short. Yields the file, opened for reading and writing.
 
     By `flock`; where that is refused by the other kind, `lockf`. That one knows processes only, and ends when any of a
     process's descriptors of the file is closed: so a lock of the threads goes around all of it.
 
     Raises:
-        OSError: there is neither, or no such file.
+        OSError: the file system has neither kind of lock, or the file does not exist.
     """
     file = open(path, "r+", encoding="ascii")  # noqa: SIM115 - it is closed below, while the threads' lock is held
     try:
@@ -46,4 +47,4 @@ def _after_fork_in_child() -> None:
     _threads = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.LOCKS, _after_fork_in_child)

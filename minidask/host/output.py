@@ -23,7 +23,7 @@ class TokenBucket:
         self._at: float | None = None
 
     def take(self, size: int, now: float) -> bool:
-        """Whether so much more may pass."""
+        """Take `size` characters at the time `now`, in seconds. Returns whether they may pass."""
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -34,7 +34,7 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """For the text of all slots of a worker; arguments as `TokenBucket`'s."""
+    """Limits the text of all slots of a worker to `rate` characters a second, and `burst` at once."""
 
     def __init__(self, rate: float = RATE_BYTES, burst: float = BURST_BYTES) -> None:
         self._bucket = TokenBucket(rate, burst)
@@ -70,7 +70,7 @@ class LineSplitter:
             yield text[:end]
 
     def flush(self) -> Iterator[str]:
-        """Yield what stands in an unfinished line, as it is: the next call may go on with it."""
+        """Yield the unfinished line as it is; the next call may continue it."""
         if self._partial:
             text, self._partial = self._partial, ""
             yield text

@@ -39,11 +39,11 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
 def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
     """Have a first SIGTERM call `drain`; a second one, or SIGINT at any time, sets `stopped`."""
     stop_on_signals(stopped, log)
-    came = []
+    signals = []
 
     def on_sigterm() -> None:  # one for both: where a handler is replaced, a signal may find none
-        came.append(True)
-        if len(came) > 1:
+        signals.append(True)
+        if len(signals) > 1:
             stopped.set()
             return
         log.info("draining: got SIGTERM; this ends when what runs has ended, or at once on another signal")

@@ -15,16 +15,18 @@ import sys
 import threading
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import checks, descriptors
 from minidask.host.folders import runtime_folder
+from minidask.host.forks import Layer, on_fork
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.signals import pass_on, start
 from minidask.host.sizes import count
 from minidask.host.spawn import start_python
+from minidask.local.config import NodeConfig
 from minidask.task.context import SlotConfig
 
 if TYPE_CHECKING:
@@ -78,14 +80,8 @@ class LocalCluster:
         self.access_file = str(self._folder / "access")
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
-        config = {
-            "slots": self.n_workers,
-            "address": self.scheduler_address,
-            "access_file": self.access_file,
-            "store": str(self._store.folder),
-            "memory_limit": slot_limit,
-            "machine_memory": memory_total(),
-        }
+        slot_config = SlotConfig(str(self._store.folder), self.scheduler_address, self.access_file)
+        config = NodeConfig(self.n_workers, slot_limit if processes else None, memory_total(), slot_config)
         try:
             self._node = _NodeProcess(config) if processes else _NodeThread(config)
         except OSError as error:
@@ -140,7 +136,7 @@ class LocalCluster:
 class _NodeProcess:
     """The node in a process of its own, which ends when our end of the control channel does."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: NodeConfig) -> None:
         self._control, theirs = socket.socketpair()
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -153,7 +149,7 @@ class _NodeProcess:
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
             theirs.close()
-            answer = self._answer(config)
+            answer = self._answer(config.to_line())
         except BaseException:
             theirs.close()
             if self._process is not None:
@@ -165,22 +161,20 @@ class _NodeProcess:
             reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
             raise MinidaskError(f"the local cluster did not start: {reason}")
 
-    def _answer(self, config: dict[str, Any]) -> str:
+    def _answer(self, config: bytes) -> str:
         """What it says once it has started, or cannot; an empty text if that is nothing."""
         self._control.settimeout(START_SECONDS)
         try:
-            self._command(config)
+            self._control.sendall(config)
             with self._control.makefile() as file:
                 return file.readline()
         except OSError as error:
             pass_on(error)
             return ""
 
-    def _command(self, command: dict[str, Any]) -> None:
-        self._control.sendall(json.dumps(command).encode() + b"\n")
-
     def scale(self, slots: int) -> None:
-        self._command({"scale": slots})
+        """Have this many slots from now on."""
+        self._control.sendall(json.dumps({"scale": slots}).encode() + b"\n")
 
     def close(self) -> None:
         self._control.close()
@@ -200,53 +194,43 @@ class _NodeProcess:
 class _NodeThread:
     """The node in a thread of this process, with threads for slots."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._started: Future[LocalNode] = Future()
-        self._end: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+    def __init__(self, config: NodeConfig) -> None:
+        self._started: Future[tuple[LocalNode, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
         self._thread = threading.Thread(target=self._run, args=(config,), name="minidask-node", daemon=True)
         start(self._thread)
         try:
-            self._node = self._started.result(START_SECONDS)
+            self._node, self._loop, self._end = self._started.result(START_SECONDS)
         except OSError as error:
             pass_on(error)
             raise MinidaskError(f"the local cluster did not start: {error}") from error
 
-    def _run(self, config: dict[str, Any]) -> None:
+    def _run(self, config: NodeConfig) -> None:
         from minidask.host.program import run_loop  # noqa: PLC0415 - as in _serve
 
         run_loop(self._serve(config))
 
-    async def _serve(self, config: dict[str, Any]) -> int:
+    async def _serve(self, config: NodeConfig) -> int:
         # The user's process loads scheduler and worker only if they are to run inside it.
-        from minidask.local.node import LocalNode  # noqa: PLC0415
-        from minidask.worker.memory import MemoryLimits  # noqa: PLC0415
+        from minidask.local.node import run_node  # noqa: PLC0415
         from minidask.worker.slotpool import ThreadSlot  # noqa: PLC0415
 
-        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        limits = MemoryLimits(None, config["machine_memory"])
-        slot_config = SlotConfig(config["store"], config["address"], config["access_file"])
-        node = LocalNode(config["slots"], ThreadSlot, limits, slot_config)
+        loop, end = asyncio.get_running_loop(), asyncio.Event()
         try:
-            await node.start()
-            assert node.server is not None
-            self._started.set_result(node)
-            ends = [asyncio.create_task(self._end.wait()), asyncio.create_task(node.server.stopped.wait())]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
-        except OSError as error:
+            await run_node(
+                config, ThreadSlot, lambda node: self._started.set_result((node, loop, end)), lambda _: end.wait()
+            )
+        except (OSError, MinidaskError) as error:
+            if self._started.done():
+                raise
             self._started.set_exception(error)
-        finally:
-            await node.close()
         return 0
 
     def scale(self, slots: int) -> None:
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(self._node.agent.resize, slots)
+        """Have this many slots from now on."""
+        self._loop.call_soon_threadsafe(self._node.shell.resize, slots)
 
     def close(self) -> None:
-        assert self._loop is not None and self._end is not None
+        """End the node, and wait for that."""
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(CLOSE_SECONDS)
@@ -267,4 +251,4 @@ def _after_fork_in_child() -> None:
 
 
 atexit.register(_close_all)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.CLUSTERS, _after_fork_in_child)

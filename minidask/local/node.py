@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from minidask.data.store import BlobStore
 from minidask.host.folders import hold
 from minidask.host.packages import installed, python_version
 from minidask.host.program import run_loop
+from minidask.local.config import NodeConfig
 from minidask.net.access import load_or_create_secret, put_back
 from minidask.net.addresses import Address
 from minidask.scheduler.core import SchedulerCore
-from minidask.scheduler.events import Event, Received
+from minidask.scheduler.events import Received
 from minidask.scheduler.server import SchedulerServer
 from minidask.task.context import SlotConfig
 from minidask.wire.messages import Message
@@ -44,138 +46,144 @@ log = logging.getLogger("minidask.node")
 
 
 class LocalNode:
-    """A scheduler and one worker.
+    """A scheduler and one worker in one event loop.
 
     Args:
-        slots: how many calls run at once.
-        make_slot: processes or threads.
-        limits: how much memory slots may use.
-        slot_config: where to listen, the file for the secret, and where large data is, shared with clients.
+        config: of the node.
+        make_slot: makes slots, as processes or threads.
+
+    Raises:
+        AuthenticationError: the file for the secret cannot be written.
     """
 
-    def __init__(self, slots: int, make_slot: SlotFactory, limits: MemoryLimits, slot_config: SlotConfig) -> None:
-        self._core = SchedulerCore(
+    def __init__(self, config: NodeConfig, make_slot: SlotFactory) -> None:
+        core = SchedulerCore(
             {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
         )
-        self.agent = WorkerShell(
-            "local", slots, make_slot, limits, slot_config, BlobStore(slot_config.store), None, recipients=self._core
-        )
-        self._slot_config = slot_config
-        self.server: SchedulerServer | None = None
+        limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
+        self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
+        self._config = config.slot
+        self._secret = load_or_create_secret(config.slot.access_file)
+        self.server = SchedulerServer(core, self._secret, {"store": config.slot.store})
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen, with a fresh secret, and start the slots."""
-        info = {"store": self._slot_config.store}
-        secret = load_or_create_secret(self._slot_config.access_file)
-        self.server = SchedulerServer(self._core, secret, info)
-        await self.server.listen(Address.parse(self._slot_config.scheduler))
-        self._keeping = asyncio.create_task(self._keep_reachable(self.server, secret))
-        to_worker = _ToWorker(self.agent)
-        # A task reaches this worker without a round trip, so it need not hold any in advance.
-        worker_info = {**self.agent.info, "prefetch": 0}
-        peer = self.server.attach(to_worker, "worker", f"local://{platform.node()}/{os.getpid()}", worker_info)
-        self.agent.attach(_ToScheduler(self.server, peer))
-        self.agent.start()
+        """Listen for clients, join scheduler and worker, and start the slots.
 
-    async def _keep_reachable(self, server: SchedulerServer, secret: bytes) -> None:
+        Raises:
+            OSError: the address cannot be listened at.
+        """
+        await self.server.listen(Address.parse(self._config.scheduler))
+        self._keeping = asyncio.create_task(self._keep_reachable())
+        # A task reaches this worker without a round trip, so the worker prefetches none.
+        info = {**self.shell.info, "prefetch": 0}
+        to_worker = InProcessLink(self.shell.from_scheduler)
+        peer = self.server.attach(to_worker, "worker", f"local://{platform.node()}/{os.getpid()}", info)
+        self.shell.attach(InProcessLink(lambda messages: self.server.post(*(Received(peer, m) for m in messages))))
+        self.shell.start()
+
+    async def _keep_reachable(self) -> None:
         """Make socket and secret again when somebody has cleaned their folder up: tasks look for them there."""
-        socket_file = Path(Address.parse(self._slot_config.scheduler).path)
-        told = False
+        socket_file = Path(Address.parse(self._config.scheduler).path)
+        warned = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if socket_file.exists() and Path(self._slot_config.access_file).exists():
+            if socket_file.exists() and Path(self._config.access_file).exists():
                 continue
             try:
-                put_back(self._slot_config.access_file, secret)
-                await server.listen(Address.parse(self._slot_config.scheduler))
+                put_back(self._config.access_file, self._secret)
+                await self.server.listen(Address.parse(self._config.scheduler))
                 hold(socket_file.parent)
             except OSError as error:
-                if not told:
+                if not warned:
                     log.warning("%s is gone, and cannot be made again: %s", socket_file, error)
-                told = True
+                warned = True
 
     async def close(self) -> None:
         """Say goodbye to clients and end all slots."""
         if self._keeping is not None:
             self._keeping.cancel()
-        if self.server is not None:
-            await self.server.close("the cluster was closed")
-        await self.agent.close()
+        await self.server.close("the cluster was closed")
+        await self.shell.close()
 
 
-class _ToWorker:
-    """The scheduler's link to the worker."""
+class InProcessLink:
+    """A link to a program in the same process: `deliver` is called with all messages at once, when they are flushed."""
 
-    def __init__(self, agent: WorkerShell) -> None:
-        self._agent = agent
+    def __init__(self, deliver: Callable[[list[Message]], None]) -> None:
+        self._deliver = deliver
         self._messages: list[Message] = []
 
     def send(self, message: Message) -> None:
+        """Queue a message."""
         self._messages.append(message)
 
     def flush(self) -> None:
+        """Deliver all queued messages."""
         messages, self._messages = self._messages, []
-        self._agent.from_scheduler(messages)
+        self._deliver(messages)
 
     def close(self) -> None:
+        """Drop all queued messages."""
         self._messages.clear()
 
 
-class _ToScheduler:
-    """The worker's link to the scheduler."""
+async def run_node(
+    config: NodeConfig,
+    make_slot: SlotFactory,
+    on_ready: Callable[[LocalNode], None],
+    until: Callable[[LocalNode], Coroutine[Any, Any, object]],
+) -> None:
+    """Run a node to its end: `until(node)` returns, a client shuts it down, or its worker gives up.
 
-    def __init__(self, server: SchedulerServer, peer: int) -> None:
-        self._server = server
-        self._peer = peer
-        self._events: list[Event] = []
+    Args:
+        config: of the node.
+        make_slot: makes slots, as processes or threads.
+        on_ready: called once clients can connect.
+        until: ends the node when it returns.
 
-    def send(self, message: Message) -> None:
-        self._events.append(Received(self._peer, message))
-
-    def flush(self) -> None:
-        events, self._events = self._events, []
-        self._server.post(*events)
-
-    def close(self) -> None:
-        self._events.clear()
+    Raises:
+        AuthenticationError, OSError: the node cannot start.
+    """
+    node = LocalNode(config, make_slot)
+    try:
+        await node.start()
+        on_ready(node)
+        waits = (until(node), node.server.stopped.wait(), node.shell.gave_up.wait())
+        ends = [asyncio.create_task(wait) for wait in waits]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
+    finally:
+        await node.close()
 
 
 # --- the node as a process ---
 
 
-async def _serve(control: socket.socket, config: dict[str, Any], launched: list[Launched]) -> int:
+async def _serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> int:
     reader, writer = await asyncio.open_unix_connection(sock=control)
-    limits = MemoryLimits(config["memory_limit"], config["machine_memory"])
 
     def make_slot(
         number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
     ) -> ProcessSlot:
         return ProcessSlot(number, events, environment, slot_config, launched.pop() if launched else None)
 
-    slot_config = SlotConfig(config["store"], config["address"], config["access_file"])
-    node = LocalNode(config["slots"], make_slot, limits, slot_config)
-    try:
-        await node.start()
-        assert node.server is not None
+    def on_ready(node: LocalNode) -> None:
         writer.write(b'{"ready": true}\n')
-        ends = [asyncio.create_task(_obey(reader, node)), asyncio.create_task(node.server.stopped.wait())]
-        ends.append(asyncio.create_task(node.agent.gave_up.wait()))
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, node.server.stopped.set)
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        for end in ends:
-            end.cancel()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.server.stopped.set)
+
+    try:
+        await run_node(config, make_slot, on_ready, functools.partial(_obey, reader))
     except OSError as error:
         writer.write(json.dumps({"error": str(error)}).encode() + b"\n")
         return 1
     finally:
-        await node.close()
         with contextlib.suppress(ConnectionError):
             writer.close()
             await writer.wait_closed()
-        _remove(config["access_file"], Address.parse(config["address"]).path)
-        BlobStore(config["store"]).remove()
+        _remove(config.slot.access_file, Address.parse(config.slot.scheduler).path)
+        BlobStore(config.slot.store).remove()
     return 0
 
 
@@ -183,7 +191,7 @@ async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
     """Carry out the user's process's commands, until it ends or is gone."""
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
-            node.agent.resize(json.loads(line)["scale"])
+            node.shell.resize(json.loads(line)["scale"])
 
 
 def _remove(*paths: str) -> None:
@@ -195,7 +203,7 @@ def _remove(*paths: str) -> None:
         os.rmdir(os.path.dirname(paths[0]))
 
 
-def serve(control: socket.socket, config: dict[str, Any], launched: list[Launched]) -> None:
-    """The node process, from when `local_boot` has launched its slots."""
+def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
+    """Run the node as a process until its control channel ends, with the slots that `boot` has launched."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
     sys.exit(run_loop(_serve(control, config, launched)))

@@ -21,11 +21,11 @@ class Address:
     path: str = ""
 
     @classmethod
-    def parse(cls, text: str, default_port: int = DEFAULT_PORT, *, port_zero: bool = False) -> Address:
+    def parse(cls, text: str, *, port_zero: bool = False) -> Address:
         """Read an address.
 
         Args:
-            default_port: the port where the text names none.
+            text: as users write it; without a port it means `DEFAULT_PORT`.
             port_zero: whether port 0, "let the kernel choose", makes sense here.
 
         Raises:
@@ -41,7 +41,7 @@ class Address:
         host, port = _split_host(text, rest)
         if not _is_host(host):
             raise ValueError(f"address {text!r} has no valid host: {_FORMS}")
-        return cls("tcp", host=host, port=_port(text, port, default_port, 0 if port_zero else 1))
+        return cls("tcp", host=host, port=_port(text, port, 0 if port_zero else 1))
 
     def __str__(self) -> str:
         if self.scheme == "unix":
@@ -81,9 +81,9 @@ def _split_host(text: str, rest: str) -> tuple[str, str | None]:
     return host, port if colon else None
 
 
-def _port(text: str, port: str | None, default: int, lowest: int) -> int:
+def _port(text: str, port: str | None, lowest: int) -> int:
     if port is None:
-        return default
+        return DEFAULT_PORT
     if not (port.isascii() and port.isdigit() and len(port) <= 5) or not lowest <= int(port) <= 65535:
         raise ValueError(f"address {text!r} has port {port!r}, which is no number from {lowest} to 65535: {_FORMS}")
     return int(port)

@@ -28,7 +28,7 @@ HTTP_ANSWER = (
 
 
 class Link(Protocol):
-    """What a shell needs of a connection; a socket's or one inside the process."""
+    """The link: what a shell needs of a connection, by socket or inside the process."""
 
     def send(self, message: Message) -> None: ...
     def flush(self) -> None: ...
@@ -36,7 +36,7 @@ class Link(Protocol):
 
 
 class MessageLink(asyncio.BufferedProtocol):
-    """One connection's protocol object.
+    """A link over a socket, as the protocol object of one asyncio connection.
 
     Args:
         handshake: `Initiator`, `Acceptor`, or None where the kernel vouches for the peer (a socketpair).

@@ -21,11 +21,11 @@ Nested = Callable[[int | None], AbstractContextManager[Any]]
 
 
 class RunsBatches:
-    """What may run batches in the place of `run_batch`, which it calls."""
+    """Base of callables that run batches in the place of `run_batch`, which they call."""
 
 
 class _ThisThread(threading.local):
-    """For the batch that runs without joblib in this thread: what to do when joblib comes."""
+    """Per thread: what to call when joblib is loaded in the midst of a batch that began without it."""
 
     on_joblib: Callable[[Nested], None] | None = None
 
@@ -35,7 +35,7 @@ _nested: Nested | None = None
 
 
 def joblib_is_loaded(nested: Nested) -> None:
-    """Have `nested(nesting_level)` around every batch, and around the rest of the one that has just loaded joblib."""
+    """Enter `nested(nesting_level)` around every batch, and around the rest of the one that has just loaded joblib."""
     global _nested
     _nested = nested
     if _this_thread.on_joblib is not None:
@@ -43,7 +43,7 @@ def joblib_is_loaded(nested: Nested) -> None:
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run a task's call; joblib, where it uses that, then knows that it is in a task."""
+    """Call a task's function. If joblib is loaded, by then or in the call, its calls inside are nested ones."""
     if function is run_batch or isinstance(function, RunsBatches):
         return function(*args, **kwargs)
     return _run_nested(None, lambda: function(*args, **kwargs))
@@ -55,7 +55,7 @@ def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | 
 
 
 def _run_nested(level: int | None, run: Callable[[], T]) -> T:
-    """Have joblib's calls be nested ones, from when it is loaded on."""
+    """Call `run`, with joblib's calls inside nested as soon as joblib is loaded."""
     if _nested is not None:
         with _nested(level):
             return run()

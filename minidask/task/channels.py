@@ -29,7 +29,7 @@ _handlers: dict[str, Handler] = {}
 
 
 def handle(channel: str, handler: Handler) -> None:
-    """Have `handler` called with each payload that tasks of this process's clients send on a channel from now on."""
+    """Call `handler` with each payload that tasks of this process's clients send on a channel from now on."""
     _handlers[channel] = handler
 
 
@@ -48,17 +48,17 @@ class Channels:
     def __init__(self) -> None:
         self._messages: queue.SimpleQueue[tuple[str, Payload] | threading.Event | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._came = self._handled = 0
+        self._received = self._handled = 0
         self._over = self._stuck = False
 
     @property
     def busy(self) -> bool:
-        """Whether some of what has come was not handled yet."""
-        return self._came != self._handled
+        """Whether a received message was not handled yet."""
+        return self._received != self._handled
 
     def put(self, channel: str, payload: Payload) -> None:
-        """Take a message; called by whoever reads the connection."""
-        self._came += 1
+        """Queue a message for its handler; called in the thread that reads the connection."""
+        self._received += 1
         self._messages.put((channel, payload))
         if self._thread is None:
             thread = _ChannelsThread(target=self._hand_out, name="minidask-channels", daemon=True)
@@ -67,14 +67,14 @@ class Channels:
                 self._thread = thread
 
     def flush(self, seconds: float = math.inf) -> bool:
-        """Wait until what has come by now was handled.
+        """Wait until all messages received so far were handled.
 
         Args:
-            seconds: to wait at most. For one message nobody waits longer than `FLUSH_SECONDS`, and while that
-                message goes on nobody waits at all.
+            seconds: to wait at most. For one message the wait is at most `FLUSH_SECONDS`; while that message is
+                still being handled, later calls do not wait at all.
 
         Returns:
-            Whether it was.
+            Whether they were.
         """
         if not self.busy or self._thread is threading.current_thread():
             return True
@@ -92,12 +92,12 @@ class Channels:
         return handled.is_set() or not self.busy
 
     def close(self) -> None:
-        """No more will come; what has come is still handled."""
+        """End the thread once all received messages were handled."""
         self._messages.put(None)
 
     def abandon(self) -> None:
-        """In a forked child: what has come is the parent's, and so is the thread."""
-        self._messages, self._thread, self._came, self._handled = queue.SimpleQueue(), None, 0, 0
+        """Forget messages and thread in a forked child: both are the parent's."""
+        self._messages, self._thread, self._received, self._handled = queue.SimpleQueue(), None, 0, 0
         self._stuck = False
 
     def _hand_out(self) -> None:

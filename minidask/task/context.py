@@ -1,21 +1,42 @@
-"""Where a task's own code finds the slot that it runs in: what it submits is that task's, and while it waits it helps.
+"""Which task a thread works for, and the slot that this task's own code finds.
 
-    slot: sets itself, and the call that runs ──► here() ◄── client, joblib backend: submit and wait through it
+    slot: binds itself, and what runs ──► current_slot() ◄── client, joblib backend: submit and wait through it
 
-A thread belongs to the task that has started it: `Thread.start` sees to that, from when there is a slot in this
-process. Of those that were started in another way, all of a process slot's belong to its outermost task, others to
-none.
+Code inside a task may call `get_client()` or `Parallel`. What it submits is a child of *its* task, and while it waits,
+its slot is lent to that task's descendants. So the client must know, in any thread, which task the thread works for:
+
+- The thread that runs a task's call knows it from `RunningCalls.work_for`.
+- A thread that a task has started works for the same task. Python does not tell who started a thread. Context
+  variables would, but threads do not inherit them before Python 3.14. So `Thread.start` is replaced, once, from when
+  there is a slot in this process. The replacement wraps `run` of the one thread object:
+
+      task's thread                      new thread
+      ─────────────                      ──────────
+      Thread.start(t)
+        slot, attempt = current …
+        t.run = _run_for(slot, attempt, …, t.run)
+        plain start(t) ────────────────► _run_for: slot and attempt are this thread's from now on
+                                           t.run as it was
+
+  Without it, a thread pool in a task that runs in a lent slot would take itself for a part of the outermost task. With
+  `processes=False` it would belong to no task, and what it waits for would never run.
+- Threads of the client itself serve all tasks of a slot. They say so by an attribute, `serves_all_tasks`.
+- Threads started in another way, by compiled code, find `_this_process` in a slot process, and so its outermost task.
+  In a process with slots as threads they belong to no task.
+- A done-callback works for the task that has submitted, not for the thread that reads the outcome: `working_for`.
+
+A forked child belongs to no slot (`minidask/host/forks.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from minidask.host.forks import Layer, on_fork
 from minidask.pickling.byvalue import what_it_has
 
 if TYPE_CHECKING:
@@ -24,12 +45,12 @@ if TYPE_CHECKING:
 
 
 class SlotConfig(NamedTuple):
-    """What a slot has to know of what is around it.
+    """What a slot has to know of its cluster.
 
     Attributes:
         store: folder of the machine's blob store.
-        scheduler: its address, for what tasks submit themselves.
-        access_file: with the secret for that; empty for the usual places.
+        scheduler: the address of the scheduler, for tasks that submit tasks.
+        access_file: the file with the cluster's secret; empty for the usual places.
     """
 
     store: str
@@ -42,7 +63,7 @@ class SlotOfTask(Protocol):
 
     Attributes:
         scheduler: the address of its scheduler.
-        access_file: with the secret for that; empty for the usual places.
+        access_file: the file with the cluster's secret; empty for the usual places.
         store: the machine's large data.
         client: the shell of the client of its tasks, once one of them has needed it; else None.
         described: gives the blobs that describe the caller of the task that runs; None where that is this process.
@@ -59,32 +80,32 @@ class SlotOfTask(Protocol):
         """Number and attempt of the task that this thread works for; empty between tasks."""
 
     def work_for(self, call: list[int]) -> list[int]:
-        """From now on this thread works for a call; returns the one before."""
+        """Have this thread work for an attempt from now on. Returns the attempt before; empty if there was none."""
 
     def tell_caller(self, channel: str, payload: Payload) -> bool:
-        """Send something to the process that this thread's task is from, while that runs; False between tasks."""
+        """Send a payload to the process that this thread's task comes from. Returns False between tasks."""
 
     def fileno(self) -> int:
-        """What gets readable when there may be a descendant to run."""
+        """The descriptor that gets readable when there may be a descendant to run."""
 
     def begin_wait(self, call: list[int]) -> None:
-        """A thread of the task, which `call` was, waits from now on."""
+        """Note that a thread of this attempt waits for tasks of its own: the slot may be lent."""
 
     def receive(self) -> None:
-        """Read what has come, unless another thread does.
+        """Read and handle messages, blocking until some come; return at once if another thread reads already.
 
         Raises:
             ConnectionError: the worker daemon has gone, and nothing will come any more.
         """
 
     def has_call(self) -> bool:
-        """Whether something is there to be run, on top of one that waits."""
+        """Whether a guest is there to be run, on top of a call that waits."""
 
     def run_call(self) -> None:
-        """Run that."""
+        """Run the next guest, and reply; return at once if there is none."""
 
     def end_wait(self, call: list[int]) -> None:
-        """The thread goes on."""
+        """Note that a thread of this attempt resumes."""
 
 
 _this_thread = threading.local()
@@ -92,7 +113,7 @@ _this_process: SlotOfTask | None = None
 
 
 def bind_slot(slot: SlotOfTask, *, to_process: bool) -> None:
-    """From now on this thread, or all of this process, works for a slot."""
+    """Have this thread work for a slot from now on, and with `to_process` every thread of the process."""
     global _this_process
     _this_thread.slot = slot
     if to_process:
@@ -102,7 +123,7 @@ def bind_slot(slot: SlotOfTask, *, to_process: bool) -> None:
 
 @functools.cache
 def _have_threads_inherit() -> None:
-    """Put ours in the place of `Thread.start`, once: others may put theirs on top of it."""
+    """Replace `Thread.start`, once: other libraries may put their own on top of it."""
     plain_start = threading.Thread.start
 
     @functools.wraps(plain_start)
@@ -116,7 +137,7 @@ def _have_threads_inherit() -> None:
 
 
 def _run_for(slot: SlotOfTask, call: list[int], share: Callable[[], None], run: Callable[[], None]) -> None:
-    threading.current_thread().__dict__.pop("run", None)  # no cycle
+    threading.current_thread().__dict__.pop("run", None)  # the thread object is not to refer to itself
     share()
     with working_for(slot, call):
         run()
@@ -124,7 +145,7 @@ def _run_for(slot: SlotOfTask, call: list[int], share: Callable[[], None], run: 
 
 @contextlib.contextmanager
 def working_for(slot: SlotOfTask, call: list[int]) -> Iterator[None]:
-    """What this thread does in the block is for a call."""
+    """Have this thread work for an attempt in the block."""
     own = getattr(_this_thread, "slot", None)
     _this_thread.slot = slot
     before = slot.work_for(call)
@@ -140,7 +161,7 @@ def working_for(slot: SlotOfTask, call: list[int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def waiting(slot: SlotOfTask | None, call: list[int]) -> Iterator[None]:
-    """In the block, this thread waits for what a call has submitted: its slot may run that."""
+    """Lend the slot in the block, where this thread waits for tasks of an attempt. Without a slot, do nothing."""
     if slot is None:
         yield
         return
@@ -168,4 +189,4 @@ def _after_fork_in_child() -> None:
     _this_thread.__dict__.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+on_fork(Layer.TASK, _after_fork_in_child)

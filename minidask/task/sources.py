@@ -93,7 +93,7 @@ class OwnModules:
         self._watched: tuple[tuple[str, Any, Any], ...] = ()  # name, module, and the spec that it was loaded by
 
     def changed(self) -> bool:
-        """Look again; whether `found` is another one now."""
+        """Look at modules that were loaded or reloaded since the last look. Returns whether `found` was replaced."""
         before = self.found
         loaded = sys.modules
         names = None

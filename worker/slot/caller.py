@@ -23,8 +23,8 @@ class Caller:
     """What a slot process has taken over of its current caller.
 
     Args:
-        blobs: those of the slot.
-        folder: for copies of code.
+        blobs: of the slot.
+        folder: where copies of the caller's modules are unpacked.
     """
 
     def __init__(self, blobs: SlotBlobs, folder: Path) -> None:
@@ -37,7 +37,7 @@ class Caller:
         self._session: Mapping[str, Any] = {}
 
     def take_over(self, blob: bytes, session: Mapping[str, Any]) -> None:
-        """From now on, tasks are this caller's.
+        """Take over a caller's session: modules, working directory and traits. The next tasks are that caller's.
 
         Args:
             blob: the name of the session.
@@ -61,18 +61,18 @@ class Caller:
         self._traits.take_over(session)
 
     def go_home(self) -> None:
-        """Be where a task begins: in the caller's working directory, or if that is not here in the worker's own."""
+        """Change to the caller's working directory, or if that is not on this machine, to the worker's own."""
         try:
             os.fchdir(self._own_directory if self._directory is None else self._directory)
         except OSError:  # it is not to be reached any more
             os.fchdir(self._own_directory)
 
     def describe(self) -> Mapping[bytes, Payload]:
-        """The blobs that describe the caller, by name, the session first: for what its tasks submit."""
+        """The blobs that describe the caller, by id, the session first. Tasks that its tasks submit refer to them."""
         return self._described
 
     def explain(self, error: BaseException) -> None:
-        """Note on an error that a file is missing where it was looked for."""
+        """Add a note to a FileNotFoundError that tells where the file was looked for; other errors stay as they are."""
         if not isinstance(error, FileNotFoundError) or not isinstance(error.filename, str):
             return
         theirs = self._session.get("directory", "")

@@ -1,17 +1,20 @@
 """A slot: one process, one loop. Read a call, run it in the main thread, reply.
 
-It may be killed at any moment: it holds nothing that is not also held elsewhere. SIGINT asks the call
-that the pipe for stops names to end, as Ctrl-C would; one that is over is left in peace (`calls.py`). The same loop, in
-a thread and without signals, serves `processes=False`.
+    daemon ─► socket ─► _receive ─► _given ─► _run ─► _outcome ─► _called ─► the user's function
+                                                │                   └─ raised ─► failures.failed
+                                                └─► Done or Failed ─► socket ─► daemon
 
-A call that waits for calls of its own runs them, and theirs, one level deeper: see `minidask.task.context`.
+A slot may be killed at any moment: it holds nothing that is not also held elsewhere. SIGINT stops a call (`stops.py`).
+The same loop, in a thread and without signals, serves `processes=False`.
+
+A task that waits for its own tasks lends its slot to them: `begin_wait`, `receive`, `run_call` and `end_wait` run them
+on the same stack, one level deeper. `worker/lending.py` tells why, and `minidask/task/context.py` who calls these.
 """
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import faulthandler
 import os
 import signal
 import socket
@@ -20,47 +23,33 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.errors import SerializationError, TaskError, VersionMismatch
-from minidask.pickling import tracebacks
+from minidask.errors import VersionMismatch
 from minidask.pickling.payload import SlotBlobs, dumps, handed_over, loads
 from minidask.task import batch
 from minidask.task.context import SlotConfig, bind_slot
+from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
-from minidask.wire.messages import (
-    Done,
-    Failed,
-    Message,
-    Payload,
-    PutBlob,
-    ReleaseBlobs,
-    Resumed,
-    Run,
-    SlotReady,
-    TaskMessage,
-    Waiting,
-)
 
+from . import failures
 from .caller import Caller
 from .logs import Logs
-from .missing import explained
 from .stops import RunningCall, RunningCalls
 
 MAX_IOVEC = 512
 
 
 class Slot:
-    """The loop of one slot.
+    """The loop of one slot, and what the code of its tasks finds there (`SlotOfTask`).
 
     Args:
         sock: the connected socket to the worker daemon, blocking.
-        slot_config: what is around it.
-        stops: the pipe that names calls to be stopped; None if the process is not the slot's own: then it does not
-            set signals, paths and logging.
+        slot_config: the store, and how tasks find the scheduler.
+        stops: descriptor of the stop pipe; None if the process is not the slot's own. The slot then leaves signals,
+            import paths and logging alone.
     """
 
     def __init__(self, sock: socket.socket, slot_config: SlotConfig, stops: int | None) -> None:
@@ -74,18 +63,20 @@ class Slot:
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = SlotBlobs(self.store, to_process=self._alone)
         self._session: bytes | None = None
-        self._describing = 1  # so many of a task's blobs tell of its caller
+        self._describing = 1  # so many of a task's blobs describe its caller
         self._caller: Caller | None = None
-        self.described: Callable[[], Mapping[bytes, Payload]] | None = None
+        self.described: Callable[[], Mapping[bytes, m.Payload]] | None = None
         if self._alone:
             self._caller = Caller(self._blobs, (self.store.folder / DISK).resolve() / "code")
             self.described = self._caller.describe
             self._logs = Logs(self.tell_caller)
         self._calls = RunningCalls(stops)
-        self._given: collections.deque[Run] = collections.deque()  # to be run next
-        self._waiting: dict[tuple[int, ...], int] = {}  # by call: how many threads wait for what it has submitted
-        self._resumed: list[int] = []  # tasks of which the daemon has still to take note that they go on
-        self._sending = threading.RLock()  # held while that, or which calls run, changes with what is said of it
+        self._given: collections.deque[m.Run] = collections.deque()  # calls that have come and not begun
+        self._waiting: dict[tuple[int, ...], int] = {}  # by attempt: how many of its threads wait for its own tasks
+        self._resumed: list[int] = []  # tasks whose `Resumed` the daemon has not echoed yet
+        self._sending = (
+            threading.RLock()
+        )  # held while those, or the running calls, change together with a message about it
         self._receiving = threading.Lock()
         self._outgoing: collections.deque[list[memoryview]] = collections.deque()
         self._writing = False
@@ -94,8 +85,8 @@ class Slot:
         """Serve calls until the worker daemon closes the socket."""
         bind_slot(self, to_process=self._alone)
         self._heed_stops()
-        self._send(SlotReady())
-        with contextlib.suppress(ConnectionError):  # the daemon is gone, and with it all reason to be here
+        self._send(m.SlotReady())
+        with contextlib.suppress(ConnectionError):  # the daemon is gone: the slot has nobody to work for
             while True:
                 with self._receiving:
                     self._receive()
@@ -104,20 +95,20 @@ class Slot:
         if self.client is not None:
             self.client.close()
 
-    def _handle(self, message: Message) -> None:
+    def _handle(self, message: m.Message) -> None:
         match message:
-            case Run():
+            case m.Run():
                 if message.host not in self._resumed:
                     self._given.append(message)
-            case PutBlob(blob, payload):
+            case m.PutBlob(blob, payload):
                 self._blobs.put(blob, payload)
-            case ReleaseBlobs(blobs):
+            case m.ReleaseBlobs(blobs):
                 for blob in blobs:
                     self._blobs.forget(blob)
-            case Resumed(task):
+            case m.Resumed(task):
                 self._resumed.remove(task)
 
-    def _send(self, message: Message) -> None:
+    def _send(self, message: m.Message) -> None:
         call = self._calls.put_off_stops()  # a frame must not be torn by one
         try:
             self._outgoing.append([memoryview(piece) for piece in encode(message)])
@@ -142,38 +133,38 @@ class Slot:
                 if sent:
                     pieces[0] = pieces[0][sent:]
 
-    # --- for a call that waits for calls of its own; see `minidask.task.context.SlotOfTask` ---
+    # --- for the code of tasks: `minidask.task.context.SlotOfTask` ---
 
     @property
     def call(self) -> list[int]:
         """Number and attempt of the task that this thread works for; empty between tasks."""
-        return self._calls.own
+        return self._calls.current
 
     def work_for(self, call: list[int]) -> list[int]:
-        """From now on this thread works for a call; returns the one before."""
+        """Have this thread work for an attempt from now on. Returns the attempt before; empty if there was none."""
         return self._calls.work_for(call)
 
-    def tell_caller(self, channel: str, payload: Payload) -> bool:
-        """Send something to the process that this thread's task is from; False between tasks."""
+    def tell_caller(self, channel: str, payload: m.Payload) -> bool:
+        """Send a payload to the process that this thread's task comes from. Returns False between tasks."""
         call = self.call
         if call:
-            self._send(TaskMessage(call[0], call[1], channel, payload))
+            self._send(m.TaskMessage(call[0], call[1], channel, payload))
         return bool(call)
 
     def fileno(self) -> int:
-        """What gets readable when there may be a call to run."""
+        """The descriptor that gets readable when there may be a call to run."""
         return self._sock.fileno()
 
     def begin_wait(self, call: list[int]) -> None:
-        """A thread of the task, which `call` was, waits from now on."""
+        """Note that a thread of this attempt waits. The first one to wait has the daemon lend the slot."""
         with self._sending:
             if self._calls.runs(call):
                 threads = self._waiting[tuple(call)] = self._waiting.get(tuple(call), 0) + 1
                 if threads == 1:
-                    self._send(Waiting(*call))
+                    self._send(m.Waiting(*call))
 
     def end_wait(self, call: list[int]) -> None:
-        """It goes on. If it was the last one, what was sent to be run meanwhile, and not begun, is void."""
+        """Note that a thread of this attempt resumes. With the last one, guests that have not begun are dropped."""
         with self._sending:
             threads = self._waiting.get(tuple(call), 0)
             if threads > 1:
@@ -182,10 +173,10 @@ class Slot:
                 del self._waiting[tuple(call)]
                 self._given = collections.deque(run for run in self._given if run.host != call[0])
                 self._resumed.append(call[0])
-                self._send(Resumed(*call))
+                self._send(m.Resumed(*call))
 
     def receive(self) -> None:
-        """Read what has come, unless another thread does.
+        """Read and handle messages, blocking until some come; return at once if another thread reads already.
 
         Raises:
             ConnectionError: the daemon has gone.
@@ -204,11 +195,11 @@ class Slot:
             self._handle(decode(frame))
 
     def has_call(self) -> bool:
-        """Whether there is a call to be run: on top of one that waits, in whichever thread looks first."""
+        """Whether a guest is there to be run, on top of a call that waits. Any thread that waits may run it."""
         return bool(self._given)
 
     def run_call(self) -> None:
-        """Run it, and reply; the one below it waits for as long."""
+        """Run the next lent call, and reply. Its host counts as waiting until the call ends."""
         with self._sending:
             if not self._given:
                 return
@@ -224,8 +215,8 @@ class Slot:
 
     # --- one call ---
 
-    def _run(self, run: Run) -> None:
-        """Run a call, on top of those that wait for it, if there are any, and reply."""
+    def _run(self, run: m.Run) -> None:
+        """Run a call, on top of the calls that wait in this thread, and reply."""
         call = self._calls.begin(run.task, run.attempt)
         try:
             outcome = self._outcome(run, call)
@@ -234,25 +225,25 @@ class Slot:
             raise
         if self._alone:
             _flush_output()
-        if not call.before:  # nothing below it has a handler to lose
+        if not call.before:  # no call below it has a handler to lose
             self._heed_stops()
         with self._sending:
-            self._waiting.pop(tuple(call.name), None)  # a thread that it has left behind may still do
+            self._waiting.pop(tuple(call.attempt), None)  # a thread that it has left behind may still wait
             self._send(outcome)
-            self._calls.end(call)  # last: now a stop for the one below may interrupt
+            self._calls.end(call)  # last: from now on a stop may raise in the call below
 
     def _heed_stops(self) -> None:
-        """Have stops come to us, also after a task or what it has imported has taken SIGINT for itself."""
+        """Take SIGINT, also back from a task, or from a library, that has taken it for itself."""
         ours = self._alone and threading.get_ident() == threading.main_thread().ident
         if ours and signal.getsignal(signal.SIGINT) != self._calls.interrupt:
             signal.signal(signal.SIGINT, self._calls.interrupt)
 
-    def _outcome(self, run: Run, call: RunningCall) -> Message:
+    def _outcome(self, run: m.Run, call: RunningCall) -> m.Message:
         began = time.perf_counter()
         try:
-            if not call.before:  # what it is on top of has the same caller, and its own working directory
+            if not call.before:  # the call below it has the same caller, and its own working directory
                 self._apply_session(run)
-        except BaseException as error:  # noqa: BLE001 - it concerns this task alone
+        except BaseException as error:  # noqa: BLE001 - this task alone fails
             return self._failed(run, error, began)
         blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
         try:
@@ -260,7 +251,7 @@ class Slot:
         finally:
             blobs.end()
 
-    def _called(self, run: Run, call: RunningCall, began: float) -> Message:
+    def _called(self, run: m.Run, call: RunningCall, began: float) -> m.Message:
         try:
             try:
                 call.interruptible = True
@@ -272,47 +263,38 @@ class Slot:
             finally:
                 call.interruptible = False
             payload = handed_over(payload, self.store)
-            return Done(run.task, run.attempt, time.perf_counter() - began, payload)
+            return m.Done(run.task, run.attempt, time.perf_counter() - began, payload)
         except KeyboardInterrupt as error:
             call.interruptible = False
             if call.cut_import:
-                os._exit(0)  # what was cut in two cannot be mended here: start afresh
+                os._exit(0)  # half an import cannot be mended: the daemon starts a fresh slot
             return self._failed(run, error, began)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             call.interruptible = False
             return self._failed(run, error, began)
 
-    def _failed(self, run: Run, error: BaseException, began: float) -> Failed:
-        """The message that says so: the traceback's text, and the pickled pair of exception and notes."""
+    def _failed(self, run: m.Run, error: BaseException, began: float) -> m.Failed:
+        """The message for a call that raised; in a fork of the slot, ends that process instead."""
         if os.getpid() != self._pid:
             _end_fork(error)
-        duration = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         if self._caller is not None:
             self._caller.explain(error)
-        worker = os.environ.get("MINIDASK_WORKER", "local")
-        call = _call_that_raised(error)
-        if run.blobs and run.blobs[0] == self._session:
-            where = f"{worker!r} on {socket.gethostname()}"
-            error = explained(error, run.name, where, self._blobs.resolve(run.blobs[0]))
-        text = tracebacks.remote_text(error, _is_around_the_task)
-        notes = [*getattr(error, "__notes__", ()), tracebacks.note(run.name, call, worker)]
-        try:
-            payload = dumps((_presentable(error, run.name), notes), "the exception")
-        except SerializationError:
-            payload = dumps((None, notes), "the notes")  # the text of the traceback tells the rest
-        return Failed(run.task, run.attempt, duration, text, payload)
+        in_session = bool(run.blobs) and run.blobs[0] == self._session
+        session = self._blobs.resolve(run.blobs[0]) if in_session else None
+        return failures.failed(error, run, seconds, session, (__file__, batch.__file__))
 
     # --- the caller's session ---
 
-    def _apply_session(self, run: Run) -> None:
-        """Take over what the task needs of the calling process; its first blob describes that."""
+    def _apply_session(self, run: m.Run) -> None:
+        """Take over the session of the task's caller, which is its first blob, and go to the caller's directory."""
         if run.blobs and run.blobs[0] != self._session:
             self._begin_session(run)
         if self._caller is not None:
             self._caller.go_home()
 
-    def _begin_session(self, run: Run) -> None:
-        self._session = None  # if the new one cannot be taken over, the old one is not in force either
+    def _begin_session(self, run: m.Run) -> None:
+        self._session = None  # if the new session cannot be taken over, the old one is not in force either
         session = self._blobs.resolve(run.blobs[0])
         ours, theirs = list(sys.version_info[:2]), list(session["python"])
         if ours != theirs:
@@ -327,16 +309,8 @@ class Slot:
         self._session = run.blobs[0]
 
 
-def _presentable(error: BaseException, name: str) -> BaseException:
-    """An exception that may be raised in the caller without ending it."""
-    if isinstance(error, Exception):
-        return error
-    did = f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
-    return TaskError(f"task {name!r} {did}, which ends the task and not the program that called it")
-
-
 def _end_fork(error: BaseException | None) -> NoReturn:
-    """End a process that the task has forked and that has come to the task's end: the slot's socket is not its own."""
+    """End a process that a task has forked and that has returned from the task: the slot's socket is not its own."""
     code = 0 if error is None else 1
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -346,64 +320,7 @@ def _end_fork(error: BaseException | None) -> NoReturn:
     os._exit(code & 0xFF)
 
 
-def _is_around_the_task(frame: FrameType) -> bool:
-    return frame.f_code.co_filename in (__file__, batch.__file__)
-
-
-def _call_that_raised(error: BaseException) -> str:
-    """The call of the task in which it was raised, in short; empty if the task did not get so far."""
-    call, trace = "", error.__traceback__
-    while trace is not None and _is_around_the_task(trace.tb_frame):
-        seen = trace.tb_frame.f_locals
-        if "function" in seen and "kwargs" in seen and seen["function"] is not batch.run_batch:
-            call = tracebacks.short_call(seen["function"], seen["args"], seen["kwargs"])
-        trace = trace.tb_next
-    return call
-
-
 def _flush_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by the task: its business
             stream.flush()
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel end this process when the worker daemon is gone, whatever a task is doing (Linux)."""
-    if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the worker daemon is gone")
-
-
-def _yield_to_the_others() -> None:
-    """Get the same share of the processor, but do not take it from whoever computes at each message (Linux).
-
-    The daemon and the caller so deal with several messages at a time where there are more processes than cores.
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid it: it only saves time
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
-def main(arguments: list[str]) -> None:
-    """The slot process.
-
-    Args:
-        arguments: the file descriptors of the socket and of the pipe for stops, the daemon's process id, and what is in
-            `SlotConfig`.
-    """
-    sock, stops = socket.socket(fileno=int(arguments[0])), int(arguments[1])
-    for descriptor in (sock.fileno(), stops):
-        os.set_inheritable(descriptor, False)
-    os.set_blocking(stops, False)
-    _die_with(int(arguments[2]))
-    _yield_to_the_others()
-    faulthandler.enable()  # a crash in compiled code so tells where, as loky's do
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(line_buffering=True, errors="backslashreplace")
-    Slot(sock, SlotConfig(*arguments[3:]), stops).serve()

@@ -17,7 +17,7 @@ from minidask.host.imports import when_imported
 
 
 class AppliedTraits:
-    """What a slot process has of its present caller. `multiprocessing` is loaded when a task does, not before."""
+    """The present caller's traits in a slot process. `multiprocessing` is loaded when a task does, not before."""
 
     def __init__(self) -> None:
         self._session: Mapping[str, Any] = {}
@@ -26,7 +26,7 @@ class AppliedTraits:
         when_imported("multiprocessing.shared_memory", self._watch_segments)
 
     def take_over(self, session: Mapping[str, Any]) -> None:
-        """From now on, have the traits that this session describes."""
+        """Take over the traits that a session describes."""
         self._session = session
         sys.argv = list(session.get("argv", [""]))
         if "multiprocessing.process" in sys.modules:
@@ -42,7 +42,7 @@ class AppliedTraits:
         module.resource_tracker = _Segments(module.resource_tracker, self)
 
     def tracker(self) -> int | None:
-        """A new descriptor of the pipe to the caller's resource tracker; None if there is none to be had."""
+        """A new descriptor of the pipe to the caller's resource tracker; None if it cannot be opened."""
         try:
             process, descriptor, inode = self._session["tracker"]
             pipe = os.open(f"/proc/{process}/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
@@ -68,12 +68,12 @@ class _Segments:
         self._traits = traits
 
     def register(self, name: str, kind: str) -> None:
-        """A segment is there."""
+        """Register a segment that this process has created, and none that it attaches."""
         if sys._getframe(1).f_locals.get("create", True):  # the argument of `SharedMemory` itself
             self._tell(name, kind, "REGISTER")
 
     def unregister(self, name: str, kind: str) -> None:
-        """It was removed. Registering it again does no harm; a tracker complains of what it does not know."""
+        """Unregister a segment that was removed. It is registered first, as a tracker complains of unknown names."""
         self._tell(name, kind, "REGISTER", "UNREGISTER")
 
     def _tell(self, name: str, kind: str, *words: str) -> None:

@@ -1,0 +1,54 @@
+"""The first steps of a slot process; `minidask.worker.launch` tells how it is started, and why so."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+from minidask.task.context import SlotConfig
+
+from .loop import Slot
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the worker daemon ends, whatever a task is doing (Linux)."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the worker daemon is gone")
+
+
+def _run_as_batch() -> None:
+    """Do not preempt other processes when a call arrives (Linux). The share of the processor stays the same."""
+    if hasattr(os, "SCHED_BATCH"):
+        with contextlib.suppress(OSError):  # a sandbox may forbid it: it only saves time
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def main(arguments: list[str]) -> None:
+    """Run a slot in this process until its worker daemon closes the socket.
+
+    Args:
+        arguments: the file descriptors of the socket and of the pipe for stops, the daemon's process id, and the
+            fields of `SlotConfig`.
+    """
+    sock, stops = socket.socket(fileno=int(arguments[0])), int(arguments[1])
+    for descriptor in (sock.fileno(), stops):
+        os.set_inheritable(descriptor, False)
+    os.set_blocking(stops, False)
+    _die_with(int(arguments[2]))
+    _run_as_batch()
+    faulthandler.enable()  # a crash in compiled code so tells where, as loky's do
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True, errors="backslashreplace")
+    Slot(sock, SlotConfig(*arguments[3:]), stops).serve()
