@@ -45,6 +45,8 @@ class InsideParallel:
     def __init__(self, parallel: Any) -> None:
         self.parallel = parallel
         self.is_generator: bool = parallel.return_generator
+        self.raise_error: Callable[[], None] = parallel._raise_error_fast  # no frame of ours in a user's traceback
+        """Raises what a batch raised, if one has failed."""
         self._batch_class: Any = None
 
     # --- the state of the call ---
@@ -102,15 +104,13 @@ class InsideParallel:
 
     # --- errors ---
 
-    def raise_error(self) -> None:
-        """Raise what a batch raised, if that ended the call and joblib's own loop may not see it.
+    def forgets_error(self) -> bool:
+        """Whether a batch has failed and joblib's own loop may not see it: then `raise_error` has to be called.
 
-        joblib raises the error itself, unless no batch is left to wait for: then it forgets the error. A generator's
+        joblib raises what a batch raised, unless no batch is left to wait for: then it forgets the error. A generator's
         callbacks run in another thread, so the last batch may end at any moment.
         """
-        __tracebackhide__ = True
-        if self.is_aborting and (self.is_generator or not self.is_unfinished()):
-            self.parallel._raise_error_fast()
+        return self.is_aborting and (self.is_generator or not self.is_unfinished())
 
     def remember_batch_class(self, callback: object) -> None:
         """Note joblib's class for a submitted batch, which `fail` needs: the callback is an object of it."""

@@ -1,11 +1,46 @@
-"""A run of a `joblib.Parallel` object inside a task: it does its calls itself, and shares them with whoever is idle.
+"""A run of a `joblib.Parallel` object inside a task: the task runs its batches itself, and shares them with idle slots.
 
-    submit ─► kept here ──► run here, one after the other, nothing pickled unless a call may change what others see
-                  │ slots are idle
-                  └────► sent, as any other call; while nothing is kept, the slot runs what was sent and not taken
+    submit ─► the local queue ──► run here, one after the other
+                  │ a slot is idle
+                  └────────────► sent to the cluster, as any other task
 
-So where all slots are busy, a nested call costs what a loop does. What a function that came by value keeps, in globals
-or elsewhere, each batch finds as the task had it, wherever it runs; arguments are the task's own where it runs here.
+**Why batches stay local.** A task that calls `Parallel` often does so while every slot runs such a task: each tree of
+a forest in a search, for instance. Batches that were sent away would only wait in a queue, and come back to this slot
+after 1.2 ms of processor time. In the local queue a nested run costs what a loop does, and less than threads.
+
+**When they are shared.** The scheduler sends an idle notice (`IdleSlots`) when the first slot has nothing to do, and
+another one when the last such slot has. As long as slots are idle, batches are sent; and those in the local queue
+with them, by the task's thread between two batches, or by a thread for it (`_share`) if the task's own is busy. Of a
+run with `n_jobs=N`, N-1 batches are out at a time, as one may run here.
+
+**Leapfrogging.** At some point the local queue is empty, and the run waits for batches that it has sent. A slot that
+only waits is lost for the cluster; if all slots wait, nothing runs at all. Dask starts another thread, so it needs
+more threads the deeper the nesting. Here the slot is lent: while this thread waits in `Leadership.read`, the scheduler
+may send the slot a *descendant* of the waiting task, which runs on top of it, on the same stack.
+
+    the slot's stack, top first          why it is there
+    ─────────────────────────────────    ─────────────────────────────────────────────────
+    a batch of B's run                   B's descendant, sent to this slot as a guest
+    task B: Parallel(...), waits         a batch of A's run, sent away and not yet taken: A's descendant
+    task A: Parallel(...), waits         the slot's own task
+
+Only descendants may come. What a task waits for is always a descendant of its own, so the guest on top is something
+that the waiting tasks below need, or a part of it; it cannot wait for anything of them. Any other task could hold up
+the ones below for as long as it takes. The rule that the scheduler keeps: no lent slot idles beside a descendant that
+is ready. So there is always one that goes on, and no nesting stands still.
+
+For this file it means three things. `_run_one` ends the loan first (`keep_slot`), as the slot has work of the task's
+own again, and reads once after it, as messages may have come. A thread that cannot lead says that it waits all the
+same (`waiting` in `_follow`): the thread that leads runs the guests for both. And it looks again soon, since the
+leader may stop to lead at any time.
+
+**Copies.** A function that came by value may hold state: globals, closures, attributes. Sent away, each batch finds
+that state as it was when the batch was submitted. So that a batch here finds the same, one whose function has state is
+pickled and runs on a copy. Arguments are not copied.
+
+**Generators.** Between two results, a generator hands control back to the task. No thread collects meanwhile, as the
+run may be in the task's only thread: the task's own thread collects when the task asks for the next result
+(`InsideParallel.wait_by`). joblib's own loop would sleep there, and not lend the slot.
 """
 
 from __future__ import annotations
@@ -16,7 +51,7 @@ import threading
 import time
 from typing import Any
 
-from minidask.backend.run import Callback, Job, ParallelRun
+from minidask.backend.run import Batch, Callback, ParallelRun, future_of_batch
 from minidask.client.client import Client
 from minidask.client.future import Future
 from minidask.client.helping import LOOK_SECONDS
@@ -28,67 +63,70 @@ from minidask.pickling.watch import has_state, is_generator
 from minidask.task.context import waiting
 from minidask.wire.messages import RanInline
 
-TELL_SECONDS = 0.25
+REPORT_SECONDS = 0.25
+IDLE_NOTICE_SECONDS = 1.0
 MAX_FUNCTIONS = 1000
 
 
 class NestedRun(ParallelRun):
-    """See the module's docstring; arguments as `ParallelRun`'s."""
+    """A run inside a task: see the module's docstring. It takes the arguments of `ParallelRun`."""
 
     def __init__(self, client: Client, *arguments: Any) -> None:
-        self._kept: collections.deque[Job] = collections.deque()
+        self._local_queue: collections.deque[Batch] = collections.deque()
         self._sharing = threading.Lock()
-        self._thread = 0  # which collects
+        self._collecting_thread = 0
         self._stateful: dict[int, tuple[Any, bool]] = {}  # by id of a function: it, and `has_state` of it
-        self._only_here = False  # once something cannot be sent
-        self._ran = self._failed = 0  # calls that ran here, and that was not told yet
-        self._told = time.monotonic()
+        self._stays_local = False  # once something cannot be pickled
+        self._ran = self._failed = 0  # batches that ran here since the last report
+        self._last_report = time.monotonic()
         super().__init__(client, *arguments)
         client.shell.on_idle.append(self._share_if_busy)
 
     def _start_collecting(self) -> None:
-        """A generator hands control back to the task, whose thread so collects whenever it wants to have a result."""
+        """Have the task's own thread collect whenever it wants a generator's next result."""
         if self._inside.is_generator:
             self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
-    def _send(self, job: Job) -> Future:
+    def _send(self, batch: Batch) -> Future:
+        """Send a batch if a slot is idle, else put it into the local queue."""
         with self._sharing:
             if self._may_share():
-                return self._send_or_keep(job)
-        self._kept.append(job)
-        return _future()
+                return self._send_or_queue(batch)
+        self._local_queue.append(batch)
+        return future_of_batch()
 
     def _may_share(self) -> bool:
-        """Whether to send another one: there are slots for it, and one less than the limit, as one may run here."""
-        within = not self._group.limit or self._under_way < self._group.limit - 1
-        return bool(self._client.shell.core.idle) and within and not self._only_here
+        """Whether to send another batch: a slot is idle, and the limit leaves one batch to run here."""
+        within = not self._group.limit or self._in_flight < self._group.limit - 1
+        return bool(self._client.shell.core.idle) and within and not self._stays_local
 
-    def _send_or_keep(self, job: Job) -> Future:
+    def _send_or_queue(self, batch: Batch) -> Future:
+        """Send a batch; one that cannot be pickled runs here, and so do all after it."""
         try:
-            return super()._send(job)
+            return super()._send(batch)
         except SerializationError:
-            self._kept.append(job)  # it has to run here
-            self._only_here = True
-            return _future()
+            self._local_queue.append(batch)
+            self._stays_local = True
+            return future_of_batch()
         except MinidaskError as error:
-            return self._fail(job, error)
+            return self._fail(batch, error)
 
     # --- sharing ---
 
     def _share(self) -> None:
-        """Send of what is kept as much as others can do."""
+        """Send batches of the local queue, as many as idle slots may take."""
         with self._sharing:
             while self._may_share():
                 try:
-                    job = self._kept.popleft()
+                    batch = self._local_queue.popleft()
                 except IndexError:
-                    return  # there is none left, or the task has just begun the last one
-                self._send_or_keep(job)
+                    return  # the task has just begun the last one
+                self._send_or_queue(batch)
 
     def _share_if_busy(self) -> None:
-        """Others have nothing to do, while the task's own thread, unless it is this one, may be busy for long."""
-        if self._kept and self._may_share() and threading.get_ident() != self._thread:
-            with contextlib.suppress(RuntimeError):  # there are no more threads to be had: it is done here instead
+        """Share from a new thread: the task's own may be busy for long, unless this is it."""
+        if self._local_queue and self._may_share() and threading.get_ident() != self._collecting_thread:
+            with contextlib.suppress(RuntimeError):  # no more threads can be started: the batches run here instead
                 start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
 
     def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
@@ -96,17 +134,19 @@ class NestedRun(ParallelRun):
         self._share_if_busy()
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
-        self._share()  # they are a user's code, and may take long
+        """Share first: callbacks are the user's code, and may take long."""
+        self._share()
         super()._run_callbacks(leadership)
 
-    # --- working ---
+    # --- running batches here ---
 
     def _work_here(self, leadership: Leadership | None) -> bool:
-        self._thread = threading.get_ident()
-        if not self._kept:
+        """Share the local queue, or run the first batch of it; False if the queue is empty."""
+        self._collecting_thread = threading.get_ident()
+        if not self._local_queue:
             return False
         if self._client.shell.core.idle is None and leadership is not None:
-            leadership.read(1.0, lend=False)  # it will be told in a moment
+            leadership.read(IDLE_NOTICE_SECONDS, lend=False)  # the first idle notice comes in a moment
         if self._may_share():
             self._share()
         else:
@@ -115,46 +155,51 @@ class NestedRun(ParallelRun):
 
     def _run_one(self, leadership: Leadership | None) -> None:
         try:
-            job = self._kept.popleft()
+            batch = self._local_queue.popleft()
         except IndexError:
-            return  # it has just been sent
-        future = _future()
+            return  # another thread has just sent it
+        future = future_of_batch()
         if leadership is None:
-            self._run(job, future)
+            self._run(batch, future)
         else:
             leadership.keep_slot()
-            leadership.run(lambda: self._run(job, future))
+            leadership.run(lambda: self._run(batch, future))
             leadership.read(0, lend=False)
-        self._is_done(len(job.items), job.callback, future)
+        self._is_done(len(batch.items), batch.callback, future)
 
-    def _run(self, job: Job, future: Future) -> None:
+    def _run(self, batch: Batch, future: Future) -> None:
         began = time.perf_counter()
         future.set_running_or_notify_cancel()
         try:
-            result = self._result(job)
-        except Exception as error:  # noqa: BLE001 - whatever it raises is its outcome
+            result = self._result(batch)
+        except Exception as error:  # noqa: BLE001 - any exception is the outcome of the batch
             future.set_exception(error)
         else:
             future.set_result(result)
         future.duration = time.perf_counter() - began
         self._ran += 1
         self._failed += future.exception() is not None
-        if time.monotonic() - self._told > TELL_SECONDS:
-            self._tell()
+        if time.monotonic() - self._last_report > REPORT_SECONDS:
+            self._report()
 
-    def _result(self, job: Job) -> list[Any]:
-        call = (job.items, job.nesting_level, self._inner_threads)
-        if not self._only_here and any(map(self._has_state, job.items)):
+    def _result(self, batch: Batch) -> list[Any]:
+        """Run a batch, on a copy if a function of it has state.
+
+        Raises:
+            Exception: what a call raises.
+        """
+        arguments = (batch.items, batch.nesting_level, self._inner_threads)
+        if not self._stays_local and any(map(self._has_state, batch.items)):
             try:
-                payload = dumps((self._run_batch, call), "a nested call")
+                payload = dumps((self._run_batch, arguments), "a nested call")
             except SerializationError:
-                self._only_here = True
+                self._stays_local = True
             else:
                 return list(run_apart(payload))
-        return self._run_batch(*call)
+        return self._run_batch(*arguments)
 
     def _has_state(self, item: Any) -> bool:
-        """Whether what this does may depend on what was run before."""
+        """Whether what a call does may depend on what ran before it."""
         function, args, kwargs = item
         known = self._stateful.get(id(function))
         if known is None:
@@ -163,31 +208,29 @@ class NestedRun(ParallelRun):
             known = self._stateful[id(function)] = (function, has_state(function))
         return known[1] or any(map(is_generator, args)) or any(map(is_generator, kwargs.values()))
 
-    def _tell(self) -> None:
-        """Have the scheduler know how far the task is, for those who look at a progress bar."""
-        self._told = time.monotonic()
+    def _report(self) -> None:
+        """Tell the scheduler how many batches ran here, for progress bars."""
+        self._last_report = time.monotonic()
         self._client.shell.send_if_open([RanInline(self._group.parent, self._ran, self._failed)])
         self._ran = self._failed = 0
 
-    def _wait_for_others(self, seconds: float | None) -> bool:
-        """The thread that reads also runs what this slot is given, and may stop to at any time."""
+    def _follow(self, seconds: float | None) -> bool:
+        """Wait, while the slot is lent by the thread that reads, which may stop to read at any time."""
         with waiting(self._client.shell.reader.slot, self._group.parent):
-            super()._wait_for_others(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
+            super()._follow(LOOK_SECONDS if seconds is None else min(seconds, LOOK_SECONDS))
         return False
 
     # --- the end ---
 
     def abort(self) -> None:
-        self._kept.clear()
+        """Forget the local queue, and cancel or stop the batches that were sent."""
+        self._local_queue.clear()
         super().abort()
 
     def close(self) -> None:
+        """End the run, with a last report."""
         self._client.shell.on_idle.remove(self._share_if_busy)
         self._inside.wait_as_joblib()
         if self._ran:
-            self._tell()
+            self._report()
         super().close()
-
-
-def _future() -> Future:
-    return Future(0, "batch")

@@ -1,49 +1,98 @@
-"""One run of a `joblib.Parallel` object: its tasks, and who runs joblib's callbacks for them.
+"""One run of a `joblib.Parallel` object: its batches as tasks, and the loop that collects what they return.
 
-Nothing of joblib is imported here; `joblib_backend.py` explains how the two meet.
+joblib gives its backend a batch of calls and a callback, and expects the callback once the batch is over. The callback
+unpickles the results, pulls the next calls from the user's iterable, and submits them as another batch. So callbacks
+are the user's code: they may take any time, raise anything, and wait for other tasks.
+
+    the reading thread                  the collecting thread
+    ──────────────────                  ─────────────────────
+    TaskDone comes                      collect_until_done
+    Future.settle                         while joblib has more to come:
+    on_done: put the callback ──queue──►    run callbacks ──► submit the next batch
+                                            or wait
+
+**Which thread runs callbacks.** Never the client's reading thread. An iterable that waits for another task would wait
+for a message which only that thread could read. For a list, the thread that called `Parallel` runs them: it has
+nothing else to do until all results are there. A generator hands control back to the user between two results, and may
+not be asked for the next one for a long time. Its callbacks have a thread of their own, `_run_callbacks_forever`.
+
+**How the waiting thread waits.** It reads the socket itself (leader/followers, see `client/reading.py`), so a result
+is not handed from thread to thread. While it leads, `_done` can only be filled by its own reading, and the order of
+one step is: run callbacks if there are any, else wait for messages. While another thread leads, it follows: it waits at
+the queue, and looks every half second whether the run is over.
+
+**How the wait is cut short.** Four things end it early:
+
+- A message that comes. If it completes a batch, the callback is in the queue when `read` returns.
+- A nudge: another thread has an urgent use for the lead, so `wanted_back` is true and this thread leaves the lead.
+- joblib's `timeout`. The oldest pending batch has a deadline, and waits are not longer than the time left until then.
+- A signal. Its handler runs between two steps, or in `Leadership.run`; what it raises leaves the loop.
+
+joblib has a loop of its own, which looks every 10 ms whether the next result is there. It comes after this one, finds
+all results, and never sleeps. A nested run has more to do while it waits, see `nested_run.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from minidask.backend.inside_joblib import InsideParallel
-from minidask.backend.total import calls_in_all
+from minidask.backend.total import total_calls
 from minidask.client.client import Client
 from minidask.client.core import Lost
 from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.client.reading import Leadership
+from minidask.client.tally import CallCounts
 from minidask.errors import MinidaskError
 from minidask.host.signals import Uninterrupted, start
 from minidask.pickling.functions import name_of
 from minidask.pickling.sharing import Scattered
 
 if TYPE_CHECKING:
-    from minidask.client.progress import Bar, CallCounter
+    from minidask.client.progress import Bar
 
 Callback = Callable[[Future], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
-NOBODY = Future(0, "")
 
 
-class Job(NamedTuple):
-    """One batch: its calls, as `(function, args, kwargs)` each, and joblib's callback for when it is done."""
+class Batch(NamedTuple):
+    """Calls that joblib submits together.
+
+    Attributes:
+        items: the calls, each as `(function, args, kwargs)`.
+        nesting_level: joblib's depth of the backend within other backends.
+        callback: joblib's, for when the batch is over.
+    """
 
     items: list[Any]
     nesting_level: int | None
     callback: Callback | None
 
 
-class ParallelRun:
-    """One run of a `Parallel` object: its tasks, and who runs joblib's callbacks for them.
+def future_of_batch() -> Future:
+    """A future for a batch that is not sent to the cluster, to be settled here."""
+    return Future(0, "batch")
 
-    With `slots`, those that the cluster has now, it makes use of those that come later too.
+
+class ParallelRun:
+    """Submits the batches of one run, and runs joblib's callbacks for them: see the module's docstring.
+
+    Args:
+        client: sends the batches.
+        group: the run's own, with the limit of `n_jobs`.
+        inside: the `Parallel` object.
+        run_batch: called in the slot with the items, the nesting level and `inner_threads`.
+        inner_threads: the most threads that a library may use in a batch; None: as many as the slot gives it.
+        shared: objects of `scatter=` with their handles, which are sent in their place.
+        slots: how many slots joblib counts with; 0: the user has set `n_jobs`, and slots that join are not used.
+        bar: shows the run; bars over all that the client submits show it too.
     """
 
     def __init__(
@@ -62,12 +111,14 @@ class ParallelRun:
         self._inside = inside
         self._run_batch = run_batch
         self._inner_threads = inner_threads
-        self._done: queue.SimpleQueue[tuple[Callback, Future] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._slots = slots
-        self._under_way = self._most = 0  # batches
+        self._in_flight = self._most_in_flight = 0  # batches
+        self._oldest = 0  # position of the oldest pending batch, among joblib's
         self._call_id = inside.call_id
-        self._bars = list(dict.fromkeys([calls.bar for calls in client.shell.bars] + ([bar] if bar else [])))
-        self._counts: list[CallCounter] = []
+        self._counts = CallCounts(inside.parallel.n_tasks)
+        self._bars = dict.fromkeys([over.bar for over in client.shell.bars] + ([bar] if bar else []))
+        self._bars_begun: list[Bar] = []
         self._aborted = False
         self._shared = {id(obj): handle for obj, handle in shared}
         for obj, handle in shared:
@@ -78,72 +129,60 @@ class ParallelRun:
         self._start_collecting()
 
     def _start_collecting(self) -> None:
-        """See to the callbacks of a generator; for a list, `collect_until_done` does."""
+        """Start the thread for a generator's callbacks; for a list, `collect_until_done` runs them."""
         if self._inside.is_generator:
-            start(threading.Thread(target=self._collect_forever, name="minidask-callbacks", daemon=True))
+            start(threading.Thread(target=self._run_callbacks_forever, name="minidask-callbacks", daemon=True))
 
-    def submit(self, batch: Any, callback: Callback | None, nesting_level: int | None) -> Future:
-        """Send a batch. What goes wrong is the outcome of the future: joblib expects no exception here."""
+    # --- submitting ---
+
+    def submit(self, calls: Any, callback: Callback | None, nesting_level: int | None) -> Future:
+        """Send a batch. An error is the outcome of the future: joblib expects no exception here.
+
+        Args:
+            calls: joblib's object with `items`, or a function to be called without arguments.
+            callback: called with the future, by the thread that collects.
+            nesting_level: as in `Batch`.
+        """
         self._inside.remember_batch_class(callback)
-        job = Job(batch.items if hasattr(batch, "items") else [(batch, (), {})], nesting_level, callback)
-        self._count(job.items)
+        batch = Batch(calls.items if hasattr(calls, "items") else [(calls, (), {})], nesting_level, callback)
+        self._count_submitted(batch.items)
         try:
-            return self._send(job)
+            return self._send(batch)
         except MinidaskError as error:
-            return self._fail(job, error)
+            return self._fail(batch, error)
 
-    def _fail(self, job: Job, error: MinidaskError) -> Future:
-        """A batch cannot be run, and why."""
-        future = Future(0, "batch")
+    def _fail(self, batch: Batch, error: MinidaskError) -> Future:
+        future = future_of_batch()
         future.settle(Lost(error))
-        self._is_done(len(job.items), job.callback, future)
+        self._is_done(len(batch.items), batch.callback, future)
         return future
 
-    def _send(self, job: Job) -> Future:
+    def _send(self, batch: Batch) -> Future:
         """Have the cluster run a batch.
 
         Raises:
-            MinidaskError: it cannot be sent.
+            MinidaskError: the batch cannot be pickled, or the connection is lost.
         """
-        arguments = (self._with_handles(job.items), job.nesting_level, self._inner_threads)
-        count, callback = len(job.items), job.callback  # not the job: its arguments go once they were sent
+        arguments = (self._with_handles(batch.items), batch.nesting_level, self._inner_threads)
+        count, callback = len(batch.items), batch.callback  # not the batch: its arguments go once they were sent
 
         def on_done(future: Future) -> None:
-            self._under_way -= 1
+            self._in_flight -= 1
             self._is_done(count, callback, future)
 
-        name = name_of(job.items[0][0])
+        name = name_of(batch.items[0][0])
         future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
-        self._under_way += 1
-        self._most = max(self._most, self._under_way)
+        self._in_flight += 1
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
         return future
 
     def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
-        """A batch of so many calls is over."""
+        """Note that a batch of `count` calls is over, and queue its callback; the reading thread may call this."""
         if future.cancelled():
             return
-        for calls in self._counts:
-            calls.over(future, count)
+        self._counts.add(count, failed=future.failed)
         if callback is not None:
-            self._done.put((callback, future))
-
-    def _count(self, items: list[Any]) -> None:
-        """Show on bars, if there are any, that these are submitted."""
-        if self._bars and not self._counts:  # only now, where joblib sees to it that the call will be closed
-            with Uninterrupted():
-                for bar in self._bars:
-                    self._counts.append(
-                        bar.begin(self._client.shell, name_of(items[0][0]), self._inside.parallel.n_tasks)
-                    )
-        for calls in self._counts:
-            calls.submitted(len(items))
-
-    def count_all(self) -> None:
-        """Tell the bars how many there will be, if that is known by now."""
-        total = calls_in_all(self._inside) if self._counts else None
-        if total is not None:
-            for calls in self._counts:
-                calls.expect(total)
+            self._done.put(functools.partial(callback, future))
 
     def _with_handles(self, items: list[Any]) -> list[Any]:
         """Put handles in the place of scattered lists and dicts, which the pickler does not ask about."""
@@ -155,53 +194,86 @@ class ParallelRun:
             for function, args, kwargs in items
         ]
 
-    # --- slots that come during the call ---
+    # --- progress bars ---
+
+    def _count_submitted(self, items: list[Any]) -> None:
+        """Count calls, and show bars from the first batch on: from then joblib sees to it that the run is closed."""
+        self._counts.submitted += len(items)
+        if self._bars and not self._bars_begun:
+            with Uninterrupted():  # each bar that was begun is to be ended
+                for bar in self._bars:
+                    bar.begin(self._client.shell, self._counts, name_of(items[0][0]))
+                    self._bars_begun.append(bar)
+
+    def count_all(self) -> None:
+        """Tell the bars how many calls there will be, if the user's iterable tells."""
+        total = total_calls(self._inside) if self._bars_begun else None
+        if total is not None:
+            self._counts.total = total
+
+    # --- slots that join during the run ---
 
     def _workers_changed(self) -> None:
         if self._client.slots() > self._slots:
-            self._done.put((self._widen, NOBODY))
+            self._done.put(self._widen)
 
-    def _widen(self, nobody: Future) -> None:
-        """Dispatch more: joblib keeps so many batches under way as it chose to for the slots of the beginning."""
+    def _widen(self) -> None:
+        """Have joblib submit more batches, as many as it would have for the slots that there are now.
+
+        joblib keeps as many batches under way as it chose to at the start. A `pre_dispatch` that is a number is the
+        user's own choice, and stays.
+        """
         inside, slots = self._inside, self._client.slots()
         with inside.dispatching():
             if inside.call_id != self._call_id or slots <= self._slots:
                 return
             if not isinstance(inside.parallel.pre_dispatch, str):
-                return  # a number is the user's own choice
-            more = -(-self._most * slots // self._slots) - self._most
+                return
+            more = -(-self._most_in_flight * slots // self._slots) - self._most_in_flight
             self._slots = slots
             inside.dispatch_for(slots, more)
 
     # --- collecting ---
 
     def collect_until_done(self) -> None:
-        """Run joblib's callbacks here until the call is complete, aborted or timed out."""
+        """Run joblib's callbacks in this thread until the run has completed, failed or timed out."""
         self._collect(self._inside.must_wait)
 
-    def _collect(self, go_on: Callable[[], bool]) -> None:
-        head = 0
-        while go_on():
+    def _collect(self, must_wait: Callable[[], bool]) -> None:
+        self._oldest = 0
+        while must_wait():
             with self._client.shell.reader.lead() as leadership:
-                while go_on():
-                    if not self._done.empty():
-                        self._run_callbacks(leadership)
-                        continue
-                    if self._work_here(leadership):
-                        continue
-                    wait, head = self._inside.seconds_left(head)
-                    if leadership is not None:
-                        if self._client.shell.reader.wanted_back:
-                            break  # it is another thread's turn
-                        leadership.read(wait)
-                    elif not self._wait_for_others(wait):
-                        break  # to look whether it is our turn now
+                while must_wait() and self._step(leadership):
+                    pass
 
-    def _wait_for_others(self, seconds: float | None) -> bool:
-        """Wait until there may be callbacks to run, while another thread reads; False to try to read again."""
+    def _step(self, leadership: Leadership | None) -> bool:
+        """Run callbacks, or do other work, or wait. `leadership` is None while another thread reads.
+
+        Returns:
+            False to leave the lead, or to try to get it.
+        """
+        if not self._done.empty():
+            self._run_callbacks(leadership)
+            return True
+        if self._work_here(leadership):
+            return True
+        seconds, self._oldest = self._inside.seconds_left(self._oldest)
+        if leadership is None:
+            return self._follow(seconds)
+        if self._client.shell.reader.wanted_back:
+            return False
+        leadership.read(seconds)
+        return True
+
+    def _follow(self, seconds: float | None) -> bool:
+        """Wait, while another thread reads, until there are callbacks to run; half a second at most.
+
+        Returns:
+            False to try to lead. A run outside of tasks never does: the thread that reads goes on in any case.
+        """
         seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
         with contextlib.suppress(queue.Empty):
-            self._done.put(self._done.get(timeout=seconds))  # whose turn it is does not matter
+            self._done.put(self._done.get(timeout=seconds))  # the order of callbacks does not matter
         return True
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
@@ -212,47 +284,34 @@ class ParallelRun:
 
     def _run_all(self) -> None:
         while not self._done.empty():
-            item = self._done.get()
-            if item is not None:
-                item[0](item[1])
+            callback = self._done.get()
+            if callback is not None:
+                callback()
 
     def _work_here(self, leadership: Leadership | None) -> bool:
-        """Do something useful before waiting; False if there is nothing to do."""
+        """Do something useful before waiting, as `NestedRun` does; False: there is nothing to do."""
         return False
 
-    def _collect_forever(self) -> None:
-        while (item := self._done.get()) is not None:
+    def _run_callbacks_forever(self) -> None:
+        """Run a generator's callbacks until `close`. An error is raised where the user asks for results."""
+        while (callback := self._done.get()) is not None:
             try:
-                item[0](item[1])
-            except BaseException as error:  # noqa: BLE001 - raised where the results are asked for
+                callback()
+            except BaseException as error:  # noqa: BLE001 - see above
                 self._inside.fail(error)
 
     # --- the end ---
 
     def abort(self) -> None:
+        """Cancel the batches that wait, and stop those that run."""
         self._aborted = True
         self._group.cancel()
 
     def close(self) -> None:
+        """End the run: its thread, its group, and its part of the bars."""
         self._client.shell.workers.on_change.discard(self._workers_changed)
         self._done.put(None)
         self._client.shell.channels.flush()
         self._group.close()
-        for calls in self._counts:
-            calls.end(not self._aborted)
-
-
-class SharedData:
-    """The objects of `scatter=`, sent ahead when the first call starts and held until the backend is forgotten."""
-
-    def __init__(self, objects: list[Any]) -> None:
-        self._objects = objects
-        self._handles: list[tuple[Any, Scattered]] = []
-        self._client: Client | None = None
-
-    def handles(self, client: Client) -> list[tuple[Any, Scattered]]:
-        """Each object with its handle at this client."""
-        if self._objects and self._client is not client:
-            self._handles = [(obj, client.scatter_one(obj)) for obj in self._objects]
-            self._client = client
-        return self._handles
+        for bar in self._bars_begun:
+            bar.end(self._counts, not self._aborted)

@@ -19,7 +19,7 @@ from minidask.host.signals import pass_on
 READ_AHEAD = 10_000
 
 
-def calls_in_all(inside: InsideParallel) -> int | None:
+def total_calls(inside: InsideParallel) -> int | None:
     """The number of calls of a running `Parallel`; None where its iterable does not tell."""
     if inside.parallel.n_tasks is not None:
         return int(inside.parallel.n_tasks)

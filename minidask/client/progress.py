@@ -1,9 +1,19 @@
 """Progress bars: a thin shell around tqdm, which is loaded only when a bar is asked for.
 
-    calls submitted, futures done ─► CallCounter ─► Tally ─┐
-    the scheduler's answers ─────────► _News ────────┴─► a thread, four times a second ─► tqdm
+    CallCounts of a `Parallel` run ──────┐
+    CallCounts of futures ───────────────┼─► Tally ─► a thread, four times a second ─► tqdm
+    the scheduler's answers ─► _Answers ─┘
 
-Nothing here waits for the screen while it holds what others count with: a terminal may be stopped.
+Those who count do not know of bars: a bar's thread reads their counts when it draws, without a lock. So a terminal that
+is stopped holds up nobody but that thread.
+
+The client counts what it submits. It knows more than the scheduler: which of its calls are in the block that a bar is
+for, what was cancelled, what could not be pickled or unpickled, and how things stood when the scheduler was lost. The
+scheduler is asked for the rest: how many calls run now, and how many nested ones there are. It is asked again when it
+has answered, four times a second at most, and only while a bar is shown.
+
+Calls of less than a second that follow one another share one line. A line each would push everything else off the
+screen, and where such a series ends nobody can say before the `with` block does.
 """
 
 from __future__ import annotations
@@ -19,8 +29,8 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from minidask.client.interrupts import INTERRUPT_SECONDS, Condition
-from minidask.client.tally import Cluster, Line, Part, Tally, cluster_of, since
+from minidask.client.interrupts import INTERRUPT_SECONDS
+from minidask.client.tally import BarText, CallCounts, SchedulerCounts, Tally, counts_of_asker, since
 from minidask.errors import MinidaskError
 from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import Uninterrupted, start, suppress
@@ -46,54 +56,57 @@ class Bar:
     """
 
     def __init__(self, gathers: bool = False) -> None:
-        self._tqdm = _load_tqdm()
+        self._tqdm_class = _load_tqdm()
         self._gathers = gathers
-        self.counting = Condition()  # garbage collection may lead to a future that ends
         self._tally = Tally()
-        self._life = threading.RLock()  # held while calls begin and end
-        self._calls = 0
+        self._life = threading.RLock()  # held while counts begin and end; never by the thread that draws
+        self._open = 0
         self._ended_well = True
         self._began = self._stretch_began = self._drawn_at = 0.0
         self._name = ""
-        self._news: _News | None = None
-        self._line: Any = None
+        self._answers: _Answers | None = None
+        self._bar: Any = None
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
         _bars.add(self)
 
-    def begin(self, shell: ClientShell, name: str = "", total: int | None = None) -> CallCounter:
-        """Count some calls, of which there will be `total`, None if nobody knows yet."""
+    def begin(self, shell: ClientShell, counts: CallCounts, name: str = "") -> None:
+        """Show some counts, until `end` is called with them.
+
+        Args:
+            shell: the client that submits the calls.
+            counts: go on changing.
+            name: stands before the bar; empty: the name of the calls before.
+        """
         with self._life:
-            self._calls += 1
+            self._open += 1
             self._name = name or self._name
-            if self._calls == 1:
+            if self._open == 1:
                 self._stretch_began = time.time()
                 if not self._tally:
-                    self._began, self._news = self._stretch_began, _News(shell)
+                    self._began, self._answers = self._stretch_began, _Answers(shell)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 start(self._thread)
-            with self.counting:
-                return CallCounter(self, self._tally.open(total))
+            self._tally.open(counts)
 
-    def end(self, part: Part, ended_well: bool) -> None:
-        """No more calls of this part will come."""
-        with self._life:
-            with self.counting:
-                self._tally.close(part, ended_well)
-            self._calls -= 1
+    def end(self, counts: CallCounts, ended_well: bool) -> None:
+        """Note that these counts change no more; the bar is drawn a last time if they were the last ones."""
+        with Uninterrupted(), self._life:
+            self._tally.close(counts, ended_well)
+            self._open -= 1
             self._ended_well &= ended_well
-            if not self._calls:
+            if not self._open:
                 self._pause()
 
     def release(self) -> None:
-        """No more calls are to be gathered: leave the line on the screen."""
+        """Gather no more calls: leave the line on the screen."""
         self._gathers = False
-        # Garbage collection may lead here from anywhere: from a thread, too, that whoever ends calls waits for.
+        # Garbage collection may lead here from any thread, also from one that the holder of the lock waits for.
         if self._pid == os.getpid() and self._life.acquire(blocking=False):
             try:
-                if not self._calls:
+                if not self._open:
                     self._leave()
             finally:
                 self._life.release()
@@ -105,16 +118,16 @@ class Bar:
         short = time.time() - self._stretch_began < SHORT_SECONDS
         if not (self._gathers and short and self._ended_well):
             self._leave()
-        elif self._line is not None:
-            self._line.clear()
+        elif self._bar is not None:
+            self._bar.clear()
 
     def _leave(self) -> None:
         """Leave the last state on the screen, and begin anew."""
         if self._tally:
-            assert self._news is not None
-            self._news.last_word()
+            assert self._answers is not None
+            self._answers.wait_for_last()
             self._draw(last=True)
-        self._line = None
+        self._bar = None
         self._tally = Tally()
         self._ended_well = True
 
@@ -122,146 +135,133 @@ class Bar:
 
     def _draw_until_the_end(self) -> None:
         while not self._end.wait(max(0.0, max(self._began, self._drawn_at) + DRAW_SECONDS - time.time())):
-            assert self._news is not None
-            self._news.follow()
+            assert self._answers is not None
+            self._answers.follow()
             self._draw()
 
     def _draw(self, last: bool = False) -> None:
-        assert self._news is not None
+        assert self._answers is not None
         self._drawn_at = time.time()
-        with self.counting:
-            line = self._tally.line(self._news.cluster)
+        text = self._tally.text(self._answers.latest)
         if sys.stderr is None or self._pid != os.getpid():
             return
         with suppress(Exception):  # the screen is gone, or is an object of the caller's: no reason to end a call
-            self._show(line)
+            self._show(text)
             if last:
-                if getattr(self._line, "pos", 0):  # one line below another bar's, which tqdm would leave there too
-                    self._line.clear()
-                self._line.close()
+                if getattr(self._bar, "pos", 0):  # one line below another bar's, which tqdm would leave there too
+                    self._bar.clear()
+                self._bar.close()
 
-    def _show(self, line: Line) -> None:
-        if self._line is None:
-            self._line = self._tqdm(total=line.total, initial=line.over, desc=self._name or None, dynamic_ncols=True)
-            self._line.initial, self._line.start_t = 0, self._began
-        if line.total != self._line.total:
-            if hasattr(self._line, "container"):  # a notebook's bar has a length of its own
-                self._line.reset(line.total)
-                self._line.start_t = self._began
-            self._line.total = line.total
-        self._line.n = line.over
-        self._line.set_description_str(self._name, refresh=False)  # tqdm itself puts the colon
-        self._line.set_postfix_str(line.note)
+    def _show(self, text: BarText) -> None:
+        if self._bar is None:
+            self._bar = self._tqdm_class(
+                total=text.total, initial=text.over, desc=self._name or None, dynamic_ncols=True
+            )
+            self._bar.initial, self._bar.start_t = 0, self._began
+        if text.total != self._bar.total:
+            if hasattr(self._bar, "container"):  # a notebook's bar has a length of its own
+                self._bar.reset(text.total)
+                self._bar.start_t = self._began
+            self._bar.total = text.total
+        self._bar.n = text.over
+        self._bar.set_description_str(self._name, refresh=False)  # tqdm itself puts the colon
+        self._bar.set_postfix_str(text.note)
 
     def abandon(self) -> None:
-        """In a forked child: the line is the parent's, and so are the threads that hold the locks."""
-        self.counting, self._life = Condition(), threading.RLock()
-        if self._line is not None:
-            self._line.disable = True
+        """Be quiet, in a forked child: the line on the screen is the parent's, and so is the thread with the lock."""
+        self._life = threading.RLock()
+        if self._bar is not None:
+            self._bar.disable = True
 
     # --- for users ---
 
     @contextlib.contextmanager
     def over(self, shell: ClientShell) -> Iterator[None]:
         """Show all that a client submits within the block."""
-        with self._counting(shell) as calls:
-            shell.count_on(calls)
+        with self._watching(shell) as watched:
+            shell.count_on(watched)
             try:
                 yield
             finally:
-                shell.count_no_more_on(calls)
+                shell.count_no_more_on(watched)
 
     def wait(self, shell: ClientShell, futures: Sequence[Future]) -> None:
         """Show these futures until all are done."""
-        with self._counting(shell) as calls:
+        with self._watching(shell) as watched:
             for future in futures:
-                calls.watch(future)
+                watched.watch(future)
             while concurrent.futures.wait(futures, INTERRUPT_SECONDS).not_done:
                 pass
 
     @contextlib.contextmanager
-    def _counting(self, shell: ClientShell) -> Iterator[CallCounter]:
-        begun: list[CallCounter] = []
+    def _watching(self, shell: ClientShell) -> Iterator[WatchedFutures]:
+        watched = WatchedFutures(self)
+        begun: list[WatchedFutures] = []
         try:
             with Uninterrupted():  # what was begun is to be ended
-                begun.append(self.begin(shell, total=0))
-            yield begun[0]
+                self.begin(shell, watched.counts)
+                begun.append(watched)
+            yield watched
         finally:
-            for calls in begun:
-                calls.end()
+            for each in begun:
+                if self._pid == os.getpid():  # else another thread of the parent's may have held the lock
+                    each.count_done()
+                self.end(each.counts, ended_well=True)
 
 
-class CallCounter:
-    """Counts calls on a bar."""
+class WatchedFutures:
+    """Counts futures of one call each, for a bar."""
 
-    def __init__(self, bar: Bar, part: Part) -> None:
+    def __init__(self, bar: Bar) -> None:
         self.bar = bar
-        self._part = part
-        self._watched: set[Future] = set()
-
-    def expect(self, total: int) -> None:
-        """So many there will be."""
-        with self.bar.counting:
-            self._part.total = total
-
-    def submitted(self, count: int) -> None:
-        """So many more were submitted."""
-        with self.bar.counting:
-            self._part.submitted += count
-
-    def over(self, future: Future, count: int) -> None:
-        """A future of so many calls is done; one that failed counts as one call."""
-        with self.bar.counting:
-            if future.cancelled():
-                self._part.cancelled += count
-            elif future.failed:
-                self._part.failed += 1
-            else:
-                self._part.done += count
+        self.counts = CallCounts(total=0)
+        self._lock = threading.RLock()  # garbage collection may lead to a future that ends
+        self._not_counted: set[Future] = set()
 
     def watch(self, future: Future) -> None:
-        """Count a future of one call, now and when it is done."""
-        with self.bar.counting:
-            self._watched.add(future)
-            self._part.submitted += 1
-            self._part.total = self._part.submitted
-        future.add_done_callback(self._watched_over)
+        """Count a future, now and when it is done."""
+        with self._lock:
+            self._not_counted.add(future)
+            self.counts.submitted += 1
+            self.counts.total = self.counts.submitted
+        future.add_done_callback(self._count)
 
-    def _watched_over(self, future: Future) -> None:
-        with self.bar.counting:
-            self.over(future, 1)
-            self._watched.discard(future)
-            self.bar.counting.notify_all()
+    def count_done(self) -> None:
+        """Count those futures that are done, also where another thread is just about to call their callbacks."""
+        with self._lock:
+            for future in list(self._not_counted):
+                if future.done():
+                    self._count(future)
 
-    def _all_counted(self) -> bool:
-        with self.bar.counting:
-            return not any(future.done() for future in self._watched)
-
-    def end(self, ended_well: bool = True) -> None:
-        """No more will come; those that are done by now are still counted."""
-        with Uninterrupted():
-            self.bar.counting.sleepers.sleep_until(self._all_counted, LAST_WORD_SECONDS)
-            self.bar.end(self._part, ended_well)
+    def _count(self, future: Future) -> None:
+        with self._lock:
+            if future in self._not_counted:
+                self._not_counted.discard(future)
+                self.counts.add(1, failed=future.failed, cancelled=future.cancelled())
 
 
-class _News:
-    """What the scheduler says of a client's tasks, since this was made. Asked again when it has answered."""
+class _Answers:
+    """What the scheduler says of a client's tasks, without those from before this was made."""
 
     def __init__(self, shell: ClientShell) -> None:
-        self.cluster: Cluster | None = None
+        self.latest: SchedulerCounts | None = None
+        """None until the second answer."""
         self._shell = shell
-        self._before: Cluster | None = None
-        self._answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._before: SchedulerCounts | None = None
+        self._received: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._asked = self._ended = False
         self._ask()
 
     def follow(self) -> None:
-        """Take what has come, and ask for more."""
+        """Take the answer, if it is there, and ask again."""
         self._take(0)
         self._ask()
 
-    def last_word(self) -> None:
-        """Wait a moment for the last count of nested tasks."""
+    def wait_for_last(self) -> None:
+        """Wait for the last count of nested tasks, half a second at most for each of two answers.
+
+        The reading thread does not wait: no answer could come.
+        """
         if not self._shell.reader.in_this_thread():
             self._take(LAST_WORD_SECONDS)  # the answer to a question of before
             self._ask()
@@ -271,23 +271,23 @@ class _News:
         if not self._asked:
             self._asked = True
             try:
-                self._shell.ask(self._answers.put)
+                self._shell.ask(self._received.put)
             except MinidaskError:  # the connection is gone: the calls themselves will tell
-                self._answers.put(None)
+                self._received.put(None)
 
     def _take(self, seconds: float) -> None:
         if self._ended:
             return
         with contextlib.suppress(queue.Empty):
-            info = self._answers.get(seconds > 0, seconds or None)
-            cluster = None if info is None else cluster_of(info)
-            self._ended = cluster is None
-            if cluster is not None:
+            info = self._received.get(seconds > 0, seconds or None)
+            counts = None if info is None else counts_of_asker(info)
+            self._ended = counts is None
+            if counts is not None:
                 self._asked = False
                 if self._before is None:
-                    self._before = cluster  # from before the calls came
+                    self._before = counts
                 else:
-                    self.cluster = since(cluster, self._before)
+                    self.latest = since(counts, self._before)
 
 
 def _load_tqdm() -> Any:

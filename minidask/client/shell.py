@@ -61,7 +61,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class SubmitCounter(Protocol):
-    """What counts the calls that are submitted: a bar's `CallCounter`."""
+    """What counts the calls that are submitted: a bar's `WatchedFutures`."""
 
     bar: Any
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 
-class Cluster(NamedTuple):
+class SchedulerCounts(NamedTuple):
     """What the scheduler says of one client's tasks: how many run now, and how many its tasks have submitted."""
 
     running: int
@@ -14,7 +14,7 @@ class Cluster(NamedTuple):
     nested_over: int
 
 
-class Line(NamedTuple):
+class BarText(NamedTuple):
     """What a bar shows: how many calls are over, of how many if that is known, and a note on the others."""
 
     over: int
@@ -22,9 +22,9 @@ class Line(NamedTuple):
     note: str
 
 
-@dataclass(eq=False)
-class Part:
-    """Calls that are counted together; `total` is how many there will be, None while nobody knows."""
+@dataclass(eq=False, slots=True)
+class CallCounts:
+    """Counts of calls that belong together; `total` is how many there will be, None while that is unknown."""
 
     total: int | None = None
     submitted: int = 0
@@ -32,63 +32,79 @@ class Part:
     failed: int = 0
     cancelled: int = 0
 
+    def add(self, calls: int, *, failed: bool = False, cancelled: bool = False) -> None:
+        """Count a task of so many calls that is over. A failed one counts as one call: the others did not end."""
+        if cancelled:
+            self.cancelled += calls
+        elif failed:
+            self.failed += 1
+        else:
+            self.done += calls
+
 
 class Tally:
-    """Adds up the parts of a bar."""
+    """Adds up the counts that one bar shows.
+
+    One thread may call `open` and `close` while another one reads: all that is read changes in one assignment.
+    """
 
     def __init__(self) -> None:
-        self._open: list[Part] = []
-        self._closed = Part(total=0)
+        self._counts: tuple[CallCounts, ...] = (CallCounts(total=0),)  # the first one: of all that were closed
 
     def __bool__(self) -> bool:
         """Whether there is something to show."""
-        return any(part.submitted for part in [*self._open, self._closed])
+        return any(counts.submitted for counts in self._counts)
 
-    def open(self, total: int | None = None) -> Part:
-        """A new part, whose counts are from then on the caller's to change."""
-        part = Part(total)
-        self._open.append(part)
-        return part
+    def open(self, counts: CallCounts) -> None:
+        """Show these counts too, which go on changing."""
+        self._counts = (*self._counts, counts)
 
-    def close(self, part: Part, ended_well: bool) -> None:
-        """No more calls will come; if the part ended well, then those that came are all there are."""
-        self._open.remove(part)
-        total = part.submitted if ended_well else part.total
-        closed = self._closed
-        self._closed = Part(
-            None if closed.total is None or total is None else closed.total + total,
-            closed.submitted + part.submitted,
-            closed.done + part.done,
-            closed.failed + part.failed,
-            closed.cancelled + part.cancelled,
+    def close(self, counts: CallCounts, ended_well: bool) -> None:
+        """Note that these counts change no more. If the calls ended well, those that came are all there are."""
+        closed, *others = self._counts
+        total = counts.submitted if ended_well else counts.total
+        self._counts = (
+            CallCounts(
+                None if closed.total is None or total is None else closed.total + total,
+                closed.submitted + counts.submitted,
+                closed.done + counts.done,
+                closed.failed + counts.failed,
+                closed.cancelled + counts.cancelled,
+            ),
+            *(other for other in others if other is not counts),
         )
 
-    def line(self, cluster: Cluster | None = None) -> Line:
-        """The bar as it is now; None for the cluster where its scheduler has not yet told."""
-        parts = [*self._open, self._closed]
-        failed, cancelled = sum(part.failed for part in parts), sum(part.cancelled for part in parts)
-        totals = [part.total for part in parts]
+    def text(self, scheduler: SchedulerCounts | None = None) -> BarText:
+        """The bar as it is now.
+
+        Args:
+            scheduler: what the scheduler says; None: it has not answered yet.
+        """
+        all_counts = self._counts
+        failed = sum(counts.failed for counts in all_counts)
+        cancelled = sum(counts.cancelled for counts in all_counts)
+        totals = [counts.total for counts in all_counts]
         total = None if None in totals else sum(filter(None, totals))
         note = []
-        if self._open and cluster is not None:
-            note.append(f"{cluster.running} running")
+        if len(all_counts) > 1 and scheduler is not None:
+            note.append(f"{scheduler.running} running")
         if failed:
             note.append(f"{failed} failed")
         if cancelled:
             note.append(f"{cancelled} cancelled")
-        if cluster is not None and cluster.nested:
-            note.append(f"nested {cluster.nested_over}/{cluster.nested}")
-        return Line(sum(part.done for part in parts) + failed, total, ", ".join(note))
+        if scheduler is not None and scheduler.nested:
+            note.append(f"nested {scheduler.nested_over}/{scheduler.nested}")
+        return BarText(sum(counts.done for counts in all_counts) + failed, total, ", ".join(note))
 
 
-def cluster_of(info: dict[str, Any]) -> Cluster | None:
+def counts_of_asker(info: dict[str, Any]) -> SchedulerCounts | None:
     """What the scheduler's description of itself says of the client that asked for it."""
     for client in info["clients"]:
         if client["id"] == info["you"]:
-            return Cluster(client["running"], client["nested"]["submitted"], client["nested"]["finished"])
+            return SchedulerCounts(client["running"], client["nested"]["submitted"], client["nested"]["finished"])
     return None
 
 
-def since(cluster: Cluster, before: Cluster) -> Cluster:
-    """The same, without those nested tasks that there were before."""
-    return Cluster(cluster.running, cluster.nested - before.nested, cluster.nested_over - before.nested_over)
+def since(now: SchedulerCounts, before: SchedulerCounts) -> SchedulerCounts:
+    """The counts of now, without those nested tasks that were counted before."""
+    return SchedulerCounts(now.running, now.nested - before.nested, now.nested_over - before.nested_over)

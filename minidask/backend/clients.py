@@ -1,0 +1,60 @@
+"""Which client a `Parallel` call goes through: one that there is, or one that is made for it."""
+
+from __future__ import annotations
+
+import threading
+
+from minidask.client import registry
+from minidask.client.client import Client
+from minidask.client.nested import find_client, get_client
+from minidask.client.places import address_of_environment
+from minidask.host.forks import Layer, on_fork
+from minidask.task.context import current_slot
+
+_clients: dict[str | None, Client] = {}
+_clients_lock = threading.Lock()
+
+
+def client_for(address: str | None) -> Client:
+    """The client for an address; a new one is kept for later calls.
+
+    A client that was made here and has lost its scheduler is made again. It connects to the same address or fails.
+    Where no address was given, another cluster is started on this machine.
+
+    Args:
+        address: None: that of the task's own client, or of the last one that was made in this process, or in
+            `MINIDASK_SCHEDULER`, or a cluster on this machine.
+
+    Raises:
+        MinidaskError: there is no scheduler at the address, or it refuses.
+    """
+    if address is None:
+        client = get_client() if current_slot() is not None else find_client()
+        if client is not None:
+            return client
+    access_file = None
+    if address is None and registry.inherited is not None:
+        address, access_file = registry.inherited
+    address = address or address_of_environment()
+    with _clients_lock:
+        client = _clients.get(address)
+        if client is None or client.closed:
+            if client is not None:
+                client.close()
+            client = Client(address, access_file=access_file)
+            client.implicit = True
+            _clients[address] = client
+    if current_slot() is not None:
+        own = get_client()
+        if own.shell.connection.scheduler_id == client.shell.connection.scheduler_id:
+            return own  # a task that names its own cluster
+    return client
+
+
+def _after_fork_in_child() -> None:
+    global _clients_lock
+    _clients_lock = threading.Lock()  # a thread of the parent may have held it
+    _clients.clear()
+
+
+on_fork(Layer.CLIENTS, _after_fork_in_child)
