@@ -220,7 +220,7 @@ class Client:
         return self.scatter_one(data)
 
     def scatter_one(self, data: Any) -> Scattered:
-        """As `scatter`, for one object as a whole, be it a list or a dict."""
+        """Send one object ahead as a whole, be it a list or a dict; returns the one handle that stands for it."""
         if isinstance(data, Scattered):
             raise TypeError(f"scatter() takes data, not {data!r}, which is scattered already")
         return self.shell.scatter(data)

@@ -130,7 +130,7 @@ def _around(loaded: list[_File]) -> Iterator[_File]:
 
 
 def _folder_of_the_program() -> str | None:
-    """That of a script, whose tasks may import what lies beside it; None for what is no script, or in a package."""
+    """The folder of the program's script, whose tasks may import what lies beside it; None if there is none."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if getattr(getattr(main, "__spec__", None), "parent", "") or not isinstance(file, str) or not file.endswith(".py"):

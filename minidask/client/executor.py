@@ -22,7 +22,12 @@ class ClientExecutor(concurrent.futures.Executor):
         self._shut = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """As the standard one: every argument is the function's."""
+        """Run `fn(*args, **kwargs)` on the cluster; every argument is the function's.
+
+        Raises:
+            RuntimeError: this executor was shut down.
+            TypeError: `fn` cannot be called.
+        """
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
@@ -34,7 +39,7 @@ class ClientExecutor(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As the standard one."""
+        """Take no more calls. With `wait`, return when those submitted are done; with `cancel_futures`, cancel them."""
         with self._lock:
             self._shut = True
             pending = list(self._pending)

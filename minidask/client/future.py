@@ -126,7 +126,7 @@ class Future(concurrent.futures.Future[Any]):
         return first
 
     def result(self, timeout: float | None = None) -> Any:
-        """As the standard one: wait, and return or raise the task's outcome.
+        """Wait `timeout` seconds at most, and return what the task returned, or raise what it raised.
 
         Raises:
             TimeoutError: it is not there within `timeout` seconds.
@@ -140,7 +140,13 @@ class Future(concurrent.futures.Future[Any]):
             del self  # no cycle through the traceback
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As the standard one: wait, and return what the task raised, or None."""
+        """Wait `timeout` seconds at most, and return what the task raised; None if it returned.
+
+        Raises:
+            TimeoutError: it is not done by then.
+            CancelledError: it was cancelled.
+            RuntimeError: this thread is handling a message, and would have to complete it.
+        """
         if self._is_handling_messages() and not self.done():
             raise RuntimeError("a done-callback may not wait for another future: this thread would have to complete it")
         end = math.inf if timeout is None else time.monotonic() + timeout

@@ -43,7 +43,7 @@ class TaskGroup:
         on_done: Callable[[Future], None] | None = None,
         counted: bool = False,
     ) -> Future:
-        """As `Client.submit`, within the group; `on_done` is called with the future once it is done.
+        """Have the cluster run a call of the group; `on_done` is called with the future once it is done.
 
         If it is `counted` already, it is not counted again on bars over all that the client submits.
 

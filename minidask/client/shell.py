@@ -92,7 +92,7 @@ class ClientShell:
         self.connection = connection
         self.core: ClientCore[Handle] = ClientCore(str(connection.address))
         self.store = BlobStore.of(connection.peer_info)
-        """That of the cluster, if it is on this machine."""
+        """The store of the cluster, if the cluster is on this machine."""
         self.marks_output = not self.is_here
         """Whether what tasks print is shown with the worker that it came from."""
         self.takes_records = True

@@ -102,7 +102,7 @@ def map_file(
 
 
 def _copied(array: Any, in_vain: bool, numpy: Any) -> Any:
-    """As data, read-only if it would be in vain to write to what is no longer the file."""
+    """Have an array of a file pickled as data; read-only if writes would not reach the file, as the task expects."""
     plain = array.view(numpy.ndarray)
     reduced = (plain if plain.flags.forc else numpy.ascontiguousarray(plain)).__reduce_ex__(5)
     return (read_only, reduced) if in_vain and array.nbytes else reduced

@@ -117,7 +117,7 @@ class GlobalsOfModules(dict[int, SharedGlobals]):
     """In the place of cloudpickle's table of the globals that one pickle holds, by id."""
 
     def setdefault(self, key: int, default: Any = None) -> SharedGlobals:
-        """As `dict.setdefault`; cloudpickle's default is an empty dict."""
+        """Return the globals under this key, made if there are none; cloudpickle's default is not used."""
         if key not in self:
             self[key] = SharedGlobals(key)
         return self[key]

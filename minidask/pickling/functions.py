@@ -72,7 +72,7 @@ def is_wrapper(obj: Any) -> bool:
 
 
 def parts_of_wrapper(obj: Any) -> tuple[Key, Key]:
-    """As `fingerprint`, for such a wrapper."""
+    """What a wrapper of scikit-learn's consists of: a key of identities, and the objects that must live as long."""
     held = tuple(vars(obj).values())
     return (type(obj), *vars(obj), *map(id, held)), held
 

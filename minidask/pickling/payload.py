@@ -163,7 +163,11 @@ def dumps(obj: Any, what: str) -> Payload:
 
 
 def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, list[bytes]]:
-    """As `dumps`, with what the interner knows sent by name; also returns the names used."""
+    """Pickle one object, with ids of blobs in the place of what the interner knows; returns those ids too.
+
+    Raises:
+        SerializationError: it cannot be pickled; `what` names it there.
+    """
     send_mp_main_by_value()
     file, beside = io.BytesIO(), _Beside(interner)
     try:

@@ -220,7 +220,7 @@ class Interner:
         return blob
 
     def find_data(self, obj: Any) -> bytes | None:
-        """As `find`, for what was scattered."""
+        """The blob that a scattered handle stands for, or an object that was scattered; None for anything else."""
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
@@ -262,7 +262,7 @@ class Interner:
         return reference(names, self._mode)
 
     def reference_in_function(self, raw: memoryview) -> bytes | None:
-        """As `reference`, for what a function holds: all its calls in a slot share that, so none may write to it.
+        """What stands for a large buffer that a function holds. All calls in a slot share it, so none may write to it.
 
         It is held as long as the function is, also where the buffer is a copy that was made to be pickled.
         """
