@@ -17,6 +17,7 @@ GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 TOUR = (ROOT / "docs/tour.md").read_text()
 MAX_TERMS = 75
 MAX_LINE = 120
+MAX_SPINE = 4500
 
 TERMS: list[tuple[str, str, str]] = re.findall(
     r"^\| ([^|`]+) \| [^|]+ \| `([\w/]+\.py)` `([\w.]+)` \|$", GLOSSARY, re.MULTILINE
@@ -79,8 +80,8 @@ def test_the_steps_of_each_journey_are_numbered_from_one() -> None:
     assert len(diagrams) >= 4
 
 
-def test_the_files_of_the_spine_exist() -> None:
-    assert SPINE and [file for file in SPINE if not (ROOT / file).is_file()] == []
+def test_the_spine_can_be_read_in_an_evening() -> None:
+    assert 0 < sum(len((ROOT / file).read_text().splitlines()) for file in SPINE) <= MAX_SPINE
 
 
 def test_the_tour_fits_into_a_terminal() -> None:
