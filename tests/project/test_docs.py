@@ -67,6 +67,13 @@ def test_no_term_is_there_twice() -> None:
     assert [term for term, count in Counter(term for term, _, _ in TERMS).items() if count > 1] == []
 
 
+def test_no_two_public_classes_share_a_name() -> None:
+    files = [path for folder in ("minidask", "scheduler", "worker") for path in (ROOT / folder).rglob("*.py")]
+    trees = [ast.parse(path.read_text()) for path in files]
+    names = Counter(node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef))
+    assert [name for name, count in names.items() if count > 1 and not name.startswith("_")] == []
+
+
 # --- the tour ---
 
 
