@@ -23,7 +23,7 @@ ANOTHER = "3.99.1"
 def another_python(programs: Programs, address: str, name: str = "wrong") -> Program:
     """A worker that takes itself for one of another Python: such a one need not be on this machine."""
     text = (
-        "import sys\nfrom minidask import packages\n"
+        "import sys\nfrom minidask.host import packages\n"
         f"packages.python_version = lambda: {ANOTHER!r}\n"
         "from minidask.worker.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
     )
