@@ -50,6 +50,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_printed(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the code of a room prints is looked at by its test, or a fault: an error that nobody has caught, say."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] in ("end_to_end", "foreign", "project"):
+        yield
+        return
+    capture = request.getfixturevalue("capsys" if "capsys" in request.fixturenames else "capfd")
+    yield
+    printed = "".join(capture.readouterr())
+    assert not printed, f"nobody has looked at this: {printed}"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def clients_are_closed() -> Iterator[None]:
     sweep()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minidask.client import core as client_core
 from minidask.client.core import ClientCore, Lost, Raised, Returned, Settle, Tell
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.wire import messages as m
@@ -262,3 +265,18 @@ def test_the_first_reason_for_the_end_is_told(core: ClientCore[str], first: str)
     core.end("the socket was closed")
     text = {"goodbye": "the scheduler at tcp://here:1 said goodbye: that was all", "close": "the client was closed"}
     assert core.why_closed == text[first]
+
+
+# --- the list of reasons ---
+
+
+def test_all_know_the_same_reasons_why_a_task_may_be_lost() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+    listed = text[text.index("`reason` is `") :].partition(".")[0]
+    assert sorted(re.findall(r'"([\w-]+)"', listed)) == sorted(m.REASONS)
+    assert sorted(client_core._LOSSES) == sorted(m.REASONS)
+    for reason in m.REASONS:
+        outcome = client_core.outcome_of(m.TaskLost(1, reason, "text"))
+        assert isinstance(outcome, Lost)
+        assert type(outcome.error) is client_core._LOSSES[reason]
+    assert type(client_core.outcome_of(m.TaskLost(1, "of the future", "text")).error) is MinidaskError

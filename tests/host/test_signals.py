@@ -1,4 +1,4 @@
-"""Handlers that raise: told from other errors, put off where they must not come, and leaving nothing locked."""
+"""Handlers that raise: told from other errors and put off where they must not come."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from minidask.client.interrupts import Condition, Sleepers
 from minidask.host.signals import Uninterrupted, pass_on, raised_by_handler, suppress
 
 
@@ -140,60 +139,3 @@ def test_another_thread_changes_no_handler() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
-
-
-def test_sleepers_wake_and_time_out() -> None:
-    sleepers, facts = Sleepers(), []
-    assert not sleepers.sleep_until(lambda: facts, 0.01)
-
-    def tell() -> None:
-        facts.append(1)
-        sleepers.wake()
-
-    threads = [threading.Thread(target=sleepers.sleep_until, args=(lambda: facts, 20)) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    threading.Thread(target=tell).start()
-    for thread in threads:
-        thread.join(20)
-        assert not thread.is_alive()
-    assert sleepers.sleep_until(lambda: facts, None)
-
-
-def test_a_condition_is_never_left_locked(handle: Callable[[Any], None]) -> None:
-    condition = Condition()
-    stop = threading.Event()
-    taken: list[int] = []
-
-    def take() -> None:
-        while not stop.is_set():
-            with condition:
-                taken.append(1)
-
-    armed = False
-
-    def strike_if_armed(number: int, frame: FrameType | None) -> None:
-        if armed:
-            strike(number, frame)
-
-    handle(strike_if_armed)
-    thread = threading.Thread(target=take)
-    thread.start()
-    signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-    try:
-        for _ in range(200):
-            try:
-                armed = True
-                while True:
-                    with condition:
-                        condition.notify_all()
-            except TimeIsUp:
-                armed = False
-    finally:
-        armed = False
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        stop.set()
-        thread.join(20)
-    assert not thread.is_alive()
-    assert condition.acquire(timeout=5)
-    condition.release()

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from minidask import errors
-from minidask.client import core as client_core
-from minidask.client.versions import VersionWatch, all_versions, comparison
-from minidask.client.workers import WorkerTable
-from minidask.host.packages import COMPARED, distribution_of, installed
-from minidask.host.versions import described, differences, fits, minor
 from minidask.scheduler.core import NO_WORKERS_SECONDS, Outbox, SchedulerCore
 from minidask.scheduler.events import Joined, Left, Received, Tick
 from minidask.scheduler.invariants import check
@@ -220,108 +213,3 @@ def test_who_asks_sees_which_workers_are_of_use_and_every_ones_versions() -> Non
         assert workers[0]["packages"] == {"numpy": "2.0"}
         assert "odd" not in workers[0]
         assert room.of(client, m.Workers)[0].workers[0][3] == {"python": OTHER, "numpy": "2.0"}
-
-
-# --- the client's side ---
-
-
-def table(*workers: tuple[str, dict[str, str]]) -> WorkerTable:
-    found = WorkerTable(OURS)
-    found.told([[f"tcp://{name}", name, 2, versions] for name, versions in workers])
-    return found
-
-
-def test_only_workers_of_this_python_count() -> None:
-    room = table(("a", {"python": PATCHED}), ("b", {"python": OTHER}), ("c", {}))
-    assert room.nthreads() == {"tcp://a": 2, "tcp://c": 2}
-    assert room.slots() == 4
-    assert list(room.unusable()) == ["tcp://b"]
-    assert room.refusal() == ""
-    only = table(("b", {"python": OTHER}))
-    assert "Python 3.11.7" in only.refusal() and "b at tcp://b (Python 3.12.1)" in only.refusal()
-    only.told_of("tcp://b", "b", 0, {"python": OTHER})
-    assert only.refusal() == ""  # it is about to end
-    assert table().refusal() == ""
-
-
-def test_each_other_python_is_warned_of_once_and_packages_once() -> None:
-    own = {"python": OURS, "numpy": "2.1", "pandas": "2.0", "scipy": "1.0"}
-    room = table(
-        ("a", {"python": OURS, "numpy": "1.9"}), ("b", {"python": OTHER}), ("c", {"python": OURS, "numpy": "2.1"})
-    )
-    watch = VersionWatch(own, room)
-    with pytest.warns(errors.VersionWarning) as caught:
-        watch.warn()
-    python, packages = (str(warning.message) for warning in caught)
-    assert "machine b at tcp://b runs Python 3.12.1 and this client 3.11.7" in python
-    assert packages.endswith("\n        client  a\nnumpy   2.1     1.9\npandas  2.0     -\nscipy   1.0     -")
-    room.told_of("tcp://d", "d", 1, {"python": OURS, "numpy": "0.1"})
-    room.told_of("tcp://b:2", "b", 1, {"python": OTHER})
-    watch.warn()  # nothing new: a warning is an error in these tests
-
-
-def test_what_a_worker_lacks_is_no_reason_to_warn_but_no_match_either() -> None:
-    own, theirs = {"python": OURS, "pandas": "2.0"}, {"python": OURS}
-    assert differences(own, theirs) == []
-    assert differences(own, theirs, missing=True) == ["pandas"]
-    assert differences(theirs, own, missing=True) == []
-    info = {"version": "1", "packages": {"minidask": "1"}, "machines": [{"address": "tcp://a", "python": OURS}]}
-    own["minidask"] = "1"
-    found = all_versions(own, info, check=False)
-    assert found["machines"] == {"tcp://a": {"python": OURS}}
-    with pytest.raises(errors.VersionMismatch, match=r"\n\s+client\s+tcp://a\npandas"):
-        all_versions(own, info, check=True)
-
-
-def test_workers_that_agree_share_a_column() -> None:
-    text = comparison({"numpy": "2"}, {f"w{number}": {"numpy": "1"} for number in range(40)} | {"x": {"numpy": "3"}})
-    assert text == "       client  w0 and 39 more  x\nnumpy  2       1               3"
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [("3.11.7", "3.11"), ("3.13.0rc1", "3.13"), ("3.12", "3.12"), ("3", ""), ("", ""), (None, ""), (3.11, "")],
-)
-def test_the_part_of_a_version_that_has_to_agree(version: object, expected: str) -> None:
-    assert minor(version) == expected
-
-
-def test_which_go_together() -> None:
-    assert fits("3.11", ["3.12", "3.11"]) and fits("", ["3.12"]) and fits("3.11", [""])
-    assert not fits("3.11", ["3.12"]) and not fits("", []) and not fits("3.11", [])
-
-
-def test_the_versions_of_what_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import importlib.metadata
-
-    found = installed()
-    for name in COMPARED:
-        assert found.get(name) == importlib.metadata.version(name)
-    (tmp_path / "scikit_learn-0.0.dist-info").mkdir()
-    (tmp_path / "Pandas-9.9-py3.11.egg-info").mkdir()
-    (tmp_path / "numpy.egg-info").mkdir()
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.syspath_prepend(tmp_path)
-    assert installed() == {**found, "scikit-learn": "0.0", "pandas": "9.9"}
-    assert described({"python": 3, "packages": {"a": "1" * 1000, "b": 2}}) == {"a": "1" * 64}
-
-
-def test_a_module_is_known_by_its_distribution() -> None:
-    found = distribution_of("sklearn.linear_model")
-    assert found is not None and found.name == "scikit-learn"
-    assert distribution_of("no_such_module") is None
-
-
-# --- the list of reasons ---
-
-
-def test_all_know_the_same_reasons_why_a_task_may_be_lost() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
-    listed = text[text.index("`reason` is `") :].partition(".")[0]
-    assert sorted(re.findall(r'"([\w-]+)"', listed)) == sorted(m.REASONS)
-    assert sorted(client_core._LOSSES) == sorted(m.REASONS)
-    for reason in m.REASONS:
-        outcome = client_core.outcome_of(m.TaskLost(1, reason, "text"))
-        assert isinstance(outcome, client_core.Lost)
-        assert type(outcome.error) is client_core._LOSSES[reason]
-    assert type(client_core.outcome_of(m.TaskLost(1, "of the future", "text")).error) is errors.MinidaskError
