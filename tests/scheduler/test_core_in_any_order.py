@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
 
@@ -542,4 +543,4 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
-TestScheduler = SchedulerMachine.TestCase
+TestScheduler: Any = pytest.mark.timeout(240)(SchedulerMachine.TestCase)

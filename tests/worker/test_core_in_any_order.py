@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -243,4 +244,4 @@ class WorkerMachine(RuleBasedStateMachine):
 
 
 WorkerMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
-TestWorker = WorkerMachine.TestCase
+TestWorker: Any = pytest.mark.timeout(240)(WorkerMachine.TestCase)
