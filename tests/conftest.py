@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import minidask
@@ -31,6 +32,10 @@ import minidask.client.registry
 from minidask.host.folders import sweep
 from minidask.wire.messages import Message
 from tests.helpers import Programs, at_rest, leftovers, our_processes, wait_until
+
+# Two processes run tests at once: that one example takes longer than another tells nothing.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:
