@@ -15,9 +15,9 @@ from minidask.host.folders import sweep
 # Child processes of other backends import minidask too: joblib's tests nest every backend in every other one.
 SITE = "import minidask\n"
 
-# What can fail because minidask is imported: calls on minidask, nested in and around the others; threads, which share
-# its process; and the options of a call, as `eval_expr` is replaced. The rest of the suite, most of its time, is about
-# processes of loky and multiprocessing in which nothing of ours runs.
+# Calls on minidask, nested in and around the others; threads, which share its process; and the options of a call, as
+# `eval_expr` is replaced. The rest of the suite, most of its time, is about other backends, with minidask imported. The
+# two halves are two tests, so that two processes share them.
 OURS = "minidask or threading or dispatch_one_job or dispatch_multiprocessing or njobs or pretty_print"
 
 
@@ -82,6 +82,11 @@ def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
     ours = re.findall(r"::\S*minidask\S* (\w+)", printed)
     assert ours.count("PASSED") >= 60, printed[-3000:]
     assert set(ours) <= {"PASSED"}
+
+
+@pytest.mark.timeout(600)
+def test_joblibs_own_tests_of_other_backends(tmp_path: Path) -> None:
+    run_suite(tmp_path, SITE, "joblib.test.test_parallel", "-k", f"not ({OURS})")
 
 
 @pytest.mark.timeout(120)

@@ -17,8 +17,6 @@ from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, Outb
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.wire import messages as m
 
-pytestmark = pytest.mark.timeout(240)  # many examples, which a busy machine takes a minute for
-
 OUTCOMES = (m.TaskDone, m.TaskRaised, m.TaskLost)
 PYTHONS = st.sampled_from(["3.11.7", "3.11.2", "3.12.1", ""])
 NAME, HUGE = b"r" * 16, (1 << 63) - 1

@@ -15,8 +15,6 @@ from minidask.worker import events as e
 from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
 from tests.rig import Rig, done, run
 
-pytestmark = pytest.mark.timeout(240)  # many examples, which a busy machine takes a minute for
-
 UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult | m.TaskMessage
 
 

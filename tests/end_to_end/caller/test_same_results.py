@@ -162,11 +162,11 @@ def outcome(programs: Programs, script: str, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(text[text.index("{") : text.rindex("END")]))
 
 
-@pytest.mark.parametrize(("batch", "clusters"), [("1", ("1", "3")), ("2", ("2",))])
-def test_what_tasks_change_ends_with_their_batch(programs: Programs, batch: str, clusters: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("batch", ["1", "2"])
+def test_what_tasks_change_ends_with_their_batch(programs: Programs, batch: str) -> None:
     right = outcome(programs, STATES, "loky", "2", "processes", batch)
     right["by_new_method"] = [calls > 1 for calls in right["by_list"]]  # in loky a class's new attributes live on
-    for workers in clusters:
+    for workers in ("1", "2", "3"):
         ours = outcome(programs, STATES, "minidask", workers, "processes", batch)
         assert ours == right, workers
     assert outcome(programs, STATES, "minidask", "2", "threads", batch) == right
