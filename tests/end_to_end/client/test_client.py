@@ -380,9 +380,10 @@ def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: mini
 
 
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
-    stop = threading.Event()
+    begin, stop = threading.Event(), threading.Event()
 
     def interrupt() -> None:
+        begin.wait(30)
         while not stop.wait(0.003):
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -397,6 +398,7 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
         interrupter.start()
         for _ in range(40):
             try:
+                begin.set()  # only here is an interrupt expected, which the start of a thread would pass on
                 futures.append(client.submit(len, data))
             except KeyboardInterrupt:
                 interrupted += 1
