@@ -4,7 +4,7 @@ A payload is `[pickle, buffer, buffer, ...]`. A buffer beside the pickle has at 
 shorter one there is a *reference*: the names of the blobs that hold the bytes, and a letter for how to take them.
 
 What many tasks of a call share, functions defined in `__main__` above all, is pickled once as a *blob* named by a hash
-of its content, and every task's own pickle only names it: `interning.py` on the sending side, `SlotBlobs` on
+of its content, and every task's own pickle only names it: `sharing.py` on the sending side, `SlotBlobs` on
 the receiving one. A task may change whatever it likes of what blobs are unpickled to: the next finds it as it was sent.
 """
 
@@ -40,7 +40,7 @@ from minidask.wire.large import LARGE_BYTES, OUT_OF_BAND_BYTES
 from minidask.wire.messages import Payload
 
 MAX_BUFFERS = 1024
-SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `blobstore.py`
+SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `data/store.py`
 BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
 
 
@@ -65,7 +65,7 @@ REDUCERS = _Reducers()
 
 
 class Names(Protocol):
-    """Gives what a pickle holds a name, so that it is sent once for all pickles; see `interning.py`."""
+    """Gives what a pickle holds a name, so that it is sent once for all pickles; see `sharing.py`."""
 
     files: bool
 
