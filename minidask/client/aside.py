@@ -1,79 +1,134 @@
-"""Runs the caller's code that messages lead to beside the reading: it may raise anything, and may never come back.
+"""Runs the caller's own code beside the thread that reads the connection: screens, log handlers, handlers of channels.
 
-Such is the caller's `sys.stdout`: it may be a window's that waits for the main thread, or a terminal that is stopped.
+Such code may raise anything, and it may never come back. `sys.stdout` may be a window that waits for the main thread,
+or a terminal that was stopped. So the thread that reads only queues it. An `Aside` is one queue with one thread:
+
+    reading thread                          thread of the Aside
+    ──────────────                          ───────────────────
+    put(item) ───────────queue──────────►   handle(item), one after the other
+    flush(seconds) ──a lock, in the queue─► release the lock: all before it was handled
+
+A client has two of them: one for output and log records, one for the messages that tasks send on channels. One thread
+for both would change what users see. A handler that takes long would hold back the screen. A terminal that was stopped
+would hold back a library's messages. And the thread that reads waits a moment for each line to be shown: it would then
+wait for handlers, and the outcomes of all tasks with it.
 """
 
 from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import queue
-import sys
 import threading
+import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
-WAIT_SECONDS = 0.5
-MOST = 10_000
+from minidask.client.interrupts import INTERRUPT_SECONDS
 
-Code = Callable[[], None]
+FLUSH_SECONDS = 5.0
+"""The longest wait for one item to be handled, when a call ends or a task's outcome is asked for."""
+
+T = TypeVar("T")
 
 
-class Aside:
-    """A thread for it, from when there is any. What is to be run is run in order."""
+class Aside(Generic[T]):
+    """Handles items in order in a thread of its own, which starts with the first item.
 
-    def __init__(self) -> None:
-        self._waiting: queue.SimpleQueue[tuple[Code, _thread.LockType]] = queue.SimpleQueue()
+    Args:
+        name: of the thread.
+        handle: handles one item, and raises nothing.
+        most: how many items may wait. Further ones are left out: to wait would stop the reading.
+        tell_left_out: called with the number of items that were left out, once no items wait any more.
+    """
+
+    def __init__(self, name: str, handle: Callable[[T], None], most: int, tell_left_out: Callable[[int], None]) -> None:
+        self._name = name
+        self._handle = handle
+        self._most = most
+        self._tell_left_out = tell_left_out
+        self._queue: queue.SimpleQueue[tuple[T] | _thread.LockType | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._stuck = self._failed = False
-        self._left_out = 0
+        # Each count has one thread that changes it: the one that reads, or the one that handles.
+        self._received = self._left_out = 0
+        self._handled = self._told_left_out = 0
+        self._over = self._stuck = False
 
-    def run(self, code: Code) -> None:
-        """Have it run, and wait for it, so that it comes before what comes next; but not for long.
+    @property
+    def busy(self) -> bool:
+        """Whether an item was not handled yet."""
+        return self._received != self._handled
 
-        As long as earlier code does not come back, nothing waits; what is too much then is left out.
-        """
-        if self._waiting.qsize() >= MOST:
+    def put(self, item: T) -> None:
+        """Queue an item; called in the thread that reads the connection."""
+        if self._received - self._handled >= self._most:
             self._left_out += 1
             return
-        over = _thread.allocate_lock()
-        over.acquire()
-        self._waiting.put((code, over))
+        self._received += 1
+        self._queue.put((item,))
         if self._thread is None:
-            thread = _AsideThread(target=self._run, name="minidask-output", daemon=True)
-            try:
+            thread = _AsideThread(target=self._handle_all, name=self._name, daemon=True)
+            with contextlib.suppress(RuntimeError):  # no more threads can be started: the next item tries again
                 thread.start()
-            except RuntimeError:  # there are no more threads to be had: the next code tries again
-                return
-            self._thread = thread
-        if not self._stuck:
-            self._stuck = not over.acquire(timeout=WAIT_SECONDS)
+                self._thread = thread
 
-    def _run(self) -> None:
-        while True:
-            code, over = self._waiting.get()
-            try:
-                code()
-            except BaseException as error:  # noqa: BLE001 - it ends nothing but itself
-                self._say_failed(error)
-            over.release()
-            if self._waiting.empty():
+    def flush(self, seconds: float = math.inf) -> bool:
+        """Wait until all items that were put so far were handled.
+
+        Args:
+            seconds: to wait at most. For one item the wait is at most `FLUSH_SECONDS`; while that item is still being
+                handled, later calls do not wait at all.
+
+        Returns:
+            Whether they were.
+        """
+        if not self.busy or self._thread is threading.current_thread():
+            return True
+        if self._over or self._stuck or self._thread is None:
+            return False
+        over = _thread.allocate_lock()  # no `Event`: Ctrl-C could leave it locked, see `interrupts.py`
+        over.acquire()
+        self._queue.put(over)
+        now, before = time.monotonic(), self._handled
+        end, end_of_item = now + seconds, now + FLUSH_SECONDS
+        while not over.acquire(timeout=max(0.0, min(INTERRUPT_SECONDS, end - now, end_of_item - now))):
+            now = time.monotonic()
+            if self._over or now >= end:
+                return not self.busy
+            if self._handled != before:
+                before, end_of_item = self._handled, now + FLUSH_SECONDS
+            elif now >= end_of_item:
+                self._stuck = True
+                return False
+        return True
+
+    def close(self) -> None:
+        """End the thread once all items were handled."""
+        self._queue.put(None)
+
+    def abandon(self) -> None:
+        """Forget items and thread in a forked child: both are the parent's."""
+        self._queue, self._thread, self._received, self._handled = queue.SimpleQueue(), None, 0, 0
+        self._stuck = False
+
+    def _handle_all(self) -> None:
+        while (entry := self._queue.get()) is not None:
+            if isinstance(entry, tuple):
+                self._handle(*entry)
+                self._handled += 1
                 self._stuck = False
-                if self._left_out:
-                    _say(f"{self._left_out} times tasks printed what was left out, as the screen stood still")
-                    self._left_out = 0
-
-    def _say_failed(self, error: BaseException) -> None:
-        if not self._failed:
-            self._failed = True
-            _say(f"what tasks print cannot be shown: sys.stdout or sys.stderr raised {type(error).__name__}: {error}")
+            else:
+                entry.release()
+            if self._left_out != self._told_left_out and not self.busy:
+                new, self._told_left_out = self._left_out - self._told_left_out, self._left_out
+                self._tell_left_out(new)
+        self._over = True
+        while not self._queue.empty():  # nobody is to wait for what comes after the end
+            entry = self._queue.get()
+            if entry is not None and not isinstance(entry, tuple):
+                entry.release()
 
 
 class _AsideThread(threading.Thread):
     serves_all_tasks = True  # not only the one that was the first to need it
-
-
-def _say(text: str) -> None:
-    """Tell the user by the process's own screen: the caller's is what this is about."""
-    if sys.__stderr__ is not None:
-        with contextlib.suppress(OSError, ValueError):  # it is gone too
-            sys.__stderr__.write(f"minidask: {text}\n")

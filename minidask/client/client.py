@@ -122,9 +122,9 @@ class Client:
             if self._owns_cluster and self.cluster is not None:
                 self.cluster.close()
             raise
-        self.shell.takes_records = forward_output
+        self.shell.screen.takes_records = forward_output
         if output_prefix is not None:
-            self.shell.marks_output = output_prefix
+            self.shell.screen.marks_output = output_prefix
         self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.core.why_closed, self.timeout)
         if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
             VersionWatch(versions(), self.shell.workers).warn()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 
 from minidask.client.core import Lost, Outcome, Returned
 from minidask.data.downloads import Downloads, Send, Serve
 from minidask.errors import SerializationError
-from minidask.pickling.payload import taken
+from minidask.pickling.payload import left_in, taken
 from minidask.wire.frames import Buffer
 from minidask.wire.messages import Chunk, Message, NoBlob, ResultOffered, ResultTaken
 
@@ -87,16 +88,24 @@ class Results:
 
 
 def complete(outcome: Outcome, take: Callable[[bytes], Buffer]) -> Outcome:
-    """Return an outcome with those large buffers of it that were left in a store.
+    """Return an outcome together with those of its large buffers that were left in a store.
+
+    If one of them cannot be had, the outcome is an error, and the others are taken out of the store too: nobody else
+    would, and they would fill the memory until this client leaves.
 
     Args:
-        take: gets the buffer of this name out of the store; it is in there no more.
+        take: takes the buffer of this name out of the store, and returns it.
     """
     if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
         return outcome
+    left: list[bytes] = []
     try:
+        left = left_in(outcome.payload)
         return outcome._replace(payload=taken(outcome.payload, take))
     except (SerializationError, OSError) as error:
+        for name in left:
+            with contextlib.suppress(SerializationError, OSError):  # it was taken before the error
+                take(name)
         return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
     except Exception as error:  # noqa: BLE001 - what a worker has sent concerns that task alone
         text = f"{outcome.worker} has sent a task's result in a form that cannot be read"

@@ -1,15 +1,85 @@
-"""What a client shows to people: the output of tasks, and itself in a notebook."""
+"""What a client shows to people: the output and log records of tasks, and the client itself in a notebook.
+
+The screen is the user's. `sys.stdout` may raise, or stand still, so it is written to in a thread of its own (see
+`aside.py`). The thread that reads waits a moment for each text: so output is on the screen before the outcome of its
+task is known. It does not wait once the screen is behind.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import html
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, TextIO
 
+import msgpack
+
+from minidask.client.aside import Aside
 from minidask.client.workers import Worker
 from minidask.host.versions import PYTHON
+from minidask.wire.messages import Payload, TaskOutput
+
+WAIT_SECONDS = 0.5
+"""How long the thread that reads waits until a text is shown."""
+MOST_WAITING = 10_000
+"""How many texts may wait for a screen that stands still."""
+
+
+class Screen:
+    """Shows what tasks print and log, in order, in a thread of its own.
+
+    Attributes:
+        marks_output: whether each line that a task prints is marked with its worker.
+        takes_records: whether records that tasks log are logged here; to be set before the first task.
+    """
+
+    def __init__(self, marks_output: bool) -> None:
+        self.marks_output = marks_output
+        self.takes_records = True
+        self._failed = False
+        self._aside: Aside[Callable[[], None]] = Aside("minidask-output", self._show, MOST_WAITING, _tell_left_out)
+
+    def print(self, output: TaskOutput) -> None:
+        """Print what a task printed, and wait a moment until it is there."""
+        worker = output.worker if self.marks_output else ""
+        self._put(lambda: show_output(worker, output.stream, output.text))
+
+    def log(self, records: Payload) -> None:
+        """Log what a task logged, and wait a moment until that is done."""
+        if self.takes_records:
+            self._put(lambda: log_here(records))
+
+    def close(self) -> None:
+        """End the thread once all is shown."""
+        self._aside.close()
+
+    def _put(self, code: Callable[[], None]) -> None:
+        behind = self._aside.busy
+        self._aside.put(code)
+        if not behind:
+            self._aside.flush(WAIT_SECONDS)
+
+    def _show(self, code: Callable[[], None]) -> None:
+        try:
+            code()
+        except BaseException as error:  # noqa: BLE001 - the user's own code: it ends nothing of ours
+            if not self._failed:
+                self._failed = True
+                what = f"sys.stdout or sys.stderr raised {type(error).__name__}: {error}"
+                _say(f"what tasks print cannot be shown: {what}")
+
+
+def _tell_left_out(count: int) -> None:
+    _say(f"{count} times tasks printed what was left out, as the screen stood still")
+
+
+def _say(text: str) -> None:
+    """Tell the user by the process's own screen: the caller's is what this is about."""
+    if sys.__stderr__ is not None:
+        with contextlib.suppress(OSError, ValueError):  # it is gone too
+            sys.__stderr__.write(f"minidask: {text}\n")
 
 
 def show_output(worker: str, stream: str, text: str) -> None:
@@ -28,6 +98,20 @@ def show_output(worker: str, stream: str, text: str) -> None:
         with contextlib.suppress(OSError, ValueError), bars_aside(out):
             out.write(text if text.endswith("\n") or not _bars() else text + "\n")
             getattr(out, "flush", bool)()  # an object of the caller's own need not have it
+
+
+def log_here(records: Payload) -> None:
+    """Log records that tasks logged, packed as `minidask.worker.slot.logs` does.
+
+    The levels and handlers of this process's loggers decide what becomes of them.
+    """
+    for packed in records:
+        attributes = msgpack.unpackb(packed, unicode_errors="surrogatepass", strict_map_key=False)
+        record = logging.makeLogRecord(attributes)
+        logger = logging.getLogger(record.name)
+        if logger.isEnabledFor(record.levelno):
+            with bars_aside(sys.stderr):
+                logger.handle(record)
 
 
 def bars_aside(out: TextIO) -> contextlib.AbstractContextManager[Any]:

@@ -41,9 +41,8 @@ from minidask.client.core import ClientCore, OnAnswer, Settle, Tell
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
 from minidask.client.reading import Reader
-from minidask.client.records import log_here
 from minidask.client.results import Results, complete
-from minidask.client.screen import show_output
+from minidask.client.screen import Screen
 from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
 from minidask.data.files import blob_id
@@ -52,7 +51,7 @@ from minidask.errors import MinidaskError
 from minidask.host.packages import python_version
 from minidask.pickling.payload import dumps_naming
 from minidask.pickling.sharing import Interner, Scattered
-from minidask.task.channels import Channels
+from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
 from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
@@ -93,12 +92,9 @@ class ClientShell:
         self.core: ClientCore[Handle] = ClientCore(str(connection.address))
         self.store = BlobStore.of(connection.peer_info)
         """The store of the cluster, if the cluster is on this machine."""
-        self.marks_output = not self.is_here
-        """Whether what tasks print is shown with the worker that it came from."""
-        self.takes_records = True
-        """Whether records that tasks log are to come here; to be set before the first task."""
+        self.screen = Screen(marks_output=not self.is_here)
         self.workers = WorkerTable(python_version())
-        self.channels = Channels()
+        self.channels = Aside("minidask-channels", hand_to_handler, MOST_WAITING, tell_left_out)
         self.bars: tuple[SubmitCounter, ...] = ()
         """Where what is submitted now is counted."""
         self.on_idle: list[Callable[[], None]] = []
@@ -110,13 +106,12 @@ class ClientShell:
         self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
-        self._aside = Aside()
         self._results = Results(self.send_if_open, self._is_waited_for)
         self._session = self._describing()
         self._scatterer = Interner(functions=False, files=self.is_here)
         self._devices: dict[type, Callable[[Any], None]] = {
-            m.TaskOutput: self._show,
-            m.CallerMessage: self._pass_to_handlers,
+            m.TaskOutput: self.screen.print,
+            m.CallerMessage: self._to_screen_or_handler,
             m.Workers: lambda message: self.workers.told(message.workers),
             m.WorkerChanged: lambda message: self.workers.told_of(*message),
             m.ResultOffered: self._results.offered,
@@ -131,7 +126,7 @@ class ClientShell:
         inherited = self._slot.described if self._slot is not None else None
         if inherited is not None:
             return Inherited(inherited)
-        return Session(lambda: not len(self.core), self.is_here, lambda: self.takes_records)
+        return Session(lambda: not len(self.core), self.is_here, lambda: self.screen.takes_records)
 
     @property
     def is_here(self) -> bool:
@@ -415,6 +410,7 @@ class ClientShell:
         self.workers.wake()
         self._carry_out(lost)
         self.channels.close()
+        self.screen.close()
 
     def _handle(self, message: m.Message) -> None:
         if self._dropped_tasks:
@@ -445,16 +441,11 @@ class ClientShell:
             else:
                 self.send_if_open([effect])
 
-    def _show(self, output: m.TaskOutput) -> None:
-        marked = output.worker if self.marks_output else ""
-        self._aside.run(lambda: show_output(marked, output.stream, output.text))
-
-    def _pass_to_handlers(self, message: m.CallerMessage) -> None:
-        channel, payload = message
-        if channel != m.RECORDS:
-            self.channels.put(channel, payload)
-        elif self.takes_records:
-            self._aside.run(lambda: log_here(payload))
+    def _to_screen_or_handler(self, message: m.CallerMessage) -> None:
+        if message.channel == m.RECORDS:
+            self.screen.log(message.payload)
+        else:
+            self.channels.put(message)
 
 
 def _future_of(handle: Handle) -> Future | None:

@@ -289,17 +289,20 @@ class BlobStore:
     def take(self, name: bytes) -> memoryview:
         """Map a result, writable, and remove its name: the memory is this process's own, also without the store.
 
+        The name goes even if there is no memory to map it to: nobody asks for a result twice.
+
         Raises:
             SerializationError: it is not there.
+            OSError: it cannot be mapped.
         """
         path = self._path(name).with_suffix(RESULT)
         try:
             # On a disk that is full, writing to a file's mapping ends the process; a private one is memory.
-            view = blobfiles.mapped([path], shared=not path.is_symlink(), writable=True)
-            blobfiles.remove(path)
+            return blobfiles.mapped([path], shared=not path.is_symlink(), writable=True)
         except FileNotFoundError as error:
             raise SerializationError(f"a result of the store in {self.folder} is gone") from error
-        return view
+        finally:
+            blobfiles.remove(path)
 
     def accept(self, name: bytes) -> int:
         """Keep a result that was handed over, also when its writer ends. Returns its size, 0 if it is gone."""

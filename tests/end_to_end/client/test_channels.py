@@ -109,22 +109,6 @@ def test_many_messages_of_many_tasks_come_each_once_and_in_order(client: minidas
     assert lines == {str(first): list(range(5000)) for first in range(20)}
 
 
-def test_a_flush_after_the_end_does_not_wait(told: list[str]) -> None:
-    messages = channels.Channels()
-    blocked, go = threading.Event(), threading.Event()
-    channels.handle("test", lambda payload: (blocked.set(), go.wait(30)))
-    messages.put("test", [b"x"])
-    messages.close()
-    assert blocked.wait(30)
-    messages.put("test", [b"too late"])
-    waiting = threading.Thread(target=messages.flush, args=(30,))
-    waiting.start()
-    go.set()
-    waiting.join(20)
-    assert not waiting.is_alive()
-    assert not messages.flush(30)
-
-
 def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Client) -> None:
     blocked, go = threading.Event(), threading.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
+from minidask.data import files as blobfiles
 from minidask.data.files import blob_id
 from minidask.pickling.sharing import Scattered
 from minidask.wire.messages import PutBlob
@@ -352,12 +354,32 @@ def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Cl
 def test_a_result_that_is_gone_is_an_error_and_nothing_hangs(
     client: minidask.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert client.shell.store is not None
-    monkeypatch.setattr(client.shell.store, "folder", Path("/nowhere"))
+    store = client.shell.store
+    assert store is not None
+    there = store.results()
+    monkeypatch.setattr(store, "folder", Path("/nowhere"))
     with pytest.raises(errors.SerializationError, match="large result cannot be had"):
         client.submit(ones, 4).result(20)
     monkeypatch.undo()
+    (lost,) = store.results() - there  # it is where this client did not look
+    store.remove_result(lost)
     assert client.submit(ones, 4).result(20).sum() == MIB / 2
+
+
+def test_a_result_that_cannot_be_mapped_does_not_stay_in_the_store(
+    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*args: object, **options: object) -> memoryview:
+        raise OSError(errno.ENOMEM, "no memory")
+
+    store = client.shell.store
+    assert store is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(blobfiles, "mapped", no_memory)
+        future = client.submit(lambda: [ones(2), ones(3), ones(4)])
+        with pytest.raises(errors.SerializationError, match=r"large result cannot be had: .*no memory"):
+            future.result(20)
+    assert store.results() == set()
 
 
 def test_without_room_for_it_data_is_sent_and_that_is_said_once(client: minidask.Client) -> None:
