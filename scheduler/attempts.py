@@ -25,6 +25,7 @@ from .tasks import (
     Assignment,
     Cancelled,
     ClientRecord,
+    Delivering,
     Ended,
     Ready,
     Running,
@@ -126,11 +127,10 @@ class Attempts:
         """An attempt has returned, and all of its result is here or fetched."""
         if len(message.payload) != 1:
             check_outcome(message)
-        fetched = message.task in worker.delivering
         task = self._reported(worker, message)
         if task is not None:
             if worker.prefetch:
-                record_duration(task, worker, message.duration, fetched)
+                record_duration(task, worker, message.duration)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
 
@@ -184,7 +184,7 @@ class Attempts:
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
         """An attempt has returned, and its client has to fetch a large part of the result before `Done` comes.
 
-        The task needs its slot no longer.
+        The task needs its slot no longer, and the tasks within it are over, as nobody waits for them.
 
         Raises:
             ProtocolError: the offer is malformed.
@@ -195,19 +195,19 @@ class Attempts:
         if task is None or type(task.state) is Cancelled:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))
             return
-        if task.id not in worker.delivering:
-            worker.delivering.add(task.id)
-            self._nesting.stop_lending(task)
-            self._nesting.leave_slot(task, worker)
-            self._leave_group(task)
+        if type(task.state) is Running:
+            self._leave_slot(task, worker)
+            task.move("offer", Delivering(worker))
+            worker.delivering += 1
             self._pool.update(worker)
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         """A worker has left, and its attempts are over: their tasks are tried again elsewhere."""
-        self._pool.remove(worker)
         pinned = self._pinned.lose_worker(worker)
         for task in list(worker.tasks.values()):
+            if type(task.state) is Ended:
+                continue  # its parent, an earlier one of these, took it along
             self._take_off(task, worker)
             if type(task.state) is Cancelled:
                 self._end(task, "end")
@@ -217,6 +217,7 @@ class Attempts:
             if type(task.state) is Ready:
                 text = f"machine {worker.name}, which had to run it, has left: {reason}"
                 self.lose(task, "fail", m.Reason.WORKER_LEFT, text)
+        self._pool.remove(worker)
 
     def _reported(
         self, worker: WorkerRecord, message: m.Done | m.Failed | m.Died | m.Stopped | m.GaveBack
@@ -238,23 +239,23 @@ class Attempts:
         return task
 
     def _take_off(self, task: TaskRecord, worker: WorkerRecord) -> None:
-        """The attempt is over: free its slot, and cancel the tasks within it."""
+        """Take a task off its worker: the attempt is over."""
         del worker.tasks[task.id]
+        if type(task.state) is Delivering:
+            worker.delivering -= 1
+        else:
+            self._leave_slot(task, worker)
+
+    def _leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
+        """Free the slot of a task that runs no more, let the next one of its group run, and end the tasks within it."""
         if worker.guests:
             self._nesting.leave_slot(task, worker)
-        if task.id in worker.delivering:
-            worker.delivering.discard(task.id)
-        else:
-            self._leave_group(task)
-        if task.nest is not None:
-            self._cancel_nest(task)
-
-    def _leave_group(self, task: TaskRecord) -> None:
-        """The task runs no more: the next one of its group may."""
         if task.group is not None:
             task.group.running -= 1
             self._ready.unpark(task.group)
             self._nesting.look_for_hosts(task)
+        if task.nest is not None:
+            self._cancel_nest(task)
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
         """Queue a task whose attempt has died with its process or its worker, unless it was tried often enough."""
@@ -280,25 +281,30 @@ class Attempts:
     def _cancel_one(self, task: TaskRecord, force: bool) -> None:
         if type(task.state) is Ready:
             self._end(task, "cancel")
-            return
+        elif type(task.state) is Delivering:  # its slot is free already: the task need not wait for the worker's word
+            worker = task.state.worker
+            self._send(worker.peer, m.Stop(task.id, task.attempt))
+            self._take_off(task, worker)
+            self._pool.update(worker)
+            self._end(task, "cancel")
         if type(task.state) is Running:
             task.move("cancel", Cancelled(task.state.worker))
             task.payload = []
         if type(task.state) is Cancelled and force:
             task.move("stop", task.state._replace(stopped=True))
-        if type(task.state) is Cancelled and (force or task.id in task.state.worker.delivering):
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
     def _cancel_nest(self, task: TaskRecord) -> None:
         """End the tasks within a task, the innermost first: nobody else could have their outcomes.
 
-        Without recursion, since nests may be deep.
+        Without recursion, since nests may be deep. A task that was stopped is passed over, with all within it: those
+        were stopped together with it, and it can submit no more. So the end of a nest takes a time linear in its size.
         """
         ancestors = [task]
         for ancestor in ancestors:
             if ancestor.nest is not None:
                 self._nesting.stop_lending(ancestor)
-                ancestors += ancestor.nest.children.values()
+                ancestors += [child for child in ancestor.nest.children.values() if not _was_stopped(child)]
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
                 self._tell(
@@ -369,7 +375,11 @@ class Attempts:
         return len(adrift)
 
     def _has_a_place(self, task: TaskRecord, waiting: set[int]) -> bool:
-        if isinstance(task.state, Running | Cancelled):
+        if isinstance(task.state, Running | Delivering | Cancelled):
             worker = task.state.worker
             return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
         return type(task.state) is Ready and task.id in waiting
+
+
+def _was_stopped(task: TaskRecord) -> bool:
+    return type(task.state) is Cancelled and task.state.stopped

@@ -26,7 +26,8 @@ The life of a task
 ------------------
 
 `tasks.py` has it as a table, and all changes of state go through that. A task is Ready until `assign` sends its first
-*attempt* to a worker: Running. That attempt ends in one of five ways, of which the worker tells one, once:
+*attempt* to a worker: Running. If the client must fetch a large result, the task is Delivering from its return on, and
+needs no slot. The attempt ends in one of five ways, of which the worker tells one, once:
 
     Done, Failed   the task has an outcome. The client is told, and the scheduler forgets the task.
     Stopped        a timeout or a cancelled task.
@@ -35,8 +36,8 @@ The life of a task
     GaveBack       it has not started: the worker was sent more than it had slots for. Ready again, with no harm done.
 
 If the worker itself is lost, so are its attempts, and each of their tasks is Ready again. A client may cancel: a Ready
-task then ends at once. A Running one is Cancelled until the worker has said that its attempt is over, for until then
-its slot is not free. Every submitted task so gets exactly one outcome, and at most one once it was cancelled.
+or Delivering task then ends at once. A Running one is Cancelled until the worker has said that its attempt is over, for
+until then its slot is not free. So every submitted task gets one outcome; a cancelled one gets one at most.
 
 The stale rule
 --------------
@@ -69,7 +70,7 @@ from .pythons import Pythons
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
-from .tasks import Cancelled, ClientRecord, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
+from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
@@ -147,7 +148,7 @@ class SchedulerCore:
     def recipient(self, task: int, attempt: int) -> int:
         """The client that waits for the outcome of an attempt; 0 if none does."""
         record = current_attempt(self.attempts.tasks, task, attempt)
-        return record.client.peer if record is not None and type(record.state) is Running else 0
+        return record.client.peer if record is not None and isinstance(record.state, Running | Delivering) else 0
 
     def take(self) -> Outbox:
         """Return the messages to send that were not returned yet; there are some only after an error."""

@@ -12,7 +12,7 @@ from minidask.host.versions import fits
 
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
-from .tasks import Cancelled, Ready, Running, TaskRecord
+from .tasks import Cancelled, Delivering, Ready, Running, TaskRecord
 
 
 def check(core: SchedulerCore) -> None:
@@ -34,7 +34,7 @@ def check(core: SchedulerCore) -> None:
 
 def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
     state = task.state
-    if isinstance(state, Running | Cancelled):
+    if isinstance(state, Running | Delivering | Cancelled):
         assert core.workers.get(state.worker.peer) is state.worker, f"{task} is on a lost worker"
         assert state.worker.tasks.get(task.id) is task, f"{task} is not in its worker's load"
     else:
@@ -49,10 +49,11 @@ def _check_workers(core: SchedulerCore) -> None:
     for worker in core.workers.values():
         for task in worker.tasks.values():
             assert core.attempts.tasks.get(task.id) is task, f"{worker.name} holds {task}, which is over"
-            assert isinstance(task.state, Running | Cancelled), f"{worker.name} holds {task}"
+            assert isinstance(task.state, Running | Delivering | Cancelled), f"{worker.name} holds {task}"
             assert task.pin in (None, worker.address), f"{task} is on the wrong worker"
             assert fits(task.client.python, (worker.python,)), f"{task} is on a worker of another Python"
-        assert worker.delivering <= worker.tasks.keys(), f"{worker.name} delivers what is over"
+        delivering = sum(isinstance(task.state, Delivering) for task in worker.tasks.values())
+        assert worker.delivering == delivering, f"{worker.name} miscounts the results that are fetched"
         idle, spare = core.pool.idle, core.pool.spare
         in_idle, in_spare = worker.peer in idle.get(worker.python, ()), worker.peer in spare.get(worker.python, ())
         assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
@@ -83,9 +84,7 @@ def _check_clients(core: SchedulerCore) -> None:
 def _check_groups(core: SchedulerCore) -> None:
     running: Counter[int] = Counter()
     for task in core.attempts.tasks.values():
-        if task.group is None or not isinstance(task.state, Running | Cancelled):
-            continue
-        if task.id not in task.state.worker.delivering:
+        if task.group is not None and isinstance(task.state, Running | Cancelled):
             running[id(task.group)] += 1
     for group in {id(t.group): t.group for t in core.attempts.tasks.values() if t.group}.values():
         assert group.running == running[id(group)], f"group {group.number} miscounts its running tasks"
@@ -104,9 +103,8 @@ def _check_nesting(core: SchedulerCore) -> None:
         guests = {task.id: task.nest.guest for task in worker.tasks.values() if task.nest and task.nest.guest}
         hosts = {host.id: worker.tasks[number] for number, host in worker.guests.items() if host.id in worker.tasks}
         assert guests == hosts, f"{worker.name} miscounts what runs in lent slots"
-        assert worker.guests.keys() <= worker.tasks.keys() - worker.delivering, (
-            f"{worker.name} has guests that are over"
-        )
+        for guest in worker.guests:
+            assert isinstance(worker.tasks[guest].state, Running | Cancelled), f"{worker.name} has guests that are over"
 
 
 def _check_idle_notices(core: SchedulerCore) -> None:

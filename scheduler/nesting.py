@@ -51,7 +51,17 @@ from minidask.wire import messages as m
 
 from .placement import WorkerPool
 from .ready import ReadyQueue
-from .tasks import Assignment, Cancelled, ClientRecord, Nest, Running, TaskRecord, WorkerRecord, current_attempt
+from .tasks import (
+    Assignment,
+    Cancelled,
+    ClientRecord,
+    Delivering,
+    Nest,
+    Running,
+    TaskRecord,
+    WorkerRecord,
+    current_attempt,
+)
 
 
 class Nesting:
@@ -72,11 +82,9 @@ class Nesting:
         """Enter a task that its parent has submitted."""
         parent = task.parent
         assert parent is not None
-        if parent.nest is None:
-            parent.nest = Nest()
-        if parent.parent is not None and parent.parent.nest is not None:
-            parent.parent.nest.parents[parent.id] = parent
-        parent.nest.children[task.id] = task
+        if parent.parent is not None:
+            _nest(parent.parent).parents[parent.id] = parent
+        _nest(parent).children[task.id] = task
 
     def remove(self, task: TaskRecord) -> None:
         """Forget a task that is over. A task without a parent needs no call, and none harms."""
@@ -90,10 +98,8 @@ class Nesting:
     def waiting(self, worker: WorkerRecord, message: m.Waiting) -> None:
         """A task waits for its children: its slot can be lent."""
         task = current_attempt(worker.tasks, message.task, message.attempt)
-        if task is not None and task.id not in worker.delivering:
-            if task.nest is None:
-                task.nest = Nest()
-            task.nest.waits = True
+        if task is not None and type(task.state) is not Delivering:
+            _nest(task).waits = True
             self.changes += 1
             self._consider(task)
 
@@ -153,7 +159,7 @@ class Nesting:
     def next_assignment(self) -> Assignment | None:
         """Take the next guest out of the queue, for the deepest host that has one; None if no host has one."""
         while self._hosts:
-            host = max(self._hosts.values(), key=_depth)
+            host = max(self._hosts.values(), key=lambda host: _nest(host).depth)
             guest = self._next_guest(host)
             if guest is not None:
                 assert isinstance(host.state, Running | Cancelled), "only a task that runs can wait"
@@ -186,11 +192,11 @@ class Nesting:
         return None
 
 
-def _depth(task: TaskRecord) -> int:
-    depth = 0
-    while task.parent is not None:
-        depth, task = depth + 1, task.parent
-    return depth
+def _nest(task: TaskRecord) -> Nest:
+    """The nest of a task, made if there is none."""
+    if task.nest is None:
+        task.nest = Nest(0 if task.parent is None else _nest(task.parent).depth + 1)
+    return task.nest
 
 
 class IdleNotices:

@@ -72,16 +72,15 @@ def prefetch_depth(seconds: float | None, round_trip: float | None) -> int:
     return min(MAX_PREFETCH, math.ceil(min(round_trip, MAX_AHEAD_SECONDS) / max(seconds, 1e-6)))
 
 
-def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float, fetched: bool) -> None:
+def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float) -> None:
     """Note what a finished attempt tells of durations and round trips; the worker has reported it at `worker.seen`.
 
     The round trip is noted as the smoothed one, but never as more than the last: the shortest is the way itself.
 
     Args:
         duration: in seconds, as told by the worker; one that makes no sense is ignored.
-        fetched: whether the client has fetched the result before the report, which takes time of its own.
     """
-    if not 0 <= duration < math.inf or type(task.state) is not Running:
+    if not 0 <= duration < math.inf:
         return
     if task.group is not None:
         task.group.seconds = _smoothed(task.group.seconds, duration)
@@ -90,7 +89,7 @@ def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float, fet
         if len(seconds) >= MAX_NAMES and task.name not in seconds:
             seconds.clear()
         seconds[task.name] = _smoothed(seconds.get(task.name), duration)
-    if task.state.sent_at is not None and not fetched:
+    if type(task.state) is Running and task.state.sent_at is not None:  # fetching a result takes time of its own
         latest = max(worker.seen - task.state.sent_at - duration, 0.0)
         worker.round_trip = min(latest, _smoothed(worker.round_trip, latest))
 

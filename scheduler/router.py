@@ -86,7 +86,7 @@ class BlobRouter:
             self._serving[worker.peer] = worker
 
     def lose(self, worker: WorkerRecord) -> None:
-        """Forget a worker that is gone, and blob another source to those that fetched from it."""
+        """Forget a worker that is gone. Workers that were fetching from it are told of another source."""
         self._serving.pop(worker.peer, None)
         for blob in worker.blobs:
             for peer in self.table.lose_copy(blob, worker.peer):
@@ -140,7 +140,7 @@ class BlobRouter:
             copy.complete = True
 
     def failed(self, worker: WorkerRecord, message: m.FetchFailed) -> None:
-        """A worker cannot have a blob from its source: blob another one. A message about an earlier source is stale."""
+        """A worker cannot get a blob from its source: name another one. A message about an earlier source is stale."""
         copy = self._copy(worker, message.blob)
         source = self._serving.get(copy.source) if copy is not None else None
         if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
@@ -229,7 +229,7 @@ class BlobRouter:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
 
     def result_chunk(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
-        """Pass a worker's answer to the client that it blobs; one for a client that has left is dropped."""
+        """Pass a worker's answer to the client that has asked; an answer for a client that has left is dropped."""
         if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 

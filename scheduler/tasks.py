@@ -3,17 +3,20 @@
 The table `TRANSITIONS` is the life of a task. Every change of state is a call of `TaskRecord.move`, which refuses a
 step that the table does not have. What the steps mean is told at the top of `core.py`.
 
-                     assign                done, raised, stopped
-        ┌─► Ready ───────────► Running ─────────────────────────────► Ended
-        │    │                  │  │                                   ▲ ▲
-        │    │                  │  │ cancel                  end       │ │
-        │    │                  │  └───────────► Cancelled ────────────┘ │
-        │    │                  │                  │  ▲                  │
-        │    │                  │                  └──┘ stop             │
-        │    │ cancel, fail     │ died, lost: when tried often enough    │
-        │    └──────────────────┼────────────────────────────────────────┤
-        └───────────────────────┴────────────────────────────────────────┘
-          died, lost, gave_back
+            died, lost, gave_back: it is tried again
+        ┌─────────────────┬──────────────────────┐
+        ▼                 │                      │
+      Ready ─ assign ─► Running ── offer ─► Delivering
+        │                 │  │                   │
+        │                 │  │ cancel            │
+        │                 │  ▼                   │
+        │      done,      │ Cancelled ◄─┐        │ cancel, done,
+        │ cancel, raised, │  │  └ stop ─┘        │ raised, stopped;
+        │ fail stopped;   │  │                   │ died, lost:
+        │   died, lost:   │  │ end               │ often enough
+        │   often enough  │  │                   │
+        ▼                 ▼  ▼                   ▼
+      Ended: the client was told, and the scheduler has forgotten the task
 """
 
 from __future__ import annotations
@@ -40,6 +43,15 @@ class Running(NamedTuple):
     sent_at: float | None = None
 
 
+class Delivering(NamedTuple):
+    """The attempt has returned, and the client fetches large buffers of its result from `worker`.
+
+    The task has left its slot and its group, and the tasks within it are over. `done` follows when all is fetched.
+    """
+
+    worker: WorkerRecord
+
+
 class Cancelled(NamedTuple):
     """The client does not want the outcome any more, but `worker` has not said yet that the attempt is over.
 
@@ -54,7 +66,7 @@ class Ended(NamedTuple):
     """The task is over and its client was told; the scheduler has forgotten it."""
 
 
-State = Ready | Running | Cancelled | Ended
+State = Ready | Running | Delivering | Cancelled | Ended
 
 TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Ready, "assign"): (Running,),
@@ -67,6 +79,14 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "lost"): (Ready, Ended),
     (Running, "gave_back"): (Ready,),
     (Running, "cancel"): (Cancelled,),
+    (Running, "offer"): (Delivering,),
+    (Delivering, "done"): (Ended,),
+    (Delivering, "raised"): (Ended,),
+    (Delivering, "stopped"): (Ended,),
+    (Delivering, "died"): (Ready, Ended),
+    (Delivering, "lost"): (Ready, Ended),
+    (Delivering, "gave_back"): (Ready,),
+    (Delivering, "cancel"): (Ended,),
     (Cancelled, "stop"): (Cancelled,),
     (Cancelled, "end"): (Ended,),
 }
@@ -159,9 +179,8 @@ class GroupRecord:
 class WorkerRecord:
     """A connected worker daemon. `prefetch` is how many short tasks it may have beyond its slots, at most.
 
-    `tasks` are those whose attempts it was sent and has not reported. `guests` maps the numbers of those that run in
-    lent slots to the tasks that own the slots. Tasks in `delivering` have returned, and their clients fetch the
-    results.
+    `tasks` are those whose attempts it was sent and has not reported; `delivering` is how many of them are Delivering.
+    `guests` maps the numbers of those that run in lent slots to the tasks that own the slots.
 
     `round_trip` is how many seconds of an attempt were not spent in the slot; None: not measured yet. The worker is
     `congested` from when it gave a task back until it has finished another one. Other workers fetch blobs at the
@@ -185,7 +204,7 @@ class WorkerRecord:
     round_trip: float | None = None
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
-    delivering: set[int] = field(default_factory=set)
+    delivering: int = 0
     guests: dict[int, TaskRecord] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     python: str = ""
@@ -195,20 +214,21 @@ class WorkerRecord:
     def free(self) -> int:
         """How many slots have no task; below 0, how many tasks it has in advance.
 
-        A task whose result is fetched needs no slot any more. Only as many of those as there are slots count, so that
-        results do not pile up at the worker.
+        A Delivering task needs no slot any more. Only as many of those as there are slots count, so that results do
+        not pile up at the worker.
         """
-        free = self.slots - len(self.tasks) + len(self.guests)
-        return free + min(len(self.delivering), self.slots) if self.delivering else free
+        return self.slots - len(self.tasks) + len(self.guests) + min(self.delivering, self.slots)
 
 
 @dataclass(slots=True, eq=False)
 class Nest:
     """What a task has submitted: its live `children`, and those `parents` among them that have children too.
 
-    While the task `waits` for its children, its slot runs one descendant after the other: the `guest`.
+    While the task `waits` for its children, its slot runs one descendant after the other: the `guest`. `depth` is how
+    many tasks there are above the task.
     """
 
+    depth: int
     children: dict[int, TaskRecord] = field(default_factory=dict)
     parents: dict[int, TaskRecord] = field(default_factory=dict)
     waits: bool = False

@@ -120,6 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.restarts: dict[tuple[int, int], set[int]] = {}  # client and request -> workers with old slots
         self.told_to_restart: list[tuple[int, int, tuple[int, int]]] = []  # worker, its number, client and request
         self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
+        self.offered: set[tuple[int, int]] = set()  # worker and task whose result is being fetched
 
     # --- driving the core ---
 
@@ -142,6 +143,8 @@ class SchedulerMachine(RuleBasedStateMachine):
                 if message.host:
                     assert self.waiting[peer][message.host] == 0, "a slot was used that is not lent, or is in use"
                     self.waiting[peer][message.host] = message.task
+            elif isinstance(message, m.Stop) and (peer, message.task) in self.offered:
+                self.stale.append((peer, self.holding[peer].pop(message.task)))  # nobody waits for its word
             elif isinstance(message, m.PutBlob):
                 assert message.blob not in self.blobs[peer], "a blob was sent twice"
                 self.blobs[peer].add(message.blob)
@@ -373,11 +376,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.holding.get(worker):
             run = self.holding[worker][data.draw(st.sampled_from(sorted(self.holding[worker])))]
             said = self.core.handle(Received(worker, m.OfferResult(run.task, run.attempt, b"r" * 16, 9)), self.now)
-            assert [type(message) for _, message in said] in ([m.ResultOffered], [m.ResultTaken])
-            if type(said[0][1]) is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
+            answer = type(said[-1][1])
+            assert answer in (m.ResultOffered, m.ResultTaken)
+            if answer is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
                 self.waiting[worker][run.host] = 0  # it runs no more
-            if type(said[0][1]) is m.ResultOffered:
+            if answer is m.ResultOffered:
                 self.waiting[worker].pop(run.task, None)  # and lends no slot
+                self.offered.add((worker, run.task))
+            self.deliver(said)  # the ends of the tasks within
             self.send(Tick())
 
     @rule(worker=workers, data=st.data())

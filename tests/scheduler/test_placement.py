@@ -104,7 +104,7 @@ def finish(record: WorkerRecord, name: str, seconds: float, took: float, *, dire
     task = TaskRecord(1, CLIENT, 1, name, 0, None, None, None, [], [b"x"], attempt=1)
     task.state = Running(record, record.seen if direct else None)
     record.seen += took
-    record_duration(task, record, seconds, False)
+    record_duration(task, record, seconds)
 
 
 def test_durations_are_learnt_by_the_functions_name_and_round_trips_from_calls_that_waited_for_nothing() -> None:

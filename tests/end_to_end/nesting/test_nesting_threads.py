@@ -18,10 +18,6 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
-from minidask.scheduler.core import SchedulerCore
-from minidask.scheduler.events import Joined, Received
-from minidask.scheduler.invariants import check
-from minidask.wire import messages as m
 from tests.helpers import Programs, wait_until
 
 pytestmark = pytest.mark.timeout(120)
@@ -372,20 +368,3 @@ def test_a_task_that_nobody_waits_for_any_more_goes_on_as_it_would(client: minid
     future.cancel()
     (tmp_path / "cancelled").touch()
     wait_until(lambda: (tmp_path / "went on").exists(), "the task came to its end")
-
-
-def test_a_parents_end_ends_a_nest_of_any_depth() -> None:
-    depth = 2000
-    core = SchedulerCore()
-    core.handle(Joined(1, "worker", "w", {"slots": 3000}), 0.0)
-    core.handle(Joined(2, "client", "c", {"nested": True}), 0.0)
-    for number in range(1, depth + 1):
-        parent = [number - 1, 1] if number > 1 else []
-        core.handle(Received(2, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)
-        core.assign(0.0)
-    core.handle(Received(2, m.Cancel([1], True)), 1.0)
-    assert sum(type(message) is m.Stop for _, message in core.assign(1.0)) == 0
-    for number in range(1, depth + 1):
-        core.handle(Received(1, m.Stopped(number, 1, "cancelled", "")), 2.0)
-    check(core)
-    assert not core.attempts.tasks

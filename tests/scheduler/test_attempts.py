@@ -1,0 +1,95 @@
+"""The life of a task that has children, or whose result is fetched: on the core, without clocks or sockets."""
+
+from __future__ import annotations
+
+from minidask.scheduler.core import Outbox, SchedulerCore
+from minidask.scheduler.events import Event, Joined, Left, Received
+from minidask.scheduler.invariants import check
+from minidask.scheduler.tasks import Delivering
+from minidask.wire import messages as m
+
+CLIENT, SLOT, WORKER = 1, 2, 11
+OFFER = m.OfferResult(1, 1, b"r" * 16, 9)
+
+
+def cluster(slots: int) -> SchedulerCore:
+    """A core with a user's client, that of the slots, and one worker."""
+    core = SchedulerCore()
+    core.handle(Joined(WORKER, "worker", "w", {"slots": slots}), 0.0)
+    core.handle(Joined(CLIENT, "client", "c", {}), 0.0)
+    core.handle(Joined(SLOT, "client", "s", {"nested": True}), 0.0)
+    return core
+
+
+def do(core: SchedulerCore, event: Event) -> Outbox:
+    out = [*core.handle(event, 0.0), *core.assign(0.0)]
+    check(core)
+    return out
+
+
+def submit(core: SchedulerCore, number: int, parent: int = 0) -> Outbox:
+    above = [parent, 1] if parent else []
+    return do(core, Received(SLOT if parent else CLIENT, m.Submit(number, "f", 0, None, 0, None, [], above, [b"f"])))
+
+
+def kinds(out: Outbox) -> list[type[m.Message]]:
+    return [type(message) for _, message in out]
+
+
+def test_a_task_whose_result_is_fetched_needs_no_slot() -> None:
+    core = cluster(1)
+    assert kinds(submit(core, 1)) == [m.Run]
+    assert kinds(submit(core, 2)) == []
+    assert kinds(do(core, Received(WORKER, OFFER))) == [m.ResultOffered, m.Run]
+    assert isinstance(core.attempts.tasks[1].state, Delivering)
+    assert kinds(submit(core, 3)) == []
+    assert kinds(do(core, Received(WORKER, m.OfferResult(2, 1, b"q" * 16, 9)))) == [m.ResultOffered], (
+        "they would pile up"
+    )
+    assert kinds(do(core, Received(WORKER, m.Done(1, 1, 0.1, [b"r"])))) == [m.TaskDone, m.Run]
+
+
+def test_tasks_within_a_task_end_when_it_has_returned_though_its_result_is_still_to_be_fetched() -> None:
+    core = cluster(2)
+    submit(core, 1)
+    submit(core, 2, parent=1)
+    out = do(core, Received(WORKER, OFFER))
+    assert out[0] == (SLOT, m.TaskLost(2, m.Reason.CANCELLED, "task 'f': its parent has ended"))
+    assert kinds(out) == [m.TaskLost, m.Stop, m.ResultOffered]
+    (refused,) = submit(core, 3, parent=1)
+    assert refused == (SLOT, m.TaskLost(3, m.Reason.CANCELLED, "task 'f': the task that has submitted it has ended"))
+
+
+def test_a_result_that_is_not_wanted_any_more_is_removed_and_not_waited_for() -> None:
+    core = cluster(1)
+    submit(core, 1)
+    do(core, Received(WORKER, OFFER))
+    assert do(core, Received(CLIENT, m.Cancel([1], False))) == [(WORKER, m.Stop(1, 1))]
+    assert not core.attempts.tasks
+    assert do(core, Received(WORKER, m.Stopped(1, 1, "cancelled", "it was cancelled"))) == [], "that is stale"
+    assert do(core, Received(WORKER, OFFER)) == [(WORKER, m.ResultTaken(b"r" * 16, 0))]
+
+
+def test_a_lost_worker_takes_results_and_the_tasks_within_along() -> None:
+    core = cluster(2)
+    submit(core, 1)
+    submit(core, 2, parent=1)
+    do(core, Received(WORKER, OFFER._replace(task=2)))
+    do(core, Left(WORKER, "gone"))
+    assert list(core.attempts.tasks) == [1], "it is tried again, and will submit its own"
+
+
+def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() -> None:
+    depth = 2000
+    core = cluster(depth)
+    for number in range(1, depth + 1):
+        parent = [number - 1, 1] if number > 1 else []
+        core.handle(Received(SLOT, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)
+        core.assign(0.0)
+    stops = [message for _, message in core.handle(Received(SLOT, m.Cancel([1], True)), 1.0) if type(message) is m.Stop]
+    assert [stop.task for stop in stops] == list(range(depth, 0, -1)), "the innermost first"
+    assert core.assign(1.0) == []
+    for number in range(1, depth + 1):
+        assert core.handle(Received(WORKER, m.Stopped(number, 1, "cancelled", "")), 2.0) == []
+    check(core)
+    assert not core.attempts.tasks
