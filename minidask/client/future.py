@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
-from minidask.client.missing import advised, told_here
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.host.signals import pass_on
 from minidask.pickling.payload import loads
 from minidask.pickling.tracebacks import with_source
+from minidask.task.missing import advised, lacking_here
 
 CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"  # a state of the standard future
 LOGGER = logging.getLogger("concurrent.futures")  # where the standard library tells of callbacks that raise
@@ -248,7 +248,7 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
         try:
             return loads(outcome.payload, f"the result of task {name!r}"), None
         except SerializationError as error:
-            return None, told_here(error, outcome.worker)
+            return None, lacking_here(error, outcome.worker)
     raised, notes = _exception(outcome, name)
     cause = RemoteTraceback(with_source(outcome.traceback), outcome.worker)
     vars(BaseException)["__cause__"].__set__(

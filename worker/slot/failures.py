@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import FrameType
-from typing import Any
 
 from minidask.errors import SerializationError, TaskError
 from minidask.pickling import tracebacks
 from minidask.pickling.payload import dumps
 from minidask.task import batch
+from minidask.task.missing import explained
+from minidask.task.session import SessionInfo
 from minidask.wire.messages import Failed, Run
-
-from .missing import explained
 
 
 def failed(
-    error: BaseException, run: Run, seconds: float, session: Mapping[str, Any] | None, around: Sequence[str]
+    error: BaseException, run: Run, seconds: float, session: SessionInfo | None, around: Sequence[str]
 ) -> Failed:
     """The message for a call that raised.
 

@@ -26,10 +26,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.errors import VersionMismatch
 from minidask.pickling.payload import SlotBlobs, dumps, handed_over, loads
 from minidask.task import batch
 from minidask.task.context import SlotConfig, bind_slot
+from minidask.task.session import refuse_other_python
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder
@@ -296,12 +296,7 @@ class Slot:
     def _begin_session(self, run: m.Run) -> None:
         self._session = None  # if the new session cannot be taken over, the old one is not in force either
         session = self._blobs.resolve(run.blobs[0])
-        ours, theirs = list(sys.version_info[:2]), list(session["python"])
-        if ours != theirs:
-            raise VersionMismatch(
-                f"the caller runs Python {theirs[0]}.{theirs[1]} and the worker on {socket.gethostname()} Python"
-                f" {ours[0]}.{ours[1]}, which cannot run each other's functions: use one version on all machines"
-            )
+        refuse_other_python(session)
         self._describing = 2 if session["code"] else 1
         if self._caller is not None:
             self._caller.take_over(run.blobs[0], session)

@@ -10,7 +10,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.worker.slot.missing import explained
+from minidask.task.missing import explained
 from tests.helpers import Programs
 
 CALLER = {"executable": "/theirs/python", "version": "3.11.7"}
