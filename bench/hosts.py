@@ -24,7 +24,7 @@ class Hosts:
     """
 
     def __init__(self, count: int, rate: str = "") -> None:
-        self.mark = f"md{os.getpid() % 100000}{next(_numbers)}"  # a namespace ends some time after its deletion
+        self.mark = f"md{os.getpid():x}-{next(_numbers)}"  # a namespace ends some time after its deletion
         self.names = [f"{self.mark}h{number}" for number in range(count)]
         self._bridge = f"{self.mark}b"
         self._rate = rate

@@ -11,6 +11,9 @@ Where a test belongs:
 - `tests/foreign/` runs joblib's and scikit-learn's own tests.
 - `tests/project/` looks at the project: its layers, its package, its benchmark.
 
+Two processes share the tests out by file (`.ci/check`). A test that is marked `alone` runs afterwards, when no other
+test does: it sends Ctrl-C to its own process, measures milliseconds, or looks at what any program of ours removes.
+
 Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`.
 """
 
@@ -33,6 +36,8 @@ from minidask.host.folders import sweep
 from minidask.wire.messages import Message
 from tests.helpers import Programs, at_rest, leftovers, our_processes, wait_until
 
+TESTS = Path(__file__).parent
+
 # Two processes run tests at once: that one example takes longer than another tells nothing.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
@@ -43,9 +48,15 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Nothing is left behind. If several processes run the tests, this one looks when they have ended."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest come first, so that no process waits for another at the end."""
+    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in ("foreign", "project"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Nothing is left behind. If several processes run the tests, the first one looks when the others have ended."""
+    yield
     if hasattr(session.config, "workerinput"):
         return
     with contextlib.suppress(AssertionError):
@@ -58,7 +69,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(autouse=True)
 def nothing_is_printed(request: pytest.FixtureRequest) -> Iterator[None]:
     """What the code of a room prints is looked at by its test, or a fault: an error that nobody has caught, say."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] in ("end_to_end", "foreign", "project"):
+    if request.path.relative_to(TESTS).parts[0] in ("end_to_end", "foreign", "project"):
         yield
         return
     capture = request.getfixturevalue("capsys" if "capsys" in request.fixturenames else "capfd")

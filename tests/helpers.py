@@ -169,3 +169,9 @@ class Programs:
             program.ask_to_end()
         for program in reversed(self._started):
             program.end()
+
+
+def pids_of(client: minidask.Client) -> set[int]:
+    """The processes of a cluster on this machine: its node and its slots."""
+    node = psutil.Process(client.scheduler_info()["pid"])
+    return {node.pid, *(process.pid for process in node.children())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,11 +17,6 @@ from minidask.data.files import blob_id
 from minidask.data.store import DISK, LOOK_AFTER, BlobStore
 from minidask.host import folders
 from tests.data.stores import KIB, blob, data, files, new_store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> BlobStore:
-    return new_store(tmp_path, 100 * KIB)
 
 
 def test_what_is_put_is_mapped_by_all(store: BlobStore) -> None:
@@ -198,3 +194,13 @@ def test_pinned_blobs_are_always_there_and_memory_is_never_over_its_budget(
     for store in stores:
         store.unpin_all()
     assert not [name for name in files(first) if "." in name]
+
+
+def test_room_is_made_where_the_file_system_cannot_allocate(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    incoming = store.begin(blob_id([bytes(5000)]), 5000)
+    incoming.write(0, bytes(5000))
+    assert incoming.finish()

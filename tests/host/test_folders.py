@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
+from minidask.host import folders
 from minidask.host.folders import disk_folder
 
 
@@ -25,3 +30,30 @@ def test_threads_make_and_remove_folders_at_once(tmp_path: Path) -> None:
     disk_folder(tmp_path).rmdir()  # lets go of the others
     assert len(os.listdir("/proc/self/fd")) <= before + 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_locks_is_swept_by_its_own_kind_alone(tmp_path: Path, no_flock: None) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead = tmp_path / f"minidask-{folders.owner(gone.pid)}-x"
+    elsewhere = tmp_path / f"minidask-{gone.pid}-00000000-x"
+    for folder in (dead, elsewhere):
+        folder.mkdir()
+    mine = folders.disk_folder(tmp_path)
+    folders.disk_folder(tmp_path)
+    assert mine.exists()
+    assert not dead.exists()
+    assert elsewhere.exists(), "nothing says whether its process lives"
+
+
+def test_the_first_place_that_will_do_is_taken_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(folders, "_temporary", lambda: Path("/nowhere"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + "long" * 20)
+    writable = {"/dev/shm"}
+    monkeypatch.setattr(os, "access", lambda path, _: str(path) in writable)
+    folder = folders.runtime_folder()
+    assert folder.parent == folders.SHARED_MEMORY
+    folder.rmdir()
+    writable.clear()
+    with pytest.raises(OSError, match="set XDG_RUNTIME_DIR or TMPDIR"):
+        folders.runtime_folder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -87,3 +88,15 @@ def test_where_the_secret_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_access_file().expanduser() == Path("/home/somebody/.local/state/minidask/access")
+
+
+def test_a_secret_is_written_where_the_file_system_has_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", unsupported)
+    secret = load_or_create_secret(tmp_path / "access")
+    assert load_secret(tmp_path / "access") == secret
+    assert [path.name for path in tmp_path.iterdir()] == ["access"]

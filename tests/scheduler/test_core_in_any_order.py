@@ -7,207 +7,29 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from hypothesis import settings
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import Bundle, invariant, precondition, rule
 
 from minidask.errors import ProtocolError
 from minidask.host.versions import fits
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
-from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, Outbox, SchedulerCore
-from minidask.scheduler.events import Event, Joined, Left, Received, Tick
+from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS
+from minidask.scheduler.events import Joined, Left, Received, Tick
 from minidask.wire import messages as m
+from tests.scheduler.bad_words import HUGE, bad_words_of_a_client, bad_words_of_a_worker
+from tests.scheduler.book import Book
 
-OUTCOMES = (m.TaskDone, m.TaskRaised, m.TaskLost)
 PYTHONS = st.sampled_from(["3.11.7", "3.11.2", "3.12.1", ""])
-NAME, HUGE = b"r" * 16, (1 << 63) - 1
 
 
-def bad_words_of_a_worker(task: int, attempt: int) -> list[m.Message]:
-    """What a worker must not say, or what is of no consequence."""
-    return [
-        m.Stopped(task, attempt, "bored", ""),
-        m.Done(task, attempt, 0.1, []),
-        m.Done(task, attempt, 0.1, [b"pickle", b"short"]),
-        m.Done(task, attempt, float("nan"), [b"pickle", NAME + b"r"]),
-        m.Failed(task, attempt, -1.0, "traceback", [b"pickle", NAME + b"w"]),
-        m.OfferResult(task, attempt, NAME, 0),
-        m.OfferResult(task, attempt, NAME, HUGE),
-        m.OfferResult(task, attempt, b"short", 9),
-        m.Died(task, attempt + 1, "stale", ""),
-        m.GaveBack(task, -attempt),
-        m.Waiting(-task, attempt),
-        m.Resumed(task, HUGE),
-        m.Resized(-1),
-        m.Resized(HUGE),
-        m.HaveBlob(b"unheard of"),
-        m.FetchFailed(b"unheard of", "nowhere", ""),
-        m.FetchChunk(b"unheard of", -1, HUGE, -1),
-        m.Chunk(NAME, -1, HUGE, []),
-        m.Chunk(NAME, 0, 1, [b"x"]),
-        m.NoBlob(b"", -1, ""),
-        m.Output(-1, -1, "nowhere", "text"),
-        m.Heartbeat(-1),
-        m.TaskMessage(-task, attempt, "channel", [b"x"]),
-        m.TaskMessage(task, attempt + 1, "", []),
-        m.Restarted(HUGE),
-        m.Restarted(-1),
-        m.Ask(1),
-        m.Restart(1),
-        m.Goodbye("a word of the scheduler's"),
-    ]
-
-
-def bad_words_of_a_client(task: int) -> list[m.Message]:
-    """The same for a client, with one of its tasks."""
-    return [
-        m.PutBlob(b"short", [b"data"]),
-        m.PutBlob(NAME, []),
-        m.OfferBlob(NAME, -1, ""),
-        m.OfferBlob(NAME, HUGE, ""),
-        m.OfferBlob(b"", 1, ""),
-        m.ReleaseBlobs([b"unheard of"]),
-        m.OpenGroup(0, 1, []),
-        m.OpenGroup(99, -1, []),
-        m.OpenGroup(99, 1, [1]),
-        m.CloseGroup(-1),
-        m.Submit(task, "again", 0, None, 0, None, [], [], [b"call"]),
-        m.Submit(-1, "no payload", 0, None, 0, None, [], [], []),
-        m.Submit(-1, "no group", 0, None, HUGE, None, [], [], [b"call"]),
-        m.Submit(-1, "no blob", 0, None, 0, None, [b"unheard of"], [], [b"call"]),
-        m.Submit(-1, "no time", 0, float("nan"), 0, None, [], [], [b"call"]),
-        m.Submit(-1, "no parent", 0, None, 0, None, [], [1, 2, 3], [b"call"]),
-        m.Submit(-1, "n" * (1 << 21), 0, None, 0, None, [], [], [b"call"]),
-        m.Cancel([-1, HUGE], True),
-        m.RanInline([], -1, 0),
-        m.RanInline([], 1, 2),
-        m.RanInline([], HUGE, HUGE),
-        m.FetchChunk(NAME, -1, HUGE, -1),
-        m.ResultTaken(b"", HUGE),
-        m.Chunk(NAME, 0, HUGE, []),
-        m.NoBlob(NAME, -1, ""),
-        m.Done(1, 1, 0.1, [b"a word of a worker's"]),
-        m.Restarted(1),
-    ]
-
-
-class SchedulerMachine(RuleBasedStateMachine):
+class SchedulerMachine(Book):
     """Clients and workers join, submit, finish, fail, die, cancel, go silent and vanish.
 
-    The machine keeps its own simple book of what was asked for and what came back.
+    The book, which the machine extends, checks each message that the core sends.
     """
 
     workers = Bundle("workers")
     clients = Bundle("clients")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.core = SchedulerCore()
-        self.now = 0.0
-        self.peers = 0
-        self.requests = 0
-        self.tasks = 0
-        self.wanted: dict[int, set[int]] = {}  # client -> task numbers without an outcome
-        self.limits: dict[int, dict[int, int]] = {}  # client -> group -> limit
-        self.holding: dict[int, dict[int, m.Run]] = {}  # worker -> task -> the attempt it was told to run
-        self.blobs: dict[int, set[bytes]] = {}  # worker -> blobs it was sent
-        self.stale: list[tuple[int, m.Run]] = []
-        self.fetching: dict[tuple[int, bytes], str] = {}  # worker and blob -> where it was told to fetch
-        self.failed: set[tuple[int, bytes, int]] = set()
-        self.undone: list[tuple[int, m.Run]] = []  # what workers have to give back for lack of data
-        self.nested: dict[int, int] = {}  # worker -> the client of the tasks in its slots
-        self.pythons: dict[int, str] = {}  # by worker
-        self.idle: dict[int, bool] = {}  # client of a slot -> what it was told last
-        self.restarts: dict[tuple[int, int], set[int]] = {}  # client and request -> workers with old slots
-        self.told_to_restart: list[tuple[int, int, tuple[int, int]]] = []  # worker, its number, client and request
-        self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
-        self.offered: set[tuple[int, int]] = set()  # worker and task whose result is being fetched
-
-    # --- driving the core ---
-
-    def send(self, event: Event) -> None:
-        self.deliver(self.core.handle(event, self.now))
-        self.deliver(self.core.assign(self.now))
-        while self.undone:
-            worker, run = self.undone.pop()
-            self.report(worker, m.Stopped(run.task, run.attempt, "no-data", "nobody has it"))
-
-    def deliver(self, outbox: Outbox) -> None:
-        for peer, message in outbox:
-            if isinstance(message, OUTCOMES):
-                assert message.task in self.wanted[peer], f"{message} was told twice, or after it was cancelled"
-                self.wanted[peer].remove(message.task)
-            elif isinstance(message, m.Run):
-                assert set(message.blobs) <= self.blobs[peer], "a task came before its blobs"
-                assert message.task not in self.holding[peer], "a worker was given a task that it has"
-                self.holding[peer][message.task] = message
-                if message.host:
-                    assert self.waiting[peer][message.host] == 0, "a slot was used that is not lent, or is in use"
-                    self.waiting[peer][message.host] = message.task
-            elif isinstance(message, m.Stop) and (peer, message.task) in self.offered:
-                self.stale.append((peer, self.holding[peer].pop(message.task)))  # nobody waits for its word
-            elif isinstance(message, m.PutBlob):
-                assert message.blob not in self.blobs[peer], "a blob was sent twice"
-                self.blobs[peer].add(message.blob)
-            elif isinstance(message, m.NeedBlob):
-                self.needed(peer, message)
-            elif isinstance(message, m.BlobLost):
-                self.lose_data(peer, message.blob)
-            elif isinstance(message, m.ReleaseBlobs):
-                held = [run for run in self.holding[peer].values() if run.task in self.core.attempts.tasks]
-                needed = {blob for run in held for blob in run.blobs}
-                assert not needed & set(message.blobs), "a blob was dropped that a task still needs"
-                self.blobs[peer] -= set(message.blobs)
-                for blob in message.blobs:
-                    self.fetching.pop((peer, blob), None)
-            elif isinstance(message, m.Restart):
-                self.told_to_restart.append((peer, message.request, next(reversed(self.restarts))))
-            elif isinstance(message, m.Answer) and not message.info:
-                assert not self.restarts.pop((peer, message.request)), "a client was told of fresh slots too early"
-            elif isinstance(message, m.IdleSlots):
-                self.idle[peer] = message.idle
-            elif isinstance(message, m.Goodbye):
-                self.forget_worker(peer)
-
-    def needed(self, peer: int, message: m.NeedBlob) -> None:
-        """A worker was told to fetch: from a live worker that was told of the blob before, or the scheduler."""
-        source = int(message.source.rpartition(":")[2]) if message.source else 0
-        assert not source or (source in self.blobs and message.blob in self.blobs[source]), "nobody is there"
-        assert (peer, message.blob, source) not in self.failed, "it was told to fetch again where it could not"
-        self.blobs[peer].add(message.blob)
-        self.fetching[peer, message.blob] = message.source
-
-    def lose_data(self, peer: int, blob: bytes) -> None:
-        """A worker was told that it cannot have a blob: it gives back what needs it."""
-        self.fetching.pop((peer, blob), None)
-        self.failed = {entry for entry in self.failed if entry[:2] != (peer, blob)}
-        self.blobs[peer].discard(blob)
-        self.undone += [(peer, run) for run in self.holding[peer].values() if blob in run.blobs]
-        self.holding[peer] = {task: run for task, run in self.holding[peer].items() if blob not in run.blobs}
-
-    def forget_worker(self, peer: int) -> None:
-        self.fetching = {key: source for key, source in self.fetching.items() if key[0] != peer}
-        self.holding.pop(peer, None)
-        for workers in self.restarts.values():
-            workers.discard(peer)
-        self.blobs.pop(peer, None)
-        self.waiting.pop(peer, None)
-
-    def report(self, worker: int, message: Any) -> None:
-        if worker in self.holding:
-            self.send(Received(worker, message))
-
-    def take(self, worker: int, data: st.DataObject) -> m.Run | None:
-        """One of the attempts that a worker holds, which is over now."""
-        held = self.holding.get(worker)
-        if not held:
-            return None
-        run = held.pop(data.draw(st.sampled_from(sorted(held))))
-        self.stale.append((worker, run))
-        lent = self.waiting[worker]
-        lent.pop(run.task, None)
-        if run.host in lent:
-            lent[run.host] = 0
-        return run
 
     # --- peers ---
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -12,12 +11,7 @@ import joblib
 import pytest
 
 import minidask
-from minidask.scheduler import events as e
-from minidask.scheduler.core import SchedulerCore
 from minidask.task import channels
-from minidask.task.context import current_slot
-from minidask.wire import messages as m
-from minidask.worker.slot.stops import RunningCalls
 from tests.helpers import wait_until
 
 
@@ -127,11 +121,6 @@ def test_handlers_do_not_run_where_the_connection_is_read(client: minidask.Clien
     del channels._handlers["blocking"]
 
 
-def test_outside_of_tasks_there_is_nobody_to_tell() -> None:
-    assert current_slot() is None
-    assert not channels.tell_caller("test", [b"x"])
-
-
 def storm() -> None:
     while True:
         tell("x" * 100)
@@ -144,33 +133,3 @@ def test_a_stop_that_comes_amid_a_message_waits_for_its_end(client: minidask.Cli
         wait_until(lambda: told, "the task spoke")
         client.cancel(future, force=True)
         assert client.submit(abs, -1).result(20) == 1
-
-
-def test_stops_are_put_off_and_heeded() -> None:
-    calls = RunningCalls(None)
-    call = calls.begin(1, 1)
-    assert calls.put_off_stops() is None  # it may not be interrupted anyway
-    call.interruptible = True
-    assert calls.put_off_stops() is call
-    calls.interrupt(signal.SIGINT, None)
-    with pytest.raises(KeyboardInterrupt):
-        calls.heed_stops(call)
-    assert call.interruptible
-    assert calls.put_off_stops() is call
-    calls.heed_stops(call)  # it has taken its effect
-    with pytest.raises(KeyboardInterrupt):
-        calls.interrupt(signal.SIGINT, None)
-
-
-def test_what_comes_of_an_attempt_that_is_over_is_dropped() -> None:
-    core = SchedulerCore()
-    core.handle(e.Joined(1, "client", "a", {}), 0.0)
-    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
-    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], [b"call"])), 0.0)
-    ((_, run),) = [(peer, message) for peer, message in core.assign(0.0) if isinstance(message, m.Run)]
-    told = m.TaskMessage(run.task, run.attempt, "test", [b"x"])
-    assert core.handle(e.Received(2, told), 0.0) == [(1, m.CallerMessage("test", [b"x"]))]
-    assert core.handle(e.Received(2, told._replace(attempt=9)), 0.0) == []
-    assert core.handle(e.Received(2, told._replace(task=9)), 0.0) == []
-    core.handle(e.Received(2, m.Done(run.task, run.attempt, 0.1, [b"result"])), time.monotonic())
-    assert core.handle(e.Received(2, told), 0.0) == []

@@ -379,6 +379,7 @@ def test_a_handle_may_be_collected_while_its_clients_locks_are_held(client: mini
     assert not client.shell.blobs.dropped
 
 
+@pytest.mark.alone(reason="it sends Ctrl-C to its own process")
 def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
     begin, stop = threading.Event(), threading.Event()
 

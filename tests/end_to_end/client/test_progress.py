@@ -22,110 +22,8 @@ from sklearn.model_selection import GridSearchCV
 
 import minidask
 from minidask import errors
-from minidask.backend.inside_joblib import InsideParallel
-from minidask.backend.total import READ_AHEAD, total_calls
 from minidask.client import progress
-from minidask.client.tally import BarText, CallCounts, SchedulerCounts, Tally, counts_of_asker, since
 from tests.helpers import Programs, wait_until
-
-# --- the core ---
-
-
-def test_a_bar_adds_up_its_counts_and_knows_its_total_when_all_do() -> None:
-    tally = Tally()
-    assert not tally
-    first, second = CallCounts(10), CallCounts()
-    tally.open(first)
-    tally.open(second)
-    first.submitted, first.done, first.failed = 4, 2, 1
-    second.submitted, second.done = 3, 3
-    assert tally
-    assert tally.text() == BarText(6, None, "1 failed")
-    tally.close(second, ended_well=True)
-    assert tally.text(SchedulerCounts(1, 0, 0)) == BarText(6, 13, "1 running, 1 failed")
-    tally.close(first, ended_well=False)
-    assert tally.text(SchedulerCounts(0, 0, 0)) == BarText(6, 13, "1 failed")
-
-
-def test_calls_that_did_not_end_well_keep_their_total_known_or_not() -> None:
-    tally = Tally()
-    known, unknown = CallCounts(10), CallCounts()
-    tally.open(known)
-    tally.open(unknown)
-    known.submitted = known.done = unknown.submitted = unknown.done = 1
-    tally.close(known, ended_well=False)
-    tally.close(unknown, ended_well=False)
-    assert tally.text() == BarText(2, None, "")
-    known = CallCounts(1)
-    tally.open(known)
-    known.cancelled = known.submitted = 1
-    assert tally.text() == BarText(2, None, "1 cancelled")
-
-
-def test_a_task_that_failed_counts_as_one_call() -> None:
-    counts = CallCounts()
-    counts.add(5)
-    counts.add(5, failed=True)
-    counts.add(5, cancelled=True)
-    assert (counts.done, counts.failed, counts.cancelled) == (5, 1, 5)
-
-
-def test_nested_calls_are_a_note_from_when_the_bar_began() -> None:
-    def entry(number: int, running: int, nested: tuple[int, int]) -> dict[str, Any]:
-        return {"id": number, "running": running, "nested": {"submitted": nested[0], "finished": nested[1]}}
-
-    info = {"you": 7, "clients": [entry(3, 9, (1, 1)), entry(7, 2, (340, 220))]}
-    counts = counts_of_asker(info)
-    assert counts == SchedulerCounts(2, 340, 220)
-    tally = Tally()
-    tally.open(CallCounts(20, submitted=8))
-    assert tally.text(since(counts, SchedulerCounts(0, 100, 100))) == BarText(0, 20, "2 running, nested 120/240")
-    assert counts_of_asker({"you": 8, "clients": []}) is None
-
-
-# --- how many there will be ---
-
-
-class Running(Parallel):  # type: ignore[misc]
-    """A `Parallel` in the middle of a call."""
-
-    def __init__(self, iterable: Any, dispatched: int = 0) -> None:
-        super().__init__(n_jobs=2, backend="loky")
-        self.n_tasks = len(iterable) if hasattr(iterable, "__len__") else None
-        self._original_iterator = iter(iterable)
-        self.n_dispatched_tasks = dispatched
-
-
-class ScikitLearns(Running):
-    __module__ = "sklearn.utils.parallel"
-
-
-def test_a_list_tells_how_many_and_a_generator_of_a_users_is_left_alone() -> None:
-    assert total_calls(InsideParallel(Running([1, 2, 3]))) == 3
-    asked = []
-    assert total_calls(InsideParallel(Running(asked.append(i) for i in range(3)))) is None
-    assert asked == []
-
-
-@pytest.mark.parametrize(
-    ("count", "expected"), [(0, 4), (50, 54), (READ_AHEAD - 1, READ_AHEAD + 3), (READ_AHEAD, None)]
-)
-def test_scikit_learns_generators_are_read_ahead_and_nothing_of_them_is_lost(count: int, expected: int | None) -> None:
-    parallel = ScikitLearns((i for i in range(count)), dispatched=4)
-    assert total_calls(InsideParallel(parallel)) == expected
-    assert list(parallel._original_iterator) == list(range(count))
-
-
-def test_reading_ahead_leaves_an_error_to_those_who_get_there() -> None:
-    parallel = ScikitLearns(10 // (3 - i) for i in range(5))
-    assert total_calls(InsideParallel(parallel)) is None
-    found = []
-    with pytest.raises(ZeroDivisionError):
-        found.extend(iter(lambda: next(parallel._original_iterator), None))
-    assert next(parallel._original_iterator, "over") == "over"
-
-
-# --- on a cluster ---
 
 
 @pytest.fixture(autouse=True)
@@ -249,6 +147,7 @@ def test_a_call_that_fails_leaves_its_state(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.alone(reason="it sends Ctrl-C to its own process")
 def test_ctrl_c_leaves_the_state(client: minidask.Client, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     def started(i: int) -> None:
         (tmp_path / str(i)).touch()

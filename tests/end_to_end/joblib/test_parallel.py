@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import functools
 import os
-import signal
 import statistics
 import sys
 import threading
@@ -105,6 +103,7 @@ def test_n_jobs_zero_is_refused() -> None:
         Parallel(n_jobs=0)(tasks(neg, 2))
 
 
+@pytest.mark.alone(reason="it measures milliseconds")
 def test_a_call_of_one_task_does_not_wait_for_joblibs_next_look() -> None:
     """joblib looks for results every 10 ms; a call that returns in less has not waited for that."""
     Parallel()(tasks(neg, 2))
@@ -369,90 +368,3 @@ def test_the_backend_can_be_pickled() -> None:
 
     backend = Parallel(n_jobs=2)._backend
     assert len(cloudpickle.dumps(backend)) < 200
-
-
-def test_a_long_callback_does_not_stop_the_reading(client: minidask.Client) -> None:
-    """The iterable waits, with the standard library's means, for a task of the same client."""
-
-    def iterable() -> Iterator[Any]:
-        for i in range(6):
-            concurrent.futures.wait([client.submit(abs, -i)], timeout=20)
-            (future,) = concurrent.futures.as_completed([client.submit(abs, -i)], timeout=20)
-            yield delayed(neg)(future.result())
-
-    assert Parallel(n_jobs=2, batch_size=1)(iterable()) == [-i for i in range(6)]
-
-
-def test_other_threads_get_their_results_while_a_call_waits(client: minidask.Client) -> None:
-    results: list[int] = []
-
-    def use_client() -> None:
-        results.extend(client.submit(neg, i).result(20) for i in range(50))
-
-    thread = threading.Thread(target=use_client)
-    thread.start()
-    Parallel(n_jobs=2, batch_size=1)(delayed(time.sleep)(0.05) for _ in range(10))
-    thread.join(20)
-    assert results == [-i for i in range(50)]
-
-
-def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) -> None:
-    def interrupted_call(delay: float) -> None:
-        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        try:
-            Parallel(n_jobs=2, batch_size=1)(delayed(time.sleep)(0.01) for _ in range(2000))
-        finally:
-            timer.join()
-
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        for delay in (0.001, 0.02, 0.1, 0.3):
-            with pytest.raises(KeyboardInterrupt):
-                interrupted_call(delay)
-            assert Parallel(n_jobs=2)(tasks(neg, 5)) == [0, -1, -2, -3, -4]
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-    wait_until(lambda: at_rest(client), "what was interrupted was stopped", 5)
-
-
-def test_ctrl_c_right_after_a_task_was_sent_stops_that_too(
-    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = client.shell.connection
-    post, flush = connection.post, connection.flush
-    sent = []
-
-    def noting_post(messages: Any) -> None:
-        post(messages)
-        sent.extend(message for message in messages if type(message).__name__ == "Submit")
-
-    def interrupted_flush() -> None:
-        flush()
-        if len(sent) == 2:
-            sent.append(None)
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(connection, "post", noting_post)
-    monkeypatch.setattr(connection, "flush", interrupted_flush)
-    with pytest.raises(KeyboardInterrupt):
-        Parallel(n_jobs=2, batch_size=1)([delayed(time.sleep)(60)] * 4)
-    monkeypatch.undo()
-    wait_until(lambda: at_rest(client), "both tasks were stopped", 5)
-
-
-def test_a_leader_that_is_held_up_still_gets_the_reading(
-    client: minidask.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between finding that another thread reads and waking it, the system may let everybody else run first."""
-    wake = client.shell.reader.wake
-
-    def late_wake() -> None:
-        time.sleep(0.05)
-        wake()
-
-    monkeypatch.setattr(client.shell.reader, "wake", late_wake)
-    for _ in range(20):
-        time.sleep(0.02)  # until the reading thread reads again
-        assert Parallel(n_jobs=2)([delayed(time.sleep)(0.01)]) == [None]

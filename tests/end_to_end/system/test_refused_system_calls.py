@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import resource
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from minidask import errors
-from minidask.data.files import blob_id
-from minidask.host import descriptors, folders
-from minidask.host.locks import locked
-from minidask.net import access
-from tests.data.stores import KIB, new_store
 from tests.helpers import Programs
 
 ALL_KINDS = """
@@ -98,75 +90,6 @@ def test_children_are_noticed_where_their_signal_is_ignored_or_blocked(programs:
     assert program.exit_code(60) == 0, program.text
 
 
-def no_flock(*_: object) -> None:
-    raise OSError(errno.ENOLCK, "No locks available")
-
-
-def test_the_other_kind_of_lock_keeps_threads_and_processes_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "lock"
-    path.write_text("0")
-    code = (
-        "import fcntl, pathlib, sys\nfrom minidask.host.locks import locked\n"
-        "def refuse(*_): raise OSError(37, 'No locks available')\n"
-        "fcntl.flock = refuse\n"
-        "for _ in range(200):\n"
-        "    with locked(pathlib.Path(sys.argv[1])) as f:\n"
-        "        n = int(f.read()); f.seek(0); f.write(str(n + 1)); f.flush()\n"
-    )
-    monkeypatch.setattr(fcntl, "flock", no_flock)
-
-    def count() -> None:
-        for _ in range(100):
-            with locked(path) as file:
-                number = int(file.read())
-                file.seek(0)
-                file.write(str(number + 1))
-                file.flush()
-
-    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as other:
-        threads = [threading.Thread(target=count) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert other.wait(60) == 0
-    assert path.read_text() == "600"
-
-
-def test_a_folder_without_locks_is_swept_by_its_own_kind_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", no_flock)
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    dead = tmp_path / f"minidask-{folders.owner(gone.pid)}-x"
-    elsewhere = tmp_path / f"minidask-{gone.pid}-00000000-x"
-    for folder in (dead, elsewhere):
-        folder.mkdir()
-    mine = folders.disk_folder(tmp_path)
-    folders.disk_folder(tmp_path)
-    assert mine.exists()
-    assert not dead.exists()
-    assert elsewhere.exists(), "nothing says whether its process lives"
-
-
-def test_room_is_made_and_a_secret_written_where_the_file_system_can_do_little(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unsupported(*_: object, **__: object) -> None:
-        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-
-    store = new_store(tmp_path, 100 * KIB)
-    monkeypatch.setattr(os, "posix_fallocate", unsupported)
-    incoming = store.begin(blob_id([bytes(5000)]), 5000)
-    incoming.write(0, bytes(5000))
-    assert incoming.finish()
-    monkeypatch.setattr(os, "link", unsupported)
-    secret = access.load_or_create_secret(tmp_path / "access")
-    assert access.load_secret(tmp_path / "access") == secret
-    assert [path.name for path in tmp_path.glob("*access*")] == ["access"]
-
-
 # --- places ---
 
 
@@ -199,19 +122,6 @@ def test_where_a_place_of_the_system_is_missing(programs: Programs, place: str) 
     program = programs.start("unshare", "--mount", "sh", "-c", command)
     assert program.exit_code(60) == 0, program.text
     assert "all is right" in program.text
-
-
-def test_the_first_place_that_will_do_is_taken_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(folders, "_temporary", lambda: Path("/nowhere"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/" + "long" * 20)
-    writable = {"/dev/shm"}
-    monkeypatch.setattr(os, "access", lambda path, _: str(path) in writable)
-    folder = folders.runtime_folder()
-    assert folder.parent == folders.SHARED_MEMORY
-    folder.rmdir()
-    writable.clear()
-    with pytest.raises(OSError, match="set XDG_RUNTIME_DIR or TMPDIR"):
-        folders.runtime_folder()
 
 
 CLEANED = (
@@ -294,14 +204,6 @@ def test_a_worker_says_in_a_line_what_it_lacks(programs: Programs, tmp_path: Pat
     assert missing.stderr.splitlines()[-1].endswith("is no folder: make it first")
 
 
-def test_no_more_than_is_allowed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
-    descriptors.check(100_000)
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
-    with pytest.raises(errors.MinidaskError, match=r"1 workers? needs? 37 open files.*LimitNOFILE[^,]*$"):
-        descriptors.check(1)
-
-
 NO_PROCESSES = """
 import os, signal, sys, minidask
 flag = sys.argv[1]
@@ -335,20 +237,6 @@ def test_a_process_that_cannot_be_started_for_a_moment_is_tried_again(programs: 
     flag.unlink()
     program.wait_for("result 5")
     assert program.exit_code(30) == 0, program.text
-
-
-def test_a_slot_that_cannot_be_started_leaves_no_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minidask.task.context import SlotConfig
-    from minidask.worker import launch
-
-    def fail(*_: object, **__: object) -> None:
-        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-
-    before = os.listdir("/proc/self/fd")
-    monkeypatch.setattr(subprocess, "Popen", fail)
-    with pytest.raises(BlockingIOError):
-        launch.launch({}, SlotConfig("", "", ""))
-    assert os.listdir("/proc/self/fd") == before
 
 
 def test_where_no_process_can_be_started_a_cluster_says_so(programs: Programs, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""A connection's bytes and messages, with asyncio's transport played by the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from minidask.net.transport import MessageLink
+from minidask.wire import messages as m
+from minidask.wire.codec import decode, encode
+from minidask.wire.frames import AUTHENTICATED, SHARED_BYTES, STRANGERS_BYTES, Frame, FrameDecoder, encode_frame
+from minidask.wire.handshake import Acceptor, Initiator
+from tests.wire.bytes_in import feed
+
+SECRET = b"s" * 32
+
+
+class Transport:
+    """What asyncio gives a protocol, with the bytes written to it."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.closing = False
+
+    def writelines(self, pieces: list[Any]) -> None:
+        self.written += b"".join(pieces)
+
+    def close(self) -> None:
+        self.closing = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def get_extra_info(self, name: str) -> Any:
+        return None
+
+
+def frames(data: bytes) -> list[Frame]:
+    return feed(FrameDecoder(AUTHENTICATED), data)
+
+
+def give(link: MessageLink, data: bytes) -> None:
+    """Have the link receive these bytes, in one read."""
+    buffer = link.get_buffer(-1)
+    buffer[: len(data)] = data
+    link.buffer_updated(len(data))
+
+
+def opened(came: list[m.Message]) -> tuple[MessageLink, Transport]:
+    """A scheduler's link to a client that has shaken hands."""
+    initiator = Initiator(SECRET, role="client", version="1", nonce=b"n" * 32, info={})
+    acceptor = Acceptor(SECRET, version="1", nonce=b"m" * 32, info={})
+    ended: list[Any] = []
+    link = MessageLink(
+        acceptor, lambda _: None, lambda _, messages: came.extend(messages), lambda *end: ended.append(end)
+    )
+    transport = Transport()
+    link._transport = transport  # type: ignore[assignment]
+    give(link, b"".join(initiator.start()))
+    (challenge,) = frames(transport.written)
+    give(link, b"".join(initiator.receive(challenge)))
+    transport.written = b""
+    return link, transport
+
+
+@pytest.mark.parametrize("bad", [b"no frame", b"".join(encode_frame(b"\xff")), b"".join(encode_frame(b"\x91\x63"))])
+def test_a_broken_protocol_is_answered_with_goodbye_and_the_reason(bad: bytes) -> None:
+    """What came before the mistake, in the same read, is still taken."""
+    came: list[m.Message] = []
+    link, transport = opened(came)
+    give(link, b"".join(encode(m.Ask(7))) + bad)
+    assert came == [m.Ask(7)]
+    (frame,) = frames(transport.written)
+    goodbye = decode(frame)
+    assert isinstance(goodbye, m.Goodbye) and goodbye.reason.startswith("protocol error: ")
+    assert transport.closing
+
+
+def test_a_stranger_gets_a_small_buffer_and_a_known_peer_a_large_one() -> None:
+    stranger = FrameDecoder()
+    assert len(stranger.get_buffer()) == STRANGERS_BYTES <= 8192
+    link, _ = opened([])
+    assert len(link.get_buffer(-1)) == SHARED_BYTES

@@ -1,0 +1,158 @@
+"""The scheduler's shell without sockets: bad messages and errors of ours end one peer, and every task is settled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from minidask.scheduler import attempts
+from minidask.scheduler.core import SchedulerCore
+from minidask.scheduler.events import Left, Received, Tick
+from minidask.scheduler.server import SchedulerServer
+from minidask.wire import messages as m
+from tests.links import Peer
+
+SECRET = b"s" * 32
+
+
+class Scheduler:
+    """A server with a core, and no sockets; its peers take the place of those that came over one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("minidask.scheduler.server.MessageLink", Peer)
+        self.server = SchedulerServer(SchedulerCore(), SECRET)
+        self.core = self.server.core
+
+    def join(self, role: str, **info: Any) -> tuple[int, Peer]:
+        link = Peer()
+        return self.server.attach(link, role, f"tcp://{role}:{len(self.server._links)}", info), link
+
+    def say(self, peer: int, *messages: m.Message) -> None:
+        self.server.post(*(Received(peer, message) for message in messages))
+
+    def leave(self, peer: int) -> None:
+        del self.server._links[peer]
+        self.server.post(Left(peer, "it was told to go"))
+
+    def submit(self, client: int, task: int, name: str = "f") -> None:
+        self.say(client, m.Submit(task, name, 0, None, 0, None, [], [], [b"call"]))
+
+
+@pytest.fixture
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+    return Scheduler(monkeypatch)
+
+
+def test_a_worker_with_an_unknown_reason_goes_and_its_task_runs_elsewhere(scheduler: Scheduler) -> None:
+    client, to_client = scheduler.join("client")
+    bad, to_bad = scheduler.join("worker", slots=1)
+    scheduler.submit(client, 1)
+    (run,) = to_bad.of(m.Run)
+    scheduler.say(bad, m.Stopped(run.task, run.attempt, "bored", ""), m.Done(run.task, run.attempt, 0.1, [b"r"]))
+    (goodbye,) = to_bad.of(m.Goodbye)
+    assert "reason 'bored'" in goodbye.reason and to_bad.closed
+    assert not to_client.of(m.TaskDone), "what comes after a mistake counts no more"
+    scheduler.leave(bad)
+    good, to_good = scheduler.join("worker", slots=1)
+    (again,) = to_good.of(m.Run)
+    scheduler.say(good, m.Done(again.task, again.attempt, 0.1, [b"r"]))
+    assert [done.task for done in to_client.of(m.TaskDone)] == [1]
+
+
+def test_an_error_of_ours_ends_the_peer_whose_message_it_was(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the task that it has cut loose is told to be lost."""
+    client, to_client = scheduler.join("client")
+    worker, to_worker = scheduler.join("worker", slots=2, prefetch=1)
+    scheduler.submit(client, 1)
+    scheduler.submit(client, 2)
+    run, other = to_worker.of(m.Run)
+    monkeypatch.setattr(attempts, "record_duration", lambda *_: 1 / 0)
+    scheduler.say(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
+    (goodbye,) = to_worker.of(m.Goodbye)
+    assert "ZeroDivisionError" in goodbye.reason
+    assert [(lost.task, lost.reason) for lost in to_client.of(m.TaskLost)] == [(1, "internal")]
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.undo()
+    scheduler.leave(worker)
+    another, to_another = scheduler.join("worker", slots=2)
+    (again,) = to_another.of(m.Run)
+    scheduler.say(another, m.Done(again.task, again.attempt, 0.1, [b"result"]))
+    assert [done.task for done in to_client.of(m.TaskDone)] == [2]
+    assert not scheduler.core.attempts.tasks and not to_client.closed
+    assert other.task == again.task
+
+
+def test_an_error_of_ours_in_placing_a_task_loses_that_one(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, to_client = scheduler.join("client")
+    worker, to_worker = scheduler.join("worker", slots=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler.core.data, "give", lambda *_: 1 / 0)
+        scheduler.submit(client, 1)
+    assert [(lost.task, lost.reason) for lost in to_client.of(m.TaskLost)] == [(1, "internal")]
+    scheduler.submit(client, 2)
+    (run,) = to_worker.of(m.Run)
+    scheduler.say(worker, m.Done(run.task, run.attempt, 0.1, [b"result"]))
+    assert [done.task for done in to_client.of(m.TaskDone)] == [2]
+    assert not scheduler.server.stopped.is_set()
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["assign", "leave", "tick"])
+def test_where_nothing_can_be_relied_on_every_peer_is_told(
+    where: str, scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, to_client = scheduler.join("client")
+    _, to_other = scheduler.join("client")
+    worker, to_worker = scheduler.join("worker", slots=1)
+    if where == "assign":
+        monkeypatch.setattr(scheduler.core.attempts, "assign_ready", lambda now: 1 / 0)
+        scheduler.submit(client, 1)
+    elif where == "leave":
+        monkeypatch.setattr(scheduler.core, "_lose_worker", lambda *_: 1 / 0)
+        scheduler.leave(worker)
+    else:
+        monkeypatch.setattr(scheduler.core, "_tick", lambda now: 1 / 0)
+        scheduler.server.post(Tick())
+    assert scheduler.server.stopped.is_set()
+    for peer in (to_client, to_other, *([to_worker] if where != "leave" else [])):
+        assert "an error inside the scheduler" in peer.of(m.Goodbye)[0].reason and peer.closed
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_who_cannot_be_sent_something_is_the_only_one_to_go(scheduler: Scheduler) -> None:
+    client, to_client = scheduler.join("client")
+    other, to_other = scheduler.join("client")
+    scheduler.core.info["odd"] = 1 << 70  # no msgpack can hold it
+    scheduler.say(client, m.Ask(1))
+    assert "it cannot be sent a Answer" in to_client.of(m.Goodbye)[0].reason
+    del scheduler.core.info["odd"]
+    scheduler.say(other, m.Ask(1))
+    assert to_other.of(m.Answer)
+
+
+def test_a_worker_can_send_parts_of_results_to_clients_only(scheduler: Scheduler) -> None:
+    worker, to_worker = scheduler.join("worker", slots=1)
+    other, to_other = scheduler.join("worker", slots=1)
+    client, to_client = scheduler.join("client")
+    before = len(to_other.came)
+    for target in (other, worker, 0, -1, 1 << 40):
+        scheduler.say(worker, m.Chunk(b"n" * 16, 0, target, [b"x"]), m.NoBlob(b"n" * 16, target, ""))
+    assert len(to_other.came) == before and not to_worker.closed
+    scheduler.say(worker, m.Chunk(b"n" * 16, 0, client, [b"x"]))
+    assert to_client.of(m.Chunk) == [m.Chunk(b"n" * 16, 0, worker, [b"x"])]
+
+
+@pytest.mark.parametrize(
+    "info",
+    [{}, {"slots": -1}, {"slots": True}, {"slots": 1 << 40}, {"slots": "2"}, {"slots": 1, "prefetch": -1}],
+    ids=str,
+)
+def test_a_worker_with_no_sensible_slots_is_turned_away(info: dict[str, Any], scheduler: Scheduler) -> None:
+    _, link = scheduler.join("worker", **info)
+    assert link.of(m.Goodbye) and link.closed
+    assert not scheduler.core.workers

@@ -1,0 +1,68 @@
+"""The worker's shell without processes: a slot that fails is killed, and an error of ours ends the worker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from minidask.task.context import SlotConfig
+from minidask.wire import messages as m
+from minidask.worker.memory import MemoryLimits
+from minidask.worker.shell import WorkerShell
+from tests.links import Peer
+
+
+class OddSlots:
+    """A factory of slots that cannot be started, or sent anything."""
+
+    pid = 1
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.killed = self.started = 0
+
+    def __call__(self, *_: Any) -> Any:
+        self.started += 1
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def send(self, message: m.Message) -> None:
+        raise ValueError("no room")
+
+    def kill(self) -> None:
+        self.killed += 1
+
+
+def shell(slots: Any) -> WorkerShell:
+    slot_config = SlotConfig("", "", "")
+    return WorkerShell("w", 1, slots, MemoryLimits(None, 1 << 40), slot_config, None, None)  # type: ignore[arg-type]
+
+
+def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
+    async def scene() -> None:
+        slots = OddSlots(None)
+        worker, link = shell(slots), Peer()
+        worker.attach(link)
+        worker.resize(1)
+        worker._slot_said(0, m.SlotReady())
+        worker.from_scheduler([m.Run(1, 1, 1, "f", None, [], 0, [b"call"])])
+        assert slots.killed == 1 and not worker.gave_up.is_set()
+        worker._slot_exited(0, "SIGKILL", "?")
+        assert [(died.task, died.how) for died in link.of(m.Died)] == [(1, "SIGKILL")]
+        worker._closing = True
+
+    asyncio.run(scene())
+
+
+def test_an_error_of_ours_ends_this_worker_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        worker = shell(OddSlots(None))
+        monkeypatch.setattr(worker._core.table, "resize", lambda slots: 1 / 0)
+        worker.resize(1)
+        assert worker.gave_up.is_set()
+        assert "ZeroDivisionError" in worker.reason
+
+    asyncio.run(scene())
