@@ -1,4 +1,4 @@
-"""`minidask-scheduler`: the command line of the scheduler program."""
+"""`minidask-scheduler`: the command line of the scheduler program. It reads options, and joins core and server."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def _serve(address: Address, access_file: Path, no_workers_timeout: float)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
+    """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     start_logging(options.log_level)
     sweep()

@@ -77,7 +77,7 @@ class Attempts:
     # --- on the way to a worker ---
 
     def add(self, task: TaskRecord) -> None:
-        """Take in a task that a client has submitted."""
+        """Take in a task that a client has submitted: enter it in all tables, and queue it."""
         self.tasks[task.id] = task.client.tasks[task.number] = task
         task.counts.submitted += 1
         if task.parent is not None:
@@ -124,7 +124,11 @@ class Attempts:
     # --- what workers report ---
 
     def done(self, worker: WorkerRecord, message: m.Done) -> None:
-        """An attempt has returned, and all of its result is here or fetched."""
+        """An attempt has returned: its task ends, and the client gets the outcome.
+
+        Raises:
+            ProtocolError: the outcome is malformed.
+        """
         if len(message.payload) != 1:
             check_outcome(message)
         task = self._reported(worker, message)
@@ -135,7 +139,11 @@ class Attempts:
             self._end(task, "done")
 
     def failed(self, worker: WorkerRecord, message: m.Failed) -> None:
-        """An attempt has raised."""
+        """An attempt has raised: its task ends, and the client gets the error.
+
+        Raises:
+            ProtocolError: the outcome is malformed.
+        """
         if len(message.payload) > 1:
             check_outcome(message)
         task = self._reported(worker, message)
@@ -146,10 +154,12 @@ class Attempts:
             self._end(task, "raised")
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
-        """An attempt was stopped or never started; for want of data, the task is tried again.
+        """An attempt was stopped, or has never started: its task is lost, for the reason that the worker gives.
+
+        If the reason is `NO_DATA`, the task is tried again: another worker may be able to fetch its data.
 
         Raises:
-            ProtocolError: for a reason that is none.
+            ProtocolError: the worker gives a reason that does not exist.
         """
         if message.reason == m.NO_DATA:
             task = self._reported(worker, message)
@@ -163,7 +173,7 @@ class Attempts:
             self.lose(task, "stopped", message.reason, message.text[:MAX_TEXT])
 
     def died(self, worker: WorkerRecord, message: m.Died) -> None:
-        """The process of an attempt has ended."""
+        """The process of an attempt has ended: its task is tried again, or lost after `MAX_DEATHS` deaths."""
         task = self._reported(worker, message)
         if task is not None:
             task.deaths += 1
@@ -172,7 +182,7 @@ class Attempts:
             )
 
     def gave_back(self, worker: WorkerRecord, message: m.GaveBack) -> None:
-        """An attempt has not started: its task is ready again, and counts no attempt as failed."""
+        """An attempt has not started: its task is ready again. That counts neither as a death nor as a try."""
         guest = message.task in worker.guests
         task = self._reported(worker, message)
         if task is not None:
@@ -182,9 +192,10 @@ class Attempts:
             self._queue(task)
 
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
-        """An attempt has returned, and its client has to fetch a large part of the result before `Done` comes.
+        """An attempt has returned, and its client must fetch a large buffer of the result before `Done` comes.
 
-        The task needs its slot no longer, and the tasks within it are over, as nobody waits for them.
+        The task leaves its slot and its group, and the tasks within it are cancelled. If nobody wants the outcome, the
+        worker is told to remove the buffer.
 
         Raises:
             ProtocolError: the offer is malformed.
@@ -203,7 +214,13 @@ class Attempts:
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
-        """A worker has left, and its attempts are over: their tasks are tried again elsewhere."""
+        """A worker has left, and with it its attempts: their tasks are tried again elsewhere.
+
+        Tasks pinned to it are lost.
+
+        Args:
+            reason: why it has left, for the clients.
+        """
         pinned = self._pinned.lose_worker(worker)
         for task in list(worker.tasks.values()):
             if type(task.state) is Ended:
@@ -258,7 +275,7 @@ class Attempts:
             self._cancel_nest(task)
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
-        """Queue a task whose attempt has died with its process or its worker, unless it was tried often enough."""
+        """Queue a task whose attempt has died, with its process or its worker; lose it if it was tried often enough."""
         task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
         if task.deaths >= MAX_DEATHS or len(task.story) >= MAX_ATTEMPTS:
@@ -273,7 +290,10 @@ class Attempts:
     # --- cancelled ---
 
     def cancel(self, task: TaskRecord, force: bool) -> None:
-        """The client wants no outcome of this task; with `force`, an attempt that runs is stopped too."""
+        """Cancel a task: its client wants no outcome.
+
+        With `force`, a running attempt is stopped, with all tasks within.
+        """
         if force and type(task.state) is not Ready:
             self._cancel_nest(task)
         self._cancel_one(task, force)
@@ -315,7 +335,7 @@ class Attempts:
             self._ready.forget_children(ancestor)
 
     def lose_client(self, client: ClientRecord) -> None:
-        """A client has left: stop and forget all that it has submitted."""
+        """A client has left: cancel all tasks that it has submitted, and stop those that run."""
         for task in list(client.tasks.values()):
             self.cancel(task, force=True)
         self._ready.lose_client(client)
@@ -332,7 +352,13 @@ class Attempts:
                 self.lose(task, "fail", reason, text)
 
     def lose(self, task: TaskRecord, step: str, reason: str, text: str) -> None:
-        """End a task that has no outcome of its own, and tell its client why."""
+        """End a task without an outcome of its own, and tell its client why.
+
+        Args:
+            step: the step of the table by which the task ends.
+            reason: for the client's program, one of `Reason`.
+            text: for people.
+        """
         self._tell(task, m.TaskLost(task.number, reason, f"task {task.name!r}: {text}"))
         self._end(task, step)
 
@@ -340,7 +366,7 @@ class Attempts:
         self._send(task.client.peer, message)
 
     def _end(self, task: TaskRecord, step: str) -> None:
-        """Forget a task, and the data that only this one needed."""
+        """End a task by a step of the table: forget it, and the blobs that only this task needed."""
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []
@@ -358,9 +384,9 @@ class Attempts:
             self._data.forget(self._data.table.unuse(task.blobs))
 
     def settle_adrift(self) -> int:
-        """End every task that is in no queue and on no worker: nothing else would ever end it.
+        """Lose every task that is in no queue and on no worker, as nothing else would ever end it.
 
-        That is so only after a bug of ours has cut a change of state short. Returns how many tasks there were.
+        There are such tasks only after an error of our own, in the middle of a change of state. Returns their number.
         """
         waiting = self._ready.waiting() | self._pinned.waiting()
         adrift = [task for task in self.tasks.values() if not self._has_a_place(task, waiting)]

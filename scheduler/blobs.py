@@ -21,7 +21,10 @@ MAX_FAILED = 2
 
 @dataclass(slots=True)
 class Copy:
-    """A worker's copy of a large blob: complete, or under way from `source`. The sources in `failed` did not do."""
+    """A worker's copy of a large blob: complete, or under way from `source`.
+
+    The sources in `failed` could not serve it.
+    """
 
     source: int = RELAY
     complete: bool = False
@@ -30,7 +33,10 @@ class Copy:
 
 @dataclass(slots=True, eq=False)
 class BlobRecord:
-    """One blob, the clients that hold it, and how many tasks use it. An offered one has a size, and often no bytes."""
+    """One blob, the clients that hold it, and how many tasks use it.
+
+    An offered blob has a size, and no payload here.
+    """
 
     payload: Payload
     size: int = 0
@@ -49,7 +55,7 @@ class BlobTable:
         """Have a client hold a blob, and keep its bytes. A blob that has bytes already keeps those."""
         record = self.records.setdefault(blob, BlobRecord(payload))
         record.holders[holder] = None
-        record.payload = record.payload or payload  # it was offered, and whoever did so may leave
+        record.payload = record.payload or payload  # another client may have offered the blob, without bytes
 
     def offer(self, blob: bytes, size: int, place: str, holder: int) -> None:
         """Have a client hold a blob whose bytes stay there. `place` says where they lie on its machine."""

@@ -1,4 +1,7 @@
-"""The cluster in plain values, for people and dashboards."""
+"""The cluster in plain values, for people, dashboards and progress bars. Pure.
+
+It is one dict, made anew for each client that asks. So nothing has to be kept up to date for it.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,11 @@ def describe(
     within its tasks. A task that has lent its slot does not count as running.
 
     Args:
-        info: what the scheduler says of itself.
+        info: the scheduler's own entries.
+        workers, clients: all of them, by peer.
+        ready: the queue of ready tasks.
         finished: how many tasks are over.
-        python: the asking client's, as "3.11"; a machine is `usable` if it runs tasks of that Python.
+        python: the asking client's Python, as "3.11". A machine is `usable` if it runs tasks of that Python.
     """
     lent = Counter(host.root.peer for worker in workers.values() for host in worker.guests.values())
     machines = [

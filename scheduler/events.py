@@ -1,4 +1,4 @@
-"""Everything that can happen to the scheduler: the arguments of `SchedulerCore.handle`."""
+"""The events of the scheduler: everything that can happen to it, as arguments of `SchedulerCore.handle`. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from minidask.wire.messages import Message
 class Joined(NamedTuple):
     """A peer has completed the handshake.
 
-    `role` is "client" or "worker", `address` where the peer is, and `info` what it says of itself.
+    Attributes:
+        peer: the number that the shell has given it.
+        role: "client" or "worker".
+        address: where it is.
+        info: its own description.
     """
 
     peer: int
@@ -20,14 +24,14 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The connection to a peer has ended, and why."""
+    """The connection to a peer has ended, for this reason."""
 
     peer: int
     reason: str
 
 
 class Received(NamedTuple):
-    """A message has come from a peer."""
+    """A peer has sent a message."""
 
     peer: int
     message: Message

@@ -87,7 +87,7 @@ class Nesting:
         _nest(parent).children[task.id] = task
 
     def remove(self, task: TaskRecord) -> None:
-        """Forget a task that is over. A task without a parent needs no call, and none harms."""
+        """Take a task that is over out of its parent's nest. Does nothing for a task without a parent."""
         nest = task.parent.nest if task.parent is not None else None
         if nest is not None:
             nest.children.pop(task.id, None)
@@ -104,20 +104,20 @@ class Nesting:
             self._consider(task)
 
     def resumed(self, worker: WorkerRecord, message: m.Resumed) -> None:
-        """A task goes on: its slot takes no more guests."""
+        """A task has resumed: its slot takes no more guests."""
         task = current_attempt(worker.tasks, message.task, message.attempt)
         if task is not None:
             self.stop_lending(task)
 
     def stop_lending(self, task: TaskRecord) -> None:
-        """Lend the slot of a task to no further guest: it goes on, or its attempt is over."""
+        """Lend the slot of a task to no further guest, since the task has resumed or its attempt is over."""
         if task.nest is not None and task.nest.waits:
             task.nest.waits = False
             self.changes += 1
             self._hosts.pop(task.id, None)
 
     def look_for_hosts(self, task: TaskRecord) -> None:
-        """A task can run, or others of its group can: consider the slots of the tasks above it."""
+        """Consider the slots of all tasks above this one: it has become ready, or its group is not full any more."""
         ancestor = task.parent
         while ancestor is not None:
             self._consider(ancestor)
@@ -130,7 +130,7 @@ class Nesting:
     # --- lent slots ---
 
     def lend(self, host: TaskRecord, guest: TaskRecord, worker: WorkerRecord) -> None:
-        """Have a guest run in the slot of its host."""
+        """Note that a guest runs in the slot of its host."""
         assert host.nest is not None
         worker.guests[guest.id] = host
         host.nest.guest = guest
@@ -138,10 +138,10 @@ class Nesting:
         self._hosts.pop(host.id, None)
 
     def leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
-        """A task runs no more: give the slot back to its host, if it was a guest.
+        """Take a task that runs no more out of the stack of tasks in its slot.
 
-        A guest of its own, which another thread of it still waits for, is then a guest of its host, or the only task
-        in the slot.
+        Its host, if it has one, can host again. A guest of the task itself may still run, for another thread of it.
+        That guest becomes a guest of the host, or the only task in the slot.
         """
         host = worker.guests.pop(task.id, None)
         guest = task.nest.guest if task.nest is not None else None
@@ -180,10 +180,10 @@ class Nesting:
         return None
 
     def host_for(self, task: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
-        """A task on this worker that can host a pinned task within a task; None if there is none.
+        """A task on this worker that can host a pinned nested task; None if there is none.
 
-        Any host may: the guest does not depend on it. Two tasks that each have something to run on the worker where
-        the other one waits would stand still otherwise.
+        Any task that waits will do, even one that is no ancestor. Otherwise two tasks that each have a task pinned to
+        the worker where the other one waits would wait for ever.
         """
         if task.parent is not None:
             for host in worker.tasks.values():

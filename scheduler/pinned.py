@@ -1,4 +1,8 @@
-"""Tasks that one worker alone may run: they take no turn in the queue, but the next slot of their worker."""
+"""Tasks that only one worker may run. They do not wait in the queue, but for the next slot of their worker.
+
+`Client.run` runs a function once on each machine. Such a task must not wait behind a million others, and no other
+worker may take it. If its worker leaves, the task is lost: to run it elsewhere would be wrong.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,10 @@ class PinnedTasks:
         self._tasks: dict[int, dict[int, TaskRecord]] = {}  # by worker, then by number; no worker without tasks
 
     def add(self, task: TaskRecord) -> tuple[Reason, str] | None:
-        """Have a task wait for its worker; returns the reason and its text if that worker cannot run it."""
+        """Have a task wait for its worker.
+
+        Returns None, or a reason and a text if that worker is not there or cannot.
+        """
         worker = next((w for w in self._workers.values() if w.address == task.pin), None)
         if worker is None:
             return Reason.WORKER_LEFT, f"there is no machine {task.pin} in the cluster"
@@ -36,7 +43,7 @@ class PinnedTasks:
         return None
 
     def remove(self, task: TaskRecord) -> None:
-        """Forget a task that is over, if it waits here."""
+        """Forget a task that is over. Does nothing if it does not wait here."""
         for peer, tasks in self._tasks.items():
             if tasks.pop(task.id, None) is not None:
                 if not tasks:
@@ -52,9 +59,11 @@ class PinnedTasks:
         return {number for tasks in self._tasks.values() for number in tasks}
 
     def next_assignment(self) -> Assignment | None:
-        """Take out the next task whose worker can run it now: in a free slot, else in a lent one; None: there is none.
+        """Take out the next task whose worker can run it now, in a free slot or else in a lent one.
 
-        Without the lent slots, two tasks that each wait for one pinned to the other's worker would wait for ever.
+        None if there is none.
+
+        Without lent slots, two tasks that each wait for a task pinned to the other's worker would wait for ever.
         """
         for peer, tasks in self._tasks.items():
             worker = self._workers[peer]

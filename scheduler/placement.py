@@ -43,6 +43,7 @@ import itertools
 import math
 
 from minidask.host.versions import fits
+from minidask.wire.messages import GIVE_BACK_SECONDS
 
 from .blobs import BlobTable
 from .ready import ReadyQueue
@@ -50,7 +51,7 @@ from .tasks import Assignment, Running, TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.02
 ROUND_TRIPS = 10
-MAX_AHEAD_SECONDS = 0.04  # less than the 0.05 after which a worker gives a task back
+MAX_AHEAD_SECONDS = 0.8 * GIVE_BACK_SECONDS  # a task that waits for longer comes back
 MAX_PREFETCH = 16
 SMOOTHING = 0.2
 MAX_NAMES = 1000
@@ -61,7 +62,7 @@ ByPython = dict[str, dict[int, WorkerRecord]]
 
 
 def prefetch_depth(seconds: float | None, round_trip: float | None) -> int:
-    """How many tasks a worker shall have in advance for each slot: those that run while the next one is sent.
+    """How many tasks a worker should have in advance for each slot, so that no slot idles for a round trip.
 
     Args:
         seconds: how long such a task lasts; None: not measured yet.
@@ -73,12 +74,13 @@ def prefetch_depth(seconds: float | None, round_trip: float | None) -> int:
 
 
 def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float) -> None:
-    """Note what a finished attempt tells of durations and round trips; the worker has reported it at `worker.seen`.
+    """Record the duration of an attempt that its worker has just reported, and the round trip if that can be told.
 
-    The round trip is noted as the smoothed one, but never as more than the last: the shortest is the way itself.
+    Both are smoothed. A round trip that is shorter than the smoothed one takes its place, as nothing but the network
+    can make it short.
 
     Args:
-        duration: in seconds, as told by the worker; one that makes no sense is ignored.
+        duration: in seconds, as the worker has told. Negative and infinite ones, and NaN, are ignored.
     """
     if not 0 <= duration < math.inf:
         return
@@ -99,15 +101,18 @@ def _smoothed(old: float | None, latest: float) -> float:
 
 
 def is_direct(task: TaskRecord, worker: WorkerRecord) -> bool:
-    """Whether a task starts as soon as it arrives: a slot is free, and the worker has all of its blobs."""
+    """Whether a task can start as soon as it arrives at a worker: a slot is free, and all of its blobs are there."""
     return worker.free > 0 and worker.blobs.issuperset(task.blobs)
 
 
 class WorkerPool:
-    """The workers that can take a task now: the `idle` have a free slot, the `spare` may have a task in advance.
+    """The workers that can take a task now.
 
-    Both are sorted by Python first, since a task runs only on workers of its own. A Python without such a worker has
-    no entry. Within each, the worker that was updated the longest ago comes first.
+    Attributes:
+        idle: workers with a free slot, by Python, then by peer.
+        spare: workers without one that may have one more task in advance.
+
+    A Python without workers has no entry. Within each, the worker that was updated the longest ago comes first.
     """
 
     def __init__(self) -> None:
@@ -115,7 +120,7 @@ class WorkerPool:
         self.spare: ByPython = {}
 
     def update(self, worker: WorkerRecord) -> None:
-        """Sort a worker in anew, as the last one; to be called when its tasks, slots or prefetch have changed."""
+        """Enter a worker anew, as the last one. To be called when its tasks, its slots or `congested` have changed."""
         self.remove(worker)
         free = worker.free
         if free > 0:
@@ -124,7 +129,7 @@ class WorkerPool:
             self.spare.setdefault(worker.python, {})[worker.peer] = worker
 
     def remove(self, worker: WorkerRecord) -> None:
-        """Take a worker out, if it is there."""
+        """Take a worker out of the pool. Does nothing if it is not there."""
         for pool in (self.idle, self.spare):
             workers = pool.get(worker.python)
             if workers is not None and workers.pop(worker.peer, None) is not None:

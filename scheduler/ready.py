@@ -47,24 +47,24 @@ class Line:
 
     @property
     def entry(self) -> Entry:
-        """What stands for the line in the heap of its client; there must be a task."""
+        """The line's entry in the heap of its client. The line must have a task."""
         return -self.priority, self.tasks[0].id, self
 
     def skip_cancelled(self) -> None:
-        """Remove cancelled tasks from the head, until a task is there that waits, or none."""
+        """Remove cancelled tasks from the head of the line, up to the first one that waits."""
         while self.tasks and type(self.tasks[0].state) is not Ready:
             self.tasks.popleft()
             self.cancelled -= 1
 
     def compact(self) -> None:
-        """Remove all cancelled tasks, if they are the larger part of a line that is not short."""
+        """Remove all cancelled tasks from a long line, if they are the larger part of it."""
         if len(self.tasks) > COMPACT_FROM and 2 * self.cancelled > len(self.tasks):
             self.tasks = collections.deque(task for task in self.tasks if type(task.state) is Ready)
             self.cancelled = 0
 
 
 class ReadyQueue:
-    """All tasks in state `Ready` but the pinned ones."""
+    """All tasks in state `Ready`, except the pinned ones."""
 
     def __init__(self) -> None:
         self._lines: dict[int, dict[Key, Line]] = {}
@@ -82,11 +82,11 @@ class ReadyQueue:
         return self._counts.get(client.peer, 0)
 
     def peers(self) -> set[int]:
-        """The clients of which anything is kept here."""
+        """The numbers of all clients about which the queue keeps anything."""
         return self._lines.keys() | self._heaps.keys() | self._counts.keys() | self._turns.keys()
 
     def push(self, task: TaskRecord) -> None:
-        """Queue a task; a task that comes back takes its old place."""
+        """Queue a task. A task that was queued before takes its old place."""
         peer, key = task.root.peer, _key(task)
         self._counts[peer] = self._counts.get(peer, 0) + 1
         lines = self._lines.setdefault(peer, {})
@@ -105,7 +105,10 @@ class ReadyQueue:
                 self._sort(peer)
 
     def _heap(self, peer: int) -> list[Entry]:
-        """The client's lines; a client that had none is sorted in among those that wait for their turn."""
+        """The heap of a client's lines.
+
+        If the client had no lines, it takes its place among those that wait for turns.
+        """
         if peer not in self._heaps:
             self._heaps[peer] = []
             if len(self._heaps) > 1:
@@ -113,7 +116,7 @@ class ReadyQueue:
         return self._heaps[peer]
 
     def _sort(self, peer: int) -> None:
-        """Put a client's heap in order, after one of its lines has got an older head."""
+        """Put a client's heap in order, after a line of it has got an older head."""
         heap = self._heaps.get(peer, [])
         heap[:] = [entry[2].entry if entry[2].tasks else entry for entry in heap]
         heapq.heapify(heap)
@@ -170,13 +173,13 @@ class ReadyQueue:
         return min(open_lines, key=lambda line: line.entry, default=None)
 
     def _settle(self, line: Line) -> None:
-        """A task was taken from a line amid its heap; the entry there is corrected when it comes first."""
+        """Clean up a line from which a task was taken. Its entry in the heap is corrected once that comes first."""
         line.skip_cancelled()
         if not line.tasks:
             self._remove_line(line)
 
     def forget_children(self, parent: TaskRecord) -> None:
-        """A task has ended, and so have its children: remove their lines."""
+        """Remove the lines of a task's children: the task has ended, and they with it."""
         for line in list(self._within.get(parent.id, ())):
             self._remove_line(line)
 

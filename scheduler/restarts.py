@@ -1,7 +1,7 @@
-"""Clients that wait for fresh slots on all workers, and for which workers they still wait.
+"""Restarts: clients that wait for fresh slots on all workers, and the workers that each still waits for. Pure.
 
-A worker replaces each slot once it is idle, and says so when all are new. The client is answered when all workers have
-said it. Part of `SchedulerCore`, and as pure.
+A worker replaces each of its slots once that is idle, and reports when all are new. The client gets its answer when all
+workers have reported. Part of `SchedulerCore`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Restarts:
         self._number = 0
 
     def ask(self, client: ClientRecord, message: m.Restart) -> None:
-        """A client wants fresh slots: pass that on to all workers."""
+        """A client wants fresh slots: pass its request on to all workers. Without workers it is answered at once."""
         self._number += 1
         self.waiters[self._number] = Waiter(client.peer, message.request, set(self._workers))
         for peer in self._workers:
@@ -47,13 +47,16 @@ class Restarts:
         self._answer_if_over(self._number)
 
     def done(self, worker: WorkerRecord, message: m.Restarted) -> None:
-        """A worker has only fresh slots; the client is answered if it was the last worker."""
+        """A worker has only fresh slots: answer the client, if this was the last worker that it waits for."""
         if message.request in self.waiters:
             self.waiters[message.request].workers.discard(worker.peer)
             self._answer_if_over(message.request)
 
     def lose_worker(self, worker: WorkerRecord) -> None:
-        """A worker has left: nobody waits for its slots any more."""
+        """A worker has left: no client waits for its slots any more.
+
+        Those that waited for no other one are answered.
+        """
         for number, waiter in list(self.waiters.items()):
             waiter.workers.discard(worker.peer)
             self._answer_if_over(number)

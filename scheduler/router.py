@@ -81,7 +81,7 @@ class BlobRouter:
     # --- workers ---
 
     def join(self, worker: WorkerRecord) -> None:
-        """Take note of a new worker: others may be told to fetch from it."""
+        """Enter a new worker. Other workers may be told to fetch from it."""
         if worker.serves:
             self._serving[worker.peer] = worker
 
@@ -93,7 +93,7 @@ class BlobRouter:
                 self._direct(blob, self._workers[peer], f"machine {worker.name}, which had it, was lost")
 
     def give(self, blobs: Iterable[bytes], worker: WorkerRecord) -> None:
-        """Send a worker what it lacks of these blobs, or where to fetch it, before it is sent a task."""
+        """Send a worker those of these blobs that it lacks; for a large one, where to fetch it. A task follows."""
         for blob in blobs:
             if blob not in worker.blobs:
                 worker.blobs.add(blob)
@@ -104,7 +104,7 @@ class BlobRouter:
                     self._send(worker.peer, m.PutBlob(blob, record.payload))
 
     def forget(self, blobs: list[bytes]) -> None:
-        """Tell the workers that these blobs are needed no more: no client holds them, and no task uses them."""
+        """Tell all workers to forget these blobs: no client holds them, and no task uses them."""
         for worker in self._workers.values() if blobs else ():
             known = worker.blobs.intersection(blobs)
             if known:
@@ -112,7 +112,10 @@ class BlobRouter:
                 self._send(worker.peer, m.ReleaseBlobs(sorted(known)))
 
     def _direct(self, blob: bytes, worker: WorkerRecord, why: str) -> None:
-        """Tell a worker where to fetch a blob; or, with the text `why`, that it cannot be had from anywhere."""
+        """Tell a worker where to fetch a blob.
+
+        If no source is left, tell it that the blob is lost, for the reason `why`.
+        """
         record = self.table.records[blob]
         if not self.table.choose_source(blob, worker.peer, self._serving):
             worker.blobs.discard(blob)  # the next task that needs it starts afresh
@@ -134,7 +137,7 @@ class BlobRouter:
     # --- what workers say ---
 
     def have(self, worker: WorkerRecord, message: m.HaveBlob) -> None:
-        """A worker has all of a blob. The message is ignored if the blob is needed no more."""
+        """A worker has all of a blob: note that its copy is complete. Ignored if nobody needs the blob any more."""
         copy = self._copy(worker, message.blob)
         if copy is not None:
             copy.complete = True
@@ -172,7 +175,7 @@ class BlobRouter:
     # --- what clients say ---
 
     def put(self, client: ClientRecord, message: m.PutBlob) -> None:
-        """A client sends a small blob, to be kept until it releases it.
+        """A client sends a small blob: keep it until the client releases it.
 
         Raises:
             ProtocolError: the id or the payload cannot be one.
@@ -184,7 +187,7 @@ class BlobRouter:
         client.blobs.add(message.blob)
 
     def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
-        """A client has a large blob, and sends chunks of it when asked.
+        """A client offers a large blob: note that chunks can be had there.
 
         Raises:
             ProtocolError: the id or the size cannot be one.
@@ -196,7 +199,7 @@ class BlobRouter:
         client.blobs.add(message.blob)
 
     def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:
-        """A client needs these blobs no more. Blobs that it does not hold are ignored."""
+        """A client releases blobs: forget those that nobody needs any more. Blobs that it does not hold are ignored."""
         self._release(client, client.blobs.intersection(message.blobs))
 
     def leave(self, client: ClientRecord) -> None:

@@ -12,10 +12,10 @@ links that were written to are flushed once, when the inbox is empty: one write 
 Errors
 ------
 
-A peer that breaks the protocol is told and left. So is a peer whose message has led to an error of our own, since the
-loss of a peer is what the core knows best to deal with: its tasks are tried again. Tasks that the error has left in no
-queue and on no worker are told to be lost. An error in assigning tasks, or in forgetting a peer, would come again.
-After such an error every peer is told and the scheduler ends, so that no client waits for ever.
+A peer that breaks the protocol is told so and disconnected. So is a peer whose message has led to an error of our own:
+the core can deal with the loss of a peer, and its tasks are tried again. Tasks that the error has left in no queue and
+on no worker are lost. An error in assigning tasks, or in forgetting a peer, would come again. After such an error all
+peers are told, and the scheduler ends, so that no client waits for ever.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class SchedulerServer:
 
     Args:
         core: the decisions.
-        secret: what every peer must prove to hold.
-        info: what every peer is told in the handshake, besides version and id.
+        secret: the cluster's; every peer must prove that it knows it.
+        info: entries that every peer is told in the handshake, besides version and id.
     """
 
     def __init__(self, core: SchedulerCore, secret: bytes, info: dict[str, Any] | None = None) -> None:
         self.core = core
         self.stopped = asyncio.Event()
-        """Set when a client has ended the cluster, `close` was called, or an error has ended the scheduler."""
+        """Set when a client shuts the cluster down, when `close` is called, and when an error ends the scheduler."""
         self.address = ""
         self._secret = secret
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
@@ -73,7 +73,9 @@ class SchedulerServer:
     # --- life ---
 
     async def listen(self, address: Address) -> Address:
-        """Accept peers at an address, and return it with the real port. Unix sockets are for this user alone.
+        """Accept peers at an address. Returns the address with the real port.
+
+        Only this user can connect to a Unix socket.
 
         Raises:
             OSError: the address is in use, or not one of this machine.
@@ -114,13 +116,13 @@ class SchedulerServer:
     # --- events ---
 
     def attach(self, link: Link, role: str, address: str, info: dict[str, Any]) -> int:
-        """Take in a peer that has proven itself; returns its number, for its later events.
+        """Take in a peer that has completed the handshake. Returns its number, which its later events carry.
 
         Args:
-            link: takes the messages for the peer.
+            link: the connection to the peer.
             role: "client" or "worker".
             address: where the peer is.
-            info: what the peer says of itself.
+            info: the peer's description of itself.
         """
         self._next_peer += 1
         peer = self._next_peer
@@ -129,7 +131,10 @@ class SchedulerServer:
         return peer
 
     def post(self, *events: Event) -> None:
-        """Put events into the inbox, and have the core handle all that is there, unless that is under way."""
+        """Put events into the inbox, and have the core handle all events there.
+
+        A call from within, while events are being handled, only puts its events into the inbox.
+        """
         self._inbox.extend(events)
         if self._busy:
             return

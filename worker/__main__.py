@@ -1,4 +1,7 @@
-"""`minidask-worker`: the command line of the worker program."""
+"""`minidask-worker`: the command line of the worker program.
+
+It reads options, and joins store, shell and connection.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +170,7 @@ async def _work(options: argparse.Namespace) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns its exit code."""
+    """Run `minidask-worker` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     start_logging(options.log_level)
     try:

@@ -1,9 +1,11 @@
-"""Notices when child processes end, and leaves it to others to take note of how.
+"""Notices when child processes end, without waiting for them.
 
-The kernel says so by SIGCHLD, and a look now and then finds what no signal told of: an end before there was a handler,
-or a signal that is blocked. A pidfd would cost a descriptor for each process, and a sandbox may refuse it.
+The kernel sends SIGCHLD when a child ends. A look twice a second finds the ends that came without a signal: before
+there was a handler, or while the signal was blocked. A pidfd would cost a descriptor for each process, and a sandbox
+may refuse it.
 
-A child that has ended keeps its number until it is waited for: what is named after it stays its own until then.
+A child that has ended keeps its process number until it is waited for. Files are named by that number, so the caller
+waits only when it has dealt with them.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ _children: _Children | None = None
 
 
 def watch(process: subprocess.Popen[bytes], on_end: Callable[[], None]) -> None:
-    """Call `on_end()` once in the running loop when a child has ended. The caller has still to wait for the child."""
+    """Have `on_end()` called once, in the running loop, when a child has ended. The caller must still wait for it."""
     global _children
     loop = asyncio.get_running_loop()
     if _children is None or _children.loop is not loop:
@@ -57,5 +59,5 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
         return process.poll() is not None
     try:
         return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:  # the kernel has waited for it, as whoever started us ignores SIGCHLD
+    except ChildProcessError:  # the kernel has waited for it: our parent has left us SIGCHLD ignored
         return True

@@ -5,7 +5,7 @@ One door: `handle(event, now)` takes what has happened and returns effects, whic
 
     FromScheduler(Run) ─► held (a blob is on its way) ─► queue ─► slot ─► Done, Failed ─► ToScheduler
                                                           │        └─ death, stop, time limit ─► Died, Stopped
-                                                          └─ no slot free in RETURN_SECONDS ─► GaveBack
+                                                          └─ no slot free in GIVE_BACK_SECONDS ─► GaveBack
 
 This file follows a call from `Run` to its end. The other three things that a worker decides have files of their own:
 the life of slots (`slots.py`), blobs and large results (`data.py`), and calls on top of waiting ones (`lending.py`).
@@ -23,33 +23,12 @@ from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.wire.outcomes import check_outcome
 
+from . import events as e
 from . import lending
 from .data import WorkerData
-from .events import (
-    BlobFailed,
-    BlobHere,
-    Effect,
-    Event,
-    FromScheduler,
-    FromSlot,
-    Interrupt,
-    NoRoom,
-    OverMemory,
-    RemoveResult,
-    Resize,
-    ResultLeft,
-    SchedulerGone,
-    SlotExited,
-    ToScheduler,
-    ToSlot,
-    ToTransfers,
-    Warn,
-    WorkerTick,
-)
 from .slots import CALLS, ORPHANED, Busy, Ending, Idle, SlotRecord, SlotTable, Starting, report_stopped
 
 GRACE_SECONDS = 0.3
-RETURN_SECONDS = 0.05
 NOTHING_LARGE: Mapping[bytes, int] = {}
 
 
@@ -72,9 +51,9 @@ class WorkerCore:
         self.slots = self.table.records
         self.data = WorkerData(shared)
         self.queue: collections.deque[tuple[m.Run, float]] = collections.deque()
-        self._effects: list[Effect] = []
+        self._effects: list[e.Effect] = []
 
-    def handle(self, event: Event, now: float) -> list[Effect]:
+    def handle(self, event: e.Event, now: float) -> list[e.Effect]:
         """Take one event; return what the shell is to do, in order.
 
         Args:
@@ -85,29 +64,29 @@ class WorkerCore:
             ProtocolError: a slot broke the protocol; it is to be killed.
         """
         match event:
-            case FromScheduler(message):
+            case e.FromScheduler(message):
                 self._from_scheduler(message, now)
-            case FromSlot(slot, message) if slot in self.slots:
+            case e.FromSlot(slot, message) if slot in self.slots:
                 self._from_slot(self.slots[slot], message, now)
-            case SlotExited(slot, how, hint):
+            case e.SlotExited(slot, how, hint):
                 self._slot_exited(self.slots.pop(slot), how, hint)
-            case ResultLeft(slot, done, large) if slot in self.slots:
+            case e.ResultLeft(slot, done, large) if slot in self.slots:
                 self._from_slot(self.slots[slot], done, now, large)
-            case BlobHere(blob):
+            case e.BlobHere(blob):
                 self._blob_here(blob, now)
-            case BlobFailed(blob, source, text):
+            case e.BlobFailed(blob, source, text):
                 if blob in self.data.wanted:
-                    self._effects.append(ToScheduler(m.FetchFailed(blob, source, text)))
-            case NoRoom(blob, text):
+                    self._effects.append(e.ToScheduler(m.FetchFailed(blob, source, text)))
+            case e.NoRoom(blob, text):
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
-            case OverMemory(slot, text):
+            case e.OverMemory(slot, text):
                 if slot in self.slots:
                     self._effects += self.table.kill(self.slots[slot], text)
-            case Resize(slots):
+            case e.Resize(slots):
                 self._effects += self.table.resize(slots)
-            case SchedulerGone():
+            case e.SchedulerGone():
                 self._drop_everything(now)
-            case WorkerTick():
+            case e.WorkerTick():
                 self._tick(now)
         self._fill_slots(now)
         if self.queue or self.data.held:
@@ -123,7 +102,7 @@ class WorkerCore:
 
     def _deadlines(self) -> Iterator[float]:
         if self.queue and not self.table.starting:
-            yield min(since for _, since in self.queue) + RETURN_SECONDS
+            yield min(since for _, since in self.queue) + m.GIVE_BACK_SECONDS
         for slot in self.slots.values():
             if type(slot.state) is not Idle or slot.retired_by is not None:
                 yield from slot.deadlines()
@@ -156,7 +135,7 @@ class WorkerCore:
             case m.NeedBlob():
                 self._effects += self.data.fetch(message)
             case m.Chunk() | m.NoBlob() | m.FetchChunk():
-                self._effects.append(ToTransfers(message))
+                self._effects.append(e.ToTransfers(message))
             case m.BlobLost(blob, text):
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
             case m.ReleaseBlobs(blobs):
@@ -168,11 +147,11 @@ class WorkerCore:
             case m.Restart(request):
                 self._effects += self.table.restart(request, now)
             case m.Notice(text):
-                self._effects.append(Warn(text))
+                self._effects.append(e.Warn(text))
 
     def _blob_here(self, blob: bytes, now: float) -> None:
         if blob in self.data.wanted:
-            self._effects.append(ToScheduler(m.HaveBlob(blob)))
+            self._effects.append(e.ToScheduler(m.HaveBlob(blob)))
             for run in self.data.arrived(blob):
                 self._admit(run, now)
 
@@ -198,13 +177,13 @@ class WorkerCore:
         for entry in self.queue:
             if (entry[0].task, entry[0].attempt) == (task, attempt):
                 self.queue.remove(entry)
-                withdrawn: list[Effect] | None = []
+                withdrawn: list[e.Effect] | None = []
                 break
         else:
             withdrawn = self.data.withdraw(task, attempt)
         if withdrawn is not None:
             stopped = m.Stopped(task, attempt, m.Reason.CANCELLED, "it was cancelled")
-            self._effects += [*withdrawn, ToScheduler(stopped)]
+            self._effects += [*withdrawn, e.ToScheduler(stopped)]
             return
         for slot in self.slots.values():
             call = slot.find(task, attempt)
@@ -213,7 +192,7 @@ class WorkerCore:
 
     def _interrupt(self, slot: SlotRecord, call: Busy, reason: str, text: str, now: float) -> None:
         slot.replace(call, Ending(call.run, reason, text, now + GRACE_SECONDS))
-        self._effects.append(Interrupt(slot.number, call.run.task, call.run.attempt))
+        self._effects.append(e.Interrupt(slot.number, call.run.task, call.run.attempt))
 
     def _drop_everything(self, now: float) -> None:
         """End all calls and forget all data: the scheduler is gone, and nobody is left to report to."""
@@ -262,7 +241,7 @@ class WorkerCore:
             self._effects += self.data.missing_in(slot, run)
         slot.client = run.client
         slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
-        self._effects.append(ToSlot(slot.number, run))
+        self._effects.append(e.ToSlot(slot.number, run))
 
     def _return_if_draining(self) -> None:
         """If no slot is to stay, give back all calls that have not begun, but guests of calls that wait here."""
@@ -277,7 +256,7 @@ class WorkerCore:
 
     def _give_back(self, run: m.Run) -> None:
         """Return a call to the scheduler, so that it may run elsewhere."""
-        self._effects.append(ToScheduler(m.GaveBack(run.task, run.attempt)))
+        self._effects.append(e.ToScheduler(m.GaveBack(run.task, run.attempt)))
 
     # --- from slots ---
 
@@ -298,7 +277,7 @@ class WorkerCore:
                 self._effects += lending.resume(slot, message)
             case m.TaskMessage(task, attempt):
                 if slot.find(task, attempt) is not None:
-                    self._effects.append(ToScheduler(message))
+                    self._effects.append(e.ToScheduler(message))
         if type(slot.state) is Idle and (slot.retiring or slot.worn):
             self._effects += self.table.retire(slot, now)
 
@@ -308,7 +287,7 @@ class WorkerCore:
             check_outcome(message)
         call = slot.find(message.task, message.attempt)
         if call is None or isinstance(call, Ending):
-            self._effects += [RemoveResult(blob) for blob in large]
+            self._effects += [e.RemoveResult(blob) for blob in large]
         if call is None:
             return
         if isinstance(call, Ending):
@@ -316,11 +295,11 @@ class WorkerCore:
         elif isinstance(message, m.Done) and large:
             self._effects += self.data.pass_on(message, large)
         else:
-            self._effects.append(ToScheduler(message))
+            self._effects.append(e.ToScheduler(message))
         slot.remove(call)
         if isinstance(slot.state, Ending):  # the interrupt has hit the call that ran on top of it
             slot.state = slot.state._replace(deadline=now + GRACE_SECONDS)
-            self._effects.append(Interrupt(slot.number, slot.state.run.task, slot.state.run.attempt))
+            self._effects.append(e.Interrupt(slot.number, slot.state.run.task, slot.state.run.attempt))
 
     def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
         """Report all calls that died with a slot, and replace the slot."""
@@ -331,7 +310,7 @@ class WorkerCore:
                 cause = slot.verdict or hint
                 if call is not slot.state:
                     cause = f"{cause}; what it waited for, task {slot.calls[-1].run.name!r}, ran there just then"
-                self._effects.append(ToScheduler(m.Died(call.run.task, call.run.attempt, how, cause)))
+                self._effects.append(e.ToScheduler(m.Died(call.run.task, call.run.attempt, how, cause)))
         self._effects += self.table.exited(slot, how)
 
     # --- time ---
@@ -350,6 +329,6 @@ class WorkerCore:
                     limit = f"it ran longer than its time limit of {call.run.timeout:g} seconds and was stopped"
                     self._interrupt(slot, call, m.Reason.TIMEOUT, limit, now)
         if self.queue and not self.table.starting:
-            for entry in [entry for entry in self.queue if now >= entry[1] + RETURN_SECONDS]:
+            for entry in [entry for entry in self.queue if now >= entry[1] + m.GIVE_BACK_SECONDS]:
                 self.queue.remove(entry)
                 self._give_back(entry[0])

@@ -1,4 +1,8 @@
-"""Which slot uses too much memory, decided before the kernel's out-of-memory killer decides at random."""
+"""Which slot uses too much memory. The worker kills it before the kernel's out-of-memory killer picks at random. Pure.
+
+The kernel may pick the worker daemon, and then all of its tasks are lost. The worker kills the slot with the most
+memory, so one task fails, and its error tells the figures.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,19 @@ HIGH_WATER = 0.95
 
 
 class MemoryLimits(NamedTuple):
-    """Bytes that one slot may use (None: no limit), and that all slots of the machine may use together."""
+    """Limits in bytes: for each `slot`, None without one, and for all slots of the `machine` together."""
 
     slot: int | None
     machine: int
 
 
 def over_limit(usage: dict[int, int], limits: MemoryLimits) -> tuple[int, str] | None:
-    """Choose the slot to kill, given each slot's bytes. Returns it and a text with the figures; None if all fit."""
+    """Choose the slot to kill. Returns its number and a text with the figures; None if memory suffices.
+
+    Args:
+        usage: the bytes that each busy slot uses, by the slot's number.
+        limits: the bytes that they may use.
+    """
     if not usage:
         return None
     slot, most = max(usage.items(), key=lambda item: item[1])

@@ -30,24 +30,26 @@ log = logging.getLogger("minidask.worker")
 
 
 class Receiver(Protocol):
-    """What is told of everything that comes from other workers: the transfers."""
+    """What `Peers` passes messages of other workers to; `Transfers` is the one such class."""
 
-    def received(self, peer: Peer, message: Chunk | NoBlob | FetchChunk) -> None: ...
+    def received(self, peer: Peer, message: Chunk | NoBlob | FetchChunk) -> None:
+        """Handle a message of another worker."""
 
-    def source_lost(self, source: str, why: str) -> None: ...
+    def source_lost(self, source: str, why: str) -> None:
+        """Note that no more chunks come from the worker at this address, for the reason `why`."""
 
 
 class Peers:
     """This worker's door for the others, and its links to them.
 
     Args:
-        secret: what all of a cluster hold.
-        receiver: is told what comes, and of workers that cannot be fetched from any more.
+        secret: of the cluster.
+        receiver: gets the messages of other workers, and is told of those that are lost.
     """
 
     def __init__(self, secret: bytes, receiver: Receiver) -> None:
         self.address = ""
-        """Where others can fetch; empty while they cannot."""
+        """The address where other workers can fetch; "" while they cannot."""
         self._secret = secret
         self._receiver = receiver
         self._server: asyncio.Server | None = None
@@ -57,9 +59,10 @@ class Peers:
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def listen(self, scheduler: Address, port: int) -> None:
-        """Serve on the network on which the scheduler is; 0 lets the kernel choose the port.
+        """Accept connections of other workers, on the scheduler's network. With port 0 the kernel chooses the port.
 
-        Without a network, or where that fails, others get their data from the scheduler.
+        If the scheduler is on a Unix socket, or the port is taken, nobody can fetch here. Other workers then
+        get their blobs from the client, through the scheduler.
         """
         if scheduler.scheme == "unix":
             return
@@ -72,7 +75,10 @@ class Peers:
         self.address = str(Address("tcp", host=host, port=self._server.sockets[0].getsockname()[1]))
 
     def send(self, peer: Peer, message: Message) -> None:
-        """Send to another worker. What is for a connection that has closed is dropped."""
+        """Send a message to another worker, and connect to it if need be.
+
+        If the message answers a worker whose connection has ended, it is dropped.
+        """
         if peer in self._unsent:
             self._unsent[peer].append(message)
         elif peer in self._links:
@@ -82,7 +88,7 @@ class Peers:
             self._connect(peer, message)
 
     def close(self) -> None:
-        """End all connections."""
+        """Stop listening, and end all connections at once."""
         if self._server is not None:
             self._server.close()
         for task in self._connecting:
@@ -114,7 +120,7 @@ class Peers:
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await connect(Address.parse(address), link)
-        except TimeoutError:  # a firewall drops what is sent there
+        except TimeoutError:  # a firewall drops the packets
             self._lost(address, f"no answer within {CONNECT_SECONDS:g} seconds")
         except (MinidaskError, ValueError) as error:
             self._lost(address, str(error))

@@ -1,4 +1,12 @@
-"""The worker daemon's connection to a scheduler on the network: made, lost, and made again."""
+"""The worker daemon's connection to a scheduler on the network: made, lost, and made again.
+
+    connect ─► joined: work ─► lost: drop all work ─► wait 0.1 s, 0.2 s, … 3 s ─► connect
+                  │                                        └─ no scheduler for death_timeout seconds: give up
+                  └─ drain, shut down, signal ─► the end
+
+A worker that joins again is a new worker. The scheduler has taken it for lost and tries its tasks elsewhere. So what
+runs here when the connection is lost is stopped, and nobody is told.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +37,13 @@ class Reconnector:
     """Keeps a worker connected to its scheduler.
 
     Args:
-        shell: the worker proper.
-        address: of the scheduler.
-        secret: of the cluster.
-        death_timeout: seconds to go on trying while no scheduler answers.
+        shell: the worker.
+        address: the scheduler's.
+        secret: the cluster's.
+        death_timeout: seconds after which a worker without a scheduler gives up.
+
+    Attributes:
+        stopped: to be set to end `run`; set when `run` has ended.
     """
 
     def __init__(self, shell: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:

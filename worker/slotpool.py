@@ -1,6 +1,15 @@
-"""The slots as processes or threads: start, talk to, interrupt, kill, and notice the end of each.
+"""Slots as the worker's shell drives them: each is a process, or a thread with `processes=False`. Nothing is decided.
 
-The pool decides nothing. It tells its owner, through `PoolEvents`, what slots say, print and how they end.
+    shell ── send, interrupt, kill, retire ──► ProcessSlot ── socket, stop pipe, signals ──► the slot's process
+          ◄─ PoolEvents: message, output, exited ──┘       ◄─ socket, stdout, stderr, SIGCHLD ──┘
+
+What a process sends comes over four ways, and the kernel keeps no order among them. The shell must see the output of a
+call before its result, and the end of a slot after its last message. So before messages of the socket are passed on,
+the pipes are read; and the end is reported only when the process has ended and the socket is closed too.
+
+A process may leave children, which hold its socket and pipes open. When a slot has ended, its process group is asked to
+end, gets a second for it, and is killed. The process is waited for once its last message was read. Until then no other
+process can get its number, which the slot's files in the store carry.
 """
 
 from __future__ import annotations
@@ -33,7 +42,13 @@ READ_BYTES = 64 * 1024
 
 
 class PoolEvents(NamedTuple):
-    """Callbacks for what happens to slots; the first argument of each is the slot's number."""
+    """Callbacks for what happens to slots. The first argument of each is the slot's number.
+
+    Attributes:
+        message: called with a message that the slot has sent.
+        output: called with the name of a stream, "stdout" or "stderr", and bytes that the slot has printed.
+        exited: called once, with a text that names the end of the slot, and one that guesses its cause.
+    """
 
     message: Callable[[int, Message], None]
     output: Callable[[int, str, bytes], None]
@@ -41,7 +56,12 @@ class PoolEvents(NamedTuple):
 
 
 class SlotHandle(abc.ABC):
-    """One live slot, as its worker's shell drives it. The defaults are those of a slot without a process of its own."""
+    """One live slot, as its worker's shell drives it. The methods here fit a slot without a process of its own.
+
+    Args:
+        number: names the slot within its worker.
+        events: the callbacks for what happens to the slot.
+    """
 
     def __init__(self, number: int, events: PoolEvents) -> None:
         self._number = number
@@ -49,51 +69,51 @@ class SlotHandle(abc.ABC):
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
 
     def _adopt(self, sock: socket.socket) -> None:
-        """Let the link talk over this socket, from the event loop's next turn on."""
+        """Let the link use this socket. It is connected in the next turn of the event loop."""
         loop = asyncio.get_running_loop()
         self._connecting = loop.create_task(loop.create_unix_connection(lambda: self._link, sock=sock))
 
     @abc.abstractmethod
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
-        """Take messages of the slot."""
+        """Pass on messages that the slot has sent."""
 
     @abc.abstractmethod
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
-        """Note that the link has ended; `error` is what ended it, None if the slot closed it."""
+        """Note that the link has ended, by `error`, or because the slot has closed it: then `error` is None."""
 
     @abc.abstractmethod
     def kill(self) -> None:
-        """End the slot at once, as far as that is possible."""
+        """Kill the slot's process. A slot that is a thread ends only after its running call."""
 
     def send(self, message: Message) -> None:
-        """Queue a message for the slot."""
+        """Queue a message for the slot; `flush` writes it."""
         self._link.send(message)
 
     def flush(self) -> None:
-        """Write all queued messages."""
+        """Write all messages that are queued for the slot."""
         self._link.flush()
 
     def retire(self) -> None:
-        """Close the link: the slot ends once it is idle."""
+        """Close the link to the slot. The slot ends once it is idle."""
         self._link.close()
 
     def interrupt(self, task: int, attempt: int) -> None:  # noqa: B027 - a default
-        """Interrupt one call. In a thread that is impossible: the call goes on, and its outcome is dropped."""
+        """Interrupt one call. A call in a thread goes on to its end, and its outcome is dropped."""
 
     def memory(self) -> int | None:
-        """Bytes that only this slot uses; None if that is unknown."""
+        """How many bytes of memory only this slot uses; None if that is unknown, as for a thread."""
         return None
 
     def lingers(self) -> bool:
-        """Whether a process that the slot has started still runs."""
+        """Whether a process that the slot has started still runs; False for a slot that is a thread."""
         return False
 
     def sweep(self) -> None:  # noqa: B027 - a default
-        """Kill all processes that the slot has started and left running."""
+        """Kill all processes that the slot has started and left running. Does nothing for a thread."""
 
 
 class SlotFactory(Protocol):
-    """Makes slots; `ProcessSlot` and `ThreadSlot` do."""
+    """A callable that makes a slot: the class `ProcessSlot`, the class `ThreadSlot`, or a function."""
 
     def __call__(
         self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
@@ -101,7 +121,14 @@ class SlotFactory(Protocol):
 
 
 class ProcessSlot(SlotHandle):
-    """A slot in a process of its own: the `launched` one, or else a new one.
+    """A slot in a process of its own.
+
+    Args:
+        number: names the slot within its worker.
+        events: the callbacks for what happens to the slot.
+        environment: variables of the process, beside the inherited ones.
+        slot_config: what the slot has to know.
+        launched: a process that was started already; None to start one.
 
     Raises:
         OSError: the system has no process or descriptor to spare.
@@ -131,7 +158,7 @@ class ProcessSlot(SlotHandle):
     # --- commands ---
 
     def interrupt(self, task: int, attempt: int) -> None:
-        """Interrupt one call, and no other that may run there when the signal arrives; see `slot/stops.py`."""
+        """Interrupt one call, even if another one runs when the signal arrives; `slot/stops.py` explains how."""
         with contextlib.suppress(ProcessLookupError, OSError):
             os.write(self._stops, STOP.pack(task, attempt))
             os.kill(self.pid, signal.SIGINT)
@@ -141,14 +168,14 @@ class ProcessSlot(SlotHandle):
             os.kill(self.pid, signal.SIGKILL)
 
     def memory(self) -> int | None:
-        """Resident bytes of the process without shared ones, as the store belongs to all; None if it has ended."""
-        with contextlib.suppress(psutil.Error, OSError):  # also where there is no /proc, or no descriptor to spare
+        """Resident bytes of the process, without shared ones: the store belongs to all. None if that is unknown."""
+        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or there is no /proc or no descriptor
             memory = psutil.Process(self.pid).memory_info()
             return int(memory.rss - getattr(memory, "shared", 0))
         return None
 
     def lingers(self) -> bool:
-        """Whether a process of the slot's process group still runs."""
+        """Whether a process of the slot's process group still exists."""
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
@@ -158,7 +185,7 @@ class ProcessSlot(SlotHandle):
         return True
 
     def sweep(self) -> None:
-        """Kill all processes that the slot has started and left running."""
+        """Kill all processes of the slot's process group."""
         self._signal_group(signal.SIGKILL)
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -170,7 +197,7 @@ class ProcessSlot(SlotHandle):
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         if self._printed.poll(0):
             for stream in list(self._pipes):
-                self._read_pipe(stream)  # what a call printed comes before its result
+                self._read_pipe(stream)  # output of a call goes before its result
         for message in messages:
             self._events.message(self._number, message)
 
@@ -198,25 +225,25 @@ class ProcessSlot(SlotHandle):
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._link_open = False
         if error is not None and self._alive:
-            self.kill()  # the bytes are no message: code in the slot writes to its socket
+            self.kill()  # the bytes were no message: code in the slot has written to the socket
         self._maybe_exited()
 
     def _process_ended(self) -> None:
         self._alive = False
-        # What it started is asked to end, and gets the time for it: a resource tracker, which ignores the signal,
-        # cleans up once the last of the processes that it serves is gone.
+        # Its children are asked to end, and get some time. A resource tracker ignores the signal, and cleans up once
+        # the last of the processes that it serves has ended.
         self._signal_group(signal.SIGTERM)
         self._loop.call_later(EXIT_SECONDS, self._end_of_grace)
         self._maybe_exited()
 
     def _end_of_grace(self) -> None:
         self.sweep()
-        self._link.abort()  # something it forked may have held its socket open
+        self._link.abort()  # a child may have held the socket open
 
     def _maybe_exited(self) -> None:
-        """Report the end once the process is gone and its last message has been read.
+        """Report the end of the slot, once its process has ended and its last message was read.
 
-        Only then is the process waited for: until then its number, and so what it has left in the store, is its own.
+        Until then the process is not waited for. So its number, and with it its files in the store, stay its own.
         """
         if self._link_open or self._alive:
             return
@@ -250,7 +277,14 @@ def explain_exit(returncode: int) -> tuple[str, str]:
 
 
 class ThreadSlot(SlotHandle):
-    """A slot in a thread of this process: nothing is copied to start it, and nothing can stop its running call."""
+    """A slot in a thread of this process. It starts at once, but its running call cannot be stopped.
+
+    Args:
+        number: names the slot within its worker.
+        events: the callbacks for what happens to the slot.
+        environment: ignored, as a thread shares the variables of its process.
+        slot_config: what the slot has to know.
+    """
 
     def __init__(
         self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
@@ -262,7 +296,7 @@ class ThreadSlot(SlotHandle):
         threading.Thread(target=self._serve, name=f"minidask-slot-{number}", daemon=True).start()
 
     def kill(self) -> None:
-        """Leave the thread to itself: it ends after the call that it runs."""
+        """Close the link. The thread ends after the call that it runs; the outcome of that call is dropped."""
         self._link.abort()
 
     def _serve(self) -> None:

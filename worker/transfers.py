@@ -54,7 +54,11 @@ class Transfers:
         self._drafts: dict[bytes, Draft] = {}
 
     def want(self, blob: bytes, size: int, source: str, places: list[str]) -> None:
-        """Have a blob here: from the store, from another one on this machine, or from `source`."""
+        """Get a blob into the store: from another store on this machine, or else from `source`, chunk by chunk.
+
+        The core is sent `BlobHere` when the blob is there, at once if it was there before. It is sent `NoRoom` if there
+        is no room for it. If the blob is under way already, it goes on from the new source.
+        """
         if blob not in self._drafts:
             try:
                 if self._shared or self._store.pin(blob) or self._store.adopt(blob, folders_here(places)):
@@ -67,7 +71,12 @@ class Transfers:
         self._carry_out(self._downloads.want(blob, size, source))
 
     def forget(self, blobs: Sequence[bytes], why: str = "it is wanted no more") -> None:
-        """Give up on those that are under way. The store keeps the others while it has room."""
+        """Release blobs. Those that are under way are given up; the store keeps the others as long as it has room.
+
+        Args:
+            blobs: their ids.
+            why: what other workers are told that wait for chunks of them.
+        """
         for blob in blobs:
             self._store.unpin(blob)
             draft = self._drafts.pop(blob, None)
@@ -76,12 +85,12 @@ class Transfers:
         self._carry_out(self._downloads.drop(blobs, why))
 
     def close(self) -> None:
-        """Forget all blobs: the scheduler is gone, and with it all need for them."""
+        """Release all blobs: the scheduler is gone, and no task needs them any more."""
         self.forget(list(self._drafts))
         self._store.unpin_all()
 
     def received(self, peer: Peer, message: Transfer) -> None:
-        """A peer has sent bytes, or refuses them, or asks for some."""
+        """Handle a peer's message: write its chunk, report its refusal to the core, or answer its request."""
         if isinstance(message, FetchChunk):
             self._carry_out(self._downloads.serve(peer, message))
         elif isinstance(message, NoBlob):
@@ -91,7 +100,7 @@ class Transfers:
             self._write(message)
 
     def source_lost(self, source: str, why: str) -> None:
-        """Nothing more comes from there."""
+        """Report to the core that all blobs on their way from a lost source need another one."""
         for blob in self._downloads.from_source(source):
             self._post(BlobFailed(blob, source, f"{source}: {why}"))
 

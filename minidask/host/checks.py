@@ -1,10 +1,9 @@
-"""What users pass, checked and converted where they pass it: a wrong value ends a call, never a connection.
+"""Checks of users' arguments: a wrong value ends the call that it was given to, and not a connection later.
 
-Each function takes the argument's name and value and returns the value as the rest of minidask wants it.
-
-Raises, in all of them:
-    TypeError: the value is of a kind that makes no sense there.
-    ValueError: it is of the right kind, and out of range.
+A message of the wire has typed fields, and a peer that sends a wrong type is disconnected. So a float for a priority
+would cost a user all pending tasks. Each function here takes the name and the value of an argument. It returns the
+value as the wire needs it, as a plain int, float, bool or str. NumPy's numbers are welcome. All errors name the
+argument, say what is allowed, and show the value.
 """
 
 from __future__ import annotations
@@ -16,17 +15,22 @@ from typing import Any
 
 from minidask.host.sizes import parse_bytes
 
-LEAST, MOST = -(2**63), 2**63 - 1  # what the wire's whole numbers can be
+LEAST, MOST = -(2**63), 2**63 - 1  # the range of the wire's whole numbers
 MOST_WORKERS = 10_000
 MOST_LIMIT = 2**31
 LONGEST_WAIT = 2_000_000.0
-"""Seconds, about three weeks: poll() cannot wait longer, and nobody notices the difference."""
+"""Seconds, about three weeks: `poll` cannot wait longer, and nobody notices the difference."""
 FOREVER = 1e9
-"""Seconds, about thirty years: a longer time limit is none."""
+"""Seconds, about thirty years: a longer time limit is taken for none."""
 
 
 def whole(name: str, value: Any, least: int = LEAST, most: int = MOST) -> int:
-    """A whole number: an int or what stands for one, as NumPy's do; no bool, no float."""
+    """Check a whole number, and return it as an int. NumPy's integers pass; bools and floats do not.
+
+    Raises:
+        TypeError: the value is no whole number.
+        ValueError: the number is below `least` or above `most`.
+    """
     if _is_flag(value):
         raise TypeError(f"{name} must be a whole number, got {_shown(value)}")
     try:
@@ -39,7 +43,12 @@ def whole(name: str, value: Any, least: int = LEAST, most: int = MOST) -> int:
 
 
 def seconds(name: str, value: Any, *, zero: bool = True) -> float:
-    """Seconds to wait: any real number from 0 on, or above 0; infinity, too, is cut to `LONGEST_WAIT`."""
+    """Check a time to wait, in seconds. Longer times than `LONGEST_WAIT`, and infinity, are cut to that.
+
+    Raises:
+        TypeError: the value is no number.
+        ValueError: the number is below 0, or it is 0 and `zero` is False.
+    """
     number = _real(name, value)
     if not (number >= 0 if zero else number > 0):
         raise ValueError(f"{name} must be {'at least' if zero else 'above'} 0 seconds, got {_shown(value)}")
@@ -47,7 +56,12 @@ def seconds(name: str, value: Any, *, zero: bool = True) -> float:
 
 
 def time_limit(name: str, value: Any) -> float | None:
-    """Seconds above 0 after which something is stopped; None for never, as for infinity."""
+    """Check a time limit, in seconds. None, infinity and times above `FOREVER` give None: no limit.
+
+    Raises:
+        TypeError: the value is no number.
+        ValueError: the number is not above 0.
+    """
     if value is None:
         return None
     number = _real(name, value)
@@ -57,21 +71,34 @@ def time_limit(name: str, value: Any) -> float | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False, NumPy's too."""
+    """Check a flag, and return it as a bool. NumPy's bools pass.
+
+    Raises:
+        TypeError: the value is neither True nor False.
+    """
     if not _is_flag(value):
         raise TypeError(f"{name} must be True or False, got {_shown(value)}")
     return bool(value)
 
 
 def text(name: str, value: Any) -> str:
-    """Text that can be sent."""
+    """Check a text, and return it as a plain str.
+
+    Raises:
+        TypeError: the value is no text.
+    """
     if not isinstance(value, str):
         raise TypeError(f"{name} must be text, got {_shown(value)}")
     return str(value)
 
 
 def path(name: str, value: Any) -> str | None:
-    """A file's path, as text or as what stands for one; or None."""
+    """Check the path of a file, a str or a path object, and return it as a str. None stays None.
+
+    Raises:
+        TypeError: the value is no path, or one of bytes.
+        ValueError: the path is empty, or contains a NUL.
+    """
     if value is None:
         return None
     try:
@@ -86,7 +113,11 @@ def path(name: str, value: Any) -> str | None:
 
 
 def workers(name: str, value: Any) -> int:
-    """A number of workers; any other value is a ValueError."""
+    """Check a number of workers, and return it as an int.
+
+    Raises:
+        ValueError: the value is no whole number from 1 to `MOST_WORKERS`.
+    """
     try:
         return whole(name, value, 1, MOST_WORKERS)
     except (TypeError, ValueError):
@@ -95,7 +126,14 @@ def workers(name: str, value: Any) -> int:
 
 
 def memory(name: str, value: Any) -> int | None:
-    """Bytes, as a number or as "4GiB"; None without a limit of its own: for None, 0 and "auto"."""
+    """Check a memory limit, a number of bytes or a text as "4GiB", and return it in bytes.
+
+    None, 0 and "auto" give None: no limit for the single worker.
+
+    Raises:
+        TypeError: the value is neither a text nor a whole number.
+        ValueError: the text names no number of bytes, or the number is negative.
+    """
     if value is None or (isinstance(value, str) and value == "auto"):
         return None
     if isinstance(value, str):

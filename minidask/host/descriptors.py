@@ -1,6 +1,8 @@
-"""How many descriptors a process may have: a daemon takes what it may, and says at once if that is too little.
+"""How many file descriptors a daemon may have: it takes all that it can get, and says at once if they are too few.
 
-There are two limits: a soft one that counts, often 1,024, and a hard one up to which anybody may raise the other.
+Each slot costs its daemon five descriptors, so a large machine needs more than the usual 1,024. That is only the soft
+limit; a process may raise it up to the hard limit. Without a check at the start, the hundredth slot or a late client
+would fail with "Too many open files".
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ _original: tuple[int, int] | None = None
 
 
 def check(slots: int) -> None:
-    """See that a daemon may have enough descriptors for so many slots.
+    """Check that the hard limit of descriptors is enough for a daemon with so many slots.
 
     Raises:
-        MinidaskError: it may not.
+        MinidaskError: the limit is too low. The error says how to raise it, and how many slots would do.
     """
     wanted = BESIDES + EACH * slots
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -39,7 +41,7 @@ def check(slots: int) -> None:
 
 
 def raise_limit() -> None:
-    """Raise this process's limit of descriptors. Processes that it starts get the former limit back by `restore`."""
+    """Raise this process's soft limit of descriptors as far as possible. Child processes inherit it: see `restore`."""
     global _original
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
@@ -50,7 +52,10 @@ def raise_limit() -> None:
 
 
 def restore(pid: int) -> None:
-    """Give a child process the limit that this one had before `raise_limit`, for which programs are made (Linux)."""
+    """Give a child process the soft limit that was in force before `raise_limit`. Does nothing outside of Linux.
+
+    User code expects the usual limit: `select` fails for descriptors above 1,023.
+    """
     if _original is not None and hasattr(resource, "prlimit"):
         with contextlib.suppress(OSError):  # it has ended already, or a sandbox refuses it
             resource.prlimit(pid, resource.RLIMIT_NOFILE, _original)

@@ -1,8 +1,16 @@
-"""Folders of a process's own, which whoever of the same user makes the next one sweeps out if the process is gone.
+"""The folders that a process makes for its sockets and data, and how the folders of killed processes are removed.
 
-Who owns something is written in its name: the process's number, and the *space* in which it is that. A number says
-nothing in another container that shares this machine's shared memory, nor on another machine that shares a disk.
-Gone is a process of this space whose number nobody has; one of another space, if it holds no lock on its folder.
+A killed process cannot remove its folder, and shared memory stays full until somebody does. So each process that makes
+a folder first removes those of dead processes of the same user. It must never remove the folder of a live one.
+
+    /dev/shm/minidask-4711-1f00ba11-x7k2q…       process 4711 in space 1f00ba11
+
+**Who is alive?** A folder's name has the number of its owner, and the owner's *space*. Process numbers mean something
+within one boot of a machine and one container only; that is the space. Folders of several spaces can lie side by side:
+containers may share `/dev/shm`, and machines a disk.
+
+- In this process's own space, the kernel knows whether a process with that number exists.
+- In another space it does not. So each owner holds a lock on its folder, which the kernel releases when the owner dies.
 """
 
 from __future__ import annotations
@@ -23,15 +31,17 @@ from minidask.host.signals import pass_on, suppress
 
 PREFIX = "minidask-"
 SHARED_MEMORY = Path("/dev/shm")
-MAX_PATH = 60  # bytes, of what a socket's folder is in: the kernel allows 107 for all of its path
+MAX_PATH = 60  # bytes of the folder around a socket's folder: the kernel allows 107 for the socket's whole path
 LEAST_BYTES = 4 * 1024 * 1024
 
 
 def runtime_folder() -> Path:
-    """A new folder, for this user alone, in a path short enough for sockets.
+    """Make a folder that only this user can read, with a path short enough for a socket in it.
+
+    It is made in `$XDG_RUNTIME_DIR`, the temporary folder, `/tmp` or shared memory: the first that can be written to.
 
     Raises:
-        OSError: nothing of what might do can be written to.
+        OSError: none of them can be written to.
     """
     named = os.environ.get("XDG_RUNTIME_DIR")
     places = [Path(named)] if named else []
@@ -42,7 +52,7 @@ def runtime_folder() -> Path:
 
 
 def memory_folder() -> Path | None:
-    """A new folder, for this user alone, in shared memory; None if that is full, or cannot be written to."""
+    """Make a folder in shared memory that only this user can read. None if shared memory is full, or read-only."""
     _sweep(SHARED_MEMORY)
     if not os.access(SHARED_MEMORY, os.W_OK) or shutil.disk_usage(SHARED_MEMORY).free < LEAST_BYTES:
         return None
@@ -50,12 +60,16 @@ def memory_folder() -> Path | None:
 
 
 def disk_folder(parent: Path | None) -> Path:
-    """A new folder, for this user alone, in `parent` or the temporary folder."""
+    """Make a folder that only this user can read, in `parent`, or in the temporary folder if that is None.
+
+    Raises:
+        OSError: the parent cannot be written to.
+    """
     return _new_folder(parent or _temporary())
 
 
 def _temporary() -> Path:
-    """The temporary folder; shared memory where there is none that can be written to."""
+    """The temporary folder; shared memory if no temporary folder can be written to."""
     try:
         return Path(tempfile.gettempdir())
     except FileNotFoundError:
@@ -63,25 +77,28 @@ def _temporary() -> Path:
 
 
 def place_of(folder: Path) -> str:
-    """Where a store is, in a text that means the same to all processes of this machine, and nothing to others."""
+    """The place of a folder, as `machine:folder`. Processes of other machines can tell that it is not on theirs."""
     return f"{_machine()}:{folder}"
 
 
 def folders_here(places: Iterable[str]) -> list[str]:
-    """The folders of those of the places that are on this machine."""
+    """Those of the places that are on this machine, as paths of folders."""
     here = f"{_machine()}:"
     return [place.removeprefix(here) for place in places if place.startswith(here)]
 
 
 @functools.cache
 def _machine() -> str:
-    """A name for this machine: its boot, and its network, so that a container is a machine of its own."""
+    """A name for this machine, the same in all of its processes.
+
+    A container with its own network is another machine.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{_inode('net')}"
     except OSError as error:
         pass_on(error)
-        return os.urandom(16).hex()  # no other process is known to be on the same
+        return os.urandom(16).hex()  # without /proc, every process is a machine of its own
 
 
 def _inode(namespace: str) -> int:
@@ -89,7 +106,7 @@ def _inode(namespace: str) -> int:
 
 
 def sweep() -> None:
-    """Remove what this user's processes left in shared memory and in the temporary folder when they were killed."""
+    """Remove the folders of this user's dead processes from shared memory and from the temporary folder."""
     for parent in (SHARED_MEMORY, _temporary()):
         _sweep(parent)
 
@@ -106,9 +123,12 @@ _holding = threading.Lock()
 
 
 def hold(folder: Path) -> None:
-    """Lock a folder until this process ends. Locks of folders that were removed are released."""
+    """Lock a folder until this process ends, so that no other process removes it.
+
+    Locks that this process has on folders that are gone are released. Without locks in the file system, none is taken.
+    """
     fd = os.open(folder, os.O_RDONLY)
-    with suppress(OSError):  # a file system without such locks: only this space's processes may then judge
+    with suppress(OSError):  # a file system without locks: then only processes of this space can judge
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with _holding:
         removed = [held for held in _held if os.fstat(held).st_nlink == 0]
@@ -139,19 +159,22 @@ def _is_held(folder: Path) -> bool:
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
         named = folder.name.removeprefix(PREFIX)
-        with suppress(OSError):  # also where there are no locks, so that none says whether it is held
+        with suppress(OSError):  # also on a file system without locks, where `_is_held` cannot tell
             ours_and_dead = folder.stat().st_uid == os.getuid() and not is_alive(int(named.partition("-")[0]))
             if ours_and_dead and (is_gone(named) or not _is_held(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def owner(pid: int | None = None) -> str:
-    """`PID-SPACE` of a process of this space, by default this one: it tells the owner in names of files and folders."""
+    """The text `PID-SPACE` that names an owner in names of files and folders.
+
+    `pid` is of this space; default: our own.
+    """
     return f"{os.getpid() if pid is None else pid}-{_space()}"
 
 
 def is_gone(named: str) -> bool:
-    """Whether the process that owns what is named `PID-SPACE…` is gone for certain."""
+    """Whether the owner of a file or folder named `PID-SPACE…` is certainly dead. False if it is in another space."""
     pid, _, rest = named.partition("-")
     space = rest.partition("-")[0]
     return bool(space) and space == _space() and pid.isdigit() and not is_alive(int(pid))
@@ -159,17 +182,17 @@ def is_gone(named: str) -> bool:
 
 @functools.cache
 def _space() -> str:
-    """What tells apart where numbers of processes mean something: this boot of this machine, and the container."""
+    """A name for the boot and the container in which process numbers mean the same as here; "" if that is unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
         return format(zlib.crc32(f"{boot}/{_inode('pid')}".encode()), "08x")
     except OSError as error:
         pass_on(error)
-        return ""  # nobody is known to share it
+        return ""
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with this number exists."""
+    """Whether a process with this number exists in this process's space."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

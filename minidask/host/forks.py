@@ -53,7 +53,7 @@ _callbacks: dict[Layer, list[Callable[[], None]]] = {layer: [] for layer in Laye
 
 
 def on_fork(layer: Layer, callback: Callable[[], None]) -> None:
-    """Have `callback()` called in every forked child, after those of lower layers. Errors of a layer are printed."""
+    """Have `callback()` called in every forked child, after the callbacks of lower layers. Python prints its errors."""
     _callbacks[layer].append(callback)
 
 

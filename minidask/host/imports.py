@@ -1,4 +1,9 @@
-"""Something to be done as soon as a module is loaded, without loading it."""
+"""Do something as soon as a module is loaded, without loading it.
+
+joblib and scikit-learn take long to import, and a program that does not use them must not pay for that. So their parts
+of minidask are set up by an import hook. For its one module, the hook lets the usual finders find it, and puts one step
+after the last step of loading. Then it removes itself.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from typing import Any
 
 
 def when_imported(name: str, action: Callable[[], object]) -> None:
-    """Call `action` when a module has been loaded; at once if it is loaded already."""
+    """Call `action()` once, when the module with this name has been loaded; at once if it is loaded already."""
     if name in sys.modules:
         action()
     else:
@@ -20,7 +25,7 @@ def when_imported(name: str, action: Callable[[], object]) -> None:
 
 
 class _Watcher(importlib.abc.MetaPathFinder):
-    """Steps aside when the module is looked for, and adds one line to the end of its loading."""
+    """An import hook for one module: adds a step to the end of its loading, and removes itself."""
 
     def __init__(self, name: str, action: Callable[[], object]) -> None:
         self._name = name

@@ -1,4 +1,10 @@
-"""A lock of a file among processes and threads, on file systems and in sandboxes that have one kind of it only."""
+"""A lock among processes and threads, by a file, wherever the file system knows at least one kind of lock.
+
+`flock` is the better kind: it belongs to the open file, so threads exclude each other too. Some file systems and
+sandboxes refuse it, and offer `lockf` instead. That lock belongs to the process. It does not stop another thread, and
+closing *any* descriptor of the file in the process releases it. So around `lockf` goes a lock among threads, from
+before the file is locked until after it is closed.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +25,9 @@ _threads = threading.Lock()
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[TextIO]:
-    """Hold the lock of a file in the block, which is to be short. Yields the file, opened for reading and writing.
+    """Hold the lock of a file for the length of the block, which should be short. Waits until the lock is free.
 
-    By `flock`; where that is refused by the other kind, `lockf`. That one knows processes only, and ends when any of a
-    process's descriptors of the file is closed: so a lock of the threads goes around all of it.
+    Yields the file, opened for reading and writing.
 
     Raises:
         OSError: the file system has neither kind of lock, or the file does not exist.
@@ -31,7 +36,7 @@ def locked(path: Path) -> Iterator[TextIO]:
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:
-        if error.errno not in REFUSALS:  # a signal handler of the user's may raise whatever it likes
+        if error.errno not in REFUSALS:  # such as an error of the user's signal handler
             file.close()
             raise
         with _threads, file:

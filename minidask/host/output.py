@@ -1,6 +1,9 @@
-"""What a slot prints, cut into whole lines and kept to a rate that cannot drown the wire. Pure.
+"""What slots print, on its way to the client: cut into whole lines, at a limited rate. Pure.
 
-A task may print without end: what goes over the rate is dropped, and how much was dropped is said.
+A task may print without end, and all of it would go over the wire and into the user's terminal. So text over the rate
+is dropped, and a note says how much. Lines are kept whole, as several slots print at once.
+
+    bytes of a stream ─► LineSplitter ─► whole lines ─► RateLimiter ─► text for the client
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ MAX_LINE = 64 * 1024
 
 
 class TokenBucket:
-    """`RATE_BYTES` a second, `BURST_BYTES` at once."""
+    """Lets `rate` characters a second pass, and up to `burst` at once after a pause."""
 
     def __init__(self, rate: float = RATE_BYTES, burst: float = BURST_BYTES) -> None:
         self._rate = rate
@@ -23,7 +26,10 @@ class TokenBucket:
         self._at: float | None = None
 
     def take(self, size: int, now: float) -> bool:
-        """Take `size` characters at the time `now`, in seconds. Returns whether they may pass."""
+        """Take `size` characters at the time `now`, in seconds.
+
+        Returns False, and takes none, if they exceed the rate.
+        """
         if self._at is not None:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
         self._at = now
@@ -41,7 +47,12 @@ class RateLimiter:
         self._dropped = 0
 
     def admit(self, text: str, now: float) -> str:
-        """The part of `text` to pass on: all of it or nothing, after a note on what was dropped before it."""
+        """The text to pass on: "" if it exceeds the rate, else all of it, after a note on text dropped before.
+
+        Args:
+            text: what a slot has printed.
+            now: the time, in seconds.
+        """
         if not self._bucket.take(len(text), now):
             self._dropped += len(text)
             return ""
@@ -53,14 +64,14 @@ class RateLimiter:
 
 
 class LineSplitter:
-    """Turns the bytes of one stream into pieces of whole lines."""
+    """Turns the bytes of one stream into whole lines. A line over `MAX_LINE` characters is passed on unfinished."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._partial = ""
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Yield the lines that are complete by now, as one text."""
+        """Take bytes; yield the lines that are complete now, as one text. Bytes that are no UTF-8 are replaced."""
         text = self._partial + self._decoder.decode(data)
         end = text.rfind("\n") + 1
         if len(text) - end > MAX_LINE:
@@ -70,7 +81,7 @@ class LineSplitter:
             yield text[:end]
 
     def flush(self) -> Iterator[str]:
-        """Yield the unfinished line as it is; the next call may continue it."""
+        """Yield the unfinished line, if there is one. Text that follows continues it."""
         if self._partial:
             text, self._partial = self._partial, ""
             yield text
@@ -89,14 +100,14 @@ class SlotOutput:
         return self._admitted(splitter.feed(data), now)
 
     def flush(self, slot: int, now: float) -> Iterator[tuple[str, str]]:
-        """Yield unfinished lines of a slot, each with its stream: a call has ended."""
+        """Yield the unfinished lines of a slot, each with its stream; to be called when a call has ended."""
         for stream in ("stdout", "stderr"):
             splitter = self._splitters.get((slot, stream))
             for text in self._admitted(splitter.flush(), now) if splitter else ():
                 yield stream, text
 
     def forget(self, slot: int) -> None:
-        """Drop what is kept for a slot that has ended."""
+        """Forget a slot that has ended, with its unfinished lines."""
         for stream in ("stdout", "stderr"):
             self._splitters.pop((slot, stream), None)
 

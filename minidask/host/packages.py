@@ -1,7 +1,8 @@
-"""What is installed for this Python: versions of the packages that tasks work with, and whose module a module is.
+"""What is installed for this Python: the versions of some packages, and the distribution that a module belongs to.
 
-Versions are read off the names of folders, `numpy-2.1.0.dist-info`, a third of a millisecond in all:
-`importlib.metadata` takes eighty. It is asked where an import has failed, and time does not matter.
+Each program tells its versions when it joins, so reading them must be fast. They are in the names of folders
+(`numpy-2.1.0.dist-info`), which takes a third of a millisecond. `importlib.metadata` takes eighty. It is used only
+after an import has failed, when time does not matter.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ COMPARED = ("numpy", "scipy", "scikit-learn", "joblib", "cloudpickle", "pandas")
 
 
 def installed() -> dict[str, str]:
-    """The versions of those of `COMPARED` that are installed, and of minidask."""
+    """The versions of minidask and of the packages in `COMPARED`, by name.
+
+    Packages that are not installed are left out.
+    """
     found: dict[str, str] = {}
     for folder in sys.path:
         try:
             entries = os.listdir(folder or ".")
-        except (OSError, TypeError) as error:  # not every entry is a folder, or a text
+        except (OSError, TypeError) as error:  # an entry may be a file, or no text
             pass_on(error)
             continue
         for entry in entries:
@@ -33,22 +37,22 @@ def installed() -> dict[str, str]:
                 project, version = entry.rpartition(".")[0].split("-")[:2]
                 name = project.lower().replace("_", "-")
                 if name in COMPARED:
-                    found.setdefault(name, version)  # the first on the path is the one that is imported
+                    found.setdefault(name, version)  # the first one on the path is imported
     return {**{name: found[name] for name in COMPARED if name in found}, "minidask": __version__}
 
 
 def python_version() -> str:
-    """This Python's, as "3.11.7"."""
+    """The version of this Python, as "3.11.7"."""
     return sys.version.split()[0]
 
 
 def versions() -> dict[str, str]:
-    """This Python's version, and those that `installed` tells."""
+    """The versions of this Python, of minidask and of the installed packages in `COMPARED`, by name."""
     return {PYTHON: python_version(), **installed()}
 
 
 class Distribution(NamedTuple):
-    """What is installed under one name; `url` is where it came from, if not from an index."""
+    """An installed distribution. `url` is where it was installed from; "" for a package index."""
 
     name: str
     version: str
@@ -57,7 +61,10 @@ class Distribution(NamedTuple):
 
 @functools.cache
 def distribution_of(module: str) -> Distribution | None:
-    """What has installed a module, by its name alone; None if nothing has. Slow, the first time."""
+    """The distribution that has installed a module; None if there is none. The module is not imported.
+
+    Slow at first.
+    """
     import importlib.metadata  # noqa: PLC0415 - see the module's docstring
     import json  # noqa: PLC0415
 
@@ -70,7 +77,7 @@ def distribution_of(module: str) -> Distribution | None:
 
 
 def is_here(module: str) -> bool:
-    """Whether this Python finds a module, by the name of its package."""
+    """Whether this Python can find the package that a module belongs to."""
     top = module.partition(".")[0]
     try:
         return top in sys.modules or importlib.util.find_spec(top) is not None

@@ -1,4 +1,4 @@
-"""What the programs share: their event loop, log lines, and a clean end on a signal."""
+"""What `minidask-scheduler` and `minidask-worker` share: options, log lines, the event loop, an end on a signal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from minidask._version import __version__
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run an asyncio program on uvloop, or on asyncio's own loop where that is not installed; returns its exit code."""
+    """Run a program's main coroutine and return its exit code.
+
+    It runs on uvloop if that is installed, else on asyncio.
+    """
     try:
         import uvloop  # noqa: PLC0415
     except ImportError:
@@ -25,7 +28,7 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
-    """Have SIGTERM and SIGINT set `stopped`."""
+    """Have SIGTERM and SIGINT set `stopped`, and log it. To be called in the event loop."""
 
     def stop(name: str) -> None:
         log.info("ending: got %s", name)
@@ -37,11 +40,11 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
 
 
 def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
-    """Have a first SIGTERM call `drain`; a second one, or SIGINT at any time, sets `stopped`."""
+    """Have the first SIGTERM call `drain()`. A second SIGTERM, or SIGINT at any time, sets `stopped`."""
     stop_on_signals(stopped, log)
     signals = []
 
-    def on_sigterm() -> None:  # one for both: where a handler is replaced, a signal may find none
+    def on_sigterm() -> None:  # one handler for both: while a handler is replaced, a signal may find none
         signals.append(True)
         if len(signals) > 1:
             stopped.set()
@@ -53,7 +56,7 @@ def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: log
 
 
 def make_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """An argument parser with what both daemons take."""
+    """Make an argument parser with the options of both daemons: --version, --access-file, --log-level."""
     parser = argparse.ArgumentParser(
         program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,10 +74,10 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
 
 
 def seconds_option(text: str) -> float:
-    """An option's seconds, 0 or more; "inf" for ever.
+    """Read an option in seconds: 0 or more, or "inf" for no limit.
 
     Raises:
-        argparse.ArgumentTypeError: these are none.
+        argparse.ArgumentTypeError: the text is no such number.
     """
     try:
         seconds = float(text)
@@ -86,10 +89,10 @@ def seconds_option(text: str) -> float:
 
 
 def port_option(text: str) -> int:
-    """An option's port.
+    """Read an option that is a port: 0 to 65535.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is no port.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 5) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port: 0 to 65535")
@@ -97,13 +100,13 @@ def port_option(text: str) -> int:
 
 
 def start_logging(level: str) -> None:
-    """Write log lines to standard error, each with its time."""
+    """Write log lines of this level and above to standard error, each with its time."""
     logging.basicConfig(
         stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
     )
 
 
 def fail(program: str, error: object) -> int:
-    """Say why the program cannot go on; returns the exit code."""
+    """Print why the program cannot go on, to standard error. Returns its exit code, 1."""
     print(f"{program}: {error}", file=sys.stderr)
     return 1

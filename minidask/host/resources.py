@@ -1,4 +1,10 @@
-"""How much of the machine may be used: cores, memory, and library threads."""
+"""How much of the machine this process may use: cores, memory, and threads of numerical libraries.
+
+A container has fewer cores and less memory than its machine, and the usual functions (`os.cpu_count`, `psutil`) tell
+those of the machine. A worker that believed them would start too many slots, and be killed for its memory. The true
+figures are in the files of the process's control groups. Each group sets a limit, and groups lie in one another, so
+the smallest limit counts. All of that is read from files below `root`, so a test can write them.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +34,9 @@ SHARE_VARIABLES = (
 
 
 def cpu_count(root: Path = Path("/")) -> int:
-    """The cores that this process may use, as `joblib.cpu_count()` counts them.
+    """How many cores this process may use, as `joblib.cpu_count()` counts them; at least 1.
 
-    Affinity, container quotas and `LOKY_MAX_CPU_COUNT` are taken into account.
+    Affinity, the quotas of containers and the variable `LOKY_MAX_CPU_COUNT` are taken into account.
     """
     counts = [os.cpu_count() or 1, core_count(root)]
     wished = os.environ.get("LOKY_MAX_CPU_COUNT", "")
@@ -40,29 +46,32 @@ def cpu_count(root: Path = Path("/")) -> int:
 
 
 def core_count(root: Path = Path("/")) -> int:
-    """The cores that this process may use, whatever its share of them is to be."""
+    """How many cores this process may use, by affinity and the quotas of containers; at least 1.
+
+    `LOKY_MAX_CPU_COUNT` does not count here: in a slot it is the slot's share.
+    """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([affinity, *(max(1, math.ceil(quota)) for quota in _cpu_quotas(root))])
 
 
 def memory_total(root: Path = Path("/")) -> int:
-    """The bytes of memory that this process may use: the machine's, or its container's if that is less."""
+    """How many bytes of memory this process may use: the machine's memory, or the limit of its container if less."""
     import psutil  # noqa: PLC0415 - slow to load, and not always needed
 
     try:
         total: int = psutil.virtual_memory().total
-    except OSError:  # there is no /proc; the kernel tells it too, but for a container always the machine's
+    except OSError:  # without /proc; these two know nothing of containers
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([total, *_memory_limits(root)])
 
 
 def blob_memory(folder: Path) -> int:
-    """The bytes that a blob store in this folder may take: a quarter of the memory, and half of what is free there."""
+    """How many bytes a blob store may take: a quarter of the memory, and at most half of the folder's free space."""
     return min(memory_total() // 4, shutil.disk_usage(folder).free // 2)
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of the control groups that this process is in, inner ones first."""
+    """Yield the folders of this process's control groups, from the innermost group to the outermost."""
     base = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -103,10 +112,11 @@ def _read(path: Path) -> str:
 
 
 def thread_limits(slots: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Environment variables that share the cores' library threads out to `slots` processes.
+    """Environment variables that give each of `slots` processes its share of the cores, for library threads.
 
-    What the user has set in `environ` is left as it is.
+    Without them, each of eight processes would start eight threads for a matrix product. Variables that are set in
+    `environ` are left out: the user has decided.
     """
     threads = str(max(1, cpu_count() // max(1, slots)))
-    wanted = {**dict.fromkeys(SHARE_VARIABLES, threads), "ENABLE_IPC": "1"}  # the latter has TBB pools share cores
+    wanted = {**dict.fromkeys(SHARE_VARIABLES, threads), "ENABLE_IPC": "1"}  # ENABLE_IPC has TBB pools share cores
     return {name: value for name, value in wanted.items() if name not in environ}

@@ -52,7 +52,7 @@ _VARIABLE_ARGUMENTS = 0x04  # `inspect.CO_VARARGS`, without what that module loa
 
 
 def raised_by_handler(error: BaseException | None) -> bool:
-    """Whether a signal handler, a function in Python, has raised this error. False for None."""
+    """Whether a signal handler that is a Python function has raised this error. False for None."""
     trace = error.__traceback__ if error is not None else None
     while trace is not None:
         if _handles_signal(trace.tb_frame):
@@ -81,7 +81,7 @@ class suppress(contextlib.suppress):
 
 
 def _handles_signal(frame: FrameType) -> bool:
-    """Whether a function was given the number of a signal and, next to it, the frame that it was called from."""
+    """Whether a frame is that of a signal handler: its arguments are a signal's number and the frame just below."""
     code = frame.f_code
     given = [frame.f_locals.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & _VARIABLE_ARGUMENTS:
@@ -93,10 +93,12 @@ def _handles_signal(frame: FrameType) -> bool:
 
 
 class Uninterrupted:
-    """Postpones signal handlers from inside its block to the block's end. Does nothing outside of the main thread.
+    """Postpones signal handlers until the end of its block, where they run and may raise. Only in the main thread.
+
+    In other threads it does nothing, as Python runs no handlers there.
 
     Args:
-        wake: called when a signal comes, to end a wait in the block; None if the block does not wait.
+        wake: called when a signal comes, so that a wait in the block can end. None if the block does not wait.
     """
 
     __slots__ = ("_handlers", "_passing", "_pending", "_replaced", "_wake")
@@ -128,20 +130,20 @@ class Uninterrupted:
             self.check()
 
     def _put_back(self) -> None:
-        """Put the user's handlers back, also if those that are back already raise."""
+        """Put all handlers of the user back, even if one that is back already raises meanwhile."""
         try:
             while self._replaced:
                 number = self._replaced[-1]
-                if _signal.getsignal(number) == self._on_signal:  # else code in the block has set another handler
+                if _signal.getsignal(number) == self._on_signal:  # otherwise code in the block has set another handler
                     _signal.signal(number, self._handlers[number])
                 self._replaced.pop()
-            self._passing = True  # code that has saved ours as the former handler may put it back later
+            self._passing = True  # code may have saved our handler as the former one, and put it back later
         finally:
             if self._replaced:
                 self._put_back()
 
     def run_interruptible(self, code: Callable[[], None]) -> None:
-        """Call a user's code inside the block, which handlers may interrupt."""
+        """Call a user's code inside the block. Handlers run at once meanwhile, and may interrupt it."""
         try:
             self._passing = True
             self.check()
@@ -150,7 +152,7 @@ class Uninterrupted:
             self._passing = False
 
     def check(self) -> None:
-        """Run the handlers of all signals that have come so far."""
+        """Run the handlers of all signals that have come in the block so far. A handler may raise."""
         if self._pending:
             number = self._pending.popleft()
             try:
@@ -168,6 +170,6 @@ class Uninterrupted:
 
 
 def start(thread: threading.Thread) -> None:
-    """Start a thread. Handlers wait meanwhile, as an interrupted `Thread.start` may raise another error than theirs."""
+    """Start a thread, with signal handlers postponed: interrupted, `Thread.start` could raise an error of its own."""
     with Uninterrupted():
         thread.start()

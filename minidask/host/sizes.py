@@ -1,4 +1,4 @@
-"""Numbers of bytes, as people write and read them. Pure."""
+"""Numbers of bytes as people write and read them, for options, arguments and messages. Pure."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _UNITS |= {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_bytes(text: str | int) -> int:
-    """A number of bytes from 4294967296, "4GiB", "4GB", "512M" or "1e9".
+    """Read a number of bytes: 4294967296, "4GiB", "4GB", "512M" or "1e9". K, M, G and T are powers of 1,024.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text or value is no such number.
     """
     match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([A-Z]*)", str(text).strip(), re.IGNORECASE)
     try:
@@ -25,12 +25,12 @@ def parse_bytes(text: str | int) -> int:
 
 
 def count(number: float, noun: str) -> str:
-    """ "1 machine", "2 machines"."""
+    """A number with its noun, in the plural unless it is one: "1 machine", "2 machines"."""
     return f"{number:g} {noun}" if number == 1 else f"{number:g} {noun}s"
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes for people: "1.5 GiB"."""
+    """A number of bytes for people to read, as "1.5 GiB"."""
     size = float(count)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1023.95:

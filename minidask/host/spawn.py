@@ -1,7 +1,7 @@
-"""How one of our programs starts another: the same interpreter with the same import path, in a group of its own.
+"""How one of our programs starts another: with the same interpreter and the same import path.
 
-What the other has to know lies in an open file without a name. A command line has a limit, knows no NUL, and is seen by
-everybody; an import path may be long, and hold what is no string.
+The arguments and the import path are in a file without a name, which the child inherits as an open descriptor. A
+command line would not do: it has a limit, knows no NUL, and every user can read it.
 """
 
 from __future__ import annotations
@@ -28,18 +28,21 @@ def start_python(
 ) -> subprocess.Popen[bytes]:
     """Start a process that calls `main(arguments)` of a module.
 
-    `-c` with the import path handed over, and not `-m`: the child imports what this process would, whatever
-    its folder, and needs no file of the user's, so a REPL or a script on standard input will do.
+    The child imports the same modules as this process, whatever its folder is. It needs no file of the user's program,
+    so that may be a REPL, or a script on standard input. `python -m` could do neither.
 
     Args:
-        module: its whole name.
+        module: the whole name of the module.
         arguments: for its `main`, of any length.
-        pass_fds: the file descriptors that it inherits.
+        pass_fds: the file descriptors that the child inherits.
         options: for `subprocess.Popen`.
+
+    Raises:
+        OSError: the system has no process, descriptor or memory to spare.
     """
     try:
         os.getcwd()
-    except OSError as error:  # it was removed, and Python 3.13 does not start there
+    except OSError as error:  # the folder was removed, and Python 3.13 does not start in such a one
         pass_on(error)
         options["cwd"] = "/"
     letter = _letter(marshal.dumps((search_path(), list(arguments))))
@@ -52,19 +55,19 @@ def start_python(
 
 
 def search_path() -> list[str]:
-    """What of `sys.path` names a place, as absolute strings; the import system ignores anything else."""
+    """The entries of `sys.path` that are paths, made absolute. The import system ignores all other entries."""
     found = []
     for entry in list(sys.path):
         try:
             found.append(os.path.abspath(os.fsdecode(entry)))
-        except (TypeError, ValueError, OSError) as error:  # no path at all, or the working directory is gone
+        except (TypeError, ValueError, OSError) as error:  # the entry is no path, or the working directory is gone
             pass_on(error)
             continue
     return found
 
 
 def _letter(content: bytes) -> int:
-    """A file descriptor from which this is read."""
+    """Make a file without a name, with this content. Returns a descriptor that reads it from the start."""
     try:
         letter = os.memfd_create("minidask")
     except (AttributeError, OSError) as error:  # not Linux, or a sandbox forbids it

@@ -1,9 +1,10 @@
-"""The node process's first steps: its slots are started before the node itself, far larger, is loaded.
+"""The first steps of the node process: it starts its slots, and only then loads the rest of itself.
 
     LocalCluster ─spawns─► boot.main ─spawns─► slots
                            └─ then becomes ─► node.serve
 
-The one argument is the file descriptor of the control channel, whose first line is the configuration.
+Scheduler, worker and event loop take a tenth of a second to load, and so does a slot. This way they load side by side,
+and the first result comes sooner. So this file must import little.
 """
 
 from __future__ import annotations
@@ -20,11 +21,15 @@ from minidask.worker.launch import launch
 
 
 def main(arguments: list[str]) -> None:
-    """Launch the slots, then run the node until the control channel ends; `arguments` holds that descriptor."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process, which ends this one if it ends
+    """Launch the slots, then run the node until its control channel ends.
+
+    Args:
+        arguments: one text, the descriptor of the control channel. The channel's first line is the configuration.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process; this one ends with that
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
-    with control.makefile("rb", buffering=0) as lines:  # unbuffered: what follows the first line stays in the channel
+    with control.makefile("rb", buffering=0) as lines:  # unbuffered: the lines that follow stay in the channel
         line = lines.readline()
     if not line:
         return  # the user's process is gone already
@@ -32,7 +37,7 @@ def main(arguments: list[str]) -> None:
     environment = thread_limits(config.slots, os.environ)
     descriptors.raise_limit()
     launched = []
-    with contextlib.suppress(OSError):  # the node tries again, and says so
+    with contextlib.suppress(OSError):  # the node tries again, and logs the error
         for _ in range(config.slots):
             launched.append(launch(environment, config.slot))
 

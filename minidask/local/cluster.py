@@ -1,4 +1,16 @@
-"""`LocalCluster`: scheduler and workers on this machine, ended with the process that made them."""
+"""`LocalCluster`: a scheduler and workers on this machine, which end with the process that made them.
+
+    this process                              the node, a process of its own
+    LocalCluster ──control channel──────────► boot, then node: {"scale": 3} …
+         │       ◄─{"ready": true}, {"error"}─
+         └─ closes it, or dies ──────────────► its end: the node ends itself and all slots
+
+The control channel is a socketpair. The kernel closes it even if this process is killed, so no node is left behind. A
+forked child must not hold it open: see `abandon`. With `processes=False` the node is a thread, and an event takes the
+place of the channel.
+
+Scheduler and worker are imported here only if they are to run in this process.
+"""
 
 from __future__ import annotations
 
@@ -48,11 +60,11 @@ class LocalCluster:
             memory as a whole; None and 0 mean no limit.
 
     Attributes:
-        scheduler_address: what to give to `Client`, in this process or another one of the same user.
+        scheduler_address: the address for `Client`, in this process or another one of the same user.
 
     Raises:
         TypeError, ValueError: an argument makes no sense.
-        MinidaskError: the cluster did not start, and why.
+        MinidaskError: the cluster did not start. The error says why.
     """
 
     def __init__(
@@ -94,11 +106,11 @@ class LocalCluster:
         _live_clusters.append(self)
 
     def scale(self, n: int) -> None:
-        """Have `n` workers from now on; those that are too many end after the task that they run.
+        """Change the number of workers to `n`. Surplus workers end after the task that they run.
 
         Raises:
-            ValueError: `n` is no whole number above 0.
-            MinidaskError: the cluster is closed.
+            ValueError: `n` is no whole number from 1 to 10,000.
+            MinidaskError: the cluster is closed, or `n` workers need more open files than this process may have.
         """
         count = checks.workers("n", n)
         if self not in _live_clusters:
@@ -109,12 +121,12 @@ class LocalCluster:
         self._node.scale(count)
 
     def close(self) -> None:
-        """End the cluster and everything that runs on it. May be called twice."""
+        """End the cluster, stop all of its tasks and wait for its processes to end. Further calls do nothing."""
         if self._pid == os.getpid() and self in _live_clusters:
             self._node.close()
             self._remove_folders()
             with contextlib.suppress(ValueError):  # another thread has closed it too
-                _live_clusters.remove(self)  # only now: what is interrupted before is tried again at exit
+                _live_clusters.remove(self)  # last: a close that was interrupted is tried again at exit
 
     def _remove_folders(self) -> None:
         self._store.remove()
@@ -134,7 +146,12 @@ class LocalCluster:
 
 
 class _NodeProcess:
-    """The node in a process of its own, which ends when our end of the control channel does."""
+    """The node as a process of its own. It ends when this end of the control channel is closed.
+
+    Raises:
+        MinidaskError: the node did not start within 30 seconds, or it said why it cannot.
+        OSError: the system has no process or descriptor to spare.
+    """
 
     def __init__(self, config: NodeConfig) -> None:
         self._control, theirs = socket.socketpair()
@@ -153,7 +170,7 @@ class _NodeProcess:
         except BaseException:
             theirs.close()
             if self._process is not None:
-                self._process.kill()  # it would first start
+                self._process.kill()  # a closed channel would end it only once it has started
             self.close()
             raise
         if "ready" not in answer:
@@ -162,7 +179,10 @@ class _NodeProcess:
             raise MinidaskError(f"the local cluster did not start: {reason}")
 
     def _answer(self, config: bytes) -> str:
-        """What it says once it has started, or cannot; an empty text if that is nothing."""
+        """Send the node its configuration; return its answer, a line of JSON.
+
+        "" if the node has ended or is too slow.
+        """
         self._control.settimeout(START_SECONDS)
         try:
             self._control.sendall(config)
@@ -187,12 +207,16 @@ class _NodeProcess:
             self._process.wait()
 
     def abandon(self) -> None:
-        """In a forked child: let go, so that the node still ends with the parent."""
+        """Close a forked child's copy of the control channel: otherwise the child would keep the node alive."""
         self._control.close()
 
 
 class _NodeThread:
-    """The node in a thread of this process, with threads for slots."""
+    """The node as a thread of this process, with threads for slots.
+
+    Raises:
+        MinidaskError: the node did not start.
+    """
 
     def __init__(self, config: NodeConfig) -> None:
         self._started: Future[tuple[LocalNode, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
@@ -230,13 +254,13 @@ class _NodeThread:
         self._loop.call_soon_threadsafe(self._node.shell.resize, slots)
 
     def close(self) -> None:
-        """End the node, and wait for that."""
+        """End the node, and wait up to 8 seconds for its thread. A thread that takes longer is left to itself."""
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._end.set)
         self._thread.join(CLOSE_SECONDS)
 
     def abandon(self) -> None:
-        """In a forked child: the thread does not exist there."""
+        """Do nothing: a forked child has no copy of the node's thread."""
 
 
 def _close_all() -> None:

@@ -1,4 +1,4 @@
-"""What a node has to know, and how that travels to it: as one line of JSON, first in its control channel."""
+"""The configuration of a node. It travels as one line of JSON, the first line in the node's control channel."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ class NodeConfig(NamedTuple):
 
     @classmethod
     def from_line(cls, line: bytes) -> NodeConfig:
-        """Read what `to_line` has made."""
+        """Read a configuration from a line that `to_line` has made."""
         slots, memory_limit, machine_memory, slot = json.loads(line)
         return cls(slots, memory_limit, machine_memory, SlotConfig(*slot))

@@ -1,9 +1,14 @@
-"""Scheduler and worker in one event loop, for a cluster on one machine.
+"""The node: scheduler and worker in one event loop, for a cluster on one machine.
 
-The two are joined by a link inside the process, so a task crosses two process borders on its way out and
-two on its way back: client ─► node ─► slot ─► node ─► client. As a process, the node is started by
-`LocalCluster` with one end of a socketpair as its control channel: a line of JSON each way to begin
-with, then commands; its end means that the user's process is gone, and ends the node.
+    client ─socket─► SchedulerServer ─list─► WorkerShell ─socketpair─► slot
+    client ◄───────── SchedulerServer ◄─list─ WorkerShell ◄─────────── slot
+
+The two are joined by a link inside the process, a list of messages. So a task crosses two process borders on its way to
+a slot, and none of its messages is encoded between scheduler and worker.
+
+As a process, the node has a control channel to the user's process (`cluster.py`). The node reads its configuration from
+it, writes one line that it is ready, and then reads commands. The end of the channel means that the user's process is
+gone. Then the node ends, with all slots.
 """
 
 from __future__ import annotations
@@ -49,7 +54,7 @@ class LocalNode:
     """A scheduler and one worker in one event loop.
 
     Args:
-        config: of the node.
+        config: the node's configuration.
         make_slot: makes slots, as processes or threads.
 
     Raises:
@@ -83,7 +88,7 @@ class LocalNode:
         self.shell.start()
 
     async def _keep_reachable(self) -> None:
-        """Make socket and secret again when somebody has cleaned their folder up: tasks look for them there."""
+        """Make socket and access file again if somebody removes them, as a cleaner of `/tmp` does. Tasks need both."""
         socket_file = Path(Address.parse(self._config.scheduler).path)
         warned = False
         while True:
@@ -100,7 +105,7 @@ class LocalNode:
                 warned = True
 
     async def close(self) -> None:
-        """Say goodbye to clients and end all slots."""
+        """Say goodbye to all clients, end all slots, and wait until they are gone."""
         if self._keeping is not None:
             self._keeping.cancel()
         await self.server.close("the cluster was closed")
@@ -108,7 +113,7 @@ class LocalNode:
 
 
 class InProcessLink:
-    """A link to a program in the same process: `deliver` is called with all messages at once, when they are flushed."""
+    """A link inside one process: `flush` calls `deliver` with all queued messages."""
 
     def __init__(self, deliver: Callable[[list[Message]], None]) -> None:
         self._deliver = deliver
@@ -137,10 +142,10 @@ async def run_node(
     """Run a node to its end: `until(node)` returns, a client shuts it down, or its worker gives up.
 
     Args:
-        config: of the node.
+        config: the node's configuration.
         make_slot: makes slots, as processes or threads.
-        on_ready: called once clients can connect.
-        until: ends the node when it returns.
+        on_ready: called with the node, once clients can connect.
+        until: called with the node; the node ends when it returns.
 
     Raises:
         AuthenticationError, OSError: the node cannot start.
@@ -188,14 +193,14 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
 
 
 async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
-    """Carry out the user's process's commands, until it ends or is gone."""
+    """Carry out the commands of the user's process, until the control channel ends."""
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
             node.shell.resize(json.loads(line)["scale"])
 
 
 def _remove(*paths: str) -> None:
-    """Take away the node's files and their folder, if the user's process has not done so."""
+    """Remove the node's files and their folder, if they still exist: the user's process may be gone."""
     for path in paths:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -204,6 +209,6 @@ def _remove(*paths: str) -> None:
 
 
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
-    """Run the node as a process until its control channel ends, with the slots that `boot` has launched."""
+    """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
     sys.exit(run_loop(_serve(control, config, launched)))

@@ -1,7 +1,11 @@
-"""The secret that scheduler, workers and clients share, in a file for its owner alone.
+"""The access file: it holds the secret that scheduler, workers and clients share, and only its owner can read it.
 
-A scheduler writes the file; clients and workers of the same user find it by themselves. On other
-machines it is to be copied there.
+Everybody who knows the secret may run code on every worker. So a file that others can read is refused, as `ssh` refuses
+such a key. The scheduler writes the file when it starts for the first time. Clients and workers of the same user find
+it by themselves. To other machines the user copies it.
+
+Several programs may start at once, and each may find no file. So a new file is written under another name, and then
+linked to its own: one link succeeds, and all programs read that file. Nobody ever reads half a secret.
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ SECRET_BYTES = 32
 
 
 def default_access_file() -> Path:
-    """`$MINIDASK_ACCESS_FILE`, else `minidask/access` in the user's state directory."""
+    """The path of the access file where no other is named. A `~` in it is not expanded yet.
+
+    It is `$MINIDASK_ACCESS_FILE`, or else `minidask/access` in the user's state directory.
+    """
     named = os.environ.get("MINIDASK_ACCESS_FILE")
     if named:
         return Path(named)
@@ -33,13 +40,13 @@ def default_access_file() -> Path:
 
 
 def secret_for(address: Address, access_file: str | Path | None = None) -> bytes:
-    """The secret for the scheduler at an address.
+    """Read the secret for the scheduler at an address.
 
-    It is in `access_file` if given, else in `$MINIDASK_ACCESS_FILE`, else for a Unix socket in the file
-    `access` beside it, else in the default place.
+    The secret is in `access_file` if one is given, else in `$MINIDASK_ACCESS_FILE`. Otherwise it is in the file
+    `access` beside a Unix socket, or else in the default access file.
 
     Raises:
-        AuthenticationError: there is no such file, or it is not safe to use.
+        AuthenticationError: the file is missing, or not safe to use.
     """
     if access_file is not None:
         return load_secret(Path(access_file))
@@ -51,10 +58,10 @@ def secret_for(address: Address, access_file: str | Path | None = None) -> bytes
 
 
 def load_secret(path: Path) -> bytes:
-    """Read the secret from a file.
+    """Read the secret from an access file.
 
     Raises:
-        AuthenticationError: the file is missing, not its owner's alone, or holds something else.
+        AuthenticationError: the file is missing, others can read it, or it holds something else.
     """
     try:
         with open(_absolute(path), encoding="ascii", opener=_open_at_once) as file:
@@ -89,7 +96,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would have us wait for its other end
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe would wait for its other end
 
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
@@ -103,10 +110,12 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
 
 
 def load_or_create_secret(access_file: str | Path) -> bytes:
-    """Read the secret, or make a fresh one where there is no file yet. Two that start at once end with the same.
+    """Read the secret from an access file. If there is no such file, write a new secret into it first.
+
+    Programs that do so at the same time get the same secret.
 
     Raises:
-        AuthenticationError: as `load_secret`, or the file cannot be written.
+        AuthenticationError: the file cannot be written or read, others can read it, or it holds something else.
     """
     path = _absolute(Path(access_file))
     try:
@@ -118,10 +127,10 @@ def load_or_create_secret(access_file: str | Path) -> bytes:
 
 
 def put_back(access_file: str | Path, secret: bytes) -> None:
-    """Write the file of a secret again, if somebody has removed it.
+    """Write a secret into its access file again, if somebody has removed the file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     if not Path(access_file).exists():
         _create(Path(access_file), secret)
@@ -135,10 +144,10 @@ def _create(path: Path, secret: bytes) -> None:
         with open(descriptor, "w", encoding="ascii") as file:
             file.write(secret.hex() + "\n")
         try:
-            os.link(draft, path)  # whoever comes first has made it; a half-written file is never seen
+            os.link(draft, path)  # fails if another program was faster; its file is as good
         except FileExistsError:
             pass
-        except OSError:  # a file system without hard links: the last one of several that start at once has made it
+        except OSError:  # a file system without hard links: of several programs at once, the last one wins
             os.replace(draft, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

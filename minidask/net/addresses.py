@@ -1,4 +1,8 @@
-"""Where a scheduler listens: `host:port`, `tcp://host:port`, `unix:///path`, with IPv6 in brackets. Pure."""
+"""Where a scheduler listens: `host:port`, `tcp://host:port`, `unix:///path`, with IPv6 in brackets. Pure.
+
+Users write addresses in many ways, and a wrong one would fail much later, with an error of the socket library. So an
+address is checked here, and each mistake gets an error that shows the right forms.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,10 @@ _FORMS = "use host, host:port, tcp://host:port, tcp://[ipv6]:port or unix:///pat
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address; `str()` gives its canonical form. `host` and `port` are TCP's, `path` a Unix socket's."""
+    """An address of a scheduler or worker: `host` and `port` for TCP, or the `path` of a Unix socket.
+
+    `str()` of it is the one form that logs, messages and other addresses use: `tcp://host:port` or `unix:///path`.
+    """
 
     scheme: Literal["tcp", "unix"]
     host: str = ""
@@ -25,11 +32,11 @@ class Address:
         """Read an address.
 
         Args:
-            text: as users write it; without a port it means `DEFAULT_PORT`.
-            port_zero: whether port 0, "let the kernel choose", makes sense here.
+            text: as users write it. The port is `DEFAULT_PORT` if it is left out.
+            port_zero: whether port 0 is allowed. A program that listens lets the kernel choose a port by it.
 
         Raises:
-            ValueError: the text is no address, and why.
+            ValueError: the text is no address. The error says why, and shows the forms.
         """
         scheme, separator, rest = text.strip().partition("://")
         if not separator:
@@ -53,7 +60,7 @@ def _is_host(host: str) -> bool:
     if not host or any(character.isspace() or character in "/@[]" for character in host):
         return False
     try:
-        host.encode("idna")  # as who looks it up does; a label may be too long, or empty
+        host.encode("idna")  # looking the name up does so too, and fails for a label that is empty or too long
     except UnicodeError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What blocking and asyncio sockets have in common."""
+"""What the client's blocking sockets and the daemons' asyncio sockets have in common: options, and one error text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from minidask.net.addresses import Address
 
 
 def keep_alive(sock: Any) -> None:
-    """Have the kernel notice a dead host within half a minute, and send small messages at once (TCP only)."""
+    """Set a socket's options: the kernel notices a dead peer within half a minute, and sends small messages at once.
+
+    Does nothing for a Unix socket, or for None.
+    """
     if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -25,7 +28,7 @@ def keep_alive(sock: Any) -> None:
 
 
 def no_scheduler(address: Address, error: OSError) -> SchedulerLost:
-    """The error for an address where nobody answers."""
+    """Make the error for an address where no scheduler answers. It tells the reason and what to do."""
     reason = error.strerror or str(error) or type(error).__name__
     start = "minidask-scheduler" if address.scheme == "tcp" else "a scheduler"
     return SchedulerLost(

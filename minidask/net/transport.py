@@ -1,8 +1,14 @@
-"""An asyncio connection that carries messages: bytes in, messages out, and nothing decided.
+"""A connection that carries messages, for programs with an event loop. It decides nothing.
 
-`MessageLink` is an `asyncio.BufferedProtocol`: received bytes land in memory that the frame decoder
-lends, with no copy in between. Messages to send are gathered and written in one go by `flush()`,
-which whoever drives the link calls once per batch of work.
+    kernel ─► get_buffer: memory of the frame decoder ─► buffer_updated ─► messages ─► on_messages
+    kernel ◄─ flush: one write for all of them        ◄─ frames         ◄─ send(message)
+
+`MessageLink` is an `asyncio.BufferedProtocol`. The kernel writes received bytes into memory that the frame decoder
+lends, so a large buffer is received in place, without a copy. Messages to send are gathered until `flush()`, which the
+shell calls once for a batch of work. With small tasks that saves most of the system calls.
+
+Before the handshake is done no message is decoded, and frames may be only a few kilobytes long. A peer has 10 seconds
+for it. A browser that connects to the port gets an answer in HTTP.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ HTTP_ANSWER = (
 
 
 class Link(Protocol):
-    """The link: what a shell needs of a connection, by socket or inside the process."""
+    """A connection as a shell uses it: over a socket (`MessageLink`), or inside one process (`InProcessLink`)."""
 
     def send(self, message: Message) -> None: ...
     def flush(self) -> None: ...
@@ -39,10 +45,10 @@ class MessageLink(asyncio.BufferedProtocol):
     """A link over a socket, as the protocol object of one asyncio connection.
 
     Args:
-        handshake: `Initiator`, `Acceptor`, or None where the kernel vouches for the peer (a socketpair).
-        on_open: called once the handshake is done.
-        on_messages: called with each batch of messages that one read brought.
-        on_closed: called once, with the error that ended the link, or None if the peer just closed it.
+        handshake: `Initiator` or `Acceptor`. None for a socketpair to a process of our own.
+        on_open: called once, with the link, when the handshake is done.
+        on_messages: called with the link and the messages that one read has brought.
+        on_closed: called once, with the link and the error that ended it; None if the peer has closed it.
     """
 
     def __init__(
@@ -65,35 +71,35 @@ class MessageLink(asyncio.BufferedProtocol):
 
     @property
     def peer(self) -> str:
-        """The peer's network address, or an empty text for a Unix socket."""
+        """The peer's network address; "" for a Unix socket."""
         name = self._transport.get_extra_info("peername") if self._transport else None
         return str(Address("tcp", host=name[0], port=name[1])) if isinstance(name, tuple) else ""
 
-    # --- called by whoever drives the link ---
+    # --- called by the shell ---
 
     def send(self, message: Message) -> None:
         """Queue a message; `flush()` writes it.
 
         Raises:
-            ProtocolError: the message is over the wire's limits; nothing was queued.
+            ProtocolError: the message exceeds the limits of the wire. Nothing is queued then.
         """
         self._out += encode(message)
 
     def flush(self) -> None:
-        """Write what was queued, in one call."""
+        """Write all queued messages, in one call of the transport."""
         if self._out and self._transport is not None:
             out, self._out = self._out, []
             if not self._transport.is_closing():
                 self._transport.writelines(out)
 
     def close(self) -> None:
-        """Write what was queued, then close; `on_closed` follows."""
+        """Write all queued messages, then close the connection; `on_closed` is called later."""
         self.flush()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once, dropping what was not written."""
+        """Close the connection at once. Bytes that were not written are dropped; `on_closed` is called later."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -126,7 +132,7 @@ class MessageLink(asyncio.BufferedProtocol):
                     self._shake_hands(frame)
         except (ProtocolError, AuthenticationError) as error:
             failure = error
-        if messages:  # also what came before the mistake
+        if messages:  # also those before a mistake
             self._on_messages(self, messages)
         if failure is not None:
             self._fail(failure)
@@ -165,7 +171,7 @@ class MessageLink(asyncio.BufferedProtocol):
         self._fail(ProtocolError(f"the peer did not complete the handshake within {HANDSHAKE_SECONDS:.0f} seconds"))
 
     def _fail(self, error: MinidaskError) -> None:
-        """Close because the peer broke the rules, and tell it why, if it is of those who listen for that."""
+        """Close the link because the peer broke the rules. A peer that has connected to us is told why."""
         self._error = error
         if self._transport is not None:
             if not self._open:
@@ -176,10 +182,10 @@ class MessageLink(asyncio.BufferedProtocol):
 
 
 async def connect(address: Address, link: MessageLink) -> None:
-    """Connect `link` to a listening address; its `on_open` tells when the handshake is done.
+    """Connect a link to an address. The link's `on_open` is called later, when the handshake is done.
 
     Raises:
-        SchedulerLost: nobody answers there.
+        SchedulerLost: nobody answers at the address.
     """
     loop = asyncio.get_running_loop()
     try:

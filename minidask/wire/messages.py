@@ -470,6 +470,9 @@ class Reason(enum.StrEnum):
 
 REASONS = frozenset(Reason)
 
+GIVE_BACK_SECONDS = 0.05
+"""How long an attempt waits at a worker for a free slot, before `GaveBack`. The scheduler prefetches less than that."""
+
 NO_DATA = "no-data"
 """The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
 

@@ -30,8 +30,8 @@ def test_what_waits_too_long_behind_others_is_returned() -> None:
     rig = Rig()
     rig.run(1)
     rig.run(2)
-    assert rig.core.next_deadline() == w.RETURN_SECONDS
-    assert rig.pass_time(w.RETURN_SECONDS) == [e.ToScheduler(m.GaveBack(2, 1))]
+    assert rig.core.next_deadline() == m.GIVE_BACK_SECONDS
+    assert rig.pass_time(m.GIVE_BACK_SECONDS) == [e.ToScheduler(m.GaveBack(2, 1))]
 
 
 def test_the_first_call_of_another_client_is_next() -> None:
