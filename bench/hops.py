@@ -1,13 +1,14 @@
 """Where the microseconds of one task go: `python -m bench.hops`.
 
-First each process's processor time and context switches for a task, in a running cluster; then each step of
-the task's way on its own, in a loop, warm: what is left between the two is the kernel and cold caches.
+The first table has the processor time and the context switches of each process, per task, in a running cluster. The
+second one has each step of a task's way alone: in a loop, with warm caches. What the steps do not explain is the kernel
+and cold caches.
 """
 
 from __future__ import annotations
 
+import argparse
 import pickle
-import sys
 import time
 from collections.abc import Callable
 from operator import neg
@@ -137,8 +138,13 @@ def _working(payload: Any, result: Any) -> Callable[[], object]:
     return step
 
 
-def main(tasks: int = 20_000) -> None:
-    """Print both tables."""
+def main(arguments: list[str] | None = None) -> None:
+    """Print both tables: what each process spends on a task, and what each step takes alone."""
+    parser = argparse.ArgumentParser(
+        "python -m bench.hops", description="Measure where the microseconds of one task go, by process and by step."
+    )
+    parser.add_argument("tasks", nargs="?", type=int, default=20_000, help="how many to run (default: %(default)s)")
+    tasks = parser.parse_args(arguments).tasks
     print("a no-op at batch_size=1, 2 workers             us/task   context switches/task")
     for name, (microseconds, switches) in processes(tasks).items():
         what = "wall time" if name == "all" else f"{name}: processor time"
@@ -149,4 +155,4 @@ def main(tasks: int = 20_000) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20_000)
+    main()

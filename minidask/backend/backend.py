@@ -35,6 +35,7 @@ from minidask.backend.run import Callback, ParallelRun
 from minidask.backend.scatter import SharedData
 from minidask.client.client import Client
 from minidask.client.future import Future
+from minidask.client.group import TaskGroup
 from minidask.errors import NoWorkersError
 from minidask.host import checks
 from minidask.pickling.payload import SHARED
@@ -219,7 +220,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         initializer, initargs = self._initializer
         run = run_batch if initializer is None else initialized(client, initializer, initargs)
         shared = self._shared_data.handles(client)
-        group = client.group(self._limit, self._large, self._mode)
+        group = TaskGroup(client.shell, self._limit, self._large, self._mode)
         inside = InsideParallel(self.parallel)
         slots = 0 if self._limit else inside.slots
         kind = NestedRun if client.nested else ParallelRun

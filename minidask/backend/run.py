@@ -113,6 +113,7 @@ class ParallelRun:
         self._inner_threads = inner_threads
         self._done: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._slots = slots
+        self._counting = threading.RLock()  # held to count; a garbage collection may end a future, and so count too
         self._in_flight = self._most_in_flight = 0  # batches
         self._oldest = 0  # position of the oldest pending batch, among joblib's
         self._call_id = inside.call_id
@@ -167,20 +168,23 @@ class ParallelRun:
         count, callback = len(batch.items), batch.callback  # not the batch: its arguments go once they were sent
 
         def on_done(future: Future) -> None:
-            self._in_flight -= 1
+            with self._counting:
+                self._in_flight -= 1
             self._is_done(count, callback, future)
 
         name = name_of(batch.items[0][0])
         future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
-        self._in_flight += 1
-        self._most_in_flight = max(self._most_in_flight, self._in_flight)
+        with self._counting:
+            self._in_flight += 1
+            self._most_in_flight = max(self._most_in_flight, self._in_flight)
         return future
 
     def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
         """Note that a batch of `count` calls is over, and queue its callback; the reading thread may call this."""
         if future.cancelled():
             return
-        self._counts.add(count, failed=future.failed)
+        with self._counting:
+            self._counts.add(count, failed=future.failed)
         if callback is not None:
             self._done.put(functools.partial(callback, future))
 
@@ -198,7 +202,8 @@ class ParallelRun:
 
     def _count_submitted(self, items: list[Any]) -> None:
         """Count calls, and show bars from the first batch on: from then joblib sees to it that the run is closed."""
-        self._counts.submitted += len(items)
+        with self._counting:
+            self._counts.submitted += len(items)
         if self._bars and not self._bars_begun:
             with Uninterrupted():  # each bar that was begun is to be ended
                 for bar in self._bars:

@@ -1,14 +1,15 @@
-"""`minidask.Client`: the way into a cluster, from any thread of the user's process."""
+"""`minidask.Client`: the way into a cluster, from any thread of the user's process.
+
+A `Client` checks what users pass and words what they read; the work is done by its `ClientShell`.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
 import queue
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.client.connecting import connect, own_name
@@ -21,24 +22,14 @@ from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.screen import client_table
 from minidask.client.shell import ClientShell
-from minidask.client.versions import VersionWatch, all_versions
-from minidask.errors import (
-    MinidaskError,
-    NoWorkersError,
-    SchedulerLost,
-    SerializationError,
-    VersionMismatch,
-    VersionWarning,
-)
+from minidask.client.versions import VersionWatch, all_versions, warn_of_left_out
+from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError, VersionMismatch
 from minidask.host import checks
 from minidask.host.folders import sweep
-from minidask.host.packages import python_version, versions
+from minidask.host.packages import versions
 from minidask.host.sizes import count
-from minidask.host.versions import PYTHON
 from minidask.pickling.functions import name_of
-from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Scattered
-from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -72,9 +63,9 @@ class Client:
     """
 
     implicit = False
-    """Whether `Parallel` has made it, for itself."""
+    """Whether `Parallel` has made this client for itself."""
     nested = False
-    """Whether this is the client of a task, in its slot."""
+    """Whether this client is a slot's, for its tasks."""
 
     def __init__(
         self,
@@ -131,25 +122,12 @@ class Client:
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
-        return connect(
-            address,
-            access_file,
-            self.name,
-            self.timeout,
-            forward_output=forward_output,
-            cancel_dropped=self._cancel_dropped,
-        )
+        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped)
 
     # --- work ---
 
     def submit(
-        self,
-        fn: Callable[..., Any],
-        /,
-        *args: Any,
-        priority: int = 0,
-        timeout: float | None = None,
-        **kwargs: Any,
+        self, fn: Callable[..., Any], /, *args: Any, priority: int = 0, timeout: float | None = None, **kwargs: Any
     ) -> Future:
         """Run `fn(*args, **kwargs)` on the cluster.
 
@@ -163,7 +141,7 @@ class Client:
             SerializationError: the function or an argument cannot be pickled, or is scattered data of another client.
             SchedulerLost: there is no connection any more.
         """
-        _check_callable("submit", fn)
+        checks.function("submit()", fn)
         if type(priority) is not int or priority:
             priority = checks.whole("priority", priority)
         if timeout is not None:
@@ -171,15 +149,17 @@ class Client:
         return self.shell.submit((fn, args, kwargs), name=name_of(fn), priority=priority, timeout=timeout)
 
     def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
-        """Run `fn` on the items of the iterables, as the built-in `map` pairs them; one future for each.
+        """Run `fn` on the items of the iterables, as the built-in `map` pairs them; return one future for each.
 
-        Raises as `submit` does.
+        Raises:
+            TypeError: there is no iterable.
+            Exception: what `submit` raises.
         """
-        _check_callable("map", fn)
+        checks.function("map()", fn)
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         priority = checks.whole("priority", priority)
-        group = self.group()
+        group = TaskGroup(self.shell)
         try:
             return [
                 group.submit(fn, args, name=name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
@@ -188,7 +168,7 @@ class Client:
             group.close()
 
     def gather(self, futures: Any, errors: Literal["raise", "skip", "return"] = "raise") -> Any:
-        """Wait for all and return their results in order.
+        """Wait for futures and return their results in order.
 
         Args:
             futures: an iterable of futures, in which there may be further iterables and dicts: a dict gives a dict,
@@ -209,7 +189,7 @@ class Client:
             del futures  # an interrupted call's frame lives on in its traceback: nobody holds these there
 
     def scatter(self, data: Any) -> Any:
-        """Send data ahead, once; the handle that this returns stands for it in the arguments of tasks, at any depth.
+        """Send data ahead, once. The handle that is returned stands for it in the arguments of tasks, at any depth.
 
         A list or tuple is scattered item by item, into a list of handles; a dict by value. Arrays arrive read-only.
         """
@@ -220,17 +200,17 @@ class Client:
         return self.scatter_one(data)
 
     def scatter_one(self, data: Any) -> Scattered:
-        """Send one object ahead as a whole, be it a list or a dict; returns the one handle that stands for it."""
+        """Send one object ahead as a whole, even a list or a dict; return the one handle that stands for it."""
         if isinstance(data, Scattered):
             raise TypeError(f"scatter() takes data, not {data!r}, which is scattered already")
         return self.shell.scatter(data)
 
     def cancel(self, futures: Future | Iterable[Future], force: bool = False) -> None:
-        """Give up on these tasks; with `force`, those that run are stopped too.
+        """Cancel tasks that have not begun; with `force`, stop those that run too.
 
         Raises:
-            TypeError: these are no futures.
-            ValueError: one of them is another client's; none is cancelled then.
+            TypeError: something else than a future was passed.
+            ValueError: a future is another client's. Then none is cancelled.
         """
         force = checks.flag("force", force)
         futures = _futures("cancel", futures)
@@ -242,16 +222,17 @@ class Client:
         self.shell.cancel(futures, force)
 
     def cancel_all(self, force: bool = False) -> None:
-        """Give up on all that this client has submitted, be it that nobody holds its future any more; with `force`,
-        what runs is stopped too. A `Parallel` call that waits for some of it, in another thread, raises."""
+        """Cancel all tasks of this client, also those whose futures nobody holds; with `force`, stop those that run.
+
+        A `Parallel` call in another thread that waits for one of them raises."""
         self.shell.cancel_all(checks.flag("force", force))
 
     def restart(self, timeout: float | None = None) -> None:
-        """Have fresh workers on all machines: what tasks have imported, changed, or left in memory there is gone.
+        """Replace all workers by fresh ones: what tasks have imported, changed, or left in memory there is gone.
 
-        All that this client has submitted is cancelled first, as by `cancel_all(force=True)`. A worker that runs
-        another client's task is replaced when that has ended. Where workers are threads, of `Client(processes=False)`,
-        these are fresh threads: the modules of their process stay as they are.
+        All tasks of this client are cancelled first, as by `cancel_all(force=True)`. A worker that runs another
+        client's task is replaced when that has ended. With `Client(processes=False)` the workers are fresh threads;
+        the modules of their process stay as they are.
 
         Args:
             timeout: seconds to wait until all are ready, 0 or more; None: the client's own.
@@ -259,7 +240,7 @@ class Client:
         Raises:
             TypeError, ValueError: the timeout makes no sense.
             NoWorkersError: not all are ready by then; they are still replaced.
-            MinidaskError: a task calls this: its own worker would have to go.
+            MinidaskError: a task calls this, and its own worker would have to go.
             SchedulerLost: there is no connection any more.
         """
         timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
@@ -275,21 +256,18 @@ class Client:
             )
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:
-        """Run `fn(*args)` once on every machine, in one of its workers; returns `{machine's address: result}`.
+        """Run `fn(*args)` once on every machine, in one of its workers; return `{machine's address: result}`.
 
         Machines of another Python cannot run it: they are left out, with a `VersionWarning`.
 
         Raises:
-            VersionMismatch: there are only such machines.
+            VersionMismatch: all machines have another Python.
+            Exception: what `submit` raises, or what the function has raised.
         """
         __tracebackhide__ = True
-        _check_callable("run", fn)
+        checks.function("run()", fn)
         self._check_for_workers()
-        others = self.shell.workers.unusable()
-        if others:
-            left_out = ", ".join(f"{w.name} at {address} ({w.versions[PYTHON]})" for address, w in others.items())
-            text = f"run() leaves out the machines whose Python is not this one's, {python_version()}: {left_out}"
-            warnings.warn(text, VersionWarning, stacklevel=2)
+        warn_of_left_out(self.shell.workers.unusable())
         name = name_of(fn)
         futures = {address: self.shell.submit((fn, args, {}), name=name, pin=address) for address in self.nthreads()}
         results = {}
@@ -304,13 +282,15 @@ class Client:
     def progress(
         self, futures: Future | Iterable[Future] | None = None
     ) -> contextlib.AbstractContextManager[None] | None:
-        """Show a progress bar: `with client.progress():` of all that this client submits within the block, which does
-        not wait for it; `client.progress(futures)` of these, until they are done, however they end.
+        """Show a progress bar.
+
+        `with client.progress():` shows all tasks that this client submits in the block; the block does not wait for
+        them. `client.progress(futures)` shows these futures and waits until all are done, however they end.
 
         Raises:
             MinidaskError: tqdm is not installed.
         """
-        from minidask.client.progress import Bar  # noqa: PLC0415 - only whoever asks for a bar loads it
+        from minidask.client.progress import Bar  # noqa: PLC0415 - loaded when a bar is asked for
 
         if futures is None:
             return Bar().over(self.shell)
@@ -318,17 +298,17 @@ class Client:
         return None
 
     def get_executor(self) -> concurrent.futures.Executor:
-        """A standard executor whose calls run on this cluster."""
+        """Return a standard `concurrent.futures.Executor` whose calls run on this cluster."""
         return ClientExecutor(self.shell)
 
     # --- the cluster ---
 
     def nthreads(self) -> dict[str, int]:
-        """`{machine's address: workers}`: how many tasks each machine of this Python runs at once."""
+        """Return `{machine's address: workers}` for machines of this Python. A worker runs one task at a time."""
         return self.shell.workers.nthreads()
 
     def slots(self) -> int:
-        """How many tasks the whole cluster runs at once."""
+        """Return how many tasks the whole cluster runs at once."""
         return self.shell.workers.slots()
 
     def wait_for_workers(self, n: int = 1, timeout: float | None = None) -> None:
@@ -339,8 +319,8 @@ class Client:
 
         Raises:
             TypeError, ValueError: a number makes no sense.
-            NoWorkersError: it does not, by then.
-            VersionMismatch: all workers that are there have another Python, so that none of them runs a task; at once.
+            NoWorkersError: the cluster does not run as many by then.
+            VersionMismatch: all workers that are there have another Python, so none runs a task. Raised at once.
         """
         self.shell.check()
         n = checks.whole("n", n, 0)
@@ -359,15 +339,14 @@ class Client:
     def _check_for_workers(self) -> None:
         if self.shell.workers.refusal():
             self.scheduler_info()  # after its answer, this client knows of every worker that has joined by now
-        refusal = self.shell.workers.refusal()
-        if refusal:
-            raise VersionMismatch(refusal)
+            if refusal := self.shell.workers.refusal():
+                raise VersionMismatch(refusal)
 
     def get_versions(self, check: bool = False) -> dict[str, Any]:
-        """The versions of Python, minidask, and the packages that tasks use most, of client, scheduler and machines.
+        """Compare the versions of Python, minidask, and the packages that tasks use most.
 
         Args:
-            check: whether to raise an error, which has a table, if a machine has not exactly what this client has.
+            check: whether to raise an error with a table if a machine has not exactly what this client has.
 
         Returns:
             `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
@@ -378,10 +357,12 @@ class Client:
         return all_versions(versions(), self.scheduler_info(), check=check)
 
     def scheduler_info(self) -> dict[str, Any]:
-        """What the scheduler knows: its address and version, machines with their workers, clients, and how many tasks
-        wait and run.
+        """Ask the scheduler for its address and version, machines with workers, clients, and counts of tasks.
 
-        A machine is `usable` if it runs tasks of this client: its Python is the same, as far as 3.11 and 3.11 are.
+        A machine is `usable` if it runs tasks of this client: the first two numbers of its Python are the same.
+
+        Raises:
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
         """
         info = self._ask(self.shell.ask, self.timeout)
         if info is None:
@@ -389,7 +370,11 @@ class Client:
         return info
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
-        """The answer to a question of the shell's; None if there is none in time."""
+        """Ask the shell a question; return the answer, None if there is none in time.
+
+        Raises:
+            SchedulerLost: the connection has ended.
+        """
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         ask(answer.put)
         try:
@@ -405,16 +390,12 @@ class Client:
         """The scheduler's address."""
         return str(self.shell.connection.address)
 
-    def group(self, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED) -> TaskGroup:
-        """Open a group for the tasks of one call; arguments as `TaskGroup`'s."""
-        return TaskGroup(self.shell, limit, large, mode)
-
     # --- the end ---
 
     @property
     def closed(self) -> bool:
-        """Whether this client is of no more use."""
-        return self.shell.closed
+        """Whether this client was closed, has lost its scheduler, or belongs to a parent process."""
+        return self.shell.core.closed
 
     def close(self) -> None:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
@@ -426,7 +407,7 @@ class Client:
         remove(self)  # only now: what is interrupted before is tried again at exit
 
     def shutdown(self) -> None:
-        """End the whole cluster, scheduler and all workers, whoever started it; then close."""
+        """End the scheduler and all workers, even if another client has started them; then close this client."""
         if self.shell.core.forked_from:
             self.shell.check()
         self.shell.send_if_open([Shutdown()])
@@ -437,9 +418,7 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -458,11 +437,6 @@ class Client:
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self.shell.workers.entries)
-
-
-def _check_callable(method: str, function: object) -> None:
-    if not callable(function):
-        raise TypeError(f"{method}() needs a function to call, got {type(function).__name__}")
 
 
 def _futures(method: str, futures: Future | Iterable[Future]) -> list[Future]:

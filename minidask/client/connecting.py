@@ -27,7 +27,6 @@ def connect(
     access_file: str | Path | None,
     name: str,
     timeout: float,
-    *,
     forward_output: bool,
     cancel_dropped: bool,
 ) -> ClientShell:
@@ -54,7 +53,8 @@ def connect(
     return ClientShell(connection, None, cancel_dropped)
 
 
-_connecting = threading.Lock()
+making_for_slot = threading.RLock()
+"""Held while a slot's connection, or the client of its tasks, is made: by one thread at a time."""
 
 
 def shell_of(slot: SlotOfTask) -> ClientShell:
@@ -64,8 +64,8 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
         SchedulerLost: nobody answers at the scheduler's address.
         AuthenticationError: the secrets differ, or there is none.
     """
-    with _connecting:
-        if slot.client is None or slot.client.closed:
+    with making_for_slot:
+        if slot.client is None or slot.client.core.closed:
             slot.client = ClientShell(_connection_of(slot), slot)
         shell: ClientShell = slot.client
         return shell

@@ -9,6 +9,7 @@ from typing import Any
 
 from minidask.client.future import Future
 from minidask.client.shell import ClientShell
+from minidask.host import checks
 from minidask.pickling.functions import name_of
 
 
@@ -31,8 +32,7 @@ class ClientExecutor(concurrent.futures.Executor):
         with self._lock:
             if self._shut:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if not callable(fn):
-                raise TypeError(f"submit() needs a function to call, got {type(fn).__name__}")
+            checks.function("submit()", fn)
             future = self._shell.submit((fn, args, kwargs), name=name_of(fn))
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)

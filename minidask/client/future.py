@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -100,7 +99,6 @@ class Future(concurrent.futures.Future[Any]):
         self._owner = owner
         self._held = held
         self._wait_for_messages: Callable[[float], object] | None = None
-        self._decoding = threading.RLock()
 
     def _is_handling_messages(self) -> bool:
         return self._owner is not None and self._owner.reader.in_this_thread()
@@ -158,8 +156,7 @@ class Future(concurrent.futures.Future[Any]):
             self._wait_for_messages = None
         error = super().exception()
         if isinstance(error, _Undecoded) or isinstance(self._result, _Undecoded):
-            with self._decoding:
-                self._decode()
+            self._decode()
             error = super().exception()
         return error
 
@@ -192,7 +189,6 @@ class Future(concurrent.futures.Future[Any]):
         state._waiters, state._done_callbacks = [], []
         condition = state._condition = Condition()
         self._sleepers = condition.sleepers
-        self._decoding = threading.RLock()
         if not self.done():
             self.failed = True
             self.set_exception(error)
@@ -229,10 +225,17 @@ class Future(concurrent.futures.Future[Any]):
             LOGGER.exception("a done-callback of %r raised", self)
 
     def _decode(self) -> None:
+        """Unpickle the outcome, with no lock held: that runs the user's code, which may wait for other threads.
+
+        Two threads that ask at once may both do it. All get what the first one has made.
+        """
         state: Any = self
         for pickled in (state._exception, state._result):
             if isinstance(pickled, _Undecoded):
-                state._result, state._exception = _unpickle(pickled.outcome, self.name)
+                unpickled = _unpickle(pickled.outcome, self.name)
+                with self._condition:
+                    if pickled is state._exception or pickled is state._result:
+                        state._result, state._exception = unpickled
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled() else "done" if self.done() else "pending"

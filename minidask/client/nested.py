@@ -6,11 +6,10 @@ the next. What a task submits there is the task's: it ends with the task, and th
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 from minidask.client.client import Client
-from minidask.client.connecting import shell_of
+from minidask.client.connecting import making_for_slot, shell_of
 from minidask.client.registry import live_clients, remove
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
@@ -41,9 +40,6 @@ class TaskClient(Client):
         """Nothing happens: the connection is the slot's, for all its tasks."""
 
 
-_making = threading.Lock()
-
-
 def client_of(slot: SlotOfTask) -> TaskClient:
     """The client for the tasks of a slot: the same one each time, as long as its connection lasts.
 
@@ -51,8 +47,8 @@ def client_of(slot: SlotOfTask) -> TaskClient:
         SchedulerLost: nobody answers at the scheduler's address.
         AuthenticationError: the secrets differ, or there is none.
     """
-    shell = shell_of(slot)
-    with _making:
+    with making_for_slot:
+        shell = shell_of(slot)
         for client in list(live_clients):
             if isinstance(client, TaskClient):
                 if client.shell is shell:

@@ -7,8 +7,7 @@ Any thread may submit, ask and cancel. Messages are handled in the thread that r
 
 The locks of the client. A thread that holds one takes others only from further down:
 
-    connecting._connecting     one thread connects a slot
-    nested._making             one thread makes a slot's client
+    connecting.making_for_slot one thread makes a slot's connection, and the client of its tasks
     ClientExecutor._lock       no call is submitted to an executor that was shut down
     TaskGroup._pickling        one call of a group is pickled at a time: pickling names what calls share
     Reader._leader             the thread that leads
@@ -17,7 +16,6 @@ The locks of the client. A thread that holds one takes others only from further 
     HeldBlobs._writing         one thread writes large blobs into the store
     Outbox._sending            one thread writes to the socket
     Future._condition          one thread settles a future or cancels it
-    Future._decoding           one thread unpickles an outcome; a user's code may run in it
 
 What waits for something to change sleeps without a lock: see `interrupts.py`. Those from `TaskGroup._pickling` on that
 are no `threading.Lock` are reentrant. Garbage collection may run anywhere, and so may a user's `__del__` in it, which
@@ -60,7 +58,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class SubmitCounter(Protocol):
-    """What counts the calls that are submitted: a bar's `WatchedFutures`."""
+    """Counts the calls that are submitted: a bar's `WatchedFutures`."""
 
     bar: Any
 
@@ -69,7 +67,7 @@ class SubmitCounter(Protocol):
 
 
 class _WeakFuture(ref[Future]):
-    """A reference that knows its task: as the standard `KeyedRef`, and made in a third of the time."""
+    """A weak reference with the task's number; made in a third of the time of the standard `KeyedRef`."""
 
     __slots__ = ("number",)
     number: int
@@ -82,9 +80,9 @@ class ClientShell:
     """One client's end of its connection; the module's docstring says how it works.
 
     Args:
-        connection: that was just made.
-        slot: whose tasks this is for; None outside of tasks.
-        cancel_dropped: whether to cancel what has not begun, and whose future nobody holds any more.
+        connection: a new one.
+        slot: the slot whose tasks this client is for; None outside of tasks.
+        cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
     """
 
     def __init__(self, connection: Connection, slot: SlotOfTask | None = None, cancel_dropped: bool = False) -> None:
@@ -96,9 +94,9 @@ class ClientShell:
         self.workers = WorkerTable(python_version())
         self.channels = Aside("minidask-channels", hand_to_handler, MOST_WAITING, tell_left_out)
         self.bars: tuple[SubmitCounter, ...] = ()
-        """Where what is submitted now is counted."""
+        """What counts the calls that are submitted now."""
         self.on_idle: list[Callable[[], None]] = []
-        """Called, by the thread that reads, when there are slots with nothing to do."""
+        """Called by the thread that reads when a slot is idle."""
         self._dropped_tasks: collections.deque[int] = collections.deque()
         self._pid = os.getpid()
         self._slot = slot
@@ -107,7 +105,10 @@ class ClientShell:
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
         self._results = Results(self.send_if_open, self._is_waited_for)
-        self._session = self._describing()
+        if slot is not None and slot.described is not None:
+            self._session: Described = Inherited(slot.described)
+        else:
+            self._session = Session(lambda: not len(self.core), self.is_here, lambda: self.screen.takes_records)
         self._scatterer = Interner(functions=False, files=self.is_here)
         self._devices: dict[type, Callable[[Any], None]] = {
             m.TaskOutput: self.screen.print,
@@ -121,22 +122,10 @@ class ClientShell:
         }
         self.reader = Reader(connection, self._handle, self._ended, slot, self.cancel_dropped)
 
-    def _describing(self) -> Described:
-        """What tells workers of the code that submits: this process's, or in a task what was told of that one's."""
-        inherited = self._slot.described if self._slot is not None else None
-        if inherited is not None:
-            return Inherited(inherited)
-        return Session(lambda: not len(self.core), self.is_here, lambda: self.screen.takes_records)
-
     @property
     def is_here(self) -> bool:
         """Whether all of the cluster is on this machine."""
         return self.store is not None
-
-    @property
-    def closed(self) -> bool:
-        """Whether this client is of no more use."""
-        return self.core.closed
 
     # --- tasks ---
 
@@ -154,16 +143,18 @@ class ClientShell:
         on_done: Callable[[Future], None] | None = None,
         counted: bool = False,
     ) -> Future:
-        """Have the cluster run a call.
+        """Have the cluster run a call; return its future.
 
         Args:
+            call: the function, its arguments, and its keyword arguments.
+            priority: tasks of this client with a higher one start first.
             timeout: seconds that the call may run; None: no limit.
-            group: the number of the group that the task is of; 0: none.
-            parent: the task that it is from; None for that of this thread.
-            pin: the address of the worker that is to run it.
-            interner: names what the tasks of its group share.
+            group: the number of the task's group; 0: none.
+            parent: number and attempt of the task that submits; None: the one that this thread works for.
+            pin: the address of the one worker that may run the task; None: any.
+            interner: names what the tasks of its group share; None: the client's own.
             on_done: called with the future once it is done.
-            counted: whether it is counted on bars already.
+            counted: whether the call is counted on bars already.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -203,7 +194,7 @@ class ClientShell:
     def _new_future(
         self, number: int, name: str, parent: list[int], on_done: Callable[[Future], None] | None
     ) -> tuple[Future, Handle]:
-        """A future, and what stands for it in the core: itself, or a weak reference."""
+        """Make a future, and its handle for the core: itself, or a weak reference."""
         of_call = on_done is not None
         held = of_call or not self._cancel_dropped
         if self._slot is None:
@@ -224,23 +215,23 @@ class ClientShell:
             self.core.replace_handle(future.number, future)
 
     def _future_dropped(self, handle: Any) -> None:
-        """Nobody holds a future any more; a garbage collection tells of it, in any thread, inside any lock."""
+        """Note that nobody holds a future any more. Garbage collection calls this, in any thread, inside any lock."""
         first = not self._dropped_tasks
         self._dropped_tasks.append(handle.number)
         if first:
             self.reader.wake()
 
     def cancel_dropped(self) -> None:
-        """Have those tasks not begin whose futures nobody holds any more."""
+        """Cancel those tasks that have not begun and whose futures nobody holds any more."""
         numbers = []
-        while self._dropped_tasks:
-            numbers.append(self._dropped_tasks.popleft())
-        with self._lock:
+        with self._lock:  # one thread at a time looks and takes
+            while self._dropped_tasks:
+                numbers.append(self._dropped_tasks.popleft())
             self.blobs.post(self.core.drop(numbers))
         self.blobs.flush()
 
     def parent(self) -> list[int]:
-        """Number and attempt of the task that this thread works for; empty outside of tasks."""
+        """Return number and attempt of the task that this thread works for; an empty list outside of tasks."""
         return self._slot.call if self._slot is not None else []
 
     def _is_waited_for(self, number: int) -> bool:
@@ -248,20 +239,20 @@ class ClientShell:
         return handle is not None and _future_of(handle) is not None
 
     def pending(self, group: int | None = None) -> list[Future]:
-        """Return the futures that still wait: those of a group, or all."""
+        """Return the futures that are not done: those of a group, or all."""
         with self._lock:
             handles = self.core.handles(group)
         return [future for future in map(_future_of, handles) if future is not None]
 
     def cancel(self, futures: Sequence[Future], force: bool) -> None:
-        """Give up on these; with `force`, those that run are stopped too."""
+        """Cancel tasks; with `force`, stop those that run too."""
         numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
         for future in futures:
             future.cancel_here()
         self._cancel(numbers, force)
 
     def cancel_all(self, force: bool) -> None:
-        """Give up on all tasks, those included whose futures nobody holds any more."""
+        """Cancel all tasks, also those whose futures nobody holds any more; with `force`, stop those that run too."""
         self.cancel([future for future in self.pending() if not future.of_call], False)
         self.send_if_open([m.CancelAll(force)])  # its answers end the calls that wait for the others
 
@@ -293,7 +284,7 @@ class ClientShell:
             self.core.end_group(number)
 
     def close_group(self, number: int, interner: Interner) -> None:
-        """Take no more tasks for a group, and hold what its tasks share no more; those submitted go on."""
+        """Take no more tasks for a group, and release what its tasks share; tasks that were submitted go on."""
         with self._lock:
             self.blobs.post(self.core.close_group(number))
         self.blobs.dropped.append(interner.close())
@@ -302,7 +293,7 @@ class ClientShell:
     # --- data ---
 
     def scatter(self, data: Any) -> Scattered:
-        """Send one object ahead.
+        """Send one object ahead; return the handle that stands for it.
 
         Raises:
             SerializationError: it cannot be pickled, or holds scattered data of another client.
@@ -323,21 +314,25 @@ class ClientShell:
         return Scattered(blob, refers_to, type(data).__name__, self.blobs)
 
     def release_dropped(self) -> None:
-        """Release what dropped handles, closed groups and dropped tasks have held."""
+        """Release the blobs that dropped handles, closed groups and dropped tasks have held."""
         if self._dropped_tasks:
             self.cancel_dropped()
-        while self.blobs.dropped:
-            self.blobs.release(self.blobs.dropped.popleft())
+        if self.blobs.dropped:
+            gone: list[bytes] = []
+            with self._lock:
+                while self.blobs.dropped:
+                    gone += self.blobs.dropped.popleft()
+            self.blobs.release(gone)
 
     # --- bars and questions ---
 
     def count_on(self, calls: SubmitCounter) -> None:
-        """Count there what is submitted from now on."""
+        """Have calls that are submitted from now on counted by this too."""
         with self._lock:
             self.bars = (*self.bars, calls)
 
     def count_no_more_on(self, calls: SubmitCounter) -> None:
-        """Count nothing more there."""
+        """Have no more calls counted by this."""
         with self._lock:
             self.bars = tuple(other for other in self.bars if other is not calls)
 
@@ -345,15 +340,15 @@ class ClientShell:
         """Ask for the scheduler's description of the cluster.
 
         Args:
-            on_answer: called with it by the thread that reads; with None if the connection ends before.
+            on_answer: called by the thread that reads, with the description; None if the connection ends before.
         """
         self._send(lambda: self.core.ask(on_answer))
 
     def restart(self, on_answer: OnAnswer) -> None:
-        """Give up on all tasks, and have fresh slots everywhere.
+        """Cancel all tasks, and have all slots replaced by fresh ones.
 
         Args:
-            on_answer: called by the thread that reads when they are ready; with None if the connection ends before.
+            on_answer: called by the thread that reads when all are ready; with None if the connection ends before.
         """
         self.cancel_all(force=True)
         self._send(lambda: self.core.restart(on_answer))
@@ -367,31 +362,31 @@ class ClientShell:
         self.connection.flush()
 
     def send_if_open(self, messages: Sequence[m.Message]) -> None:
-        """Send what only tidies up: where the connection is gone, there is nothing to tidy."""
+        """Send messages that only tidy up. They are dropped if the connection is gone."""
         with self._lock:
             self.blobs.post(messages)
         self.blobs.flush()
 
     def check(self) -> None:
-        """Raise if this client is of no more use.
+        """Check that this client can be used.
 
         Raises:
             SchedulerLost: there is no connection any more.
-            MinidaskError: it is the parent's process's.
+            MinidaskError: this is a forked process, and the client is its parent's.
         """
         self.core.check()
 
     # --- the end ---
 
     def close(self, seconds: float = 10.0) -> None:
-        """Disconnect, and wait so many seconds at most for the reading to end. Pending futures fail."""
+        """Disconnect, and wait `seconds` at most for the end of the reading thread. Pending futures fail."""
         self.core.close()
         self.connection.shut()
         self.blobs.close()
         self.reader.join(seconds)
 
     def abandon(self) -> None:
-        """In a forked child: let go of what is the parent's."""
+        """In a forked child: leave connection, locks and blobs to the parent, and fail all futures."""
         self.connection.abandon()
         self._lock = threading.RLock()
         self.blobs.abandon(self._lock)
@@ -449,5 +444,5 @@ class ClientShell:
 
 
 def _future_of(handle: Handle) -> Future | None:
-    """The future that a handle stands for; None if nobody holds it any more."""
+    """Return the future that a handle stands for; None if nobody holds it any more."""
     return handle() if isinstance(handle, _WeakFuture) else handle

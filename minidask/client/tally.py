@@ -24,7 +24,18 @@ class BarText(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class CallCounts:
-    """Counts of calls that belong together; `total` is how many there will be, None while that is unknown."""
+    """Counts of calls that belong together.
+
+    One thread at a time may change them: those who count have a lock for that. A bar reads them without it, so what it
+    shows may be a moment old.
+
+    Attributes:
+        total: how many calls there will be; None while that is unknown.
+        submitted: how many calls there are by now.
+        done: how many have returned.
+        failed: how many have raised, or got lost.
+        cancelled: how many were cancelled.
+    """
 
     total: int | None = None
     submitted: int = 0

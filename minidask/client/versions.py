@@ -7,8 +7,9 @@ import threading
 import warnings
 from collections.abc import Mapping
 
-from minidask.client.workers import WorkerTable
+from minidask.client.workers import Worker, WorkerTable
 from minidask.errors import VersionMismatch, VersionWarning
+from minidask.host.packages import python_version
 from minidask.host.versions import PYTHON, described, differences, table
 
 MAX_COLUMNS = 8
@@ -57,6 +58,20 @@ class VersionWatch:
 
     def _say(self, text: str) -> None:
         warnings.warn(text, VersionWarning, stacklevel=4)
+
+
+def warn_of_left_out(workers: Mapping[str, Worker]) -> None:
+    """Warn, where `Client.run` was called, that it leaves out these machines: they have another Python.
+
+    Args:
+        workers: by address; without any there is no warning.
+    """
+    if workers:
+        left_out = ", ".join(
+            f"{worker.name} at {address} ({worker.versions[PYTHON]})" for address, worker in workers.items()
+        )
+        text = f"run() leaves out the machines whose Python is not this one's, {python_version()}: {left_out}"
+        warnings.warn(text, VersionWarning, stacklevel=3)
 
 
 def comparison(own: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) -> str:

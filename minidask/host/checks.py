@@ -92,6 +92,12 @@ def text(name: str, value: Any) -> str:
     return str(value)
 
 
+def function(method: str, value: object) -> None:
+    """Check that a method was given something to call."""
+    if not callable(value):
+        raise TypeError(f"{method} needs a function to call, got {type(value).__name__}")
+
+
 def path(name: str, value: Any) -> str | None:
     """Check the path of a file, a str or a path object, and return it as a str. None stays None.
 

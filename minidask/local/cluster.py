@@ -26,7 +26,6 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from minidask.data.store import BlobStore
@@ -135,9 +134,7 @@ class LocalCluster:
     def __enter__(self) -> LocalCluster:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

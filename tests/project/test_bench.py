@@ -61,3 +61,11 @@ def test_without_minidask_there_is_an_error_that_says_what_to_do(tmp_path: Path)
     assert "minidask cannot be measured" in result.stderr
     assert "pip install --editable" in result.stderr
     assert not result.stdout
+
+
+def test_where_the_microseconds_go_can_be_asked_for_help_and_shown() -> None:
+    command = [sys.executable, "-m", "bench.hops"]
+    helped = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert "usage: python -m bench.hops" in helped.stdout
+    shown = subprocess.run([*command, "20"], cwd=ROOT, capture_output=True, text=True, timeout=100, check=True)
+    assert "one step, alone and warm" in shown.stdout

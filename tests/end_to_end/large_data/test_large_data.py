@@ -21,6 +21,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
+from minidask.client.group import TaskGroup
 from minidask.data import files as blobfiles
 from minidask.data.files import blob_id
 from minidask.pickling.sharing import Scattered
@@ -148,7 +149,7 @@ def test_threads_that_send_passing_arrays_do_not_take_them_from_one_another(clie
     def submit_many(value: float) -> None:
         try:
             for _ in range(20):
-                group = client.group()
+                group = TaskGroup(client.shell)
                 futures = [group.submit(abs, (Computed(value),), name="abs") for _ in range(4)]
                 group.close()
                 assert client.gather(futures) == [value * MIB / 4] * 4
