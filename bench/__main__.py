@@ -31,7 +31,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _engines(names: str) -> tuple[list[Engine], dict[str, str]]:
-    """Those to be measured, and why others of them are left out."""
+    """Return the engines to measure, and why others of these names are left out."""
     found, left_out = [], {}
     for name in names.split(","):
         engine = next((engine for engine in ENGINES if engine.name == name), None)
@@ -53,7 +53,7 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns its exit code: 1 if an engine got a result wrong or failed."""
+    """Run the program; return its exit code: 1 if an engine has failed or returned a wrong result."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["compare"]:
         if len(arguments) != 3:

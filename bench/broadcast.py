@@ -1,7 +1,8 @@
-"""One array to several hosts, each a network namespace whose card sends 1 Gbit/s: `python -m bench broadcast_4`.
+"""Workloads that send one array to several hosts, whose cards send 1 Gbit/s each: `python -m bench broadcast_4`.
 
-As a program, `python -m bench.broadcast ENGINE ADDRESS HOSTS MEBIBYTES` is the client, on the first host; it prints the
-seconds that it took.
+    python -m bench.broadcast ENGINE ADDRESS HOSTS MEBIBYTES
+
+is the client. It runs on the first host, and prints the seconds that it took.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ENGINES = ("minidask", "dask")
 
 
 def _commands(engine: str, address: str) -> tuple[list[str], list[str]]:
-    """What starts a scheduler, and what starts a worker with one slot."""
+    """Return the command of a scheduler, and that of a worker with one slot."""
     host = address.partition(":")[0]
     python = sys.executable
     if engine == "dask":
@@ -47,7 +48,11 @@ def _commands(engine: str, address: str) -> tuple[list[str], list[str]]:
 
 
 def broadcast(engine: str, hosts: int, mebibytes: int) -> float:
-    """Seconds until a task on each of the hosts has read all of the array."""
+    """Return the seconds until a task on each host has read all of the array.
+
+    Raises:
+        RuntimeError: there can be no network namespaces here, or the client has failed.
+    """
     if not possible():
         raise RuntimeError("network namespaces need root, and Debian's iproute2")
     with contextlib.ExitStack() as stack:
@@ -117,7 +122,11 @@ def _dask(address: str, hosts: int) -> Callable[[Any], list[float]]:
 
 
 def main(engine: str, address: str, hosts: int, mebibytes: int) -> None:
-    """The client."""
+    """Run the client, and print the seconds that it took.
+
+    Raises:
+        SystemExit: a task has returned a wrong result.
+    """
     spread = {"minidask": _minidask, "dask": _dask}[engine](address, hosts)
     array = np.random.default_rng(0).random(mebibytes * 2**17)
     began = time.perf_counter()

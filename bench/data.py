@@ -1,4 +1,4 @@
-"""Arguments and results of some size."""
+"""Workloads of large arguments and results: how long they take, and how much memory all processes need."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _array(mebibytes: int) -> Array:
 
 
 def large_array(setting: Setting) -> Array:
-    """The large argument."""
+    """Return the array that is the large argument."""
     return _array(4 if setting.short else 256)
 
 
@@ -46,7 +46,7 @@ def _with_array(array: Array, tasks: int) -> float:
 
 
 def _new_array(setting: Setting) -> Array:
-    """Data that no engine has seen before."""
+    """Return the large array with a content that no engine has seen before."""
     array = large_array(setting)
     np.add(array, 1.0, out=array)
     return array
@@ -82,7 +82,7 @@ def hundred_next(setting: Setting) -> float:
 
 @functools.cache
 def _sparse_matrix(mebibytes: int) -> Any:
-    """A matrix in CSR form whose buffers have so many bytes together."""
+    """Return a matrix in CSR form whose buffers together have this many MiB."""
     rows, columns = 2**10, 2**20
     count = mebibytes * MIB // 12 // rows * rows  # 8 bytes for a value, 4 for its column
     random = np.random.default_rng(0)
@@ -122,7 +122,10 @@ def medium_arguments(setting: Setting) -> float:
 
 
 def _peak_mebibytes(call: Callable[[], object]) -> float:
-    """How much more memory all processes of this one's tree have at the peak of the call; shared pages count once."""
+    """Return by how many MiB the memory of this process and its descendants grows at the peak of a call.
+
+    Pages that processes share count once.
+    """
     done = threading.Event()
     before = peak = _tree_bytes()
 
@@ -142,7 +145,7 @@ def _peak_mebibytes(call: Callable[[], object]) -> float:
 
 
 def _tree_bytes() -> int:
-    """The bytes of all processes of this one's tree, shared ones once, and of the files in shared memory."""
+    """Return the bytes of this process, its descendants, and all files in shared memory. Shared pages count once."""
     total = shutil.disk_usage(SHARED_MEMORY).used
     this = psutil.Process()
     for process in (this, *this.children(recursive=True)):

@@ -18,9 +18,13 @@ import joblib
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run `joblib.Parallel`: `open` starts it, with so many workers, and makes it joblib's backend.
+    """One way to run `joblib.Parallel`.
 
-    `needs` are packages to install, `imports` what a program that uses it imports.
+    Attributes:
+        name: as given to `--engines`.
+        needs: the packages to install.
+        imports: the modules that a program with this engine imports.
+        open: starts the engine with so many workers, and makes it joblib's backend within the block.
     """
 
     name: str
@@ -29,7 +33,7 @@ class Engine:
     open: Callable[[int], contextlib.AbstractContextManager[None]]
 
     def unusable(self) -> str:
-        """Why it cannot be used here; empty if it can."""
+        """Return why this engine cannot be used on this machine; an empty text if it can."""
         missing = [package for package in self.needs if importlib.util.find_spec(package) is None]
         if missing:
             return f"{', '.join(missing)} is not installed"

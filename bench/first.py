@@ -1,6 +1,8 @@
-"""A whole program's life: start the engine, run one task, end. Prints the clock when the result is there.
+"""A whole program with an engine: it starts the engine, runs one task, and ends. `life.py` times it.
 
-python -m bench.first ENGINE WORKERS
+    python -m bench.first ENGINE WORKERS
+
+It prints the clock when the result is there, so that the end of the program can be timed too.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from bench.engines import ENGINES
 
 
 def main(engine_name: str, workers: int) -> None:
-    """Run one task; the clock is the system's monotonic one, so whoever started this process can compare."""
+    """Run one task, and print the system's monotonic clock, which the process that started this one can compare."""
     warnings.simplefilter("ignore")
     engine = next(engine for engine in ENGINES if engine.name == engine_name)
     with engine.open(workers):

@@ -1,4 +1,4 @@
-"""What no engine can be faster than: the machine's own cost of the same work."""
+"""The floor under each figure: what the machine itself needs for the same work, so that no engine can be faster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ECHOES = 2000
 
 @contextlib.contextmanager
 def _echo_process() -> Iterator[socket.socket]:
-    """A socket, at whose other end a process with an event loop, as the node's, sends back what it gets."""
+    """Yield a socket. At its other end, a process with the node's kind of event loop sends back what it receives."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "bench.floors", str(theirs.fileno())]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
@@ -34,7 +34,7 @@ def _echo_process() -> Iterator[socket.socket]:
 
 
 def _echo(setting: Setting) -> float:
-    """Seconds for one echo."""
+    """Return the seconds that one echo takes."""
     with _echo_process() as sock:
         for _ in range(50):
             sock.sendall(MESSAGE)
@@ -48,7 +48,7 @@ def _echo(setting: Setting) -> float:
 
 
 def _copy(setting: Setting) -> float:
-    """Seconds to copy the large array once."""
+    """Return the seconds that one copy of the large array takes."""
     array = large_array(setting)
     target = array.copy()
     began = time.perf_counter()

@@ -37,7 +37,7 @@ CALL = (run_batch, ([(neg, (1,), {})], 0, None), {})
 
 
 def processes(tasks: int) -> dict[str, tuple[float, float]]:
-    """By process: microseconds of processor time and context switches per task; and the wall time, as "all"."""
+    """Return microseconds of processor time and context switches per task, by process; the wall time as "all"."""
     with minidask.Client(n_workers=2) as client, joblib.parallel_config("minidask", scheduler=client):
         node = psutil.Process(client.scheduler_info()["pid"])
         slots = {f"worker {number}": slot for number, slot in enumerate(node.children())}
@@ -59,7 +59,7 @@ def _spent(process: psutil.Process) -> tuple[float, int]:
 
 
 def steps(repeats: int) -> dict[str, float]:
-    """By step: microseconds, in a warm loop."""
+    """Return the microseconds that each step takes in a warm loop."""
     interner = Interner()
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")

@@ -1,4 +1,7 @@
-"""Machines on one network, made of network namespaces: for the tests and measurements of what crosses a network."""
+"""Several hosts on one machine, made of network namespaces, for measurements and tests of what crosses a network.
+
+Each host has a card with a rate of its own. So a transfer takes as long as between real machines.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ def possible() -> bool:
 
 
 class Hosts:
-    """Some hosts, each with an address; a context manager.
+    """Some hosts, each with an address and a network card; a context manager.
 
     Args:
         count: how many.
@@ -61,19 +64,23 @@ class Hosts:
         ip("link", "del", self._bridge, check=False)
 
     def address(self, number: int) -> str:
-        """A host's address."""
+        """Return a host's address; hosts are numbered from 0."""
         return f"10.199.7.{number + 1}"
 
     def on(self, number: int, *command: str) -> list[str]:
-        """The command that runs another one on this host."""
+        """Return the command that runs `command` on a host."""
         return ["ip", "netns", "exec", self.names[number], *command]
 
     def sent(self, number: int) -> int:
-        """The bytes that have left this host."""
+        """Return how many bytes a host has sent."""
         counter = "/sys/class/net/e0/statistics/tx_bytes"
         return int(subprocess.run(self.on(number, "cat", counter), capture_output=True, text=True, check=True).stdout)
 
 
 def ip(*arguments: str, check: bool = True) -> None:
-    """Run `ip`."""
+    """Run the program `ip` with these arguments.
+
+    Raises:
+        CalledProcessError: with `check`, it failed.
+    """
     subprocess.run(["ip", *arguments], check=check, capture_output=True, timeout=30)

@@ -1,4 +1,4 @@
-"""What people use joblib for: scikit-learn."""
+"""Workloads of scikit-learn, which is what most people use joblib for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An engine's life beside the work: to start, to be imported, to be installed, to rest."""
+"""What an engine costs beside the work: its start and end, its import, its installed files, and its rest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def install_size(setting: Setting) -> float:
 
 
 def _required(names: tuple[str, ...]) -> set[str]:
-    """The installed distributions among these and all that they require, extras aside."""
+    """Return those of these distributions that are installed, and all that they require; extras do not count."""
     found: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -90,11 +90,11 @@ def at_rest(setting: Setting) -> float:
 
 
 def _tree_seconds() -> float:
-    """Processor seconds that this process and all below it have used, to the nanosecond."""
+    """Return the processor seconds that this process and its descendants have used, to the nanosecond."""
     this = psutil.Process()
     return sum(processor_seconds(process.pid) for process in (this, *this.children(recursive=True)))
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor seconds that a process has used; its clock as `clock_getcpuclockid(3)` of Linux makes it."""
+    """Return the processor seconds that a process has used, by the clock of Linux's `clock_getcpuclockid(3)`."""
     return time.clock_gettime((~pid << 3) | 2)

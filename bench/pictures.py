@@ -1,4 +1,4 @@
-"""One picture for each workload, the engines' medians as bars and every round as a dot; one for the scheduler alone."""
+"""Draws a picture for each workload: engines' medians as bars, rounds as dots. The scheduler alone has one too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OURS, PEERS, DOTS = "#d1495b", "#9db4c0", "#2f3e46"
 
 
 def draw(result: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `WORKLOAD.png` for each row that has figures, and `scheduler.png`; returns their paths.
+    """Write `WORKLOAD.png` for each row that has figures, and `scheduler.png`; return their paths.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -13,7 +13,7 @@ OURS = "minidask"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The figures of one run, a row for each workload and a column for each engine."""
+    """Return the figures of one run as text: a row for each workload, and a column for each engine."""
     figures = result["figures"]
     engines = list(dict.fromkeys(engine for row in figures.values() for engine in row))
     lines = [describe(result["machine"])]
@@ -35,7 +35,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def describe(machine: dict[str, Any]) -> str:
-    """The machine in two lines."""
+    """Describe the machine and its packages in two lines."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
         f"{machine['time']}, {machine['system']}, {machine['cores']} cores, {machine['workers']} workers,"
@@ -44,7 +44,7 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """What a change did to each engine that is in both runs: medians, and after over before."""
+    """Compare two runs: for each engine that is in both, the medians, and the later divided by the earlier one."""
     lines = [f"before: {describe(before['machine'])}", f"after:  {describe(after['machine'])}"]
     for name, row in after["figures"].items():
         for engine, values in row.items():

@@ -20,7 +20,7 @@ ANSWER_SECONDS = 180.0
 
 
 class EngineProcess:
-    """An engine at work in a process of its own; see `serve.py`."""
+    """An engine in a process of its own, which `serve.py` is the program of."""
 
     def __init__(self, engine: Engine, workers: int) -> None:
         self.engine = engine
@@ -36,7 +36,7 @@ class EngineProcess:
         self._answer()
 
     def measure(self, workload: Workload, short: bool) -> float | None:
-        """One figure; None if the engine fails, and `error` says how."""
+        """Run a workload once; return its figure, or None if the engine fails. `error` then says how."""
         if self._process.poll() is not None:
             return None
         assert self._process.stdin is not None
@@ -56,7 +56,7 @@ class EngineProcess:
         return answer
 
     def close(self) -> None:
-        """End the engine."""
+        """End the engine's process, and kill it if it does not end by itself."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         try:
@@ -68,7 +68,7 @@ class EngineProcess:
 
 
 def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: int, short: bool) -> dict[str, Any]:
-    """Measure; returns what goes into the JSON file: the machine, and every figure of every round."""
+    """Measure workloads; return the content of the JSON file: the machine, and each figure of each round."""
     figures: dict[str, dict[str, list[float]]] = {w.name: {} for w in workloads}
     errors: dict[str, dict[str, str]] = {w.name: {} for w in workloads}
     load_before = os.getloadavg()[0]
@@ -93,14 +93,14 @@ def run(engines: list[Engine], workloads: list[Workload], rounds: int, workers: 
 
 
 def _applies(workload: Workload, engine: Engine) -> bool:
-    """Whether there is anything to measure."""
+    """Whether an engine can run a workload, or whether there is a floor for it."""
     if engine.name == FLOOR:
         return workload.name in FLOORS
     return not workload.engines or engine.name in workload.engines
 
 
 def machine(workers: int, load_before: float) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Describe the machine, the time, and the versions of the packages that were measured."""
     packages = ("minidask", "joblib", "loky", "dask", "ray", "ipyparallel", "scikit-learn", "numpy", "uvloop")
     versions = {}
     for package in packages:

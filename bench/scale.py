@@ -31,7 +31,7 @@ PAYLOAD = dumps(("a call of", 64, "bytes or so", "x" * 32), "the simulated call"
 
 
 class Costs(NamedTuple):
-    """What a run cost: seconds on the clock, the scheduler's processor seconds and its growth in bytes."""
+    """The costs of a run: seconds on the clock, the scheduler's processor seconds, and its growth in bytes."""
 
     seconds: float
     processor: float
@@ -55,7 +55,7 @@ def _scheduler(folder: Path) -> Iterator[tuple[psutil.Process, Address]]:
 
 @contextlib.contextmanager
 def _workers(count: int, address: Address, access_file: Path) -> Iterator[Callable[[], None]]:
-    """Simulated machines that have joined; what is yielded lets them begin."""
+    """Have `count` simulated machines join. Yields a function that lets them begin to work."""
     command = [sys.executable, "-m", "bench.machines", str(address), str(count), str(access_file)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
     assert process.stdin is not None and process.stdout is not None
@@ -87,7 +87,7 @@ class _Client:
             self._receive(0)
 
     def wait_for_scheduler(self) -> None:
-        """Wait until the scheduler has read all that was sent."""
+        """Wait until the scheduler has read all messages that were sent."""
         self._connection.send([Ask(1)])
         while not self._answered:
             self._receive(60)
@@ -113,7 +113,7 @@ class _Client:
 
 
 def drain(tasks: int, workers: int, clients: int = 1) -> Costs:
-    """Queue so many tasks, then let so many machines run them, each with two workers; returns what it cost."""
+    """Queue tasks, then let machines with two workers each run them; return the costs."""
     with tempfile.TemporaryDirectory() as name, _scheduler(Path(name)) as (process, address):
         access_file = Path(name) / "access"
         with _workers(workers, address, access_file) as go:
@@ -143,7 +143,7 @@ def scheduler_rate(setting: Setting) -> float:
 
 
 def _cost(title: str, tasks: int, machines: int, clients: int = 1) -> Callable[[Setting], float]:
-    """A workload for the scheduler's processor time per task."""
+    """Add a workload for the scheduler's processor time per task, in microseconds."""
 
     def run(setting: Setting) -> float:
         count = 200 if setting.short else tasks

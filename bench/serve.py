@@ -1,6 +1,8 @@
-"""One engine in a process of its own: reads names of workloads from standard input, answers with figures.
+"""The program of an engine's process: it reads names of workloads from standard input, and answers with figures.
 
-python -m bench.serve ENGINE WORKERS
+    python -m bench.serve ENGINE WORKERS
+
+Each engine has a process of its own, so that engines can be measured by turns and none disturbs another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Small tasks: what an engine itself costs for each, and how well it fills its workers."""
+"""Workloads of small tasks: an engine's own cost for each task, and how well it fills its workers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.workload import Setting, workload
 
 
 def _per_task(function: Callable[[int], int], count: int, **options: Any) -> float:
-    """Microseconds for each of `count` calls."""
+    """Return the microseconds for each of `count` calls, after a few calls that are not timed."""
     Parallel(**options)(delayed(function)(i) for i in range(4))
     seconds = timed(
         lambda: Parallel(**options)(delayed(function)(i) for i in range(count)),
@@ -64,7 +64,7 @@ def _nap(seconds: float) -> float:
 
 
 def _best(lengths: list[float], workers: int) -> float:
-    """The seconds that tasks take, in their order, without any overhead."""
+    """Return the seconds that tasks of these lengths take in their order, if the engine itself costs nothing."""
     free = [0.0] * workers
     for length in lengths:
         heapq.heapreplace(free, free[0] + length)
@@ -111,7 +111,7 @@ def four_threads(setting: Setting) -> float:
 
 
 def _spin(seconds: float) -> float:
-    """Keep a core busy; returns how long it really took."""
+    """Keep a core busy for `seconds`; return how long it really took."""
     began = time.perf_counter()
     while time.perf_counter() < began + seconds:
         pass

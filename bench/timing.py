@@ -1,4 +1,4 @@
-"""How a workload is timed: the call, and a check that its result is right."""
+"""Times a call, and checks its result: a wrong result must not count as a fast one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def timed(call: Callable[[], Any], check: Callable[[Any], bool]) -> float:
-    """Seconds that `call` takes.
+    """Return the seconds that `call` takes.
 
     Raises:
-        AssertionError: `check` does not accept its result.
+        AssertionError: `check` does not accept the call's result.
     """
     began = time.perf_counter()
     result = call()

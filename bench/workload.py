@@ -1,4 +1,4 @@
-"""What a workload is, and the table of all of them."""
+"""Defines workloads and keeps the table of all of them; modules of workloads add to it by a decorator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Setting:
-    """What a workload runs in: on which engine, with how many workers, and whether only to prove that it works."""
+    """How a workload runs: the engine, its number of workers, and whether it is `short`, only to see that it works."""
 
     engine: str
     workers: int
@@ -17,9 +17,16 @@ class Setting:
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the table. `run` returns the figure, in `unit`; less is better. `engines` empty: all.
+    """One row of the table.
 
-    `possible` tells whether this process may run it at all; those that it may not are left out unless asked for.
+    Attributes:
+        name: as given on the command line.
+        title: for people.
+        unit: of the figure; less is better.
+        run: measures once, and returns the figure.
+        engines: those that can run it; empty: all.
+        module: where it is defined.
+        possible: whether this process may run it. If not, it is left out unless it is asked for by name.
     """
 
     name: str
@@ -37,7 +44,7 @@ WORKLOADS: dict[str, Workload] = {}
 def workload(
     title: str, unit: str, engines: tuple[str, ...] = (), possible: Callable[[], bool] = lambda: True
 ) -> Callable[[Callable[[Setting], float]], Callable[[Setting], float]]:
-    """Add a function to `WORKLOADS` under its name."""
+    """Return a decorator that adds a function to `WORKLOADS` under its name; the arguments are `Workload`'s."""
 
     def add(function: Callable[[Setting], float]) -> Callable[[Setting], float]:
         name = function.__name__

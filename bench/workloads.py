@@ -1,4 +1,7 @@
-"""All workloads. Sizes are for a machine of 2 cores; `short` runs prove only that a workload works."""
+"""Imports all modules of workloads, and puts these in the order of the tables.
+
+Sizes are for a machine of 2 cores. `short` runs only show that a workload works.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ WORKLOADS = dict(sorted(workload.WORKLOADS.items(), key=lambda item: ORDER.index
 
 
 def chosen(names: list[str]) -> Iterator[Workload]:
-    """The workloads with these names, or all that are possible here.
+    """Yield the workloads of these names; without names, all that are possible in this process.
 
     Raises:
         SystemExit: there is no such workload.

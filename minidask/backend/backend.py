@@ -107,7 +107,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return MinidaskBackend, ()
 
     def _new_bar(self) -> Bar:
-        from minidask.client.progress import Bar  # noqa: PLC0415 - only whoever asks for a bar loads it
+        from minidask.client.progress import Bar  # noqa: PLC0415 - loaded when a bar is asked for
 
         bar = Bar(gathers=True)
         weakref.finalize(self, bar.release)  # joblib does not say when the `with` block of the configuration ends
@@ -116,7 +116,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     # --- before a call ---
 
     def client(self) -> Client:
-        """The client that this backend's calls go through; connects or starts a cluster if need be.
+        """Return the client of this backend's calls. It connects, or starts a cluster, if there is none.
 
         Raises:
             MinidaskError: the client is closed, has lost its scheduler, or there is none at the address.
@@ -127,7 +127,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return client_for(self._scheduler)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many calls may run at once; for 1, joblib runs them itself, one after the other.
+        """Return how many calls may run at once. For 1, joblib runs them itself, one after the other.
 
         Raises:
             TypeError, ValueError: `n_jobs` is no whole number, or 0.
@@ -145,7 +145,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return max(slots + 1 + (-1 if n_jobs is None else n_jobs), 1)
 
     def _slots(self, client: Client) -> int:
-        """How many slots there are, after waiting for the first; a task has one at least, its own.
+        """Wait for a first slot, and return how many there are; in a task at least one, its own.
 
         Raises:
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
@@ -199,7 +199,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return effective
 
     def _copy(self) -> MinidaskBackend:
-        """A backend for one `Parallel` object.
+        """Return a backend for one `Parallel` object.
 
         joblib hands one backend to all `Parallel` objects within a `parallel_config`. Two generators, or a call inside
         the iterable of another one, would share its state.
@@ -209,7 +209,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return own
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
-        """The backend for calls within a batch. It stays in this process: `run_batch` makes the same in the slot."""
+        """Return the backend for calls within a batch. It is not sent: `run_batch` makes the same one in the slot."""
         return _nested_backend(self.nesting_level), None
 
     # --- during a call ---
@@ -227,12 +227,12 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._run = kind(client, group, inside, run, self.inner_max_num_threads, shared, slots, self._bar)
 
     def submit(self, func: Any, callback: Callback | None = None) -> Future:
-        """Send a batch; `callback` is called with the future once the batch is over. Errors are in the future."""
+        """Send a batch; return its future, which has errors too. `callback` gets it when the batch is over."""
         assert self._run is not None, "joblib submits only between start_call and stop_call"
         return self._run.submit(func, callback, self.nesting_level)
 
     def retrieve_result_callback(self, out: Future) -> Any:
-        """The results of a batch, unpickled; called by joblib's callback.
+        """Return the unpickled results of a batch; joblib's callback calls this.
 
         Raises:
             Exception: what a call of the batch raised.
@@ -241,12 +241,12 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         return out.result()
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
-        """Tell auto-batching how long the batch ran: in `duration`, joblib counts the wait in the queue too."""
+        """Tell auto-batching how long the batch ran in its slot. joblib's `duration` has the time in queues too."""
         measured = getattr(self._measured, "seconds", None)
         super().batch_completed(batch_size, duration if measured is None else measured)
 
     def retrieval_context(self) -> contextlib.AbstractContextManager[None]:
-        """What joblib enters before it looks for results."""
+        """Return the context that joblib enters before it looks for results."""
         return _Retrieval(self._run, InsideParallel(self.parallel))
 
     # --- after a call ---
@@ -257,7 +257,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             self._run.abort()
 
     def stop_call(self) -> None:
-        """End the run of a call; joblib submits no more."""
+        """End the run of a call; joblib submits no more batches."""
         if self._run is not None:
             self._run.close()
             self._run = None
@@ -287,14 +287,14 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
             self._inside.raise_error()
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to end."""
+        """Do nothing: `stop_call` ends the run."""
 
 
 # --- in the slot ---
 
 
 def nested_config(nesting_level: int | None) -> parallel_config:
-    """A block in which `Parallel` calls are nested ones, around a task's code in a slot."""
+    """Return a context for a task's code in a slot: `Parallel` calls in it are nested ones."""
     if is_slot_process():
         pools_pickle_by_value()
     return parallel_config(backend=_nested_backend(nesting_level), n_jobs=None)
@@ -302,7 +302,7 @@ def nested_config(nesting_level: int | None) -> parallel_config:
 
 @functools.cache
 def _nested_backend(nesting_level: int | None) -> MinidaskBackend:
-    """The backend of `Parallel` calls within a task. Without `n_jobs` they run inside the task, as in joblib's own."""
+    """Return the backend of `Parallel` calls within a task. Without `n_jobs` they run in the task, as joblib's do."""
     backend = MinidaskBackend(nesting_level=(nesting_level or 0) + 1)
     backend.default_n_jobs = 1
     return backend

@@ -1,4 +1,4 @@
-"""Which client a `Parallel` call goes through: one that there is, or one that is made for it."""
+"""Finds the client of a `Parallel` call: one that the user has made, or one that is made for such calls."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _clients_lock = threading.Lock()
 
 
 def client_for(address: str | None) -> Client:
-    """The client for an address; a new one is kept for later calls.
+    """Return the client for an address. A new one is kept for later calls.
 
     A client that was made here and has lost its scheduler is made again. It connects to the same address or fails.
     Where no address was given, another cluster is started on this machine.
 
     Args:
-        address: None: that of the task's own client, or of the last one that was made in this process, or in
-            `MINIDASK_SCHEDULER`, or a cluster on this machine.
+        address: of the scheduler. None: in a task the slot's client; else the last client that was made in this
+            process; else the address in `MINIDASK_SCHEDULER`; else a cluster on this machine.
 
     Raises:
         MinidaskError: there is no scheduler at the address, or it refuses.

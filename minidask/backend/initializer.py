@@ -1,4 +1,8 @@
-"""`Parallel(initializer=…, initargs=…)`: a call that every worker makes once, before its first batch of such calls."""
+"""`Parallel(initializer=…, initargs=…)`: a call that each worker's process makes once, before its first batch.
+
+joblib's own backends give the initializer to their pool. Here workers outlive a `Parallel` call and serve many. So each
+batch brings the initializer's name along, and the first one in a process runs it.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +22,14 @@ _making = threading.RLock()
 
 
 class Initialized(RunsBatches):
-    """`run_batch`, once the initializer has run in this process. If that raises, so does the batch; the next one tries
-    again.
+    """Runs a batch as `run_batch` does, after the initializer if that has not run in this process.
+
+    If the initializer raises, the batch raises the same, and the next batch tries again.
 
     Args:
-        key: names initializer and arguments by their content: where that ran, it need not run again.
-        initializer: what it is called with are `initargs`.
-        sent: the handle of both; None where they have arrived.
+        key: the content id of initializer and arguments. In a process, the same one runs once.
+        initializer: the function and its arguments.
+        sent: the handle that stands for both while this is pickled; None in the worker.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Initialized(RunsBatches):
 
 
 def initialized(client: Client, initializer: Callable[..., Any], initargs: tuple[Any, ...]) -> Initialized:
-    """What runs the batches of a call, in the place of `run_batch`.
+    """Send the initializer ahead, and return the function that runs batches in the place of `run_batch`.
 
     Raises:
         TypeError: the initializer is no function, or `initargs` no tuple or list.

@@ -1,4 +1,7 @@
-"""The options that users give to the backend and to `joblib.Parallel`: checked, and in the backend's terms."""
+"""Checks the options that users give to the backend and to `joblib.Parallel`, where they give them.
+
+joblib accepts any keyword, so a misspelt option would else have no effect and raise nothing.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def refuse_unknown(options: Iterable[str], of_joblib: Iterable[str]) -> None:
 
 
 def large_data(max_nbytes: int | None, mmap_mode: str | None) -> tuple[int | None, bytes]:
-    """What joblib's two options for memory maps mean here.
+    """Translate joblib's two options for memory maps.
 
     Returns:
         The size in bytes from which on a buffer is sent once and shared by all tasks, None for never; and how tasks see

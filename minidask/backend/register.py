@@ -1,6 +1,6 @@
-"""Loads what we add to a library as soon as that is loaded, and never before: the joblib backend, above all.
+"""Registers the joblib backend as soon as joblib is loaded, and never before; likewise scikit-learn's callbacks.
 
-The daemons and slots import `minidask` too, and start three times as fast without joblib and numpy.
+Daemons and slots import `minidask` too. They start three times as fast without joblib and numpy.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ import importlib
 from minidask.host.imports import when_imported
 
 ADDED = {"joblib.parallel": "minidask.backend.backend", "sklearn.callback": "minidask.task.sklearn_callbacks"}
-"""By module: the one of ours that is loaded with it, and does the rest itself."""
+"""By the library's module: the module of minidask that is loaded with it and registers itself."""
 
 
 def add_to_libraries() -> None:
-    """Make `joblib.parallel_backend("minidask")` work, whichever of the two is imported first, and the like."""
+    """Make `joblib.parallel_backend("minidask")` work, whether joblib or minidask is imported first.
+
+    scikit-learn's callbacks are added in the same way.
+    """
     for watched, ours in ADDED.items():
         when_imported(watched, functools.partial(importlib.import_module, ours))

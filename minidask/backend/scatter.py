@@ -1,4 +1,4 @@
-"""The objects of `scatter=`: each is sent once, and tasks share it."""
+"""`parallel_config("minidask", scatter=[…])`: each of these objects is sent once, and all tasks share it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from minidask.pickling.sharing import Scattered
 
 
 class SharedData:
-    """The objects of `scatter=`, sent ahead when the first call starts and held until the backend is forgotten."""
+    """The objects of `scatter=`. The first call sends them; their handles live as long as the backend."""
 
     def __init__(self, objects: list[Any]) -> None:
         self._objects = objects
@@ -17,7 +17,7 @@ class SharedData:
         self._client: Client | None = None
 
     def handles(self, client: Client) -> list[tuple[Any, Scattered]]:
-        """Each object with its handle at a client; the objects are sent if they were sent to another one."""
+        """Return each object with its handle. The objects are sent first, unless this client has sent them."""
         if self._objects and self._client is not client:
             self._handles = [(obj, client.scatter_one(obj)) for obj in self._objects]
             self._client = client

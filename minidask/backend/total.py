@@ -1,9 +1,10 @@
-"""How many calls a run of a `joblib.Parallel` object will make, as far as that can be known.
+"""Finds how many calls a run of a `joblib.Parallel` object will make, for the total of its progress bar.
 
-scikit-learn passes generators that yield little more than references, so up to `READ_AHEAD` items of those are taken
-at once and put back. Generators of others may read files or make arrays: they are asked when it is their turn.
+A list tells its length. A generator does not. scikit-learn's generators yield little more than references, so up to
+`READ_AHEAD` items of those are taken at once and put back. Other generators may read files or make arrays. They are
+left alone, and the bar has no total.
 
-The look ahead comes after joblib's first dispatch, when the workers are busy. A generator of scikit-learn's yields
+The items are taken after joblib's first dispatch, when the workers are busy. A generator of scikit-learn's yields
 170,000 items a second.
 """
 
@@ -20,7 +21,7 @@ READ_AHEAD = 10_000
 
 
 def total_calls(inside: InsideParallel) -> int | None:
-    """The number of calls of a running `Parallel`; None where its iterable does not tell."""
+    """Return the number of calls of a running `Parallel`; None if its iterable does not tell."""
     if inside.parallel.n_tasks is not None:
         return int(inside.parallel.n_tasks)
     with inside.dispatching():
@@ -33,7 +34,7 @@ def total_calls(inside: InsideParallel) -> int | None:
 
 
 def _look_ahead(inside: InsideParallel, iterator: Iterator[Any]) -> int | None:
-    """How many items an iterator has left, all of which stay to be dispatched; None: `READ_AHEAD` or more."""
+    """Return how many items an iterator has left, and put them back; None: `READ_AHEAD` or more."""
     items: list[Any] = []
     try:
         items.extend(itertools.islice(iterator, READ_AHEAD))

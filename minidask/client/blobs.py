@@ -1,4 +1,4 @@
-"""The blobs that a client holds on the cluster: counted, so that each is sent once and released once.
+"""Sends the blobs that a client holds on the cluster. They are counted, so that each is sent once and released once.
 
 Large ones go into a store in shared memory, and only their ids are sent. If the cluster is on this machine, it is the
 cluster's store. Else this process has a store of its own, and sends workers the chunks that they ask for.
@@ -25,7 +25,7 @@ from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob
 
 
 class Source(Protocol):
-    """What makes blobs: an `Interner`, or what describes the caller.
+    """An object that makes new blobs: an `Interner`, or a description of the caller.
 
     Attributes:
         unsent: payloads of new blobs, by blob.
@@ -34,7 +34,7 @@ class Source(Protocol):
     unsent: collections.deque[Mapping[bytes, Payload]]
 
     def forget_unsent(self) -> None:
-        """Take note that those cannot be sent."""
+        """Note that the new blobs cannot be sent."""
 
 
 class HeldBlobs:
@@ -51,7 +51,7 @@ class HeldBlobs:
         self, core: ClientCore[Any], lock: threading.RLock, connection: Connection, shared: BlobStore | None
     ) -> None:
         self.dropped: collections.deque[list[bytes]] = collections.deque()
-        """Blobs to be held once less; a handle may be dropped anywhere, inside any lock."""
+        """Blobs to be released. A handle may be dropped anywhere, inside any lock, so it only adds to this."""
         self._core = core
         self._lock = lock
         self._connection = connection
@@ -104,7 +104,7 @@ class HeldBlobs:
             offers |= self._offer(large)
 
     def _offer(self, large: Mapping[bytes, Buffer]) -> dict[bytes, OfferBlob]:
-        """Put large blobs into the store, and return their offers; none, now and later, if there is no room."""
+        """Put large blobs into the store, and return their offers. Without room: none, now and later."""
         with self._writing:
             store = self._store_for(large)
         if store is None:
@@ -113,7 +113,7 @@ class HeldBlobs:
         return {blob: OfferBlob(blob, len(data), place) for blob, data in large.items()}
 
     def _store_for(self, large: Mapping[bytes, Buffer]) -> BlobStore | None:
-        """The store, with these blobs in it; None if there is no room. The first blobs make the store."""
+        """Put blobs into the store and return it; None if there is no room. The first blobs make the store."""
         try:
             if self._store is None:
                 self._store = self._own = BlobStore.make()
@@ -131,16 +131,16 @@ class HeldBlobs:
         return answer(wanted, functools.partial(read, wanted.blob), "the client does not have it any more")
 
     def release(self, blobs: Collection[bytes]) -> None:
-        """Hold these blobs once less. The cluster is told of those that are not held any more."""
+        """Release blobs: each has one holder less. The scheduler is told of those that have none any more."""
         if blobs:
             with self._lock:
                 self.post(self._core.release(blobs))
             self.flush()
 
     def post(self, messages: Sequence[Message]) -> None:
-        """Post what only tidies up, where there is a connection; for holders of the lock.
+        """Post messages that only tidy up, if there is a connection. The caller holds the lock.
 
-        What the scheduler may forget, the store may forget too, unless a thread is about to announce it anew.
+        The store releases the blobs that the scheduler may forget, unless a thread is about to announce them anew.
         """
         for message in messages:
             if type(message) is ReleaseBlobs:
@@ -150,24 +150,24 @@ class HeldBlobs:
             self._connection.post(messages)
 
     def flush(self) -> None:
-        """Write what was posted, where there is a connection."""
+        """Write all messages that were posted, if there is a connection."""
         if not self._core.closed:
             with contextlib.suppress(SchedulerLost):
                 self._connection.flush()
 
     def _unpin(self, blobs: Iterable[bytes]) -> None:
-        """Let the store forget these; those that are not in it are left out."""
+        """Release blobs in the store; blobs that are not in it are ignored."""
         if self._store is not None:
             for blob in blobs:
                 self._store.unpin(blob)
 
     def abandon(self, lock: threading.RLock) -> None:
-        """In a forked child: forget all blobs, which are the parent's. The core has a new lock."""
+        """In a forked child: forget all blobs, which are the parent's, and use the core's new lock."""
         self._store = self._own = None
         self._lock, self._writing = lock, threading.RLock()
 
     def close(self) -> None:
-        """Let the store forget all blobs: the connection is gone. A store of this process's own is removed."""
+        """Release all blobs in the store, as the connection is gone. A store of this process's own is removed."""
         self._unpin(self._core.stored())
         if self._own is not None:
             self._own.remove()

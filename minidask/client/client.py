@@ -98,7 +98,7 @@ class Client:
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
         self._owns_cluster = address is None
         if address is None:
-            from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - only whoever needs it loads it
+            from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - loaded when it is needed
 
             address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
         if not isinstance(address, str):

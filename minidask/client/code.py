@@ -1,11 +1,12 @@
-"""The caller's own code, collected to be sent: the modules that are loaded, and what lies around their files.
+"""Collects the caller's own code, so that a worker without these files can import the same modules.
 
-Of a package that is all in its folder, of a single file what else is in its folder, as far as `MAX_BYTES` and
-`MAX_FILES` go: modules that are loaded first, then other sources, then other files, small ones first. So what a task
-imports later, and what its modules read beside themselves, is there too. Hidden files and caches stay here, and beside
-a single file what is larger than `MAX_BESIDE`.
+The modules that are loaded are sent, and the files around them: a task may import more, or read a file beside its
+module. Of a package that is its whole folder; of a single file, what else is in its folder.
 
-What cannot travel, compiled modules and those with them in one package, is described by a hash: workers compare.
+`MAX_BYTES` and `MAX_FILES` limit all that. Loaded modules come first, then other sources, then other files, and small
+files before large ones. Hidden files and caches are left out. So are files above `MAX_BESIDE` beside a single file.
+
+Compiled modules cannot travel, nor can the packages that they are in. A hash describes them, and workers compare.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from minidask.task.sources import OwnModule, is_library, kernel
 MAX_BYTES = 20 * 1024 * 1024
 MAX_FILES = 2000
 MAX_BESIDE = 1024 * 1024
-"""The bytes of a file that is no source, and in no package."""
+"""The most bytes of a file that is neither a source nor in a package."""
 MAX_ENTRIES = 20_000
-"""How many files are looked at, at most."""
+"""The most files that are looked at."""
 
 LOADED, SOURCE, OTHER = range(3)
 
@@ -42,11 +43,11 @@ class _File(NamedTuple):
 
 
 def collected(found: Mapping[str, OwnModule], *, thin: bool) -> dict[str, Any]:
-    """The own code as it is sent; empty if there is none.
+    """Return the caller's own code in the form in which it is sent; an empty dict if there is none.
 
     Args:
-        found: the modules of the caller's own that are loaded, by name.
-        thin: send sources of loaded modules only: workers have the same files.
+        found: the caller's own modules that are loaded, by name.
+        thin: whether workers have the same files. Then only the sources of loaded modules are sent.
     """
     stays = {name.partition(".")[0] for name, module in found.items() if module.source is None}
     files = [
@@ -81,7 +82,7 @@ def collected(found: Mapping[str, OwnModule], *, thin: bool) -> dict[str, Any]:
 
 
 def _placed(name: str, module: OwnModule) -> tuple[str, str]:
-    """The folder of the import path that a module was found in, and its place below that."""
+    """Return the folder of the import path that has a module, and the module's file below that folder."""
     place = name.replace(".", "/") + ("/__init__.py" if module.is_package else ".py")
     if module.file.endswith(f"/{place}"):
         return module.file[: -len(place) - 1], place
@@ -89,7 +90,7 @@ def _placed(name: str, module: OwnModule) -> tuple[str, str]:
 
 
 def _within_budget(files: list[_File], thin: bool) -> dict[tuple[str, str], tuple[str, bytes, bool]]:
-    """The files that are sent, by root and place: path, content, and whether it is a loaded module's."""
+    """Return path and content of the files to send, and whether a loaded module's; by root and path below it."""
     taken: dict[tuple[str, str], tuple[str, bytes, bool]] = {}
     room = MAX_BYTES
     for file in sorted(files, key=lambda file: file[:2]):
@@ -130,7 +131,7 @@ def _around(loaded: list[_File]) -> Iterator[_File]:
 
 
 def _folder_of_the_program() -> str | None:
-    """The folder of the program's script, whose tasks may import what lies beside it; None if there is none."""
+    """Return the folder of the program's script, as tasks may import what lies beside it; None without a script."""
     main: Any = sys.modules.get("__main__")
     file = getattr(main, "__file__", None)
     if getattr(getattr(main, "__spec__", None), "parent", "") or not isinstance(file, str) or not file.endswith(".py"):
@@ -140,7 +141,7 @@ def _folder_of_the_program() -> str | None:
 
 
 def _listed(folder: str, root: str, place: str, seen: set[str], budget: Iterator[int]) -> Iterator[_File]:
-    """The files of a folder; below that only packages, but everything in a package."""
+    """Yield the files of a folder. Of folders in it, only packages count, and of a package all files."""
     real = os.path.realpath(folder)
     if real in seen:
         return
@@ -170,7 +171,7 @@ def _listed(folder: str, root: str, place: str, seen: set[str], budget: Iterator
 
 
 def _archived(archive: str) -> Iterator[_File]:
-    """What is in a zip file on the import path."""
+    """Yield the files in a zip file that is on the import path."""
     try:
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
@@ -192,7 +193,7 @@ def _is_compiled(path: str) -> bool:
 
 
 def _identity(folder: str) -> list[int]:
-    """What no other file of this machine has."""
+    """Return device and inode, which no other file of this machine has; zeros if the folder is gone."""
     try:
         status = os.stat(folder)
     except OSError as error:
@@ -202,7 +203,7 @@ def _identity(folder: str) -> list[int]:
 
 
 def _namespaces(modules: Mapping[str, str]) -> dict[str, list[str]]:
-    """The packages without a file that these are in: where their parts are among the files."""
+    """Return the namespace packages of these modules, with the folders that each has among the files."""
     found: dict[str, list[str]] = {}
     for name, place in modules.items():
         parts = name.split(".")

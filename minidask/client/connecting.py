@@ -58,7 +58,7 @@ making_for_slot = threading.RLock()
 
 
 def shell_of(slot: SlotOfTask) -> ClientShell:
-    """The shell for what the tasks of a slot submit; connected now if it is not yet, or no more.
+    """Return the shell through which a slot's tasks submit. It is connected now if it has no connection.
 
     Raises:
         SchedulerLost: nobody answers at the scheduler's address.
@@ -91,7 +91,7 @@ def _connection(
 
 
 def own_name() -> str:
-    """What a client is called that was given no name: the program's name, where there is any, and its process."""
+    """Return the name of a client that was given none: the program's name and the number of its process."""
     line = getattr(sys, "argv", None) or [""]
     name = Path(str(line[0]) or "python").name or "python"
     return f"{os.fsencode(name).decode('utf-8', 'backslashreplace')}-{os.getpid()}"

@@ -1,4 +1,8 @@
-"""The client's socket: whoever has something to send writes it, and one thread reads."""
+"""The client's socket: any thread writes its messages, and one thread at a time reads.
+
+The socket is a blocking one. A thread that submits writes itself, without a switch to another thread. `outbox.py` says
+how a write survives Ctrl-C, and `reading.py` which thread reads.
+"""
 
 from __future__ import annotations
 
@@ -25,21 +29,21 @@ class Connection:
     """An authenticated connection to a scheduler.
 
     Args:
-        address: where it listens.
+        address: of the scheduler.
         access_file: the file with the shared secret; None for the usual places.
-        info: what the scheduler is told of this client.
+        info: describes this client to the scheduler.
         timeout: seconds to connect and shake hands in.
 
     Raises:
-        SchedulerLost: nobody answers there.
-        AuthenticationError, VersionMismatch, ProtocolError: somebody does, but not as it should.
+        SchedulerLost: nobody answers at the address.
+        AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
 
     def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
         self._decoder = FrameDecoder()
         self.peer_info: dict[str, Any] | None = None
-        """What the scheduler says of itself."""
+        """The scheduler's description of itself, from the handshake."""
         self.early: list[Message] = []  # what came in one piece with the end of the handshake
         self._sock = _connect(address, timeout)
         self._outbox = Outbox(self._sock.send)
@@ -80,11 +84,11 @@ class Connection:
 
     @property
     def scheduler_id(self) -> str:
-        """What tells this scheduler from all others, whatever its address is called."""
+        """An id that no other scheduler has; one scheduler may have several addresses."""
         return str((self.peer_info or {}).get("id", ""))
 
     def send(self, messages: Iterable[Message]) -> None:
-        """Write these, in one go.
+        """Write messages, in one piece.
 
         Raises:
             SchedulerLost: the connection is gone.
@@ -94,7 +98,7 @@ class Connection:
         self.flush()
 
     def post(self, messages: Iterable[Message]) -> None:
-        """Have these written by the next `flush`, in any thread, before all that is posted later. It does not wait.
+        """Queue messages for the next `flush` by any thread, in the order of the calls. It does not wait.
 
         Raises:
             ProtocolError: a message is over the wire's limits; none of these is posted.
@@ -102,7 +106,7 @@ class Connection:
         self._outbox.put([piece for message in messages for piece in encode(message)])
 
     def flush(self) -> None:
-        """Write all that was posted. Nothing is written if another thread has done that.
+        """Write all messages that were posted and that no other thread has written.
 
         Raises:
             SchedulerLost: the connection is gone.
@@ -114,7 +118,11 @@ class Connection:
             raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
 
     def receive(self, on_message: Callable[[Message], None]) -> str:
-        """Hand what has come to `on_message`; returns why the connection has ended, or an empty text if it has not."""
+        """Wait for bytes, and call `on_message` with each message in them.
+
+        Returns:
+            Why the connection has ended; an empty text if it has not.
+        """
         try:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
@@ -130,17 +138,17 @@ class Connection:
         return self._fd
 
     def shut(self) -> None:
-        """End the connection; whoever reads it is told."""
+        """End the connection; the thread that reads it notices."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection and give up the socket; for whoever has read its end."""
+        """End the connection and close the socket; for the thread that has read the connection's end."""
         self.shut()
         self._sock.close()
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's connection without ending it."""
+        """In a forked child: close the descriptor, and leave the parent's connection as it is."""
         self._sock.close()
 
 

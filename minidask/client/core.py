@@ -1,4 +1,4 @@
-"""What a client has asked for and waits for: tasks, groups, questions, blobs. Pure: no sockets, threads or clock.
+"""Keeps what a client waits for: tasks, groups, answers, blobs. Pure: no sockets, threads or clock.
 
     submit, cancel, open_group, ask …  ─►┌────────────┐─► messages to be sent
                                          │ ClientCore │
@@ -47,7 +47,7 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     m.Reason.CANCELLED: MinidaskError,
     m.Reason.INTERNAL: MinidaskError,
 }
-"""By reason; the scheduler may be a later one, with more reasons."""
+"""The exception by the scheduler's reason. A later scheduler may have more reasons: those give a `MinidaskError`."""
 
 
 class Returned(NamedTuple):
@@ -76,7 +76,7 @@ Outcome = Returned | Raised | Lost
 
 
 def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
-    """What the scheduler's message says of a task."""
+    """Return the outcome that a message of the scheduler has for a task."""
     match message:
         case m.TaskDone(_, duration, worker, payload):
             return Returned(payload, duration, worker)
@@ -87,9 +87,9 @@ def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
 
 
 class Settle(NamedTuple, Generic[HandleT]):
-    """A task is over: give the outcome to what its handle stands for.
+    """A task is over: its outcome goes to the future that the handle stands for.
 
-    Without a handle nobody waits for it any more. Then only what the outcome has left in the store is to be taken out.
+    Without a handle nobody waits for the task any more. The shell still takes the outcome's buffers out of the store.
     """
 
     handle: HandleT | None
@@ -122,11 +122,11 @@ class ClientCore(Generic[HandleT]):
     def __init__(self, address: str) -> None:
         self._address = address
         self.why_closed = ""
-        """Why the connection is of no more use; empty while it is."""
+        """Why the connection has ended; empty while it lasts."""
         self.forked_from = 0
-        """In a forked child: the process that this is of."""
+        """In a forked child: the number of the parent process, whose client this is; else 0."""
         self.idle: bool | None = None
-        """Whether there are slots with nothing to do; None while the scheduler has still to say so to a new group."""
+        """Whether slots are idle; None as long as the scheduler has not told a new group."""
         self._tasks: dict[int, _Task[HandleT]] = {}
         self._groups: dict[int, bool] = {}  # open ones; whether they take more tasks
         self._answers: dict[int, OnAnswer] = {}
@@ -137,7 +137,7 @@ class ClientCore(Generic[HandleT]):
     # --- tasks ---
 
     def __len__(self) -> int:
-        """How many tasks are waited for."""
+        """Return how many tasks have no outcome yet."""
         return len(self._tasks)
 
     def next_task(self) -> int:
@@ -145,16 +145,16 @@ class ClientCore(Generic[HandleT]):
         return next(self._task_numbers)
 
     def submit(self, message: m.Submit, handle: HandleT, blobs: Sequence[bytes]) -> list[m.Message]:
-        """Wait for a task from now on.
+        """Note a task as pending, and return the messages that submit it.
 
         Args:
-            message: what submits it, under a fresh number.
-            handle: stands for it in `Settle`.
-            blobs: those of the message's blobs that its own arguments name.
+            message: submits the task, under a fresh number.
+            handle: stands for the task in `Settle`.
+            blobs: those of the message's blobs that its arguments name.
 
         Raises:
-            SchedulerLost: the connection is of no more use.
-            MinidaskError: its group takes no more tasks.
+            SchedulerLost: the connection has ended.
+            MinidaskError: the group takes no more tasks.
             SerializationError: nobody holds one of the blobs, so the scheduler does not have it.
         """
         if self.closed:
@@ -171,18 +171,18 @@ class ClientCore(Generic[HandleT]):
         return [message]
 
     def handle_of(self, number: int) -> HandleT | None:
-        """Return what stands for a task; None if nobody waits for that task."""
+        """Return the handle of a task; None if nobody waits for the task."""
         task = self._tasks.get(number)
         return task.handle if task is not None else None
 
     def replace_handle(self, number: int, handle: HandleT) -> None:
-        """Have another handle stand for a task, if somebody waits for it."""
+        """Give a task another handle. Nothing happens if nobody waits for the task."""
         task = self._tasks.get(number)
         if task is not None:
             self._tasks[number] = task._replace(handle=handle)
 
     def handles(self, group: int | None = None) -> list[HandleT]:
-        """Return what stands for the tasks that are waited for: those of a group, or all."""
+        """Return the handles of pending tasks: those of a group, or all."""
         return [task.handle for task in list(self._tasks.values()) if group is None or task.group == group]
 
     def take_back(self, number: int) -> list[m.Message]:
@@ -271,7 +271,7 @@ class ClientCore(Generic[HandleT]):
         self._stored.update(stored)
 
     def release(self, blobs: Iterable[bytes]) -> list[m.Message]:
-        """Count one need less of each of these; the scheduler and the store may forget those that nobody needs."""
+        """Count one holder less of each blob; return the message that releases those without any."""
         gone = []
         for blob in blobs:
             count = self._blobs.get(blob, 0) - 1  # 0: a signal's handler has ended what would have counted it
@@ -289,7 +289,7 @@ class ClientCore(Generic[HandleT]):
     # --- what the scheduler says ---
 
     def receive(self, message: m.Message) -> list[m.Message | Settle[HandleT] | Tell]:
-        """Take a message of the scheduler; returns what is to be sent, settled and told.
+        """Handle a message of the scheduler; return messages to send, futures to settle, and answers to pass on.
 
         Raises:
             ProtocolError: it is no message for a client.
@@ -337,7 +337,7 @@ class ClientCore(Generic[HandleT]):
         self.why_closed = self.why_closed or "the client was closed"
 
     def abandon(self, process: int) -> list[HandleT]:
-        """This is a fork of the process that has connected: forget all. Returns what stands for that one's tasks."""
+        """Forget all, in a fork of the process that has connected. Returns the handles of the parent's tasks."""
         handles = self.handles()
         self.forked_from = process
         self._tasks, self._answers, self._blobs, self._stored = {}, {}, {}, set()

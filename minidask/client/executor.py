@@ -1,4 +1,4 @@
-"""A standard `concurrent.futures.Executor` on top of a client."""
+"""A standard `concurrent.futures.Executor` on a cluster, for libraries that take one, such as asyncio."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minidask.pickling.functions import name_of
 
 
 class ClientExecutor(concurrent.futures.Executor):
-    """What `Client.get_executor()` returns. Shutting it down leaves client and cluster as they are."""
+    """The executor that `Client.get_executor()` returns. Its shutdown leaves client and cluster as they are."""
 
     def __init__(self, shell: ClientShell) -> None:
         self._shell = shell
@@ -23,7 +23,7 @@ class ClientExecutor(concurrent.futures.Executor):
         self._shut = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
-        """Run `fn(*args, **kwargs)` on the cluster; every argument is the function's.
+        """Run `fn(*args, **kwargs)` on the cluster. There are no options: all arguments are the function's.
 
         Raises:
             RuntimeError: this executor was shut down.
@@ -39,7 +39,7 @@ class ClientExecutor(concurrent.futures.Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls. With `wait`, return when those submitted are done; with `cancel_futures`, cancel them."""
+        """Take no more calls. `wait`: until submitted calls are done. `cancel_futures`: those that have not begun."""
         with self._lock:
             self._shut = True
             pending = list(self._pending)

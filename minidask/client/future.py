@@ -1,7 +1,7 @@
-"""`minidask.Future`: a standard `concurrent.futures.Future` whose outcome is unpickled by whoever asks for it.
+"""`minidask.Future`: a standard `concurrent.futures.Future`. The thread that asks for its outcome unpickles it.
 
-The thread that reads the socket so never runs a user's code: no import, however slow, can stop it, and
-a result that nobody looks at is never unpickled.
+So the thread that reads the socket never runs a user's code, and no slow import can stop it. A result that nobody asks
+for is never unpickled.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class _Undecoded(Exception):
 
 
 class Owner(Protocol):
-    """What has made a future: the shell of a client."""
+    """The maker of a future: a client's shell."""
 
     @property
     def reader(self) -> _Reader: ...
@@ -54,7 +54,7 @@ class Owner(Protocol):
         """Tell the scheduler that a future was cancelled."""
 
     def hold(self, future: Future) -> None:
-        """Hold a future until it is done: somebody waits for that, and nobody else may hold it."""
+        """Keep a future until it is done: it has callbacks, and there may be no other reference to it."""
 
 
 class _Reader(Protocol):
@@ -66,9 +66,10 @@ class Future(concurrent.futures.Future[Any]):
 
     Args:
         number: of the task.
-        owner: the client's shell; None for a future of nobody's, which is settled where it was made.
-        held: whether the owner holds it until it is done.
-        of_call: whether a call of ours waits for it, which is not to be cancelled under it.
+        name: of the task.
+        owner: the client's shell; None for a future without a client, which is settled where it was made.
+        held: whether the owner keeps it until it is done.
+        of_call: whether a `Parallel` call waits for it. `Client.cancel_all` lets the scheduler end such futures.
 
     Attributes:
         name: the task's name.
@@ -104,16 +105,19 @@ class Future(concurrent.futures.Future[Any]):
         return self._owner is not None and self._owner.reader.in_this_thread()
 
     def cancel(self) -> bool:
-        """Give up on the task: it is not started any more, or its outcome is dropped.
+        """Cancel the task: it does not begin any more, or its outcome is dropped.
 
-        `Client.cancel(futures, force=True)` also stops a task that runs. Returns False if the task is done already.
+        `Client.cancel(futures, force=True)` also stops a task that runs.
+
+        Returns:
+            False if the task is done already.
         """
         if self.cancel_here() and self._owner is not None:
             self._owner.cancelled(self)
         return self.cancelled()
 
     def cancel_here(self) -> bool:
-        """Cancel without telling the scheduler; returns whether this call did it."""
+        """Cancel the future without a message to the scheduler; return whether it was this call that did it."""
         if self.cancelled() or not super().cancel():
             return False
         state: Any = self
@@ -127,7 +131,8 @@ class Future(concurrent.futures.Future[Any]):
         """Wait `timeout` seconds at most, and return what the task returned, or raise what it raised.
 
         Raises:
-            TimeoutError: it is not there within `timeout` seconds.
+            TimeoutError: the task is not done by then.
+            CancelledError: the task was cancelled.
             SerializationError: the result cannot be unpickled here.
         """
         __tracebackhide__ = True  # notebooks leave this frame out, but not the last one: that is the standard class's
@@ -164,8 +169,8 @@ class Future(concurrent.futures.Future[Any]):
         """Take the outcome that the scheduler sent. Nothing happens if the future is done already.
 
         Args:
-            wait_for_messages: waits so many seconds at most until what the task has told its caller was handled. It is
-                called by the first who asks for the outcome.
+            wait_for_messages: waits, at most so many seconds, until the task's messages to its caller were handled.
+                The first thread that asks for the outcome calls it.
         """
         with self._condition:
             if self.done():
@@ -184,7 +189,7 @@ class Future(concurrent.futures.Future[Any]):
                 self.set_exception(error)
 
     def abandon(self, error: MinidaskError) -> None:
-        """In a forked child: end so, whatever the parent's threads hold, and without telling those that wait there."""
+        """In a forked child: fail with this error. Locks and waiting threads are the parent's, so all are replaced."""
         state: Any = self
         state._waiters, state._done_callbacks = [], []
         condition = state._condition = Condition()
@@ -194,7 +199,7 @@ class Future(concurrent.futures.Future[Any]):
             self.set_exception(error)
 
     def is_of(self, owner: object) -> bool:
-        """Whether this client's shell has made it."""
+        """Whether this shell has made the future."""
         return self._owner is owner
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
@@ -215,7 +220,7 @@ class Future(concurrent.futures.Future[Any]):
             self._run(callback)
 
     def _run(self, callback: Callable[[Any], object]) -> None:
-        """Run a callback: what it raises is told, and ends nothing else; `sys.exit` neither, in a thread that reads."""
+        """Run a callback, and log what it raises. In a thread that reads, `SystemExit` is logged too."""
         try:
             callback(self)
         except BaseException as error:
@@ -246,7 +251,7 @@ class Future(concurrent.futures.Future[Any]):
 
 
 def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException | None]:
-    """The `(result, exception)` that a pickled outcome holds."""
+    """Unpickle an outcome; return `(result, exception)`."""
     if isinstance(outcome, Returned):
         try:
             return loads(outcome.payload, f"the result of task {name!r}"), None
@@ -264,7 +269,7 @@ def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException
 
 
 def _exception(outcome: Raised, name: str) -> tuple[BaseException, list[str]]:
-    """What the task raised, or an error of ours in its place; and the notes on it."""
+    """Return the exception that the task raised and its notes; a `TaskError` if it cannot be unpickled."""
     last_line = outcome.traceback.rstrip().rpartition("\n")[2]
     try:
         error, notes = loads(outcome.payload, "the exception")

@@ -1,4 +1,7 @@
-"""Results of futures in lists and dicts, at any depth."""
+"""Gathers the results of futures in lists and dicts, at any depth, for `Client.gather`.
+
+Tracebacks keep frames, and frames keep objects. So no frame here holds a user's future once it has raised.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,15 @@ from minidask.host.signals import raised_by_handler
 
 
 def gathered(items: Iterable[Any], errors: str) -> Iterator[Any]:
-    """The result of each item; of one that failed too, or none, if `errors` is "return" or "skip".
+    """Yield the result of each item.
+
+    Args:
+        items: futures, and iterables and dicts of such items.
+        errors: "raise" the exception of a failed task, "return" it in its place, or "skip" it.
 
     Raises:
-        TypeError: an item is neither a future nor something with futures in it.
+        TypeError: an item is neither a future nor an iterable or dict.
+        Exception: with `errors="raise"`, what a task raised.
     """
     __tracebackhide__ = True  # notebooks leave this frame out
     item = None

@@ -1,4 +1,7 @@
-"""A group of tasks that belong to one call, `Client.map` or `joblib.Parallel`: shared functions and a common limit."""
+"""A group of tasks that belong to one call, of `Client.map` or `joblib.Parallel`.
+
+They share functions and data, which are pickled and sent once, and a limit on how many run at once.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +46,19 @@ class TaskGroup:
         on_done: Callable[[Future], None] | None = None,
         counted: bool = False,
     ) -> Future:
-        """Have the cluster run a call of the group; `on_done` is called with the future once it is done.
+        """Have the cluster run a call of the group; return its future.
 
-        If it is `counted` already, it is not counted again on bars over all that the client submits.
+        Args:
+            function: is called with `args`.
+            args: its arguments.
+            name: of the task, for people.
+            priority: tasks of this client with a higher one start first.
+            on_done: called with the future once that is done.
+            counted: whether the call is counted on bars already.
 
         Raises:
             MinidaskError: the group was cancelled or closed.
+            Exception: what `ClientShell.submit` raises.
         """
         with self._pickling:
             return self._shell.submit(
@@ -63,11 +73,11 @@ class TaskGroup:
             )
 
     def cancel(self) -> None:
-        """Stop all that were submitted, be it by a call that was interrupted before it could return the future."""
+        """Stop all tasks of the group, even one whose `submit` was interrupted before it returned the future."""
         self._shell.end_group(self.number)
         self._shell.cancel(self._shell.pending(self.number), force=True)
 
     def close(self) -> None:
-        """Take no more tasks; those submitted go on."""
+        """Take no more tasks. Tasks that were submitted go on."""
         with self._pickling:
             self._shell.close_group(self.number, self.interner)

@@ -23,13 +23,13 @@ LOOK_SECONDS = 0.05
 
 
 class NestedFuture(Future):
-    """A future in a task: waiting for it, the thread runs what its slot is given.
+    """A future in a task. A thread that waits for it runs the guests of its slot meanwhile.
 
     Args:
         number: of the task.
         name: of the task.
         owner: the shell of the client.
-        reader: of that.
+        reader: the shell's.
         parent: number and attempt of the task that has submitted this one. Callbacks work for it, in any thread.
     """
 
@@ -45,17 +45,20 @@ class NestedFuture(Future):
         """Take the outcome that the scheduler sent, and run callbacks for the task that has submitted this one.
 
         Args:
-            wait_for_messages: waits so many seconds at most until what the task has told its caller was handled.
+            wait_for_messages: waits, at most so many seconds, until the task's messages to its caller were handled.
         """
         assert self._reader.slot is not None
         with working_for(self._reader.slot, self._parent):
             super().settle(outcome, wait_for_messages)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Help while waiting, at most `timeout` seconds; returns what the task raised, or None.
+        """Wait, at most `timeout` seconds, and run the slot's guests meanwhile.
+
+        Returns:
+            The exception that the task raised; None if it returned.
 
         Raises:
-            TimeoutError: it is not done by then.
+            TimeoutError: the task is not done by then.
         """
         if not self._reader.in_this_thread():
             timeout = help_until(self.done, timeout, self._reader)
@@ -63,7 +66,7 @@ class NestedFuture(Future):
 
 
 class _Waiters(list[Any]):
-    """Waiters of `concurrent.futures`, made to help while they wait."""
+    """A list of `concurrent.futures`' waiters. Their threads run the slot's guests while they wait."""
 
     def __init__(self, reader: Reader) -> None:
         super().__init__()
@@ -82,15 +85,16 @@ class _HelpingEvent(threading.Event):
         self._reader = reader
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Help until the event is set, or for `timeout` seconds; returns whether it is."""
+        """Run the slot's guests until the event is set, at most `timeout` seconds; return whether it is set."""
         help_until(self.is_set, timeout, self._reader)
         return self.is_set()
 
 
 def help_until(done: Callable[[], bool], timeout: float | None, reader: Reader) -> float | None:
-    """Run what the slot of this thread's task is given, until something is done, or for `timeout` seconds.
+    """Run the guests of this thread's slot until `done` is true, or for `timeout` seconds.
 
-    Returns what is left of those; None for no limit.
+    Returns:
+        How many of the seconds are left; None for no limit.
     """
     end = None if timeout is None else time.monotonic() + timeout
     slot = reader.slot

@@ -56,12 +56,14 @@ class Sleepers:
         self._sleeping: list[_thread.LockType] = []
 
     def sleep_until(self, condition: Callable[[], object], seconds: float | None) -> bool:
-        """Sleep until a condition is true, which is looked at when it is said that something has changed.
+        """Sleep until a condition is true. It is checked after each `wake`.
 
         Args:
+            condition: is called in this thread, with no lock held.
             seconds: to sleep at most; None: for ever.
 
-        Returns: whether it is.
+        Returns:
+            Whether it is true.
         """
         end = None if seconds is None else time.monotonic() + seconds
         alarm = _thread.allocate_lock()
@@ -85,7 +87,7 @@ class Sleepers:
                 self._sleeping.remove(alarm)
 
     def wake(self) -> None:
-        """Have those who sleep look again."""
+        """Have all sleeping threads check their conditions again."""
         while self._sleeping:
             with contextlib.suppress(IndexError, RuntimeError):  # another thread has taken it, or woken it, just now
                 self._sleeping.pop().release()
@@ -98,5 +100,5 @@ class Condition(_thread.RLock):  # type: ignore[misc]  # it may be derived from
         self.sleepers = Sleepers()
 
     def notify_all(self) -> None:
-        """Have those who sleep look again."""
+        """Have all sleeping threads check their conditions again."""
         self.sleepers.wake()

@@ -1,4 +1,4 @@
-"""Which client code has without making one: in a task that of its slot, elsewhere the last one that was made.
+"""Finds the client of code that has not made one: in a task its slot's, elsewhere the last one that was made.
 
 Every slot has a connection of its own to the scheduler, made when one of its tasks first needs a client and kept for
 the next. What a task submits there is the task's: it ends with the task, and the slot runs it while the task waits.
@@ -20,7 +20,7 @@ class TaskClient(Client):
     """A client for the tasks of one slot.
 
     Args:
-        slot: whose tasks these are; its connection is made if there is none.
+        slot: the tasks' slot; its connection is made if there is none.
 
     Raises:
         SchedulerLost: nobody answers at the scheduler's address.
@@ -37,11 +37,11 @@ class TaskClient(Client):
         return shell_of(self._slot)
 
     def close(self) -> None:
-        """Nothing happens: the connection is the slot's, for all its tasks."""
+        """Do nothing: the connection belongs to the slot, and its next task uses it."""
 
 
 def client_of(slot: SlotOfTask) -> TaskClient:
-    """The client for the tasks of a slot: the same one each time, as long as its connection lasts.
+    """Return the client for the tasks of a slot: the same one each time, as long as its connection lasts.
 
     Raises:
         SchedulerLost: nobody answers at the scheduler's address.
@@ -59,12 +59,12 @@ def client_of(slot: SlotOfTask) -> TaskClient:
 
 
 def get_client() -> Client:
-    """The client made last in this process that was not closed; inside a task, that of its slot.
+    """Return the last client that was made in this process and not closed; inside a task, its slot's.
 
     Raises:
-        SchedulerLost: it has lost its scheduler. Whoever has made a client gets its cluster, or an error, until they
-            close it.
-        MinidaskError: there is none.
+        SchedulerLost: that client has lost its scheduler. It stands for a cluster that the user chose, so no other
+            one takes its place until it is closed.
+        MinidaskError: there is no client.
     """
     slot = current_slot()
     if slot is not None:
@@ -76,10 +76,10 @@ def get_client() -> Client:
 
 
 def find_client() -> Client | None:
-    """The client made last in this process that was not closed, no task's; None if there is none.
+    """Return the last client that was made in this process, not closed, and is no task's; None if there is none.
 
     Raises:
-        SchedulerLost: it has lost its scheduler, and was not made by `Parallel` for itself.
+        SchedulerLost: that client has lost its scheduler. Clients that `Parallel` made for itself are passed over.
     """
     for client in reversed(live_clients):
         if not isinstance(client, Client) or client.nested or (client.closed and client.implicit):

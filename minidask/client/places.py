@@ -1,4 +1,4 @@
-"""Where a client is to connect to, if nobody has named an address in the call itself."""
+"""Finds the address that a client connects to, if the call itself has none: in the environment, or of a cluster."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ VARIABLE = "MINIDASK_SCHEDULER"
 
 
 def address_of_environment() -> str | None:
-    """The address in `MINIDASK_SCHEDULER`; None if that is not set, or empty.
+    """Return the address in `MINIDASK_SCHEDULER`; None if the variable is not set, or empty.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: the variable has something else than an address.
     """
     address = os.environ.get(VARIABLE, "").strip()
     if not address:
@@ -27,10 +27,10 @@ def address_of_environment() -> str | None:
 
 
 def address_of(cluster: Any) -> str:
-    """The address of a `LocalCluster`.
+    """Return the address of a `LocalCluster`.
 
     Raises:
-        TypeError: it is none.
+        TypeError: the argument is no `LocalCluster`.
     """
     address = getattr(cluster, "scheduler_address", None)
     if not isinstance(address, str):

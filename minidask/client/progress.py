@@ -45,7 +45,7 @@ LAST_WORD_SECONDS = 0.5
 
 
 class Bar:
-    """One line on the screen, for as long as calls are counted on it.
+    """One line on the screen. It is drawn while there are counts that have begun and not ended.
 
     Args:
         gathers: whether calls that follow one another share the line as long as each takes less than a second. The
@@ -76,8 +76,8 @@ class Bar:
 
         Args:
             shell: the client that submits the calls.
-            counts: go on changing.
-            name: stands before the bar; empty: the name of the calls before.
+            counts: they go on changing while the bar shows them.
+            name: is shown before the bar; empty: the name of the calls before.
         """
         with self._life:
             self._open += 1
@@ -101,7 +101,7 @@ class Bar:
                 self._pause()
 
     def release(self) -> None:
-        """Gather no more calls: leave the line on the screen."""
+        """Stop gathering calls on this line, and leave it on the screen."""
         self._gathers = False
         # Garbage collection may lead here from any thread, also from one that the holder of the lock waits for.
         if self._pid == os.getpid() and self._life.acquire(blocking=False):
@@ -168,7 +168,7 @@ class Bar:
         self._bar.set_postfix_str(text.note)
 
     def abandon(self) -> None:
-        """Be quiet, in a forked child: the line on the screen is the parent's, and so is the thread with the lock."""
+        """In a forked child: draw no more. The line on the screen is the parent's, as is the thread with the lock."""
         self._life = threading.RLock()
         if self._bar is not None:
             self._bar.disable = True
@@ -227,7 +227,7 @@ class WatchedFutures:
         future.add_done_callback(self._count)
 
     def count_done(self) -> None:
-        """Count those futures that are done, also where another thread is just about to call their callbacks."""
+        """Count all futures that are done, even if another thread has not called their callbacks yet."""
         with self._lock:
             for future in list(self._not_counted):
                 if future.done():
@@ -241,11 +241,11 @@ class WatchedFutures:
 
 
 class _Answers:
-    """What the scheduler says of a client's tasks, without those from before this was made."""
+    """Asks the scheduler for a client's counts; nested tasks from before the first answer are left out."""
 
     def __init__(self, shell: ClientShell) -> None:
         self.latest: SchedulerCounts | None = None
-        """None until the second answer."""
+        """The counts of the last answer; None until the second one, as the first is what later ones start from."""
         self._shell = shell
         self._before: SchedulerCounts | None = None
         self._received: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -253,7 +253,7 @@ class _Answers:
         self._ask()
 
     def follow(self) -> None:
-        """Take the answer, if it is there, and ask again."""
+        """Take the answer if it has come, and then ask again. It does not wait."""
         self._take(0)
         self._ask()
 
@@ -292,7 +292,7 @@ class _Answers:
 
 def _load_tqdm() -> Any:
     try:
-        from tqdm.auto import tqdm  # noqa: PLC0415 - only whoever asks for a bar needs it
+        from tqdm.auto import tqdm  # noqa: PLC0415 - loaded when a bar is asked for
     except ImportError as error:
         raise MinidaskError(f"a progress bar needs tqdm: pip install 'minidask[progress]' ({error})") from None
     return tqdm

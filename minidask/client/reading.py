@@ -23,7 +23,7 @@ There are two locks, taken in this order:
    `_turns` say that one callback goes on for long. Then the reading thread reads in the leader's place.
 3. To resume, the leader sets `_wanted` first and only then wakes who is in the wait for messages. In the other order
    the reading thread could come out of its wait, see that nobody wants the reading, and begin another wait.
-4. Who waits for messages waits for a pipe too. A byte in it ends the wait: `wake` writes one.
+4. The thread that waits for messages waits for a pipe too. A byte in it ends the wait: `wake` writes one.
 5. Signals' handlers wait while a thread leads (`Uninterrupted`): bytes that were read would be lost with what a handler
    raises. They run when a wait ends, and at once while the leader runs a user's code.
 
@@ -33,7 +33,7 @@ is given meanwhile, calls that the task waits for or that those wait for. And tw
 6. The leader lets others lead while it runs a user's code, be it a callback or a call. That code may depend on results
    that other threads of the task wait for, and a follower could not run calls for the slot.
 7. A thread that comes back from such code wants to lead again, on top of its own stack. It stands in `_returning` until
-   it does. Whoever leads meanwhile looks at that (`wanted_back`) after each wait, and ends its turn.
+   it does. The thread that leads meanwhile looks at that (`wanted_back`) after each wait, and ends its turn.
 """
 
 from __future__ import annotations
@@ -101,11 +101,11 @@ class Reader:
         os.close(self._wake_write_fd)
 
     def in_this_thread(self) -> bool:
-        """Whether this thread is handling a message right now: it must not wait for one."""
+        """Whether this thread is handling a message right now, so that it must not wait for another one."""
         return self._handling == threading.get_ident()
 
     def join(self, seconds: float) -> None:
-        """Wait at most so many seconds for the end of the reading thread, after the connection was shut."""
+        """Wait, at most `seconds`, for the end of the reading thread. The connection must have been shut."""
         if threading.current_thread() is not self._thread:
             self._thread.join(seconds)
 
@@ -223,12 +223,12 @@ class Reader:
         self._wanted = False
 
     def end_reading(self) -> None:
-        """Let go of `_reading`; the reading thread takes it if the leader does not come back soon."""
+        """Release `_reading`. The reading thread takes it if the leader does not come back soon."""
         self._turns += 1
         self._reading.release()
 
     def let_others_lead(self) -> None:
-        """Let go of `_leader`: another thread may lead from now on."""
+        """Release `_leader`, so that another thread may lead."""
         self._leading = 0
         self._leader.release()
 
@@ -244,7 +244,7 @@ class Reader:
 
 
 def _wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
-    """A function that waits, at most so many seconds, for any of these to be readable, and returns those that are."""
+    """Return a function that waits, at most so many seconds, for any of these and returns those that are readable."""
     if not hasattr(select, "poll"):  # Eventlet has taken it away: its `select` lets other greenlets run meanwhile
         return lambda seconds: select.select(descriptors, [], [], seconds)[0]
     poll = select.poll()
@@ -254,7 +254,7 @@ def _wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
 
 
 def _failure(error: BaseException) -> str:
-    """Log that a message could not be dealt with; returns what to say of it. It ends this connection alone."""
+    """Log that a message could not be dealt with, and return the reason for the end of this connection."""
     LOGGER.error("a message of the scheduler's could not be dealt with", exc_info=error)
     return f"a message could not be dealt with: {type(error).__name__}: {error}"
 
@@ -264,11 +264,11 @@ class _ReadingThread(threading.Thread):
 
 
 class Leadership:
-    """What the thread that leads can do; made by `Reader.lead`.
+    """The thread that leads reads, runs users' code and lends its slot through this; `Reader.lead` makes it.
 
     Args:
-        reader: in which the thread leads.
-        guard: puts off the handlers of signals meanwhile.
+        reader: of the connection.
+        guard: puts off the handlers of signals while the thread reads.
     """
 
     def __init__(self, reader: Reader, guard: Uninterrupted) -> None:
@@ -308,14 +308,14 @@ class Leadership:
         self.resume()
 
     def end(self) -> None:
-        """Stop reading, and give the task its slot back."""
+        """Stop reading, and end the loan of the task's slot."""
         try:
             self.keep_slot()
         finally:
             self.pause()
 
     def keep_slot(self) -> None:
-        """Have the slot get no more calls: its task has work of its own for it."""
+        """End the loan of the slot: the task has work of its own for it."""
         lent, self._lent = self._lent, []
         if self._reader.slot is not None and lent:
             self._reader.slot.end_wait(lent)
@@ -327,6 +327,6 @@ class Leadership:
             self._reader.end_reading()
 
     def resume(self) -> None:
-        """Read again, and before that lead again; waits for the thread that does so now."""
+        """Lead and read again. It waits until the thread that reads now has stopped."""
         self._reader.begin_reading()
         self._reads = True

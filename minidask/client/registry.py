@@ -1,4 +1,7 @@
-"""The clients of this process, the newest last; closed at its end, and of no more use in forks of it."""
+"""The list of a process's clients: `get_client` looks for the newest one, and the end of the process closes all.
+
+A forked child cannot use its parent's connections. It starts with an empty list.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ class _Shell(Protocol):
 
 
 class LiveClient(Protocol):
-    """A client, as far as this file has to know it; `Client` has these attributes, and says what they are."""
+    """The attributes of `Client` that this file needs; `Client` describes them."""
 
     cluster: Any
     implicit: bool
@@ -34,7 +37,7 @@ class LiveClient(Protocol):
 
 
 live_clients: list[LiveClient] = []
-"""Every client that was not closed, the newest last."""
+"""All clients that were not closed, the newest last."""
 inherited: tuple[str, str | None] | None = None
 """In a forked child: address and access file of the last client that its parent had made for an address."""
 

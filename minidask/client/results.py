@@ -1,4 +1,8 @@
-"""Large results of tasks that ran on other machines: downloaded before the task is told to be done."""
+"""Downloads the large results of tasks that ran on other machines, before their futures are done.
+
+A worker offers each buffer, and the client fetches it in chunks through the scheduler. The task's outcome follows when
+all its buffers are here. So `Future.result()` never waits for bytes, and memory is taken as they come.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +19,13 @@ from minidask.wire.messages import Chunk, Message, NoBlob, ResultOffered, Result
 
 
 class Results:
-    """Results under way, and those that have come and were not taken. For the thread that reads the connection.
+    """The results that are being downloaded, and those that are here and were not taken.
+
+    Only the thread that reads the connection uses it.
 
     Args:
-        send: takes what is to be sent.
-        wanted: whether a task's result is still waited for.
+        send: sends messages to the scheduler.
+        wanted: whether somebody still waits for the task of this number.
     """
 
     def __init__(self, send: Callable[[Sequence[Message]], None], wanted: Callable[[int], bool]) -> None:
@@ -30,7 +36,7 @@ class Results:
         self._memory: dict[bytes, memoryview] = {}  # it will be the user's
 
     def offered(self, message: ResultOffered) -> None:
-        """A worker has a buffer of a result. Buffers of the same task from another worker are dropped: it was lost."""
+        """Begin to fetch a buffer that a worker offers. Another worker's buffers of that task go: it was lost."""
         task, blob, size, peer = message
         self.forget_others()
         if not self._wanted(task):
@@ -45,7 +51,7 @@ class Results:
         self._carry_out(self._downloads.want(blob, size, peer, rank=task))
 
     def received(self, chunk: Chunk) -> None:
-        """Bytes have come."""
+        """Store a chunk, and ask for the next one."""
         if self._downloads.source(chunk.blob) == chunk.peer and self._downloads.is_next(chunk):
             data = chunk.payload[0]
             self._memory[chunk.blob][chunk.offset : chunk.offset + len(data)] = data
@@ -55,16 +61,16 @@ class Results:
             self._carry_out(steps)
 
     def refused(self, message: NoBlob) -> None:
-        """A buffer is gone. If its worker is too, the task is tried again; else `take` will tell."""
+        """Note that a worker has a buffer no more. If it was lost, the task is tried again; else `take` raises."""
         if self._downloads.source(message.blob) == message.peer:
             self._send([ResultTaken(message.blob, message.peer)])
             self._forget([message.blob])
 
     def take(self, blob: bytes) -> memoryview:
-        """Return a buffer that has come whole.
+        """Return a buffer that is here whole, and forget it.
 
         Raises:
-            SerializationError: it has not.
+            SerializationError: the buffer is not here, or not whole.
         """
         if blob not in self._memory or blob in self._downloads:
             raise SerializationError("its worker does not have it any more, or there is no memory for it here")
@@ -72,7 +78,7 @@ class Results:
         return self._memory.pop(blob)
 
     def forget_others(self) -> None:
-        """Drop what came of tasks that are over or cancelled, and was not taken."""
+        """Drop the buffers that nobody will take: their tasks are over or were cancelled."""
         if self._origins:
             self._forget([blob for blob, (task, _) in self._origins.items() if not self._wanted(task)])
 

@@ -76,7 +76,7 @@ def _tell_left_out(count: int) -> None:
 
 
 def _say(text: str) -> None:
-    """Tell the user by the process's own screen: the caller's is what this is about."""
+    """Write to the process's first `sys.stderr`: the one that the user has put in its place may be what is broken."""
     if sys.__stderr__ is not None:
         with contextlib.suppress(OSError, ValueError):  # it is gone too
             sys.__stderr__.write(f"minidask: {text}\n")
@@ -94,7 +94,7 @@ def show_output(worker: str, stream: str, text: str) -> None:
     if out is not None:
         if worker:
             text = "".join(f"[{worker}] {line}\n" for line in text.removesuffix("\n").split("\n"))
-        # Where the user's screen is gone or closed, there is nobody to tell.
+        # If the screen is gone or closed, there is nobody who could read it.
         with contextlib.suppress(OSError, ValueError), bars_aside(out):
             out.write(text if text.endswith("\n") or not _bars() else text + "\n")
             getattr(out, "flush", bool)()  # an object of the caller's own need not have it
@@ -115,13 +115,13 @@ def log_here(records: Payload) -> None:
 
 
 def bars_aside(out: TextIO) -> contextlib.AbstractContextManager[Any]:
-    """Have progress bars, ours and a user's own, out of the way of what is printed."""
+    """Return a context in which progress bars are off the screen, so that text can be printed in their place."""
     tqdm = _tqdm()
     return contextlib.nullcontext() if tqdm is None else tqdm.external_write_mode(out)
 
 
 def beside_bars(write: Callable[[str], None], out: Callable[[], TextIO]) -> Callable[[str], None]:
-    """Have bars out of the way of what `write` puts on the screen that `out` names."""
+    """Return a function that does what `write` does, with progress bars off the screen that `out` returns."""
 
     def written(text: str) -> None:
         with bars_aside(out()):
@@ -131,7 +131,7 @@ def beside_bars(write: Callable[[str], None], out: Callable[[], TextIO]) -> Call
 
 
 def _bars() -> bool:
-    """Whether there are any: they would overwrite a line that has no end."""
+    """Whether there are progress bars: these would overwrite a line without a line end."""
     return bool(getattr(_tqdm(), "_instances", None))
 
 
@@ -140,7 +140,7 @@ def _tqdm() -> Any:
 
 
 def client_table(title: str, workers: dict[str, Worker]) -> str:
-    """A client and the machines of its cluster as HTML."""
+    """Return a client and the machines of its cluster as HTML, for notebooks."""
     rows = "".join(
         f"<tr><td>{html.escape(worker.name)}</td><td>{html.escape(address)}</td>"
         f"<td>{html.escape(worker.versions.get(PYTHON, ''))}</td>"

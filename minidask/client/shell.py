@@ -1,4 +1,4 @@
-"""A client's shell: its sockets, threads and locks. What is to be done, `ClientCore` decides.
+"""A client's shell: its socket, threads and locks. All decisions are `ClientCore`'s.
 
     submit ─pickle, announce blobs─► ClientCore ─► Submit ─► outbox ─► scheduler
     a future, settled ◄─ ClientCore ◄─ message ◄─ the thread that reads the connection
@@ -113,8 +113,8 @@ class ClientShell:
         self._devices: dict[type, Callable[[Any], None]] = {
             m.TaskOutput: self.screen.print,
             m.CallerMessage: self._to_screen_or_handler,
-            m.Workers: lambda message: self.workers.told(message.workers),
-            m.WorkerChanged: lambda message: self.workers.told_of(*message),
+            m.Workers: lambda message: self.workers.set_all(message.workers),
+            m.WorkerChanged: lambda message: self.workers.update_one(*message),
             m.ResultOffered: self._results.offered,
             m.Chunk: self._results.received,
             m.NoBlob: self._results.refused,

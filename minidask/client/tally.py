@@ -1,4 +1,4 @@
-"""What a progress bar shows, from what was counted: without a clock, threads or a screen."""
+"""Decides what a progress bar shows, from counts alone. Pure: no clock, threads or screen, so tests need none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class SchedulerCounts(NamedTuple):
-    """What the scheduler says of one client's tasks: how many run now, and how many its tasks have submitted."""
+    """The scheduler's counts for one client: tasks that run now, nested ones, and nested ones that are over."""
 
     running: int
     nested: int
@@ -15,7 +15,7 @@ class SchedulerCounts(NamedTuple):
 
 
 class BarText(NamedTuple):
-    """What a bar shows: how many calls are over, of how many if that is known, and a note on the others."""
+    """What a bar shows: how many calls are over, how many there are (None: unknown), and a note on the others."""
 
     over: int
     total: int | None
@@ -44,7 +44,7 @@ class CallCounts:
     cancelled: int = 0
 
     def add(self, calls: int, *, failed: bool = False, cancelled: bool = False) -> None:
-        """Count a task of so many calls that is over. A failed one counts as one call: the others did not end."""
+        """Count a task of `calls` calls that is over. A failed task counts as one call: its others did not run."""
         if cancelled:
             self.cancelled += calls
         elif failed:
@@ -56,22 +56,22 @@ class CallCounts:
 class Tally:
     """Adds up the counts that one bar shows.
 
-    One thread may call `open` and `close` while another one reads: all that is read changes in one assignment.
+    One thread may call `open` and `close` while another one reads, as each replaces the counts in one assignment.
     """
 
     def __init__(self) -> None:
         self._counts: tuple[CallCounts, ...] = (CallCounts(total=0),)  # the first one: of all that were closed
 
     def __bool__(self) -> bool:
-        """Whether there is something to show."""
+        """Whether any call was submitted."""
         return any(counts.submitted for counts in self._counts)
 
     def open(self, counts: CallCounts) -> None:
-        """Show these counts too, which go on changing."""
+        """Show these counts too. They go on changing until `close`."""
         self._counts = (*self._counts, counts)
 
     def close(self, counts: CallCounts, ended_well: bool) -> None:
-        """Note that these counts change no more. If the calls ended well, those that came are all there are."""
+        """Note that these counts change no more. If the calls ended well, no more than the submitted ones will come."""
         closed, *others = self._counts
         total = counts.submitted if ended_well else counts.total
         self._counts = (
@@ -86,10 +86,10 @@ class Tally:
         )
 
     def text(self, scheduler: SchedulerCounts | None = None) -> BarText:
-        """The bar as it is now.
+        """Return what the bar shows now.
 
         Args:
-            scheduler: what the scheduler says; None: it has not answered yet.
+            scheduler: the scheduler's counts; None: it has not answered yet.
         """
         all_counts = self._counts
         failed = sum(counts.failed for counts in all_counts)
@@ -109,7 +109,7 @@ class Tally:
 
 
 def counts_of_asker(info: dict[str, Any]) -> SchedulerCounts | None:
-    """What the scheduler's description of itself says of the client that asked for it."""
+    """Return the counts of the client that asked, from the scheduler's answer; None if it has no such client."""
     for client in info["clients"]:
         if client["id"] == info["you"]:
             return SchedulerCounts(client["running"], client["nested"]["submitted"], client["nested"]["finished"])
@@ -117,5 +117,5 @@ def counts_of_asker(info: dict[str, Any]) -> SchedulerCounts | None:
 
 
 def since(now: SchedulerCounts, before: SchedulerCounts) -> SchedulerCounts:
-    """The counts of now, without those nested tasks that were counted before."""
+    """Return the counts of now without the nested tasks of `before`: a bar shows only those that came later."""
     return SchedulerCounts(now.running, now.nested - before.nested, now.nested_over - before.nested_over)

@@ -1,4 +1,8 @@
-"""Warns of workers whose Python or packages are not those of the client."""
+"""Warns of workers whose Python or packages differ from the client's.
+
+A machine of another Python gets no tasks of this client, which users should know. With other packages tasks run, but
+may fail or give other results.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,11 @@ MAX_COLUMNS = 8
 
 
 class VersionWatch:
-    """Warns of each worker of another Python once, and of other packages once.
+    """Warns once of each worker of another Python, and once of other packages, also of workers that join later.
 
     Args:
-        own: the client's versions.
+        own: the client's versions, by package.
+        workers: the workers to watch.
     """
 
     def __init__(self, own: Mapping[str, str], workers: WorkerTable) -> None:
@@ -31,13 +36,13 @@ class VersionWatch:
         workers.on_change.add(self._changed)
 
     def _changed(self) -> None:
-        """For the thread that reads: it must not run what users make of warnings."""
+        """Warn from a thread: users may turn warnings into code of their own, which the reading thread must not run."""
         if not self._looked_at.issuperset(self._workers.entries):
             with contextlib.suppress(RuntimeError):  # there are no more threads to be had: the next change tries again
                 threading.Thread(target=self.warn, name="minidask-versions", daemon=True).start()
 
     def warn(self) -> None:
-        """Warn of what has come since this was last called."""
+        """Warn of the workers that have joined since the last call."""
         new = {address: w for address, w in self._workers.entries.items() if address not in self._looked_at}
         self._looked_at.update(new)
         for address, worker in new.items():
@@ -75,7 +80,12 @@ def warn_of_left_out(workers: Mapping[str, Worker]) -> None:
 
 
 def comparison(own: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) -> str:
-    """The client's versions beside those of others, by name, as far as they differ; those that agree share a column."""
+    """Return a table of those packages whose versions differ. Machines that agree with each other share a column.
+
+    Args:
+        own: the client's versions, by package.
+        others: the versions of each machine, by the machine's name.
+    """
     names = [name for name in own if any(theirs.get(name) != own[name] for theirs in others.values())]
     alike: dict[tuple[str, ...], list[str]] = {}
     for title, theirs in others.items():
@@ -90,10 +100,12 @@ def comparison(own: Mapping[str, str], others: Mapping[str, Mapping[str, str]]) 
 
 
 def all_versions(own: dict[str, str], info: Mapping[str, object], *, check: bool) -> dict[str, dict[str, object]]:
-    """What `Client.get_versions` returns.
+    """Return the versions of client, scheduler and machines, for `Client.get_versions`.
 
     Args:
-        info: the scheduler's, as `Client.scheduler_info` returns it.
+        own: the client's versions, by package.
+        info: the scheduler's description of the cluster, as `Client.scheduler_info` returns it.
+        check: whether differences are an error.
 
     Raises:
         VersionMismatch: with `check`, there are differences.

@@ -1,4 +1,7 @@
-"""The workers of the cluster, as far as the scheduler has told of them."""
+"""The client's table of workers, kept up to date by the scheduler's messages.
+
+It answers how many tasks run at once without a question to the scheduler, and threads can wait for a change.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from minidask.host.versions import PYTHON, fits, minor, mismatch
 
 
 class Worker(NamedTuple):
-    """A worker: its name and slots, the versions of its Python and packages, and whether it runs our tasks."""
+    """A worker: its name and slots, its versions of Python and packages, and whether it runs this client's tasks."""
 
     name: str
     slots: int
@@ -19,48 +22,48 @@ class Worker(NamedTuple):
 
 
 class WorkerTable:
-    """Changed by whoever reads the connection; any thread may look, and wait for a change.
+    """The workers of the cluster. The thread that reads changes it; any thread may look, and wait for a change.
 
     Args:
-        python: the version of the client's; workers of another one get none of its tasks.
+        python: the client's version of Python. Workers of another one get none of its tasks.
     """
 
     def __init__(self, python: str) -> None:
         self._python = python
         self.known = False
-        """Whether the scheduler has told of any, or of there being none."""
+        """Whether the scheduler has sent the first list of workers, which may be empty."""
         self.on_change: set[Callable[[], None]] = set()
-        """Called when workers come, go, or change, by the thread that reads: they must not wait."""
+        """Called by the thread that reads when workers join, leave, or change; these functions must not wait."""
         self.entries: dict[str, Worker] = {}
-        """By address. Replaced, never changed: others may be going through it."""
+        """By address. The dict is replaced, never changed: another thread may be iterating over it."""
         self._changed = Sleepers()
 
     def nthreads(self) -> dict[str, int]:
-        """`{worker address: slots}` of those that run our tasks."""
+        """Return `{worker's address: slots}` of the workers that run this client's tasks."""
         return {address: worker.slots for address, worker in self.entries.items() if worker.usable}
 
     def slots(self) -> int:
-        """How many of our tasks the whole cluster runs at once."""
+        """Return how many of this client's tasks the whole cluster runs at once."""
         return sum(worker.slots for worker in self.entries.values() if worker.usable)
 
     def unusable(self) -> dict[str, Worker]:
-        """Those of another Python."""
+        """Return the workers of another Python, by address."""
         return {address: worker for address, worker in self.entries.items() if not worker.usable}
 
     def refusal(self) -> str:
-        """Why none of the workers that are there runs our tasks; empty if one does, or there are none."""
+        """Return why no worker runs this client's tasks; an empty text if one does, or if there is no worker."""
         others = self.unusable()
         if not any(worker.slots for worker in others.values()) or self.slots():
             return ""
         workers = [(f"{worker.name} at {address}", worker.versions[PYTHON]) for address, worker in others.items()]
         return mismatch(self._python, workers)
 
-    def told(self, workers: Iterable[Any]) -> None:
-        """These are all, as `(address, name, slots, versions)` each."""
+    def set_all(self, workers: Iterable[Any]) -> None:
+        """Replace the table; each worker is `(address, name, slots, versions)`."""
         self._replace({address: self._worker(*of_worker) for address, *of_worker in workers})
 
-    def told_of(self, address: str, name: str, slots: int | None, versions: Mapping[str, str]) -> None:
-        """This one now has so many slots; None: it has left."""
+    def update_one(self, address: str, name: str, slots: int | None, versions: Mapping[str, str]) -> None:
+        """Note how many slots a worker has now; None: it has left."""
         others = {known: entry for known, entry in self.entries.items() if known != address}
         self._replace(others if slots is None else {**others, address: self._worker(name, slots, versions)})
 
@@ -75,9 +78,9 @@ class WorkerTable:
             tell()
 
     def wait(self, condition: Callable[[], object], seconds: float) -> None:
-        """Wait until a condition is true, which is looked at when something has changed, or for so many seconds."""
+        """Wait until a condition is true, at most `seconds`. The condition is checked after each change."""
         self._changed.sleep_until(condition, seconds)
 
     def wake(self) -> None:
-        """Have those who wait look again."""
+        """Have all threads in `wait` check their conditions again."""
         self._changed.wake()

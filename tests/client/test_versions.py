@@ -14,7 +14,7 @@ OURS, PATCHED, OTHER = "3.11.7", "3.11.2", "3.12.1"
 
 def table(*workers: tuple[str, dict[str, str]]) -> WorkerTable:
     found = WorkerTable(OURS)
-    found.told([[f"tcp://{name}", name, 2, versions] for name, versions in workers])
+    found.set_all([[f"tcp://{name}", name, 2, versions] for name, versions in workers])
     return found
 
 
@@ -26,7 +26,7 @@ def test_only_workers_of_this_python_count() -> None:
     assert room.refusal() == ""
     only = table(("b", {"python": OTHER}))
     assert "Python 3.11.7" in only.refusal() and "b at tcp://b (Python 3.12.1)" in only.refusal()
-    only.told_of("tcp://b", "b", 0, {"python": OTHER})
+    only.update_one("tcp://b", "b", 0, {"python": OTHER})
     assert only.refusal() == ""  # it is about to end
     assert table().refusal() == ""
 
@@ -42,8 +42,8 @@ def test_each_other_python_is_warned_of_once_and_packages_once() -> None:
     python, packages = (str(warning.message) for warning in caught)
     assert "machine b at tcp://b runs Python 3.12.1 and this client 3.11.7" in python
     assert packages.endswith("\n        client  a\nnumpy   2.1     1.9\npandas  2.0     -\nscipy   1.0     -")
-    room.told_of("tcp://d", "d", 1, {"python": OURS, "numpy": "0.1"})
-    room.told_of("tcp://b:2", "b", 1, {"python": OTHER})
+    room.update_one("tcp://d", "d", 1, {"python": OURS, "numpy": "0.1"})
+    room.update_one("tcp://b:2", "b", 1, {"python": OTHER})
     watch.warn()  # nothing new: a warning is an error in these tests
 
 
