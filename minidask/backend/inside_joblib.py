@@ -81,7 +81,7 @@ class InsideParallel:
         return not has_next and self.must_wait()
 
     def seconds_left(self, oldest: int) -> tuple[float | None, int]:
-        """How long to wait until joblib's `timeout` is over for the oldest pending batch.
+        """Return how long to wait until joblib's `timeout` is over for the oldest pending batch.
 
         joblib's own `get_status` fails the batch when the time is over.
 
@@ -137,7 +137,7 @@ class InsideParallel:
                 self.parallel.dispatch_next()
 
     def dispatching(self) -> AbstractContextManager[Any]:
-        """joblib's lock: nothing is taken from the user's iterable by another thread within the block."""
+        """Return joblib's lock. While it is held, no other thread takes items from the user's iterable."""
         lock: AbstractContextManager[Any] = self.parallel._lock
         return lock
 
@@ -152,7 +152,7 @@ class InsideParallel:
         self.parallel._original_iterator = iterator
 
     def calls_taken(self) -> int:
-        """How many calls joblib has taken from the iterable: submitted, or in batches that wait to be submitted."""
+        """Return how many calls joblib has taken from the iterable; some may not have been submitted yet."""
         return int(self.parallel.n_dispatched_tasks) + sum(map(len, list(self.parallel._ready_batches.queue)))
 
     # --- what is replaced on one object ---
@@ -171,7 +171,7 @@ class InsideParallel:
         self.parallel._wait_retrieval = wait_retrieval
 
     def wait_as_joblib(self) -> None:
-        """Undo `wait_by`."""
+        """Have joblib wait for results by its own loop again, as before `wait_by`."""
         self.parallel.__dict__.pop("_wait_retrieval", None)
 
     def print_beside_bars(self) -> None:

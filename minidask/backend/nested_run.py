@@ -124,7 +124,7 @@ class NestedRun(ParallelRun):
                 self._send_or_queue(batch)
 
     def _share_if_busy(self) -> None:
-        """Share from a new thread: the task's own may be busy for long, unless this is it."""
+        """Share the local queue from a new thread, unless this is the collecting one: that may be busy for long."""
         if self._local_queue and self._may_share() and threading.get_ident() != self._collecting_thread:
             with contextlib.suppress(RuntimeError):  # no more threads can be started: the batches run here instead
                 start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
@@ -134,7 +134,7 @@ class NestedRun(ParallelRun):
         self._share_if_busy()
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
-        """Share first: callbacks are the user's code, and may take long."""
+        """Run joblib's callbacks; share the local queue before that, as they are the user's code and may take long."""
         self._share()
         super()._run_callbacks(leadership)
 

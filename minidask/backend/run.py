@@ -77,7 +77,7 @@ class Batch(NamedTuple):
 
 
 def future_of_batch() -> Future:
-    """A future for a batch that is not sent to the cluster, to be settled here."""
+    """Return a future for a batch that is not sent to the cluster; it is settled in this process."""
     return Future(0, "batch")
 
 
@@ -302,7 +302,7 @@ class ParallelRun:
         while (callback := self._done.get()) is not None:
             try:
                 callback()
-            except BaseException as error:  # noqa: BLE001 - see above
+            except BaseException as error:  # noqa: BLE001 - the user gets it with the results
                 self._inside.fail(error)
 
     # --- the end ---

@@ -191,20 +191,20 @@ class ClientCore(Generic[HandleT]):
         return self.release(task.mapped) if task is not None else []
 
     def cancel(self, numbers: Sequence[int], force: bool) -> list[m.Message]:
-        """Wait for these tasks no more; with `force`, those that run are stopped."""
+        """Forget tasks that were cancelled, and tell the scheduler; with `force`, it stops those that run too."""
         messages: list[m.Message] = [m.Cancel([*numbers], force)] if numbers else []
         for number in numbers:
             messages += self.take_back(number)
         return messages
 
     def drop(self, numbers: Iterable[int]) -> list[m.Message]:
-        """Have those tasks not begin whose futures nobody holds; those that are over already are left alone."""
+        """Forget tasks whose futures were dropped, and have them not begin; tasks that are over are ignored."""
         return self.cancel([number for number in numbers if number in self._tasks], force=False)
 
     # --- groups ---
 
     def open_group(self, limit: int, parent: list[int]) -> tuple[int, list[m.Message]]:
-        """Open a group of which at most `limit` tasks run at once; returns its number too."""
+        """Open a group of which at most `limit` tasks run at once; return its number and the messages to send."""
         number = next(self._group_numbers)
         self._groups[number] = True
         return number, [m.OpenGroup(number, limit, parent)]
@@ -225,7 +225,7 @@ class ClientCore(Generic[HandleT]):
         return [m.Ask(self._request(on_answer))]
 
     def restart(self, on_answer: OnAnswer) -> list[m.Message]:
-        """Have every slot replaced by a fresh one; the answer comes when all are ready."""
+        """Return the messages that have all slots replaced; the answer comes when the fresh ones are ready."""
         return [m.Restart(self._request(on_answer))]
 
     def _request(self, on_answer: OnAnswer) -> int:
@@ -236,11 +236,11 @@ class ClientCore(Generic[HandleT]):
     # --- blobs ---
 
     def lacking(self, blobs: Iterable[bytes]) -> list[bytes]:
-        """Return those that nobody holds: the scheduler does not have them."""
+        """Return those of these blobs that nobody holds: the scheduler does not have them."""
         return [blob for blob in blobs if blob not in self._blobs]
 
     def check_held(self, blobs: Iterable[bytes], what: str) -> None:
-        """Raise if nobody holds one of these.
+        """Check that each of these blobs has a holder, so that the scheduler has it.
 
         Raises:
             SerializationError: that is so; `what` names in it who takes them.
@@ -252,7 +252,7 @@ class ClientCore(Generic[HandleT]):
             )
 
     def announce(self, blobs: Mapping[bytes, m.Payload], offers: Mapping[bytes, m.OfferBlob]) -> list[m.Message]:
-        """Return what tells the scheduler of the blobs that it does not have; `hold` is to be called after that.
+        """Return messages with those blobs that the scheduler lacks. Call `hold` when these are posted.
 
         Args:
             blobs: payloads by blob.
@@ -316,11 +316,11 @@ class ClientCore(Generic[HandleT]):
 
     @property
     def closed(self) -> bool:
-        """Whether this client is of no more use."""
+        """Whether this client was closed, has lost its scheduler, or is the parent process's."""
         return bool(self.why_closed or self.forked_from)
 
     def check(self) -> None:
-        """Raise if this client is of no more use.
+        """Check that this client can be used.
 
         Raises:
             SchedulerLost: there is no connection any more, and why.
@@ -333,7 +333,7 @@ class ClientCore(Generic[HandleT]):
             raise SchedulerLost(f"this Client is of no more use: {self.why_closed}; close() it, and make a new one")
 
     def close(self) -> None:
-        """The user has closed the client: no more is sent."""
+        """Note that the user has closed the client: nothing is sent any more."""
         self.why_closed = self.why_closed or "the client was closed"
 
     def abandon(self, process: int) -> list[HandleT]:
@@ -344,7 +344,7 @@ class ClientCore(Generic[HandleT]):
         return handles
 
     def end(self, why: str) -> list[Settle[HandleT] | Tell]:
-        """The connection has ended: nothing that is waited for will come.
+        """Note that the connection has ended; return an error for each task and question that is pending.
 
         Args:
             why: said where no other reason is known yet.

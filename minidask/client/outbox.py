@@ -51,7 +51,7 @@ class Outbox:
         self._writing = False
 
     def send(self, pieces: Iterable[Buffer]) -> None:
-        """Write these, one right behind the other, and before them what an interrupted sender left.
+        """Write pieces, one right behind the other. What an interrupted sender left is written before them.
 
         Raises:
             OSError: the socket cannot be written to.
@@ -60,11 +60,11 @@ class Outbox:
         self.flush()
 
     def put(self, pieces: Iterable[Buffer]) -> None:
-        """Have these written by the next `flush`, one right behind the other. It takes no lock."""
+        """Queue pieces for the next `flush`, which writes them one right behind the other. It takes no lock."""
         self._pieces.extend([(piece, []) for piece in pieces])
 
     def flush(self) -> None:
-        """Write what there is; returns when it is written, be it by another thread.
+        """Write all queued pieces. If another thread is writing them, wait until it has done so.
 
         Raises:
             OSError: the socket cannot be written to.
