@@ -25,7 +25,8 @@ from minidask.client.group import TaskGroup
 from minidask.data import files as blobfiles
 from minidask.data.files import blob_id
 from minidask.pickling.sharing import Scattered
-from minidask.wire.messages import PutBlob
+from minidask.wire.codec import encode
+from minidask.wire.messages import Message, PutBlob
 from tests.helpers import Programs, alive, pinned, wait_until
 
 MIB = 2**20
@@ -56,20 +57,13 @@ def total(data: Any) -> tuple[float, bool]:
 
 
 @pytest.fixture
-def sent(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+def sent(client: minidask.Client, messages: list[Message]) -> Iterator[Callable[[], int]]:
     """How many bytes the client has sent since it was last asked."""
-    outbox, count = client.shell.connection._outbox, [0]
-    put = outbox.put
-
-    def counting(pieces: list[Any]) -> None:
-        count[0] += sum(len(piece) for piece in pieces)
-        put(pieces)
-
-    monkeypatch.setattr(outbox, "put", counting)
 
     def ask() -> int:
-        so_far, count[0] = count[0], 0
-        return so_far
+        size = sum(len(piece) for message in messages for piece in encode(message))
+        messages.clear()
+        return size
 
     with joblib.parallel_config("minidask", scheduler=client):
         yield ask

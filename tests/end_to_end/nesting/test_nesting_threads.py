@@ -210,10 +210,10 @@ def test_two_clients_of_a_task_hold_data_each_for_itself(one_worker: minidask.Cl
             handles = first.scatter(array), second.scatter(array)
             handles[0].release()
             first.shell.release_dropped()
-            held = set(os.listdir(second.shell.blobs._store.folder))  # type: ignore[union-attr]
+            held = set(os.listdir(second.shell.store.folder))  # type: ignore[union-attr]
             handles[1].release()
             second.shell.release_dropped()
-            return len(held - set(os.listdir(second.shell.blobs._store.folder)))  # type: ignore[union-attr]
+            return len(held - set(os.listdir(second.shell.store.folder)))  # type: ignore[union-attr]
 
     assert one_worker.submit(task, one_worker.address).result(SECONDS) == 1
 
