@@ -11,7 +11,7 @@ Where a test belongs:
 - `tests/foreign/` runs joblib's and scikit-learn's own tests.
 - `tests/project/` looks at the project: its layers, its package, its benchmark.
 
-Two processes share the tests out by file (`.ci/check`). A test that is marked `alone` runs afterwards, when no other
+Three processes share the tests out by file (`.ci/check`). A test that is marked `alone` runs afterwards, when no other
 test does: it sends Ctrl-C to its own process, measures milliseconds, or looks at what any program of ours removes.
 
 Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`.
@@ -37,8 +37,9 @@ from minidask.wire.messages import Message
 from tests.helpers import Programs, at_rest, leftovers, our_processes, wait_until
 
 TESTS = Path(__file__).parent
+ORDER = {"foreign": 0, "end_to_end": 2}  # all others are between these
 
-# Two processes run tests at once: that one example takes longer than another tells nothing.
+# Several processes run tests at once: that one example takes longer than another tells nothing.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -49,8 +50,8 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest come first, so that no process waits for another at the end."""
-    items.sort(key=lambda item: item.path.relative_to(TESTS).parts[0] not in ("foreign", "project"))
+    """The longest files come first, so that no process has one left at the end."""
+    items.sort(key=lambda item: ORDER.get(item.path.relative_to(TESTS).parts[0], 1))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

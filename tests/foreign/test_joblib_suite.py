@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from minidask.host.folders import sweep
-
-# Child processes of other backends import minidask too: joblib's tests nest every backend in every other one.
-SITE = "import minidask\n"
-
-# Calls on minidask, nested in and around the others; threads, which share its process; and the options of a call, as
-# `eval_expr` is replaced. The rest of the suite, most of its time, is about other backends, with minidask imported. The
-# two halves are two tests, so that two processes share them.
-OURS = "minidask or threading or dispatch_one_job or dispatch_multiprocessing or njobs or pretty_print"
-
+from tests.foreign.joblib_suite import OURS, SITE, run_suite
 
 # joblib.test.test_memmapping has few tests of backends. Those that name two of joblib's get ours as a third; those that
 # name none run on the default, which ours is made. Scripts that are given an import path of their own keep ours too.
@@ -61,32 +49,12 @@ MEMMAPPING = (
 )
 
 
-def run_suite(folder: Path, plugin: str, *tests: str) -> str:
-    """Run tests of joblib's with a plugin of ours, to success; returns what pytest printed."""
-    (folder / "sitecustomize.py").write_text(SITE)
-    (folder / "minidask_plugin.py").write_text(plugin)
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, "-m", "pytest", "-p", "minidask_plugin", "-p", "no:cacheprovider", "--pyargs", *tests]
-    command += ["--timeout", "120", "-W", "default", "-v", "-c", os.devnull]
-    result = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=580, check=False
-    )
-    sweep()  # loky ends its workers with SIGKILL, and a cluster nested in one of them with it, store and all
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
-    return result.stdout
-
-
 @pytest.mark.timeout(240)
 def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
     printed = run_suite(tmp_path, SITE, "joblib.test.test_parallel", "-k", OURS)
     ours = re.findall(r"::\S*minidask\S* (\w+)", printed)
     assert ours.count("PASSED") >= 60, printed[-3000:]
     assert set(ours) <= {"PASSED"}
-
-
-@pytest.mark.timeout(600)
-def test_joblibs_own_tests_of_other_backends(tmp_path: Path) -> None:
-    run_suite(tmp_path, SITE, "joblib.test.test_parallel", "-k", f"not ({OURS})")
 
 
 @pytest.mark.timeout(120)
