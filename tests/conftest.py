@@ -34,7 +34,7 @@ import minidask
 import minidask.client.registry
 from minidask.host.folders import sweep
 from minidask.wire.messages import Message
-from tests.helpers import Programs, at_rest, leftovers, our_processes, wait_until
+from tests.helpers import RUN, Programs, at_rest, leftovers, our_processes, wait_until
 
 TESTS = Path(__file__).parent
 ORDER = {"foreign": 0, "end_to_end": 2}  # all others are between these
@@ -47,6 +47,7 @@ hypothesis.settings.load_profile("no deadline")
 def pytest_configure() -> None:
     # A shell has what it puts in the background ignore Ctrl-C, and so would all that the tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.setdefault(RUN, str(os.getpid()))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

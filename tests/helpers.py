@@ -19,6 +19,7 @@ from minidask.host.folders import PREFIX, SHARED_MEMORY, is_alive
 from minidask.wire.messages import Message, OfferBlob, Submit
 
 DEADLINE = 30.0
+RUN = "MINIDASK_TESTS"  # the variable that all processes of a run of the tests share: the number of its first one
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = DEADLINE) -> None:
@@ -30,14 +31,15 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
 
 
 def our_processes() -> list[psutil.Process]:
-    """All processes of ours on this machine that this one has started, or that lost whoever started them."""
+    """The processes of minidask that this run of the tests has started, also those whose parents have ended."""
     found = []
-    for process in psutil.process_iter(["cmdline", "ppid", "status"]):
+    for process in psutil.process_iter(["cmdline", "environ"]):
         line = " ".join(process.info["cmdline"] or [])
         if "minidask" in line and ("from minidask" in line or "minidask-" in line or "-m minidask" in line):
             found.append(process)
     mine = {p.pid for p in psutil.Process().children(recursive=True)}
-    return [p for p in found if (p.pid in mine or p.info["ppid"] == 1) and alive([p.pid])]
+    run = os.environ[RUN]
+    return [p for p in found if (p.pid in mine or (p.info["environ"] or {}).get(RUN) == run) and alive([p.pid])]
 
 
 def alive(pids: list[int]) -> list[int]:
