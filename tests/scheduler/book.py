@@ -59,6 +59,7 @@ class Book(RuleBasedStateMachine):
                 assert set(message.blobs) <= self.blobs[peer], "a task came before its blobs"
                 assert message.task not in self.holding[peer], "a worker was given a task that it has"
                 self.holding[peer][message.task] = message
+                self.offered.discard((peer, message.task))  # that was an attempt before
                 if message.host:
                     assert self.waiting[peer][message.host] == 0, "a slot was used that is not lent, or is in use"
                     self.waiting[peer][message.host] = message.task
