@@ -100,7 +100,7 @@ def complete(outcome: Outcome, take: Callable[[bytes], Buffer]) -> Outcome:
     would, and they would fill the memory until this client leaves.
 
     Args:
-        take: takes the buffer of this name out of the store, and returns it.
+        take: takes the buffer with this id out of the store, and returns it.
     """
     if not isinstance(outcome, Returned) or len(outcome.payload) == 1:
         return outcome
@@ -109,9 +109,9 @@ def complete(outcome: Outcome, take: Callable[[bytes], Buffer]) -> Outcome:
         left = left_in(outcome.payload)
         return outcome._replace(payload=taken(outcome.payload, take))
     except (SerializationError, OSError) as error:
-        for name in left:
+        for blob in left:
             with contextlib.suppress(SerializationError, OSError):  # it was taken before the error
-                take(name)
+                take(blob)
         return Lost(SerializationError(f"a task's large result cannot be had: {error}"))
     except Exception as error:  # noqa: BLE001 - what a worker has sent concerns that task alone
         text = f"{outcome.worker} has sent a task's result in a form that cannot be read"

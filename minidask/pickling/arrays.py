@@ -1,8 +1,10 @@
-"""The arrays that NumPy copies into a pickle, where no two tasks can share them: views with gaps, and memory maps.
+"""How two kinds of arrays are pickled that NumPy would copy into the pickle: views with gaps, and memory maps.
 
-A view is taken as an array without gaps, whose buffer goes beside the pickle. A memory map of a file goes as the file's
-name to where that file is, as joblib has it: tasks read it and write to it there. Nothing here imports NumPy: whoever
-holds an array has done it.
+Bytes inside a pickle are sent with each task, and no two tasks share them. So a view with gaps is sent as an array
+without gaps, whose buffer stays beside the pickle. A memory map of a file is sent as the file's name, if the receiver
+has that file: tasks read it and write to it there, as with joblib's own backends.
+
+Nothing here imports NumPy. A program with an array has imported it, and one without would wait for it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from minidask.wire.large import OUT_OF_BAND_BYTES
 def reduction(
     obj: Any, *, files: bool = False, lent: bool = False, contiguous: Callable[[Any], Any] | None = None
 ) -> Any:
-    """What pickle is to do with an array, as `__reduce_ex__` tells it; NotImplemented if that is as good itself.
+    """Return how an array is pickled, as `__reduce_ex__` does; NotImplemented if NumPy's own way is as good.
 
     Args:
         files: whether the receiver has the files of this machine.
-        lent: whether it is an argument, which the sender keeps, and not a result.
+        lent: whether the array is an argument, which the sender keeps, and not a result.
         contiguous: makes the array without gaps; None: NumPy does.
     """
     numpy = sys.modules.get("numpy")
@@ -61,10 +63,10 @@ def _bounds(array: Any) -> tuple[int, int]:
 
 
 def _is_in_file(array: Any, memmap: Any) -> bool:
-    """Whether what the array shows is what the file has; a copy-on-write map may have been written to."""
+    """Whether the array has what its file has. A copy-on-write map may have other content."""
     try:
         length = os.path.getsize(memmap.filename)
-    except (OSError, TypeError) as error:  # it is gone, or had no name
+    except (OSError, TypeError) as error:  # the file is gone, or has no name
         pass_on(error)
         return False
     return bool(memmap.mode != "c" and length >= memmap.offset + memmap.nbytes and array.nbytes)
@@ -88,28 +90,30 @@ def map_file(
     shape: tuple[int, ...],
     strides: Any,
 ) -> Any:
-    """What a pickle calls for an array that shows a part of a file.
+    """Map an array that lies in a file. Pickles call this.
 
     Args:
+        name: the path of the file.
         mode: as `numpy.memmap` takes it.
-        start: of the bytes that the array covers, in the file.
-        length: of those bytes.
-        first: where in them the array's first item is.
+        start: the offset in the file of the bytes that the array covers.
+        length: the number of those bytes.
+        first: the offset of the array's first item in those bytes.
+        dtype, shape, strides: of the array.
     """
     import numpy  # noqa: PLC0415 - only a receiver of arrays needs it
 
     return numpy.ndarray(shape, dtype, numpy.memmap(name, numpy.uint8, mode, start, (length,)), first, strides)
 
 
-def _copied(array: Any, in_vain: bool, numpy: Any) -> Any:
-    """Have an array of a file pickled as data; read-only if writes would not reach the file, as the task expects."""
+def _copied(array: Any, lost_writes: bool, numpy: Any) -> Any:
+    """Pickle an array of a file as data; read-only if a task would expect its writes to reach the file."""
     plain = array.view(numpy.ndarray)
     reduced = (plain if plain.flags.forc else numpy.ascontiguousarray(plain)).__reduce_ex__(5)
-    return (read_only, reduced) if in_vain and array.nbytes else reduced
+    return (read_only, reduced) if lost_writes and array.nbytes else reduced
 
 
 def read_only(make: Any, arguments: Any) -> Any:
-    """What a pickle calls for an array that nobody is to write to."""
+    """Make an array, and have writes to it fail. Pickles call this."""
     array = make(*arguments)
     array.flags.writeable = False
     return array

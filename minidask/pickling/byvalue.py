@@ -1,10 +1,12 @@
 """Functions and classes that travel by value, those of `__main__` above all, and what pickles call to make them.
 
-In a task, all that its pickles hold is made in one `Namespace`, as if it had come in one pickle: a class is made once,
-and functions of one module share their globals. It is the task's own: no class of the process is touched.
+cloudpickle sends such a class whole, and tracks it in tables of the process, so that it stays one class. minidask sends
+one task in several pickles, and a process may run tasks of several callers. For both, those tables are too coarse:
 
-Elsewhere, where results arrive, a class that the process has already, or had sent itself, is taken as it is, whatever
-the pickle says that it is like.
+- In a task, all its pickles make their classes and globals in one `Namespace`, as if they were one pickle. A class is
+  made once, and functions of one module share their globals. The namespace is the task's own.
+- In the caller, where results arrive, a class that this process has, or has sent, stays as it is. The pickle does not
+  change it.
 """
 
 from __future__ import annotations
@@ -31,8 +33,8 @@ class Namespace:
     """The classes and the modules' globals that one task's pickles have made.
 
     Args:
-        to_process: whether nobody else unpickles in this process meanwhile: then what the task itself unpickles
-            with cloudpickle finds these classes too.
+        to_process: whether no other task runs in this process meanwhile. Then a task that itself unpickles with
+            cloudpickle finds these classes too.
     """
 
     def __init__(self, to_process: bool = False) -> None:
@@ -42,17 +44,17 @@ class Namespace:
         self._whole_process = to_process
 
     def begin(self) -> None:
-        """What this thread unpickles from now on belongs here."""
+        """Have this thread unpickle into this namespace from now on."""
         this_thread.namespace = self
         if self.classes and self._whole_process:
             _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.update(self.classes)
 
     def size(self) -> int:
-        """How many classes and modules it knows."""
+        """Return the number of classes and modules that were made here."""
         return len(self.classes) + len(self.globals)
 
     def adopt(self, tracker: str, cls: Any) -> None:
-        """Have a class that was just made be the one of its kind; pickled again, it is what it came as."""
+        """Note a class that was just made. Pickled again, it keeps the tracker that it was sent with."""
         self.classes[tracker] = cls
         with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
             _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_CLASS[cls] = tracker
@@ -60,7 +62,7 @@ class Namespace:
                 _cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID[tracker] = cls
 
     def claim(self, tracker: str, cls: Any) -> None:
-        """A task sends a class away. If it made that itself, it is not what the rest of the process is to find."""
+        """Take a class that a task pickles out of the table of the process, if the task has made it itself."""
         if self._whole_process or _is_in_its_module(cls):
             return
         with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
@@ -77,7 +79,7 @@ def _is_in_its_module(cls: Any) -> bool:
 
 
 class ThisThread(threading.local):
-    """What the task that this thread runs has unpickled, and where."""
+    """The blobs and the namespace of the task that this thread runs; None outside of tasks."""
 
     task: Any = None
     namespace: Namespace | None = None
@@ -90,7 +92,7 @@ this_thread = ThisThread()
 
 
 def what_it_has() -> Callable[[], None]:
-    """Have another thread, which calls the result, unpickle for the same task as this one."""
+    """Return a function that has the thread that calls it unpickle for the same task as this thread."""
     task, namespace = this_thread.task, this_thread.namespace
 
     def share() -> None:
@@ -117,19 +119,19 @@ class GlobalsOfModules(dict[int, SharedGlobals]):
     """In the place of cloudpickle's table of the globals that one pickle holds, by id."""
 
     def setdefault(self, key: int, default: Any = None) -> SharedGlobals:
-        """Return the globals under this key, made if there are none; cloudpickle's default is not used."""
+        """Return the globals under this key, made if there are none. The default of cloudpickle is not used."""
         if key not in self:
             self[key] = SharedGlobals(key)
         return self[key]
 
 
 def with_our_makers(obj: Any, reduction: Any) -> Any:
-    """What cloudpickle would have a pickle call, with ours in its place where that makes a class."""
+    """Return a reduction of cloudpickle's, with `make_class` in the place of its own maker of classes."""
     if type(reduction) is not tuple or reduction[0] not in _MAKERS:
         return reduction
     make, arguments, state = reduction[:3]
     if make is _MAKERS[0] and "__slots__" in vars(obj) and typing.NamedTuple not in arguments[2]:
-        arguments[3]["__slots__"] = obj.__slots__  # set later, they would be a mere attribute
+        arguments[3]["__slots__"] = obj.__slots__  # set later, they would be an attribute without effect
     if make is _MAKERS[0]:
         state = ({**_equal_overrides(obj), **state[0]}, *state[1:])
     if this_thread.namespace is not None:
@@ -138,7 +140,7 @@ def with_our_makers(obj: Any, reduction: Any) -> Any:
 
 
 def _equal_overrides(cls: type) -> dict[str, Any]:
-    """What a class has of its own that is the very object that a base has: cloudpickle takes that for inherited."""
+    """Attributes of a class that are the very object that a base has: cloudpickle takes them for inherited."""
     return {
         name: value
         for name, value in vars(cls).items()
@@ -147,13 +149,13 @@ def _equal_overrides(cls: type) -> dict[str, Any]:
 
 
 def reduce_cached(function: Any) -> Any:
-    """A function with `functools.lru_cache` that no worker can import: it is made again there, its cache empty."""
+    """Reduce a function with `functools.lru_cache` that no worker can import. It is made again, with an empty cache."""
     own = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
     return make_cached, (function.__wrapped__, function.cache_parameters()), own
 
 
 def send_mp_main_by_value() -> None:
-    """In a child of multiprocessing's, what its program defines is in a module that no worker can import."""
+    """Register the program of a child of multiprocessing to be sent by value: no worker can import `__mp_main__`."""
     module = sys.modules.get(MP_MAIN)
     if module is not None and MP_MAIN not in _cloudpickle._PICKLE_BY_VALUE_MODULES:
         cloudpickle.register_pickle_by_value(module)
@@ -163,7 +165,7 @@ def send_mp_main_by_value() -> None:
 
 
 def shared_globals(key: int, names: dict[str, Any]) -> dict[str, Any]:
-    """The globals of the functions of one of the sender's modules."""
+    """Return the globals that the functions of one of the sender's modules share. Pickles call this."""
     namespace = this_thread.namespace
     if namespace is None:
         return names
@@ -172,7 +174,7 @@ def shared_globals(key: int, names: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_class(make: Callable[..., Any], *arguments: Any) -> Any:
-    """The class that is known here, else a new one, whose state comes next."""
+    """Return the class that is known here, else a new one, whose state comes next. Pickles call this."""
     *what, tracker, extra = arguments
     namespace = this_thread.namespace
     if namespace is not None:
@@ -192,7 +194,7 @@ def make_class(make: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def set_class_state(cls: Any, state: Any) -> None:
-    """Give a new class what it has; one that was here before keeps its own."""
+    """Set the attributes of a new class. A class that was here before keeps its own. Pickles call this."""
     for index, unfinished in enumerate(this_thread.unfinished):
         if unfinished is cls:
             del this_thread.unfinished[index]
@@ -201,5 +203,5 @@ def set_class_state(cls: Any, state: Any) -> None:
 
 
 def make_cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """What a pickle calls for a function with `functools.lru_cache`."""
+    """Wrap a function with `functools.lru_cache`. Pickles call this."""
     return functools.lru_cache(**parameters)(function)

@@ -1,4 +1,9 @@
-"""Functions and classes as things that are sent: whether a worker can import them, and whether two are the same."""
+"""Two questions about functions and classes, asked before one is pickled.
+
+Can a worker import it? Then its name is enough. Is it the same as one that was sent before? Then nothing is sent. A
+lambda in a loop is a new object each time, so identity answers the second question wrongly, and pickling both functions
+to compare them costs what it is to save. What a function consists of is the answer: see `fingerprint`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +17,12 @@ Key = tuple[Any, ...]
 
 
 def name_of(function: Any) -> str:
-    """What people are told that a function is called: its qualified name, or that of its type where it has none."""
+    """Return the name of a function for messages: its qualified name, or that of its type if it has none."""
     return str(getattr(function, "__qualname__", None) or type(function).__qualname__)
 
 
 def importable(obj: Any) -> bool:
-    """Whether a worker finds this very function or class by importing its module; cloudpickle then sends its name."""
+    """Whether a worker gets this very function or class by importing its module; cloudpickle then sends its name."""
     module = sys.modules.get(obj.__module__ or "")
     if module is None or obj.__module__ == "__main__":
         return False
@@ -30,18 +35,18 @@ def importable(obj: Any) -> bool:
 
 
 def _parents(module: str) -> list[str]:
-    parts = module.split(".")
-    return [".".join(parts[: index + 1]) for index in range(len(parts))]
+    levels = module.split(".")
+    return [".".join(levels[: index + 1]) for index in range(len(levels))]
 
 
 def fingerprint(function: types.FunctionType) -> tuple[Key, Key]:
-    """What a function consists of; two of which all this is identical are pickled to the same bytes.
+    """Return what a function consists of. Two functions with the same key are pickled to the same bytes.
 
-    A lambda in a comprehension is a new function for every item, and most often the same one nevertheless; a closure
-    whose variable has got another value is not what it was.
+    A lambda in a comprehension is a new function for every item, mostly with the same code, globals and closure. A
+    closure whose variable was assigned is another function.
 
     Returns:
-        The key, made of identities; and the objects whose identities those are: they must live as long as the key.
+        The key, made of identities; and the objects with those identities. They must live as long as the key.
     """
     held: list[Any] = [function.__code__, function.__globals__]
     if function.__closure__:
@@ -55,7 +60,7 @@ def fingerprint(function: types.FunctionType) -> tuple[Key, Key]:
 
 
 def cell_content(cell: types.CellType) -> Any:
-    """The value of a closure's variable; the cell itself while that has none."""
+    """Return the value of a closure's variable; the cell itself while the variable has no value."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -63,22 +68,22 @@ def cell_content(cell: types.CellType) -> Any:
 
 
 def is_wrapper(obj: Any) -> bool:
-    """Whether this is scikit-learn's wrapper of a function: a new one for each task of a call, all with the same parts.
+    """Whether this is scikit-learn's wrapper of a function: a new one for each task of a call, with the same contents.
 
-    Those are the function, scikit-learn's configuration and all filters of warnings, several KiB when pickled.
+    It has the function, scikit-learn's configuration and all filters of warnings: several KiB when pickled.
     """
     kind = type(obj)
     return kind.__name__ == "_FuncWrapper" and kind.__module__ == "sklearn.utils.parallel"
 
 
-def parts_of_wrapper(obj: Any) -> tuple[Key, Key]:
-    """What a wrapper of scikit-learn's consists of: a key of identities, and the objects that must live as long."""
+def fingerprint_of_wrapper(obj: Any) -> tuple[Key, Key]:
+    """Return what a wrapper of scikit-learn's consists of, as `fingerprint` does for a function."""
     held = tuple(vars(obj).values())
     return (type(obj), *vars(obj), *map(id, held)), held
 
 
 def copy_of_wrapper(obj: Any) -> Any:
-    """One that a task may do with what it likes."""
+    """Return a copy of scikit-learn's wrapper, with lists and dicts of its own, which a task may change."""
     copy = object.__new__(type(obj))
     for name, value in vars(obj).items():
         setattr(copy, name, value.copy() if type(value) in (list, dict) else value)

@@ -1,11 +1,19 @@
 """Objects to bytes and back: cloudpickle, protocol 5, large buffers beside the pickle and not inside it.
 
-A payload is `[pickle, buffer, buffer, ...]`. A buffer beside the pickle has at least `OUT_OF_BAND_BYTES`, so a
-shorter one there is a *reference*: the names of the blobs that hold the bytes, and a letter for how to take them.
+pickle alone would copy each array into its text, and could not send a function of `__main__`. cloudpickle sends such
+functions. Protocol 5 leaves large buffers where they are. So a payload is a list:
 
-What many tasks of a call share, functions defined in `__main__` above all, is pickled once as a *blob* named by a hash
-of its content, and every task's own pickle only names it: `sharing.py` on the sending side, `SlotBlobs` on
-the receiving one. A task may change whatever it likes of what blobs are unpickled to: the next finds it as it was sent.
+    [pickle, buffer, buffer, …]      a buffer beside the pickle has at least `OUT_OF_BAND_BYTES`;
+                                     a shorter one is a *reference*: ids of blobs, and a letter for how to map them
+
+Tasks of a call share much, functions above all. What they share is pickled once, as a *blob* whose id is a hash of its
+content. Each task's own pickle only has that id:
+
+    sender: dumps_naming ─► an id in the place of a function     (`sharing.py` decides what becomes a blob)
+    slot:   loads ─► resolve_blob(id) ─► TaskBlobs ─► SlotBlobs   (unpickled once, if no task changes it)
+
+A task may change the objects that blobs were unpickled to. The next task must find them as they were sent. So a slot
+gives an object to the next task only if a `Watch` has seen no change; else the blob is unpickled again.
 """
 
 from __future__ import annotations
@@ -40,14 +48,14 @@ from minidask.wire.large import LARGE_BYTES, OUT_OF_BAND_BYTES
 from minidask.wire.messages import Payload
 
 MAX_BUFFERS = 1024
-SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `data/store.py`
-BY_NAME = b""  # in the place of a blob's name: the receiver imports the function
+SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `minidask/data/store.py`
+BY_NAME = b""  # in the place of a blob's id: the receiver imports the function
 
 
 class _Reducers(dict[type, Callable[[Any], Any]]):
-    """Also has those of cloudpickle and `copyreg`, with whatever is registered there later.
+    """Reducers by class. Those of cloudpickle and `copyreg` count too, also if they are registered later.
 
-    A pickler asks once for each object, mostly in vain, and a `ChainMap` would make it half as fast.
+    A pickler asks once for each object, and mostly finds none. With a `ChainMap` it would be half as fast.
     """
 
     tables = getattr(cloudpickle.Pickler.dispatch_table, "maps", [cloudpickle.Pickler.dispatch_table])
@@ -61,11 +69,11 @@ class _Reducers(dict[type, Callable[[Any], Any]]):
 
 
 REDUCERS = _Reducers()
-"""How instances of a class are pickled here, and only here; for the adapters to libraries."""
+"""How instances of a class are pickled by minidask alone, and not by cloudpickle; for the adapters to libraries."""
 
 
 class Names(Protocol):
-    """Gives what a pickle holds a name, so that it is sent once for all pickles; see `sharing.py`."""
+    """Finds blobs for what a pickle holds, so that it is sent once for all pickles; see `sharing.py`."""
 
     files: bool
 
@@ -73,7 +81,7 @@ class Names(Protocol):
         """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
 
     def reference(self, raw: memoryview) -> bytes | None:
-        """What stands for a buffer; None for one that goes along."""
+        """The reference to blobs with a buffer's bytes; None for a buffer that goes along with the task."""
 
     def contiguous(self, array: Any) -> Any:
         """A copy of an array whose elements do not lie side by side."""
@@ -83,44 +91,44 @@ class Names(Protocol):
 
 
 class _Beside:
-    """What goes beside one pickle: its large buffers or references to them, and the names of the blobs it needs.
+    """What goes beside one pickle: its large buffers or references to them, and the ids of the blobs that it needs.
 
-    Apart from the pickler, which would be in a cycle with its own callback: the data that it has met would stay
-    until some garbage collection.
+    It is apart from the pickler: a pickler whose callback is its own method is in a cycle. The data that it has
+    pickled would then stay until a garbage collection.
     """
 
     def __init__(self, interner: Names | None) -> None:
         self.interner = interner
         self.buffers: Payload = []
-        self.named: list[bytes] = []
+        self.needed: list[bytes] = []
 
     def in_band(self, buffer: pickle.PickleBuffer) -> bool:
         """Whether the buffer is to go into the pickle itself."""
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
             return True
-        named = self.interner.reference(raw) if self.interner is not None else None
-        if named is None:
+        stand_in = self.interner.reference(raw) if self.interner is not None else None
+        if stand_in is None:
             self.buffers.append(raw)
         else:
-            for name in names_in(named):
-                self.name(name)
-            self.buffers.append(named)
+            for blob in names_in(stand_in):
+                self.need(blob)
+            self.buffers.append(stand_in)
         return False
 
-    def name(self, blob: bytes) -> None:
-        """The pickle needs this blob, and what that refers to."""
-        if blob not in self.named:
-            self.named.append(blob)
+    def need(self, blob: bytes) -> None:
+        """Note that the pickle needs this blob, and the blobs that it refers to."""
+        if blob not in self.needed:
+            self.needed.append(blob)
             if self.interner is not None:
-                self.named += [other for other in self.interner.refers_to(blob) if other not in self.named]
+                self.needed += [other for other in self.interner.refers_to(blob) if other not in self.needed]
 
 
 _CACHED = type(functools.cache(len))
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, with the large buffers kept beside and the shared objects named."""
+    """cloudpickle's pickler, with large buffers kept beside the pickle and ids in the place of shared objects."""
 
     dispatch_table: ClassVar[Any] = REDUCERS
 
@@ -141,7 +149,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if self._interner is not None:
             blob = self._interner.find(obj)
             if blob:
-                self._beside.name(blob)
+                self._beside.need(blob)
                 return resolve_copy if is_wrapper(obj) else resolve_blob, (blob,)
             if blob == BY_NAME:
                 return NotImplemented
@@ -154,19 +162,29 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def dumps(obj: Any, what: str) -> Payload:
-    """Pickle one object; `what` names it in the error.
+    """Pickle one object. Nothing of it becomes a blob.
+
+    Args:
+        what: names the object in the error.
 
     Raises:
-        SerializationError: it cannot be pickled.
+        SerializationError: the object cannot be pickled.
     """
     return dumps_naming(obj, what, None)[0]
 
 
 def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, list[bytes]]:
-    """Pickle one object, with ids of blobs in the place of what the interner knows; returns those ids too.
+    """Pickle one object, with ids of blobs in the place of what the interner knows.
+
+    Args:
+        what: names the object in the error.
+        interner: decides what becomes a blob; new blobs wait in it to be sent. None: nothing does.
+
+    Returns:
+        The payload, and the ids of all blobs that the receiver needs for it.
 
     Raises:
-        SerializationError: it cannot be pickled; `what` names it there.
+        SerializationError: the object cannot be pickled.
     """
     send_mp_main_by_value()
     file, beside = io.BytesIO(), _Beside(interner)
@@ -180,14 +198,17 @@ def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, 
             f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
             " Look for open files, locks, connections or generators in it, and create those inside the task"
         ) from error
-    return [file.getvalue(), *beside.buffers], beside.named
+    return [file.getvalue(), *beside.buffers], beside.needed
 
 
 def loads(payload: Payload, what: str) -> Any:
-    """Unpickle one object; `what` names it in the error.
+    """Unpickle one object.
+
+    Args:
+        what: names the object in the error.
 
     Raises:
-        SerializationError: it cannot be unpickled here.
+        SerializationError: the object cannot be unpickled here.
     """
     try:
         return pickle.loads(payload[0], buffers=map(_buffer, payload[1:]))
@@ -198,41 +219,41 @@ def loads(payload: Payload, what: str) -> Any:
         raise SerializationError(f"{what} cannot be unpickled here: {type(error).__name__}: {error}") from error
 
 
-def _buffer(part: Buffer) -> Buffer:
-    """A buffer beside a pickle, or the bytes that it refers to."""
-    return part if len(part) >= OUT_OF_BAND_BYTES else _task().table.data(bytes(part))
+def _buffer(beside: Buffer) -> Buffer:
+    """A buffer beside a pickle, or the bytes that a reference there stands for."""
+    return beside if len(beside) >= OUT_OF_BAND_BYTES else _task().table.data(bytes(beside))
 
 
 def handed_over(payload: Payload, store: BlobStore | None) -> Payload:
-    """The payload of a result, its large buffers left in the store for the one that gets the rest."""
+    """Return the payload of a result with its large buffers moved into the store, and references in their place."""
     if store is None or len(payload) == 1:
         return payload
-    return [payload[0], *(_hand_over(part, store) for part in payload[1:])]
+    return [payload[0], *(_hand_over(buffer, store) for buffer in payload[1:])]
 
 
-def _hand_over(part: Buffer, store: BlobStore) -> Buffer:
-    name = store.hand_over(part) if len(part) >= LARGE_BYTES else None
-    return part if name is None else reference([name], HANDED_OVER)
+def _hand_over(buffer: Buffer, store: BlobStore) -> Buffer:
+    blob = store.hand_over(buffer) if len(buffer) >= LARGE_BYTES else None
+    return buffer if blob is None else reference([blob], HANDED_OVER)
 
 
 def left_in(payload: Payload) -> list[bytes]:
-    """The names of what was left in a store of a result."""
-    return [name for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES for name in names_in(part)]
+    """The ids of the blobs that stand in the place of buffers: for a result, those that a slot has left in a store."""
+    return [blob for beside in payload[1:] if len(beside) < OUT_OF_BAND_BYTES for blob in names_in(beside)]
 
 
 def taken(payload: Payload, take: Callable[[bytes], Buffer]) -> Payload:
-    """The payload of a result, with what was left in a store.
+    """Return the payload of a result, with the buffers that a slot has left in a store.
 
     Args:
-        take: gets what has this name.
+        take: gets the buffer with this id out of the store.
     """
-    if all(len(part) >= OUT_OF_BAND_BYTES for part in payload[1:]):
+    if all(len(beside) >= OUT_OF_BAND_BYTES for beside in payload[1:]):
         return payload
-    return [payload[0], *(_take(part, take) for part in payload[1:])]
+    return [payload[0], *(_take(beside, take) for beside in payload[1:])]
 
 
-def _take(part: Buffer, take: Callable[[bytes], Buffer]) -> Buffer:
-    return part if len(part) >= OUT_OF_BAND_BYTES else take(names_in(part)[0])
+def _take(beside: Buffer, take: Callable[[bytes], Buffer]) -> Buffer:
+    return beside if len(beside) >= OUT_OF_BAND_BYTES else take(names_in(beside)[0])
 
 
 _CODE, _DATA = "code", "data"
@@ -246,34 +267,34 @@ class _Unpickled:
         self.namespace = Namespace(to_process)
         self.objects: dict[bytes, Any] = {}
         self.inner: dict[bytes, Any] = {}
-        """What blobs were unpickled to that are named by blobs."""
+        """What blobs were unpickled to that other blobs refer to."""
         self.watch = Watch()
         self.key: tuple[bytes, ...] | None = None
-        """Which blobs of a task it is for; None before that is known."""
+        """The blobs of a task that are code, and that this is for; None before they are known."""
         self._size = 0
 
     def add(self, blob: bytes, obj: Any) -> None:
-        """A blob was unpickled to this object."""
+        """Note that a blob was unpickled to this object, and watch over the object."""
         self.objects[blob] = obj
         self.watch.add(obj, *(value for names in self.namespace.globals.values() for value in names.values()))
         self._size = self.namespace.size()
 
     def unchanged(self) -> bool:
-        """Whether all is as it was when the last blob was unpickled."""
+        """Whether no object has changed since the last blob was unpickled."""
         return self.namespace.size() == self._size and self.watch.unchanged()
 
 
 class SlotBlobs:
-    """The blobs that one slot was sent, each unpickled when a task names it.
+    """The blobs that one slot was sent. Each is unpickled when a task refers to it.
 
-    What tasks may change is made anew for each, or, where that can be seen to be the same, given to one after another.
-    Functions and classes that a task names may share what changes, a module's globals for one: they are kept together,
-    for tasks that name the same ones. Scattered data is kept by itself.
+    An unpickled object serves one task after another while no task changes it. Functions and classes may share what
+    changes, a module's globals for example. So all code of a task is kept together, for tasks with the same blobs of
+    code. Scattered data is kept by itself.
 
-    Arrays inside a blob are read-only, as joblib's memory maps are: no task may change what others see.
+    Arrays inside a blob are read-only, as joblib's memory maps are: other tasks see the same memory.
 
     Args:
-        store: where blobs are that come without bytes.
+        store: has the blobs that come without bytes.
         to_process: whether no other slot is in this process.
     """
 
@@ -283,39 +304,50 @@ class SlotBlobs:
         self._payloads: dict[bytes, Payload] = {}
         self._maps: dict[tuple[bytes, ...], memoryview] = {}
         self._kinds: dict[bytes, str] = {}  # by blob that was unpickled, or was a buffer
-        self._code: dict[tuple[bytes, ...], list[_Unpickled]] = {}  # at rest, by those of a task's blobs that are code
-        self._data: dict[bytes, list[tuple[Any, Watch]]] = {}  # at rest
+        self._code: dict[tuple[bytes, ...], list[_Unpickled]] = {}  # that no task uses now, by `_Unpickled.key`
+        self._data: dict[bytes, list[tuple[Any, Watch]]] = {}  # that no task uses now
         self._worlds = {0: (self._code, self._data)}
         self._last: tuple[Sequence[bytes], tuple[bytes, ...] | None] = ((), None)  # a task's blobs, and `_key` of them
 
     def put(self, blob: bytes, payload: Payload) -> None:
-        self._payloads[blob] = [memoryview(part).toreadonly() for part in payload]
+        """Take a blob that was sent to this slot. An empty payload says that the blob is in the store."""
+        self._payloads[blob] = [memoryview(buffer).toreadonly() for buffer in payload]
 
     def forget(self, blob: bytes) -> None:
+        """Drop a blob, and all objects that were made of it."""
         self._payloads.pop(blob, None)
         self._kinds.pop(blob, None)
         self._last = ((), None)
-        for names in [names for names in self._maps if blob in names]:
-            del self._maps[names]
+        for pieces in [pieces for pieces in self._maps if blob in pieces]:
+            del self._maps[pieces]
         for code, data in self._worlds.values():
             data.pop(blob, None)
             for key in [key for key, kept in code.items() if blob in key or any(blob in one.inner for one in kept)]:
                 del code[key]
 
     def enter(self, world: int) -> None:
-        """From now on, what is unpickled belongs to one set of modules: the same blob is another object in another."""
+        """Use the objects of this world of modules from now on. In another world, a blob is another object."""
         self._code, self._data = self._worlds.setdefault(world, ({}, {}))
 
     def leave_for_good(self, world: int) -> None:
-        """These modules will not come again."""
+        """Drop the objects of a world of modules that will not be entered again."""
         self._worlds.pop(world, None)
 
     def bytes_of(self, blob: bytes) -> Payload:
-        """A blob as it was sent."""
+        """Return the payload of a blob as it was sent, mapped if it is in the store.
+
+        Raises:
+            SerializationError: the blob was not sent to this slot.
+        """
         return self._payload(blob) or [self.data(reference([blob], SHARED))]
 
     def begin(self, blobs: Sequence[bytes], payload: Payload) -> TaskBlobs:
-        """A task begins, in this thread: what it unpickles is its own until `TaskBlobs.end`."""
+        """Begin a task in this thread. What it unpickles is its own until `TaskBlobs.end`.
+
+        Args:
+            blobs: the ids that the task refers to, without those that describe its caller.
+            payload: of the task's call.
+        """
         return TaskBlobs(self, blobs, self._code_for(blobs, payload))
 
     def _code_for(self, blobs: Sequence[bytes], payload: Payload) -> _Unpickled:
@@ -328,17 +360,17 @@ class SlotBlobs:
         return _Unpickled(self._whole_process)
 
     def _key(self, blobs: Sequence[bytes], payload: Payload) -> tuple[bytes, ...] | None:
-        """Those of a task's blobs that are code; None if some were never unpickled."""
+        """The blobs of a task that are code; None if it is not known of some, as they were never unpickled."""
         kinds = self._kinds
         new = [blob for blob in blobs if blob not in kinds]
-        if new and not _named_beside(payload).issuperset(new):
+        if new and not set(left_in(payload)).issuperset(new):
             return None
         key = tuple([blob for blob in blobs if kinds.get(blob) is _CODE])
         self._last = (blobs, key)
         return key
 
     def keep(self, blobs: Sequence[bytes], code: _Unpickled, data: dict[bytes, tuple[Any, Watch]]) -> None:
-        """A task has ended; the next one may have what it used, if that is found unchanged then."""
+        """Keep what a task that has ended has used. The next task may have it if it is unchanged by then."""
         known = self._payloads
         if code.key is None:
             code.key = tuple(blob for blob in blobs if self._kinds.get(blob) is _CODE)
@@ -356,7 +388,7 @@ class SlotBlobs:
                 self._data.setdefault(blob, []).append(kept)
 
     def kept_data(self, blob: bytes) -> tuple[Any, Watch] | None:
-        """What a blob of data was unpickled to, if it was and is still the same."""
+        """Return an object that a blob of data was unpickled to, and its watch; None if there is no unchanged one."""
         kept = self._data.get(blob)
         while kept:
             made = kept.pop()
@@ -365,37 +397,44 @@ class SlotBlobs:
         return None
 
     def learn(self, blob: bytes, is_code: bool) -> None:
-        """What a blob of a task has turned out to be."""
+        """Note that a blob was unpickled and found to be code, or else data."""
         self._kinds[blob] = _CODE if is_code else _DATA
         self._last = ((), None)
 
-    def data(self, named: bytes) -> Buffer:
-        """The bytes of a large buffer, given what stands for it."""
-        names, mode = names_in(named), named[-1:]
-        for name in names:
-            self._kinds.setdefault(name, _DATA)
-        along = [self._payload(name) for name in names]
+    def data(self, stand_in: bytes) -> Buffer:
+        """Return the bytes of a large buffer: one map of all its pieces, or a copy where pieces were sent.
+
+        Args:
+            stand_in: the reference in the place of the buffer.
+
+        Raises:
+            SerializationError: a piece was not sent to this slot, or there is no store.
+        """
+        pieces, mode = names_in(stand_in), stand_in[-1:]
+        for piece in pieces:
+            self._kinds.setdefault(piece, _DATA)
+        along = [self._payload(piece) for piece in pieces]
         if mode == PRIVATE:
-            return self._joined(names, along) if any(along) else self._mapped(names, private=True)
-        if names not in self._maps:
+            return self._joined(pieces, along) if any(along) else self._mapped(pieces, private=True)
+        if pieces not in self._maps:
             if any(along):
-                whole = memoryview(along[0][0] if len(names) == 1 else self._joined(names, along)).toreadonly()
+                whole = memoryview(along[0][0] if len(pieces) == 1 else self._joined(pieces, along)).toreadonly()
             else:
-                whole = self._mapped(names)
-            self._maps[names] = whole
-        return self._maps[names]
+                whole = self._mapped(pieces)
+            self._maps[pieces] = whole
+        return self._maps[pieces]
 
-    def _mapped(self, names: tuple[bytes, ...], *, private: bool = False) -> memoryview:
+    def _mapped(self, pieces: tuple[bytes, ...], *, private: bool = False) -> memoryview:
         if self._store is None:
-            raise SerializationError(f"blob {names[0].hex()} is in a store that this worker does not have")
-        return self._store.map(*names, private=private)
+            raise SerializationError(f"blob {pieces[0].hex()} is in a store that this worker does not have")
+        return self._store.map(*pieces, private=private)
 
-    def _joined(self, names: tuple[bytes, ...], along: list[Payload]) -> bytearray:
+    def _joined(self, pieces: tuple[bytes, ...], along: list[Payload]) -> bytearray:
         """A copy of pieces of which not all are in the store."""
-        return bytearray().join(map(self._bytes, names, along))
+        return bytearray().join(map(self._bytes, pieces, along))
 
     def _payload(self, blob: bytes) -> Payload:
-        """What came of a blob: nothing, if it is in the store."""
+        """The payload that was sent for a blob; an empty one if the blob is in the store."""
         if blob not in self._payloads:
             raise SerializationError(f"the task names blob {blob.hex()}, which was not sent along")
         return self._payloads[blob]
@@ -404,12 +443,16 @@ class SlotBlobs:
         return payload[0] if payload else self.data(reference([blob], SHARED))
 
     def resolve(self, blob: bytes) -> Any:
-        """Unpickle a blob."""
+        """Unpickle a blob: a new object each time.
+
+        Raises:
+            SerializationError: the blob was not sent to this slot, or cannot be unpickled here.
+        """
         return loads(self.bytes_of(blob), f"blob {blob.hex()[:8]}")
 
 
 class TaskBlobs:
-    """What one task has of its slot's blobs; made by `SlotBlobs.begin`."""
+    """The objects that one task has of its slot's blobs; made by `SlotBlobs.begin`."""
 
     __slots__ = ("_before", "_blobs", "_code", "_data", "_depth", "table")
 
@@ -424,7 +467,7 @@ class TaskBlobs:
         code.namespace.begin()
 
     def end(self) -> None:
-        """The task is over, and the one below it goes on."""
+        """End the task: its objects go back to the slot, and the task below it in this thread goes on."""
         before = this_thread.task = self._before
         if before is None:
             this_thread.namespace = None
@@ -433,9 +476,9 @@ class TaskBlobs:
         self.table.keep(self._blobs, self._code, self._data)
 
     def resolve(self, blob: bytes) -> Any:
-        """What a blob stands for; the same object each time."""
+        """Return the object that a blob stands for; the same one each time that this task asks."""
         code = self._code
-        if self._depth:  # it is named by another blob, and lives with that
+        if self._depth:  # another blob refers to it, and it lives with that one
             code.namespace.uses += 1
             if blob not in code.inner:
                 code.inner[blob] = self.table.resolve(blob)
@@ -471,11 +514,14 @@ class TaskBlobs:
 
 
 def run_apart(payload: Payload) -> Any:
-    """Run the call that was pickled to this as if it had been sent to a slot: it leaves nothing behind here.
+    """Run a pickled call in this thread as if it had been sent to a slot: it changes no object of this task.
+
+    Returns:
+        The call's result, as it would have come from the slot.
 
     Raises:
-        SerializationError: its result cannot be sent.
-        Exception: whatever it raises.
+        SerializationError: the call cannot be unpickled, or its result cannot be pickled.
+        Exception: the error that the call raises.
     """
     around: TaskBlobs | None = this_thread.task
     task = (around.table if around is not None else SlotBlobs()).begin([], payload)
@@ -499,23 +545,18 @@ def run_apart(payload: Payload) -> Any:
     return result
 
 
-def _own_copy(part: Buffer) -> Buffer:
-    """A buffer as one that was sent is seen: a large one read-only."""
-    return bytearray(part) if len(part) < LARGE_BYTES else memoryview(part).toreadonly()
-
-
-def _named_beside(payload: Payload) -> set[bytes]:
-    """The names of the blobs that stand in the place of a task's buffers."""
-    return {name for part in payload[1:] if len(part) < OUT_OF_BAND_BYTES for name in names_in(part)}
+def _own_copy(buffer: Buffer) -> Buffer:
+    """A buffer as a task sees one that was sent: a copy of its own, or read-only if it is large."""
+    return bytearray(buffer) if len(buffer) < LARGE_BYTES else memoryview(buffer).toreadonly()
 
 
 def resolve_blob(blob: bytes) -> Any:
-    """What a pickle calls in the place of a shared object."""
+    """Return the object that a blob stands for, in the task of this thread. Pickles call this for shared objects."""
     return _task().resolve(blob)
 
 
 def resolve_copy(blob: bytes) -> Any:
-    """The same for a wrapper of a function, of which each task has its own."""
+    """Return a copy of the wrapper that a blob stands for: each task has its own. Pickles call this."""
     return copy_of_wrapper(_task().resolve(blob))
 
 

@@ -28,10 +28,13 @@ as long as its array lives, for an array that each task has of its own must not 
 only to be pickled, and be gone before its task is sent. Hence its blobs wait in `_gone` until the next task is pickled:
 then the task before it is on its way, and holds what it needs itself.
 
-Functions inside a shared function go along with that and get no id of their own (`_InFunction`): they may refer to one
-another, and no hash can contain itself. The data in them does get one, read-only, for all calls in a slot share it.
+Functions inside a shared function go along with it and get no id of their own (`_InFunction`). They may refer to one
+another, and no hash can contain itself. The data in them does get an id. It is read-only, for all calls in a slot share
+it.
 
-Pickling sends nothing. Whoever pickles announces what is in `unsent` before it sends the task.
+Pickling sends nothing. The shell of the client announces the blobs in `unsent` before it sends the task. They wait in a
+queue, and are not returned by the pickler: a second thread may pickle a task that refers to the same blobs, before the
+first thread has announced them. It then announces them itself.
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from typing import Any, Protocol
 from minidask.data.files import blob_id
 from minidask.data.pieces import cut, reference, side_by_side
 from minidask.errors import SerializationError
-from minidask.pickling.functions import Key, fingerprint, importable, is_wrapper, parts_of_wrapper
+from minidask.pickling.functions import Key, fingerprint, fingerprint_of_wrapper, importable, is_wrapper
 from minidask.pickling.payload import BY_NAME, PRIVATE, SHARED, dumps_naming
 from minidask.wire.large import REPEATED_BYTES
 from minidask.wire.messages import Payload
@@ -57,25 +60,25 @@ Place = tuple[int, int]
 
 
 class Holder(Protocol):
-    """What counts who needs a blob: the shell of a client."""
+    """Counts the needs of each blob: the shell of a client."""
 
     dropped: collections.deque[list[bytes]]
-    """Blobs to be needed once less, from a garbage collection: it may come inside any lock."""
+    """Ids of blobs to be held once less. A garbage collection appends here, inside any lock."""
 
     def release(self, blobs: Collection[bytes]) -> None:
-        """Count one need less of each of these."""
+        """Hold each of these blobs once less."""
 
 
 class Scattered:
-    """A handle on data that `Client.scatter` has sent ahead; pass it, at any depth, where a task takes the data.
+    """A handle on data that `Client.scatter` has sent ahead. Pass it, at any depth, in the place of the data.
 
-    It holds the data on the cluster until it is released, or dropped.
+    The data stays on the cluster until the handle is released, or dropped.
 
     Args:
-        blob: what stands for the data.
-        refers_to: the blobs of the large buffers inside it.
-        kind: the name of its type.
-        holder: counts one need of each of those for this handle.
+        blob: the id of the data's blob.
+        refers_to: the ids of the blobs of large buffers in the data.
+        kind: the name of the data's type.
+        holder: holds all these blobs once for this handle.
     """
 
     def __init__(self, blob: bytes, refers_to: list[bytes], kind: str, holder: Holder) -> None:
@@ -85,7 +88,7 @@ class Scattered:
         self._holder: Holder | None = holder
 
     def release(self) -> None:
-        """Let the cluster forget the data once the tasks that already use it have ended. May be called twice."""
+        """Let the cluster forget the data once the tasks that use it have ended. A second call does nothing."""
         holder, self._holder = self._holder, None
         if holder is not None:
             holder.release([self.blob, *self.refers_to])
@@ -102,16 +105,16 @@ class Scattered:
 
 
 class Interner:
-    """Gives the objects that a call's tasks share a name, and ships each of them once.
+    """Makes blobs of the objects that a call's tasks share, and finds them again. It sends nothing.
 
-    Pickling sends nothing. What is new waits in `unsent` until the shell of the client has sent it, and
-    what is needed no more until `take_gone` is called.
+    New blobs wait in `unsent` until the shell of the client has sent them. Blobs of arrays that are gone wait until
+    `take_gone` is called.
 
     Args:
-        functions: whether to ship functions and classes that cannot be imported; else only scattered handles
-            get a name.
+        functions: whether functions and classes that cannot be imported become blobs; else only scattered handles
+            stand for blobs.
         large: buffers of at least so many bytes become blobs too; None: none do.
-        mode: whether tasks see those read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
+        mode: whether tasks see those buffers read-only, `SHARED`, or as a copy of their own, `PRIVATE`.
         files: whether tasks run on this machine, and find files under the same names.
     """
 
@@ -120,7 +123,7 @@ class Interner:
     ) -> None:
         self.files = files
         self.unsent: collections.deque[Mapping[bytes, Payload]] = collections.deque()
-        """Payloads of new blobs, by blob; each is held once for each time that it is in here."""
+        """Payloads of new blobs, by id. Each entry holds its blobs once."""
         self._functions = functions
         self._large = large
         self._mode = mode
@@ -144,16 +147,16 @@ class Interner:
         return gone
 
     def close(self) -> list[bytes]:
-        """No more tasks will come; returns the blobs to be held once less."""
+        """Forget all objects of the call, which has no more tasks. Returns the ids of blobs to be held once less."""
         self._copies.clear()
         gone = self.take_gone()
         data, self._data = self._data, {}
-        gone += [*self._shipped, *(name for _, names in data.values() for name in set(names))]
+        gone += [*self._shipped, *(blob for _, blobs in data.values() for blob in set(blobs))]
         self._shipped.clear()
         return gone
 
     def forget_unsent(self) -> None:
-        """What is new cannot be sent: the next task that needs it pickles it again."""
+        """Forget the new blobs, which cannot be sent. The next task that needs one makes it again."""
         lost = {blob for blobs in self.unsent for blob in blobs}
         self.unsent.clear()
         self._shipped -= lost
@@ -162,16 +165,23 @@ class Interner:
         self._known = {number: known for number, known in self._known.items() if known[1] not in lost}
 
     def alias(self, obj: Any, handle: Scattered) -> None:
-        """From now on, `obj` (by identity) is sent as what the handle stands for."""
+        """Send the data of a scattered handle in the place of this very object from now on."""
         self._known[id(obj)] = (obj, handle.blob)
         self._refers_to[handle.blob] = handle.refers_to
 
     def refers_to(self, blob: bytes) -> list[bytes]:
-        """The blobs that this one refers to."""
+        """Return the ids of the blobs that this blob refers to."""
         return self._refers_to.get(blob, [])
 
     def find(self, obj: Any) -> bytes | None:
-        """The blob that stands for `obj`, `BY_NAME` for what is imported, None for anything else."""
+        """Return the id of the blob that stands for an object. A function or class that is new becomes a blob.
+
+        Returns:
+            `BY_NAME` for what a worker imports; None for any other object.
+
+        Raises:
+            SerializationError: the function or class cannot be pickled.
+        """
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
@@ -198,9 +208,9 @@ class Interner:
         return blob
 
     def _find_twin(self, obj: Any) -> bytes | None:
-        """The blob of a function or wrapper that consists of the same; None if there are too many different ones."""
+        """The blob of a function or wrapper with the same fingerprint; None if there are too many different ones."""
         is_function = type(obj) is types.FunctionType
-        key, held = fingerprint(obj) if is_function else parts_of_wrapper(obj)
+        key, held = fingerprint(obj) if is_function else fingerprint_of_wrapper(obj)
         twin = self._twins.get(key)
         if twin is not None:
             return twin[1]
@@ -213,14 +223,14 @@ class Interner:
         return self._twins[key][1]
 
     def _define(self, obj: Any, what: str) -> bytes:
-        payload, parts = dumps_naming(obj, what, _InFunction(self))
+        payload, refers_to = dumps_naming(obj, what, _InFunction(self))
         blob = blob_id(payload)
         self._ship({blob: payload})
-        self._refers_to[blob] = parts
+        self._refers_to[blob] = refers_to
         return blob
 
     def find_data(self, obj: Any) -> bytes | None:
-        """The blob that a scattered handle stands for, or an object that was scattered; None for anything else."""
+        """Return the id of the blob of a scattered handle, or of an object that was scattered; None for others."""
         known = self._known.get(id(obj))
         if known is not None:
             return known[1]
@@ -230,7 +240,7 @@ class Interner:
         return None
 
     def contiguous(self, array: Any) -> Any:
-        """A copy of an array whose elements do not lie side by side: NumPy would pickle all of it for each task."""
+        """Return a copy of an array whose elements do not lie side by side; the same copy for the same array."""
         if not self._functions:
             return array.copy()
         known = self._copies.get(id(array))
@@ -241,10 +251,11 @@ class Interner:
         return known[1]
 
     def reference(self, raw: memoryview) -> bytes | None:
-        """What stands for a buffer whose bytes are shipped once for all tasks; None for one that goes along.
+        """Return the reference to a buffer whose bytes are sent once for all tasks; None for one that goes along.
 
-        A large one is looked at once in a call, as joblib does it. A smaller one goes along the first time and is
-        shipped when it comes again, then as each task's own copy: tasks may write to it, as to any other argument.
+        A large buffer is hashed once in a call: like joblib, this does not see later changes. A smaller one goes along
+        with the first task, and becomes a blob when it comes again. Each task then has its own copy of it and may write
+        to it, as to any other argument.
         """
         if self._large is None or raw.nbytes < REPEATED_BYTES:
             return None
@@ -252,28 +263,29 @@ class Interner:
             return self._repeated(raw)
         place = _place(raw)
         if place is None:
-            names = self._ship_pieces(raw)
+            blobs = self._ship_pieces(raw)
         elif place in self._data:
-            names = self._data[place][1]
+            blobs = self._data[place][1]
         else:
-            names, pieces = _pieces(raw)
+            blobs, pieces = _pieces(raw)
             self.unsent.append(pieces)
-            self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), names)
-        return reference(names, self._mode)
+            self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), blobs)
+        return reference(blobs, self._mode)
 
     def reference_in_function(self, raw: memoryview) -> bytes | None:
-        """What stands for a large buffer that a function holds. All calls in a slot share it, so none may write to it.
+        """Return the reference to a large buffer in a function; None for a small one, which goes along.
 
-        It is held as long as the function is, also where the buffer is a copy that was made to be pickled.
+        It is read-only, for all calls in a slot share it. Its blobs are held as long as the function is, also if the
+        buffer is a copy that was made to be pickled.
         """
         if self._large is None or raw.nbytes < self._large:
             return None
         return reference(self._ship_pieces(raw), SHARED)
 
     def _forget(self, place: Place) -> None:
-        """The array is gone, so no more tasks will take it, and another one may come to lie there.
+        """Forget an array that is gone: another one may come to lie in its place.
 
-        It may have been made to be pickled, for a task that does not hold the blob yet: hence `take_gone`.
+        It may have been made to be pickled, for a task that does not hold its blobs yet: hence `take_gone`.
         """
         entry = self._data.pop(place, None)
         if entry is not None:
@@ -288,9 +300,9 @@ class Interner:
         return reference([blob], PRIVATE)
 
     def _ship_pieces(self, raw: memoryview) -> list[bytes]:
-        names, pieces = _pieces(raw)
+        blobs, pieces = _pieces(raw)
         self._ship(pieces)
-        return names
+        return blobs
 
     def _ship(self, blobs: Mapping[bytes, Payload]) -> None:
         new = {blob: payload for blob, payload in blobs.items() if blob not in self._shipped}
@@ -300,7 +312,7 @@ class Interner:
 
 
 class _InFunction:
-    """Gives the large data that a function holds a name; functions in it go along: they may refer to one another."""
+    """Makes blobs of large data in a function. Functions in it go along, for they may refer to one another."""
 
     def __init__(self, interner: Interner) -> None:
         self.find = interner.find_data
@@ -311,14 +323,14 @@ class _InFunction:
 
 
 def _pieces(raw: memoryview) -> tuple[list[bytes], dict[bytes, Payload]]:
-    """The names of a buffer's pieces, in order, and what each name stands for."""
+    """The ids of a buffer's pieces, in order, and the payload of each."""
     pieces = cut(raw)
-    names = side_by_side(lambda piece: blob_id([piece]), pieces)
-    return names, {name: [piece] for name, piece in zip(names, pieces, strict=True)}
+    blobs = side_by_side(lambda piece: blob_id([piece]), pieces)
+    return blobs, {blob: [piece] for blob, piece in zip(blobs, pieces, strict=True)}
 
 
 def _place(raw: memoryview) -> Place | None:
-    """Where in memory a NumPy array's buffer lies, and its size; None for what does not tell."""
+    """Where in memory a NumPy array's buffer lies, and its size; None for a buffer of another object."""
     interface = getattr(raw.obj, "__array_interface__", None)
     return (interface["data"][0], raw.nbytes) if interface else None
 

@@ -1,8 +1,13 @@
-"""Whether what was unpickled for one task is still what it was, so that the next may have it too.
+"""Whether a task has changed an object, so that the next task may have the same one.
 
-Most of what travels by value, functions and classes, can change only in places that are quickly looked at: globals,
-attributes, lists. Those are remembered, and compared by identity. What can change where nobody sees it, as the
-state of a random generator does, is *unknown*, and is made again each time.
+To unpickle a function for each task takes longer than many tasks. To give each task the same object is wrong as soon as
+one task changes it. So a slot keeps the object, and looks for changes before it gives it to the next task.
+
+Functions and classes change in few places: globals, attributes, lists. A `Watch` remembers what each of those places
+holds, and compares by identity: some microseconds. Other objects can change where Python code cannot see it, as the
+state of a random generator does. Such an object is *unknown*, and is unpickled again each time.
+
+    unpickle ─► Watch.add: walk through all that can be reached ─► a task runs ─► unchanged()? ─► the next task
 """
 
 from __future__ import annotations
@@ -88,7 +93,7 @@ class Watch:
         """Of live places, attributes, cells and buffers."""
 
     def add(self, *objects: Any) -> None:
-        """Watch over these too, from what everything is now."""
+        """Watch over these objects too, and take what all places hold now as unchanged."""
         todo = list(objects)
         while todo and not self.unknown:
             obj = todo.pop()
@@ -117,7 +122,7 @@ class Watch:
                 and (not cells or all(map(_is, map(_of_cell, self._cells), cells)))
                 and (not buffers or list(map(_content, self._buffers)) == buffers)
             )
-        except (RuntimeError, ValueError):  # a thread that a task has left behind changes it now; a cell is empty
+        except (RuntimeError, ValueError):  # a thread left behind changes it just now, or a cell is empty
             return False
 
     def _now(self) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
@@ -139,10 +144,10 @@ class Watch:
 
     def _look_into(self, *places: Iterable[Any]) -> None:
         for place in places:
-            self._live += [place, (object(),)]  # with a mark at the end: nothing can move from one to the next
+            self._live += [place, (object(),)]  # with a mark at the end: an item cannot move to the next place unseen
 
     def _watch(self, obj: Any) -> Iterable[Any] | None:
-        """Remember the places in one object; returns what it refers to, None if it is unknown."""
+        """Remember the places in one object. Returns the objects in them; None if the object is unknown."""
         kind = type(obj)
         if isinstance(obj, type):
             return self._watch_class(obj)
@@ -228,7 +233,7 @@ class Watch:
 
 
 def _is_imported(obj: Any) -> bool:
-    """Whether this is what a module calls by its name: compiled functions, for one."""
+    """Whether an object is found in its module under its name, as compiled functions are."""
     module, name = getattr(obj, "__module__", None), getattr(obj, "__qualname__", None)
     return isinstance(module, str) and isinstance(name, str) and importable(obj)
 
@@ -238,7 +243,7 @@ def _content(buffer: Any) -> Any:
 
 
 def is_generator(obj: Any) -> bool:
-    """Whether this draws random numbers, each draw depending on those before."""
+    """Whether this is a generator of random numbers: each draw depends on those before."""
     return type(obj).__name__ in ("RandomState", "Generator", "Random") and callable(getattr(obj, "shuffle", None))
 
 
@@ -246,9 +251,9 @@ _STORES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR", "DELETE_ATTR"}
 
 
 def has_state(function: Any) -> bool:
-    """Whether a call of this may leave something behind for the next one, in what would be sent along with it.
+    """Whether a call of this function may change an object that is sent along with it, and that the next call reads.
 
-    It may be wrong on the safe side. What is imported is not sent.
+    In doubt it returns True. Imported objects are not sent along, and do not count.
     """
     seen: set[int] = set()
     todo = [function]
@@ -263,7 +268,7 @@ def has_state(function: Any) -> bool:
         if isinstance(obj, tuple | frozenset):
             todo += obj
         elif kind is types.MethodType and _is_imported(type(obj.__self__)):
-            todo.append(obj.__func__)  # the object is an argument as any other
+            todo.append(obj.__func__)  # the object is sent like an argument
         elif is_wrapper(obj):
             todo.append(obj.function)
         elif kind is functools.partial:
@@ -279,7 +284,7 @@ def has_state(function: Any) -> bool:
 
 @functools.lru_cache(maxsize=1024)
 def _stores(code: types.CodeType) -> bool:
-    """Whether a function sets globals, attributes, or variables of the one around it."""
+    """Whether a function sets globals, attributes, or variables of the function around it."""
     for instruction in dis.get_instructions(code):
         if instruction.opname in _STORES:
             return True
