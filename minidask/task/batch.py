@@ -1,7 +1,8 @@
 """What a slot does around a task's own code, a batch of a `joblib.Parallel` call above all.
 
-Nothing of joblib is imported here, so a slot runs functions that do not need it, and numpy with it, at a
-quarter of the start-up time. When a task's own code imports joblib, what it does with it is nested from then on.
+joblib must know that a batch runs inside another call of `Parallel`, so that calls in it are nested. But joblib loads
+numpy, and a slot starts in a quarter of the time without them. So nothing of joblib is imported here. When a task
+imports joblib itself, its calls are nested from then on: `joblib_is_loaded`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ Nested = Callable[[int | None], AbstractContextManager[Any]]
 
 
 class RunsBatches:
-    """Base of callables that run batches in the place of `run_batch`, which they call."""
+    """Base of callables that stand in the place of `run_batch`, and call it."""
 
 
 class _ThisThread(threading.local):
-    """Per thread: what to call when joblib is loaded in the midst of a batch that began without it."""
+    """Per thread: what to call if joblib is loaded during a batch that began without it."""
 
     on_joblib: Callable[[Nested], None] | None = None
 
@@ -35,7 +36,7 @@ _nested: Nested | None = None
 
 
 def joblib_is_loaded(nested: Nested) -> None:
-    """Enter `nested(nesting_level)` around every batch, and around the rest of the one that has just loaded joblib."""
+    """Enter `nested(nesting_level)` around each batch from now on, also around the rest of this thread's batch."""
     global _nested
     _nested = nested
     if _this_thread.on_joblib is not None:
@@ -43,14 +44,20 @@ def joblib_is_loaded(nested: Nested) -> None:
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a task's function. If joblib is loaded, by then or in the call, its calls inside are nested ones."""
+    """Call a task's function. If joblib is loaded, or the function loads it, calls of `Parallel` inside are nested."""
     if function is run_batch or isinstance(function, RunsBatches):
         return function(*args, **kwargs)
     return _run_nested(None, lambda: function(*args, **kwargs))
 
 
 def run_batch(items: list[Any], nesting_level: int | None, inner_threads: int | None) -> list[Any]:
-    """Run the calls of one batch, as joblib's `BatchedCalls` does."""
+    """Run the calls of one batch in order, as joblib's `BatchedCalls` does.
+
+    Args:
+        items: function, arguments and keyword arguments of each call.
+        nesting_level: of the batch's `Parallel` call in others; None if joblib does not say.
+        inner_threads: limit for the thread pools of libraries; None: no limit.
+    """
     return _run_nested(nesting_level, lambda: _run(items, inner_threads))
 
 
@@ -80,7 +87,7 @@ def _run(items: list[Any], inner_threads: int | None) -> list[Any]:
         with _threads_limited(inner_threads):
             return _run(items, None)
     results = []
-    for function, args, kwargs in items:  # no comprehension: an error's note is made of what this frame holds
+    for function, args, kwargs in items:  # no comprehension: the note on an error reads this frame's variables
         results.append(function(*args, **kwargs))
     return results
 
@@ -90,7 +97,7 @@ _controllers: dict[int, Any] = {}
 
 @contextlib.contextmanager
 def _threads_limited(threads: int) -> Iterator[None]:
-    """Limit the thread pools of libraries that are loaded, and of those that the task will load."""
+    """Limit the thread pools of libraries in the block: of loaded ones, and of those that the task will load."""
     from threadpoolctl import ThreadpoolController  # noqa: PLC0415 - only whoever asks for a limit needs it
 
     loaded = len(sys.modules)

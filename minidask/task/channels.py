@@ -1,4 +1,6 @@
-"""What tasks tell their caller while they run: for libraries whose objects report from a task to where they were made.
+"""Messages from a running task to its caller, for libraries: a progress bar in the caller learns of the task's steps.
+
+A task's result comes when the task is over. A message on a channel comes at once, in the order of sending:
 
     task: tell_caller(channel, payload) ─► slot ─► worker ─► scheduler ─► client ─► `Aside` ─► handler(payload)
 
@@ -29,7 +31,7 @@ def handle(channel: str, handler: Handler) -> None:
 
 
 def tell_caller(channel: str, payload: Payload) -> bool:
-    """In a task: send something to the process that the outermost task is from; False outside of tasks."""
+    """Send a payload from a task to the process that the outermost task is from. Returns False outside of tasks."""
     slot = current_slot()
     if slot is None:
         return False

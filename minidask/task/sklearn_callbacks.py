@@ -1,14 +1,14 @@
-"""scikit-learn's callbacks (`sklearn.callback`) on every machine of a cluster: what they say takes our wire.
+"""scikit-learn's callbacks (`sklearn.callback`) on every machine of a cluster: their reports take minidask's wire.
 
-A callback's copy in a task reports to the original over a Unix socket, thus on the original's machine alone, and each
-fit leaves a descriptor open in the process of the task. The copy has a `ListenerHandle`, which names it.
-In those that we send, the address is marked, and for a marked one `sklearn.callback._transport` gets a connection of
-our own:
+A callback's copy in a task reports to the original over a Unix socket. That works on the original's machine alone, and
+each fit leaves a descriptor open in the process of the task. The copy has a `ListenerHandle` with the socket's address.
+In handles that minidask sends, the address is marked. For a marked address `sklearn.callback._transport` gets a
+connection of minidask's:
 
     send(handle, message) ─► Client(address) ─► `_Wire` ─► channels.py ─► `_deliver` ─► the listener's consumer
 
-All that this project knows of the internals of scikit-learn 1.9 is in this file, and `_differences` checks it. This
-module is loaded as soon as `sklearn.callback` is, see `_register.py`.
+Only this file knows internals of scikit-learn 1.9, and `_differences` checks them. It is loaded as soon as
+`sklearn.callback` is (`minidask/backend/register.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger("minidask")
 
 
 def _differences(transport: Any) -> list[str]:
-    """What of scikit-learn's internals is not as it was in the version that this was made for."""
+    """How scikit-learn's internals differ from those of the version that this file is made for."""
     found = []
     if getattr(getattr(transport, "ListenerHandle", None), "_fields", None) != ("address", "authkey"):
         found.append("ListenerHandle is not (address, authkey)")
@@ -47,7 +47,7 @@ def _differences(transport: Any) -> list[str]:
 
 
 class _Wire:
-    """What scikit-learn takes for its connection to the process of the original."""
+    """Stands for scikit-learn's connection to the process of the original."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -62,7 +62,7 @@ class _Wire:
                 log.debug("a callback reports when its task is over: %r", self._address)
 
     def recv(self) -> None:
-        """The answer, which nobody needs: a call ends when all that its tasks have sent was handled."""
+        """Return no answer: none is needed, as a call ends when all messages of its tasks were handled."""
         _transport._worker_connections.pop(MARK + self._address, None)  # it would be kept for ever
 
     def close(self) -> None:
@@ -77,7 +77,7 @@ class _Nowhere(_Wire):
 
 
 def _connect(address: Any, *args: Any, **kwargs: Any) -> Any:
-    """In the place of `multiprocessing.connection.Client`."""
+    """Connect to an address. Stands in the place of `multiprocessing.connection.Client`."""
     if isinstance(address, str) and address.startswith(MARK):
         return _Wire(address.removeprefix(MARK))
     try:
@@ -90,7 +90,7 @@ def _connect(address: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _deliver(payload: Payload) -> None:
-    """In the process of the original: give it what a copy has sent."""
+    """Hand a copy's message to the original, in the process of the original."""
     address, message = loads(payload, "what a callback reports")
     consumer = _transport._message_consumers.get(address)
     if consumer is not None:  # else its fit is over
@@ -98,17 +98,17 @@ def _deliver(payload: Payload) -> None:
 
 
 def _reduce_handle(handle: Any) -> Any:
-    """How our pickles have a `ListenerHandle`; those of others stay as they are."""
+    """Reduce a `ListenerHandle` in minidask's pickles: its address is marked where it is received."""
     if is_slot_process() and not handle.address.startswith(MARK):
         return _plain, tuple(handle)  # some task has set the callback up: scikit-learn's own way leads there
     return received_handle, (handle.address.removeprefix(MARK), handle.authkey)
 
 
 def received_handle(address: str, authkey: bytes) -> Any:
-    """The handle that a task has, or the plain one when a result brings it home.
+    """Return the handle with a marked address in a task, with the plain address in the caller. Pickles call this.
 
     Raises:
-        SerializationError: this scikit-learn has no such thing.
+        SerializationError: this scikit-learn has other internals.
     """
     if _transport is None:
         raise SerializationError(
@@ -130,7 +130,7 @@ _warned = False
 
 
 def _reduce_callback(callback: Any) -> Any:
-    """With internals that we do not know: scikit-learn's own way, and a warning."""
+    """Reduce a callback of an unknown scikit-learn in its own way, and warn once."""
     global _warned
     if not _warned:
         _warned = True

@@ -1,6 +1,8 @@
 """The caller's own modules: those from files outside of the library folders of its interpreter and environment.
 
-A module is looked at when it has come, and when it was reloaded: what is noted is its file as it was then.
+A worker has the libraries, but not what the user has just written. So the client sends such modules along. Each has to
+be sent as the caller has loaded it, also if its file was edited since. So its source is read soon after it was loaded,
+and again after it was reloaded: `OwnModules` looks before each task whether `sys.modules` has changed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ def _library_folders() -> tuple[str, ...]:
 
 
 def is_library(path: str) -> bool:
-    """Whether a file or folder belongs to the interpreter, or to what is installed."""
+    """Whether a file or folder belongs to the interpreter, or to an installed package."""
     if not _INSTALLED.isdisjoint(path.split(os.sep)):
         return True
     return any(path == folder or path.startswith(f"{folder}{os.sep}") for folder in _library_folders())
@@ -43,7 +45,7 @@ def is_library(path: str) -> bool:
 
 @functools.cache
 def kernel() -> str:
-    """A name for the running kernel: within one, device and number say which file is meant, wherever it is mounted."""
+    """Return a name for the running kernel. Under one kernel, device and inode identify a file in all mounts."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -53,7 +55,7 @@ def kernel() -> str:
 
 
 def content_of(file: str, loader: Any = None) -> bytes | None:
-    """The bytes of a module's file, which may lie in an archive; None if it is not to be read any more."""
+    """Return the bytes of a module's file, which may lie in an archive; None if it cannot be read any more."""
     try:
         with open(file, "rb") as opened:
             return opened.read()
@@ -71,10 +73,10 @@ class OwnModule(NamedTuple):
     """A module of the caller's own.
 
     Attributes:
-        file: where it was loaded from.
+        file: the path that it was loaded from.
         is_package: whether it is a package.
-        source: of a Python source, its bytes; None for what cannot travel, or is not to be read any more.
-        digest: a hash of the file; empty if it is not to be read any more.
+        source: the bytes of its Python source; None if it has none, or the file cannot be read any more.
+        digest: a hash of the file; empty if the file cannot be read any more.
     """
 
     file: str
@@ -84,16 +86,16 @@ class OwnModule(NamedTuple):
 
 
 class OwnModules:
-    """Watches `sys.modules`; looking again costs little."""
+    """Finds the caller's own modules in `sys.modules`. A look that finds no change is cheap."""
 
     def __init__(self) -> None:
         self.found: dict[str, OwnModule] = {}
-        """By name."""
+        """The modules by name; replaced, never changed."""
         self._seen: set[str] = set()
         self._watched: tuple[tuple[str, Any, Any], ...] = ()  # name, module, and the spec that it was loaded by
 
     def changed(self) -> bool:
-        """Look at modules that were loaded or reloaded since the last look. Returns whether `found` was replaced."""
+        """Read the modules that were loaded or reloaded since the last look. Returns whether `found` was replaced."""
         before = self.found
         loaded = sys.modules
         names = None
@@ -122,7 +124,7 @@ class OwnModules:
                 watched.append((name, module, spec))
         if found:
             self.found = {**self.found, **found}
-        self._watched = tuple(watched)  # after that: what a signal's handler has interrupted is done again
+        self._watched = tuple(watched)  # last: a look that a signal's handler has interrupted is done again
         self._seen = seen
 
 

@@ -1,9 +1,12 @@
-"""Callers' code, unpacked: once a machine and content, whichever slot needs it first, and kept while there is room.
+"""Callers' code, unpacked into folders that all slots of a machine share.
 
-    folder/NAME/              the files of what has that name; whoever uses them holds a shared lock on it
-    folder/NAME.PID.part/     being unpacked by that process; renamed when it is whole
+Python imports from files. Each slot could unpack the code for itself, but a large machine has a hundred slots, and they
+all get the same code at the same time. So the first slot that needs it unpacks it, and the others use that copy:
 
-The folder is one of the worker's own, and goes with it.
+    folder/NAME/              a copy; slots that use it hold a shared lock on it
+    folder/NAME.PID.part/     a copy that this process unpacks, renamed when it is whole
+
+Copies that no slot holds are kept for the next run, up to `MAX_COPIES`. The worker removes the folder at its end.
 """
 
 from __future__ import annotations
@@ -19,23 +22,27 @@ from minidask.errors import MinidaskError
 from minidask.host.folders import is_alive
 
 MAX_COPIES = 32
-"""So many stay, beside those in use."""
+"""How many copies are kept. Those in use are never removed."""
 
 
 class Copies:
-    """The copies in a folder."""
+    """The copies in a folder of the worker."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def take(self, name: str, files: Mapping[str, bytes]) -> tuple[Path, int]:
-        """Have these files in a folder, by their places in it.
+        """Return the copy of this name, unpacked if there is none.
+
+        Args:
+            name: of the copy; the same name means the same files.
+            files: their content, by path in the copy.
 
         Returns:
-            The folder; and a file descriptor that holds it until it is closed.
+            The copy's folder; and a file descriptor that holds it until it is closed.
 
         Raises:
-            MinidaskError: there is no room for them.
+            MinidaskError: there is no room for the files.
         """
         copy = self._folder / name
         while True:
@@ -47,28 +54,28 @@ class Copies:
                 return copy, lock
 
     def _unpack(self, copy: Path, files: Mapping[str, bytes]) -> None:
-        part = copy.with_name(f"{copy.name}.{os.getpid()}.part")
+        draft = copy.with_name(f"{copy.name}.{os.getpid()}.part")
         try:
-            part.mkdir(parents=True, mode=0o700)
+            draft.mkdir(parents=True, mode=0o700)
             for place, content in files.items():
-                path = part / place
+                path = draft / place
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             with contextlib.suppress(FileExistsError, NotADirectoryError):
-                part.rename(copy)
+                draft.rename(copy)
         except OSError as error:
             if not copy.is_dir():  # else another slot was faster
                 raise MinidaskError(f"the caller's own code cannot be unpacked in {self._folder}: {error}") from error
         finally:
-            shutil.rmtree(part, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
 
     def _hold(self, copy: Path) -> int | None:
-        """A lock on a copy; None if it has gone meanwhile."""
+        """A file descriptor with a shared lock on a copy; None if the copy was removed meanwhile."""
         try:
             lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             return None
-        with contextlib.suppress(OSError):  # where there are no locks nothing is removed either
+        with contextlib.suppress(OSError):  # a file system without locks: then no copy is removed either
             fcntl.flock(lock, fcntl.LOCK_SH)
         if os.fstat(lock).st_nlink and copy.is_dir() and os.path.samestat(os.fstat(lock), copy.stat()):
             os.utime(copy)
@@ -77,9 +84,9 @@ class Copies:
         return None
 
     def _make_room(self) -> None:
-        """Remove what is unfinished for good, and the least recently used copies that nobody holds."""
+        """Remove drafts of processes that have ended, and the least recently used copies that no slot holds."""
         copies = []
-        with contextlib.suppress(OSError):  # there is none yet
+        with contextlib.suppress(OSError):  # the folder does not exist yet
             for path in self._folder.iterdir():
                 owner = path.name.split(".")[1] if path.suffix == ".part" else ""
                 if owner.isdigit() and not is_alive(int(owner)):
@@ -91,7 +98,7 @@ class Copies:
             self._remove(path)
 
     def _remove(self, copy: Path) -> None:
-        with contextlib.suppress(OSError):  # it is in use, or gone
+        with contextlib.suppress(OSError):  # the copy is in use, or gone
             lock = os.open(copy, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,10 +1,16 @@
-"""The callers' own code in a slot, which works for one caller after another: each has its modules to itself.
+"""The callers' own modules in a slot: each caller has its own, though the process has one `sys.modules`.
 
-    session ─► World: where its code is on this machine ─► `Worlds.enter`: its import path, its modules, its objects
+A slot works for one caller after another. Two callers may have a module `utils` each, with other content. And the code
+of one caller changes, as people edit. So what is imported for one version of a caller's code is a *world*, and worlds
+take turns:
 
-Code that lies where the caller has it, in the very same folder or in one with the same content, is imported from
-there; any other from a copy. When another caller's task comes, what was imported from own code leaves `sys.modules`,
-and is put back when a task of the former comes again: classes stay what they were.
+    session ─► World: where the code is on this machine ─► `Worlds.enter`: import path, modules, unpickled objects
+
+When a task of another caller comes, the modules of the world before leave `sys.modules`. They are put back when that
+caller's next task comes, so that its classes stay the same objects.
+
+Code is imported from where the caller has it, if that folder is on this machine, or one with the same content under the
+same name. Any other code is imported from a copy (`copies.py`).
 """
 
 from __future__ import annotations
@@ -27,12 +33,12 @@ from minidask.task.sources import content_of, is_library, kernel
 from .copies import Copies
 
 MAX_WORLDS = 4
-"""So many callers' modules are kept."""
+"""How many worlds a slot keeps."""
 MAX_VERSIONS = 8
-"""So many copies of one caller's code, each with more of its modules than the one before, are one world."""
+"""How many copies of one caller's code may belong to one world, each with more modules than the one before."""
 
 LATER = frozenset(("minidask", "joblib", "threadpoolctl", "numpy"))
-"""What a slot itself may import later."""
+"""Packages that a slot itself may import later."""
 
 Code = Mapping[str, Any]
 NO_CODE: Code = {"kernel": "", "roots": [], "files": {}, "modules": {}, "namespaces": {}, "stays": {}}
@@ -41,27 +47,27 @@ _numbers = itertools.count()
 
 
 class World:
-    """What one version of a caller's code is in this slot: the finder of its modules, and where they are.
+    """One version of a caller's code in this slot: the finder of its modules, and their files.
 
     Args:
-        name: of the code's content.
-        code: as `docs/protocol.md` describes it.
-        before, after: the caller's import path, without libraries: what is searched before and after those.
-        copies: where code goes that is not in its place on this machine.
+        name: the id of the code's blob, as hexadecimal text.
+        code: the code as `docs/protocol.md` describes it.
+        before, after: the caller's import path without libraries: the entries before and after those.
+        copies: unpacks the code that is not in its place on this machine.
     """
 
     def __init__(self, name: str, code: Code, before: Sequence[str], after: Sequence[str], copies: Copies) -> None:
         self.number = next(_numbers)
-        """Tells worlds apart, also when they have gone."""
+        """No other world has it, also no later one."""
         self.modules: dict[str, ModuleType] = {}
-        """What left `sys.modules` with it."""
+        """Its modules, while it is not in turn."""
         self.displaced: dict[str, ModuleType] = {}
-        """What was imported from elsewhere under the names of its modules, to be put back."""
+        """Modules of the same names that were imported from elsewhere, while it is in turn."""
         self.path: list[str] = []
-        """`sys.path`, while it is not this world's turn."""
+        """Its `sys.path`, while it is not in turn."""
         self.searched = (list(before), list(after))
         self.locks: list[int] = []
-        """What holds the copies."""
+        """File descriptors that hold its copies."""
         self.digests = {place: (path, blob_id([content])) for place, (path, content) in code["files"].items()}
         self.stays: dict[str, tuple[str, bytes]] = {
             own: (file, digest) for own, (file, digest) in code["stays"].items()
@@ -92,16 +98,16 @@ class World:
         return f"{self.copied.get(root, root)}/{rest}"
 
     def close(self) -> None:
-        """It will not come again."""
+        """Release the copies of a world that will not be entered again."""
         for lock in self.locks:
             os.close(lock)
         self.locks.clear()
 
     def becomes(self, later: World) -> bool:
-        """Whether a later version of the code only adds to this one, which it is from now on.
+        """Become the world of a later version of the code, if that only adds to this version. Returns whether it did.
 
-        What is imported already is right for both then: it is the same, and nothing that is sent now was imported from
-        elsewhere before.
+        The modules that are imported already are then right for both versions: their content is the same, and no module
+        that is new in the code was imported from elsewhere.
         """
         same = (
             self.searched == later.searched
@@ -121,10 +127,10 @@ class World:
         return True
 
     def search_path(self, own: Sequence[str]) -> list[str]:
-        """The import path for its tasks.
+        """Return the import path for its tasks.
 
         Args:
-            own: that of the worker.
+            own: the import path of the worker.
         """
         first, last = ([found for entry in entries for found in self._here(entry)] for entries in self.searched)
         inner = [entry for entry in own if entry not in first and entry not in self.copied]
@@ -137,17 +143,21 @@ class World:
             yield entry
 
     def owns(self, name: str, module: ModuleType) -> bool:
-        """Whether a module that was imported for its tasks is code of the caller's, and no library."""
+        """Whether a module that was imported for its tasks is the caller's own, and no library."""
         if name in self.files or name in self.namespaces or name in self.stays:
             return True
         file = getattr(module, "__file__", None)
-        places = [file] if isinstance(file, str) else [str(part) for part in getattr(module, "__path__", ())]
+        places = [file] if isinstance(file, str) else [str(folder) for folder in getattr(module, "__path__", ())]
         return bool(places) and not any(map(is_library, places))
 
     # --- the finder: see `importlib.abc.MetaPathFinder` ---
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Where a module of the caller's own is."""
+        """Return where a module of the caller's own is; None for any other module.
+
+        Raises:
+            VersionMismatch: the module cannot be sent, and is another one here.
+        """
         if name in self.files:
             return self._spec(name)
         if name in self.namespaces:
@@ -170,10 +180,10 @@ class World:
         return importlib.util.spec_from_file_location(name, file, loader=loader, submodule_search_locations=folders)
 
     def check(self) -> None:
-        """Compare those of the modules that stay where they are and that are imported already.
+        """Compare the modules that cannot be sent, and that are imported already, with the caller's.
 
         Raises:
-            VersionMismatch: one is not what the caller has.
+            VersionMismatch: one has other content here.
         """
         for name in self.stays:
             spec = getattr(sys.modules.get(name), "__spec__", None)
@@ -194,7 +204,7 @@ class World:
 
 
 class _InPlace(SourceFileLoader):
-    """Loads a module from its file, or if that was changed since the caller has loaded it, what it was then."""
+    """Loads a module from its file. If the file has changed since the caller loaded it, loads the source of then."""
 
     def __init__(self, name: str, file: str, source: bytes) -> None:
         super().__init__(name, file)
@@ -206,15 +216,15 @@ class _InPlace(SourceFileLoader):
         return self.source_to_code(self._source, self.path)
 
     def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
-        """Write no compiled code into a folder of the user's."""
+        """Do nothing: no compiled code is written into a folder of the user's."""
 
 
 class Worlds:
     """The worlds of a slot, of which one is current.
 
     Args:
-        folder: for copies of code; of the worker, which removes it.
-        forget: called with the number of a world that will not come again.
+        folder: for copies of code. The worker removes it.
+        forget: called with the number of a world that will not be entered again.
     """
 
     def __init__(self, folder: Path, forget: Callable[[int], None]) -> None:
@@ -222,21 +232,21 @@ class Worlds:
         self._forget = forget
         self._own_path = list(sys.path)
         self._ours = {name.partition(".")[0] for name in sys.modules} | LATER
-        """What the slot itself needs; no caller's."""
+        """The packages that the slot itself needs. They belong to no caller."""
         self._stuck = set(self._ours)
-        """The packages that stay in `sys.modules`: also those with a part that a process loads only once."""
+        """The packages that stay in `sys.modules`: also those with a module that a process can load only once."""
         self._others: set[str] = set()
-        """What was imported already when the current world was entered."""
+        """The modules that were imported already when the current world was entered."""
         self._known: dict[tuple[str, str], World] = {}  # the last one used is the last
         self._current: World | None = None
 
     def enter(self, name: str, load: Callable[[], Code], before: list[str], after: list[str]) -> int:
-        """From now on, import what the caller has.
+        """Import a caller's own modules from now on. The world before is put away.
 
         Args:
-            name: of the code's content.
-            load: gives the code, where it is not known.
-            before, after: the caller's import path, without libraries: what is searched before and after those.
+            name: the id of the code's blob, as hexadecimal text.
+            load: gives the code; called if this slot has no world of it.
+            before, after: the caller's import path without libraries: the entries before and after those.
 
         Returns:
             The number of the world.
@@ -255,7 +265,7 @@ class Worlds:
         return world.number
 
     def is_copy(self, path: str) -> bool:
-        """Whether it is among the copies of the current caller's code."""
+        """Whether a file is in a copy of the current caller's code."""
         return self._current is not None and any(path.startswith(f"{copy}/") for copy in self._current.copied.values())
 
     def _world(self, name: str, code: Code, before: list[str], after: list[str]) -> World:
@@ -263,7 +273,7 @@ class Worlds:
         return self._current if self._current is not None and self._current.becomes(world) else world
 
     def _without_ours(self, code: Code) -> Code:
-        """The code with what the slot itself needs staying what it is here: a caller may develop that."""
+        """The code without the packages that the slot itself needs; they are compared. A caller may develop one."""
         modules = {own: place for own, place in code["modules"].items() if own.partition(".")[0] not in self._ours}
         stays = dict(code["stays"])
         for own, place in code["modules"].items() - modules.items():
@@ -287,7 +297,7 @@ class Worlds:
         sys.meta_path.insert(_before_the_path(), world)
 
     def _leave(self, world: World) -> None:
-        """Put away what was imported from a world's code since it was entered."""
+        """Put away the modules that were imported from a world's code since it was entered."""
         world.path = list(sys.path)
         new = {name: module for name, module in list(sys.modules.items()) if name not in self._others}
         self._stuck |= {name.partition(".")[0] for name, module in new.items() if _is_compiled(module)}
@@ -312,7 +322,7 @@ class Worlds:
 
 
 def _is_in_place(index: str, code: Code) -> bool:
-    """Whether a folder of the caller's is here, under the same name, or one with the same in it."""
+    """Whether a folder of the caller's is on this machine, or one of that name with the same files."""
     root, device, number = code["roots"][int(index)]
     try:
         status = os.stat(root)
@@ -327,7 +337,7 @@ def _is_in_place(index: str, code: Code) -> bool:
 
 
 def _is_compiled(module: ModuleType) -> bool:
-    """Whether it is one that a process loads once."""
+    """Whether a module is compiled: a process can load it only once."""
     origin = getattr(getattr(module, "__spec__", None), "origin", None)
     return isinstance(origin, str) and origin.endswith(tuple(EXTENSION_SUFFIXES))
 
@@ -342,5 +352,5 @@ def _found_by_others(self: World, name: str, path: Sequence[str] | None) -> Modu
 
 
 def _before_the_path() -> int:
-    """Where a finder goes in `sys.meta_path`: what was put before the usual ones stays before it."""
+    """The index in `sys.meta_path` for a finder of ours: before the usual one, after those that others put there."""
     return sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else len(sys.meta_path)
