@@ -37,7 +37,7 @@ from minidask.wire.messages import Chunk, FetchChunk, NoBlob
 WINDOW_BYTES = 8 * CHUNK_BYTES
 
 PeerT = TypeVar("PeerT")
-"""What the process calls its sources and readers: addresses, connections, numbers."""
+"""A source or a reader, as the process names it: by an address, a connection or a number."""
 
 
 class Send(NamedTuple, Generic[PeerT]):
@@ -48,7 +48,7 @@ class Send(NamedTuple, Generic[PeerT]):
 
 
 class Serve(NamedTuple, Generic[PeerT]):
-    """Read the bytes that this reader has asked for, and send them; or refuse, if they are nowhere here."""
+    """Send this reader the bytes that it has requested, or a refusal if they are not here."""
 
     peer: PeerT
     request: FetchChunk
@@ -75,7 +75,7 @@ class _Download(Generic[PeerT]):
 
 
 class Downloads(Generic[PeerT]):
-    """All blobs under way; see the module's docstring. Methods return what to send, in order."""
+    """All blobs under way to this process. Its methods return what to send, in order: `Send` and `Serve`."""
 
     def __init__(self) -> None:
         self._downloads: dict[bytes, _Download[PeerT]] = {}
@@ -88,18 +88,22 @@ class Downloads(Generic[PeerT]):
         return len(self._downloads)
 
     def source(self, blob: bytes) -> PeerT | None:
-        """Where a blob comes from; None if it is not under way."""
+        """The source of a blob; None if the blob is not under way."""
         download = self._downloads.get(blob)
         return download.source if download is not None else None
 
     def from_source(self, source: PeerT) -> list[bytes]:
-        """The blobs that come from there, in order."""
+        """The blobs that are under way from a source, in the order in which they are requested."""
         return [download.blob for download in self._of_source.get(source, ())]
 
     # --- as receiver ---
 
     def want(self, blob: bytes, size: int, source: PeerT, rank: int = 0) -> list[Send[PeerT]]:
-        """Download a blob; one that is under way goes on from this source, with the first byte that is missing."""
+        """Download a blob of `size` bytes. If it is under way, it goes on from this source at the first missing byte.
+
+        Args:
+            rank: of several blobs from one source, those with a lower rank come first.
+        """
         download = self._downloads.get(blob)
         if download is None:
             download = self._downloads[blob] = _Download(blob, size, source, rank)
@@ -112,14 +116,14 @@ class Downloads(Generic[PeerT]):
         return self._requests(before) + (self._requests(source) if source != before else [])
 
     def is_next(self, chunk: Chunk) -> bool:
-        """Whether these are the next bytes of their blob, to be written; else the chunk is stale or wrong."""
+        """Whether a chunk has the next bytes of its blob, and is to be written. Otherwise it is stale or wrong."""
         download = self._downloads.get(chunk.blob)
         if download is None or len(chunk.payload) != 1 or chunk.offset != download.have:
             return False
         return len(chunk.payload[0]) == download.next_size(chunk.offset)
 
     def wrote(self, chunk: Chunk) -> list[Send[PeerT] | Serve[PeerT]]:
-        """The bytes of a chunk that is next were written. With the last chunk the blob is no download any more."""
+        """Note that the next chunk of a blob was written. With its last chunk, the download is over."""
         download = self._downloads[chunk.blob]
         download.have += download.next_size(download.have)
         download.asked = max(download.asked, download.have)
@@ -131,7 +135,7 @@ class Downloads(Generic[PeerT]):
         return [*ready, *self._requests(download.source)]
 
     def drop(self, blobs: Iterable[bytes], why: str) -> list[Send[PeerT]]:
-        """Give up on downloads. Readers that wait for their bytes are refused, and `why` is the text."""
+        """Give up downloads. Readers that wait for their bytes are refused, with the text `why`."""
         sends, sources = [], set()
         for blob in blobs:
             download = self._downloads.pop(blob, None)
@@ -145,7 +149,7 @@ class Downloads(Generic[PeerT]):
     # --- as source ---
 
     def serve(self, reader: PeerT, request: FetchChunk) -> list[Serve[PeerT]]:
-        """A reader asks for a chunk; a request for bytes that are still to come waits for them."""
+        """Handle a reader's request for a chunk. If its bytes are still to come, it waits; nothing is returned then."""
         download = self._downloads.get(request.blob)
         if download is not None and is_chunk(request) and download.have < _end(request) <= download.size:
             download.waiting.append(Serve(reader, request))

@@ -38,7 +38,7 @@ def blob_id(payload: Sequence[Buffer]) -> bytes:
 
 
 def link(path: Path, pin: Path) -> bool:
-    """Give a file a second name. False if there is no such file."""
+    """Give a file a second name, a hard link. Returns False if there is no such file."""
     try:
         os.link(path, pin, follow_symlinks=False)
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def write(path: Path, chunks: Iterable[memoryview]) -> None:
     """Write a new file whole, or leave nothing.
 
     Raises:
-        OSError: there is no room. (To touch a mapping without room would end the process instead.)
+        OSError: there is no room. (Touching a mapping without room would end the process instead.)
     """
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -73,10 +73,11 @@ def write(path: Path, chunks: Iterable[memoryview]) -> None:
 
 
 class Hashed:
-    """The bytes of a blob, to be written in the order of the iteration. Afterwards `name` is the id of those bytes.
+    """The bytes of a buffer in slices, to be written in that order. After the iteration, `id` is the id of those bytes.
 
-    Another thread may change the array meanwhile. Then the file would not have the content that its name says, for all
-    later calls. So each slice of 256 KiB is copied; the copy stays in the cache while it is hashed and written.
+    Another thread may change the array meanwhile. The file would then have another content than its id says, and all
+    later calls would use it. So each slice of 256 KiB is copied first. The copy stays in the cache while it is hashed
+    and written.
     """
 
     def __init__(self, view: memoryview) -> None:
@@ -93,12 +94,13 @@ class Hashed:
             yield chunk
 
     @property
-    def name(self) -> bytes:
+    def id(self) -> bytes:
+        """The blob id of the bytes that the iteration has yielded."""
         return self._digest.digest()
 
 
 def reserve(path: Path, size: int) -> None:
-    """Make a new file of that size, with all the memory that it will need.
+    """Make a new file of this size, and reserve the memory or disk space for all of it.
 
     Raises:
         OSError: there is no room.
@@ -111,13 +113,13 @@ def reserve(path: Path, size: int) -> None:
         if error.errno not in UNSUPPORTED:
             os.unlink(path)
             raise
-        os.truncate(fd, size)  # such a file system tells at the writing whether there is room
+        os.truncate(fd, size)  # on such a file system, writing tells whether there is room
     finally:
         os.close(fd)
 
 
 def read(path: Path, offset: int, size: int) -> bytes | None:
-    """Read `size` bytes of a file from `offset` on; None if the file ends before, or is not there."""
+    """Read `size` bytes of a file from `offset` on. Returns None if the file is shorter, or is not there."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -132,7 +134,7 @@ def read(path: Path, offset: int, size: int) -> bytes | None:
 def mapped(paths: Sequence[Path], shared: bool, writable: bool) -> memoryview:
     """Map files into memory, one after another. The size of each but the last is a multiple of the page size.
 
-    Where a process has as many maps as the kernel allows (`vm.max_map_count`), the memory is a copy.
+    If the process has as many maps as the kernel allows (`vm.max_map_count`), the files are copied instead.
 
     Args:
         shared: whether a write to the memory changes the files.
@@ -157,7 +159,7 @@ def _mapped(paths: Sequence[Path], sizes: Sequence[int], shared: bool, writable:
     space = mmap.mmap(-1, sum(sizes), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     start = ctypes.c_char.from_buffer(space)
     address = ctypes.addressof(start)
-    del start  # it would keep the space from being given back
+    del start  # while it lives, the space cannot be given back
     for path, size in zip(paths, sizes, strict=True):
         _map_over(address, size, path, shared, writable)
         address += size
@@ -218,11 +220,11 @@ class Draft:
             os.close(fd)
 
     def read(self, offset: int, size: int) -> bytes | None:
-        """Return bytes that were written; None if the file ends before."""
+        """Read `size` bytes from `offset` on. Returns None if the file is shorter."""
         return read(self._path, offset, size)
 
     def finish(self) -> bool:
-        """Make the blob of the file, pinned; False if the bytes are not what the id says, and the file is removed.
+        """Make the finished file a blob, and pin it. If its bytes do not match the id, remove it and return False.
 
         Raises:
             OSError: the store was removed.
@@ -234,5 +236,5 @@ class Draft:
         return True
 
     def abandon(self) -> None:
-        """Remove the file: the blob is not wanted any more."""
+        """Remove the unfinished file, since nobody needs the blob any more."""
         remove(self._path)

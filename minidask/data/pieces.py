@@ -1,10 +1,10 @@
-"""A large buffer goes as several blobs, its pieces.
+"""Pieces: a large buffer travels as several blobs.
 
 The kernel lets one thread at a time write to a file, but several threads to several files. So pieces are hashed and
-written side by side: with two cores 256 MiB are in the store after 55 ms in the place of 103. They are fetched side by
-side too, and where an array was changed in one place, only that piece is sent again. Nothing else in store, wire and
-scheduler has to know of pieces. The price: a task sees them as one buffer, so they must be mapped next to one another
-(see `files.py`).
+written side by side. With two cores, 256 MiB are in the store after 55 ms; as one file they would take 103. Pieces are
+fetched side by side too. If an array was changed in one place, only that piece is sent again. Store, wire and scheduler
+know nothing of pieces. The price: a task sees one buffer, so the pieces must be mapped next to one another
+(`files.py`).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def cut(raw: Buffer) -> list[memoryview]:
 
 
 def reference(names: Iterable[bytes], mode: bytes) -> bytes:
-    """The text that stands for a buffer beside a pickle: the ids of its pieces, and a letter for how to map them."""
+    """The reference that takes a buffer's place beside a pickle: the ids of its pieces, and a map mode's letter."""
     return b"".join(names) + mode
 
 
 def names_in(reference: Buffer) -> tuple[bytes, ...]:
-    """The ids of the blobs in a reference."""
+    """The ids of the blobs that a reference consists of, in order."""
     return tuple(bytes(reference[i : i + BLOB_ID_BYTES]) for i in range(0, len(reference) - 1, BLOB_ID_BYTES))
 
 
@@ -56,7 +56,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         The results, in the order of the items.
 
     Raises:
-        BaseException: the first that a call has raised; then items may be left out.
+        BaseException: the first error that a call has raised. Other items may be left out then.
     """
     results: dict[int, R] = {}
     errors: list[BaseException] = []
@@ -74,7 +74,7 @@ def side_by_side(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     helpers = []
     for _ in range(min(len(items), core_count(), MAX_THREADS) - 1):
         helper = threading.Thread(target=work, name="minidask-pieces", daemon=True)
-        with contextlib.suppress(RuntimeError):  # as the interpreter ends, there are no more threads to be had
+        with contextlib.suppress(RuntimeError):  # no new threads while the interpreter ends
             start(helper)
             helpers.append(helper)
     work()

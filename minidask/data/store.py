@@ -73,15 +73,15 @@ SENT_ALONG = "sent-along"  # the same, where the disk has no room either
 NO_BLOBS = (LOCK, DISK, WARNED, SENT_ALONG)
 RESULT = ".result"
 PID_BYTES = 4
-LOOK_AFTER = 64  # a process looks through the folder again when it has used up this share of the free room
+LOOK_AFTER = 64  # a process looks through the folder again after it has used 1/64 of the free room
 
 _numbers = itertools.count()
 
 
 class BlobStore:
-    """The store in a folder. Any number of processes may open the same one, which one of them has made.
+    """The store in a folder. Any number of processes may open the same folder.
 
-    A store object knows the pins that were made with it.
+    Each object knows the pins that were made with it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -124,21 +124,29 @@ class BlobStore:
 
     @classmethod
     def of(cls, info: dict[str, Any] | None) -> BlobStore | None:
-        """The store that a scheduler tells of in its handshake; None if there is none that this process can use."""
+        """Open the store that a scheduler has named in its handshake. None if this process cannot use it.
+
+        Args:
+            info: the scheduler's description of itself. None if there is no scheduler.
+        """
         folder = (info or {}).get("store")
         if not isinstance(folder, str) or not os.access(Path(folder) / LOCK, os.R_OK | os.W_OK):
             return None
         return cls(folder)
 
     def remove(self) -> None:
-        """Remove the folder and that on disk, with all that is in them; what is mapped stays."""
+        """Remove the store's folders, in memory and on disk, with all files. Mapped memory stays valid."""
         for folder in ((self.folder / DISK).resolve(), self.folder):
             shutil.rmtree(folder, ignore_errors=True)
 
     # --- data on its way to tasks ---
 
     def put(self, blob: bytes, data: Buffer) -> bool:
-        """Write a blob into the store, and pin it until `unpin`; see `put_all`."""
+        """Write a blob into the store, and pin it until `unpin`. Returns False if there is no room.
+
+        Raises:
+            SerializationError: the buffer was changed meanwhile, so its bytes do not match the id.
+        """
         return self.put_all({blob: data})
 
     def put_all(self, blobs: Mapping[bytes, Buffer]) -> bool:
@@ -147,10 +155,10 @@ class BlobStore:
         The kernel lets one thread at a time write to a file, but several to several.
 
         Returns:
-            False if there is no room for all of them; then none is pinned that was not pinned before.
+            False if there is no room for all of them. Then only those are pinned that were pinned before.
 
         Raises:
-            SerializationError: a buffer was changed meanwhile, so that what was written is not what the id says.
+            SerializationError: a buffer was changed meanwhile, so its bytes do not match the id.
         """
         new = [blob for blob in blobs if blob not in self._pins]
         try:
@@ -171,7 +179,7 @@ class BlobStore:
         draft = self._draft(blob)
         content = Hashed(memoryview(data).cast("B"))
         self._write(draft, content, fits)
-        if content.name != blob:
+        if content.id != blob:
             blobfiles.remove(draft)
             raise SerializationError(
                 "an array was changed while it was being sent: change it before a task takes it, or send a copy"
@@ -179,7 +187,7 @@ class BlobStore:
         self._seal(blob, draft)
 
     def pin(self, blob: bytes) -> bool:
-        """Keep a blob in the store until `unpin`. False if it is not there."""
+        """Keep a blob in the store until `unpin`. Returns False if the store does not have it."""
         if blob in self._pins:
             return True
         path = self._path(blob)
@@ -192,7 +200,7 @@ class BlobStore:
         return True
 
     def _seal(self, blob: bytes, draft: Path) -> None:
-        """Make the blob of a finished draft, and pin it."""
+        """Make a finished draft a blob, and pin it."""
         pin = self._named(blob, "")
         with self._locked():
             if blobfiles.link(self._path(blob), pin):
@@ -203,7 +211,10 @@ class BlobStore:
         self._pins[blob] = pin
 
     def adopt(self, blob: bytes, folders: Sequence[str]) -> bool:
-        """Share the file of another store of this machine, and pin it. False if none of the folders has the blob."""
+        """Link a blob's file from another store of this machine, and pin it. Returns False if none of them has it.
+
+        The content of the file is checked against the id first.
+        """
         for folder in folders:
             draft = self._draft(blob)
             theirs = Path(folder) / blob.hex()
@@ -216,7 +227,7 @@ class BlobStore:
         return False
 
     def begin(self, blob: bytes, size: int) -> Draft:
-        """Make a file for a blob that is about to come in chunks.
+        """Make the draft of a blob that will come in chunks, and reserve room for all of it.
 
         Raises:
             OSError: there is no room for it, in memory or on disk.
@@ -235,7 +246,7 @@ class BlobStore:
         return Draft(blob, draft, size, self._seal)
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
-        """Read bytes of a blob, or with the suffix `RESULT` of a result; None if it is not here, or ends before."""
+        """Read bytes of a blob, or of a result with the suffix `RESULT`. None if it is shorter, or not here."""
         return blobfiles.read(self._path(blob).with_suffix(suffix), offset, size)
 
     def unpin_all(self) -> None:
@@ -244,7 +255,7 @@ class BlobStore:
             self.unpin(blob)
 
     def unpin(self, blob: bytes) -> None:
-        """Remove this process's pin of a blob, if it has one. The blob stays while there is room."""
+        """Remove this process's pin of a blob, if there is one. The blob itself stays as long as there is room."""
         pin = self._pins.pop(blob, None)
         if pin is not None:
             pin.unlink(missing_ok=True)
@@ -253,7 +264,8 @@ class BlobStore:
         """Map the bytes of a blob, or of several, one after another.
 
         Args:
-            private: whether the memory may be written to, which nobody else sees; it is read-only if not.
+            private: whether the memory is writable, and writes are seen by this process alone. Otherwise it is
+                read-only.
 
         Raises:
             SerializationError: a blob is not in the store.
@@ -287,13 +299,13 @@ class BlobStore:
         return name
 
     def take(self, name: bytes) -> memoryview:
-        """Map a result, writable, and remove its name: the memory is this process's own, also without the store.
+        """Map a result, writable, and remove its file from the store. The memory stays valid without the store.
 
-        The name goes even if there is no memory to map it to: nobody asks for a result twice.
+        The file is removed even if it cannot be mapped: nobody asks for a result twice.
 
         Raises:
-            SerializationError: it is not there.
-            OSError: it cannot be mapped.
+            SerializationError: the result is not there.
+            OSError: the result cannot be mapped.
         """
         path = self._path(name).with_suffix(RESULT)
         try:
@@ -305,7 +317,10 @@ class BlobStore:
             blobfiles.remove(path)
 
     def accept(self, name: bytes) -> int:
-        """Keep a result that was handed over, also when its writer ends. Returns its size, 0 if it is gone."""
+        """Take over a result from the process that wrote it, so that it outlives that process.
+
+        Returns its size in bytes; 0 if the result is gone.
+        """
         path = self._path(name).with_suffix(RESULT)
         try:
             self._handed_over(name).rename(path)
@@ -314,7 +329,7 @@ class BlobStore:
             return 0
 
     def results(self) -> set[bytes]:
-        """Return the names of the results that were accepted, and not taken."""
+        """The names of all results that were accepted, and not taken."""
         with contextlib.suppress(FileNotFoundError):
             return {bytes.fromhex(name[:32]) for name in os.listdir(self.folder) if name[32:] == RESULT}
         return set()
@@ -329,11 +344,11 @@ class BlobStore:
         return self.folder / blob.hex()
 
     def _named(self, blob: bytes, suffix: str) -> Path:
-        """A file name with this process as the owner, each time another one."""
+        """A new file name each time, with this process as the owner."""
         return self.folder / f"{blob.hex()}.{owner()}-{next(_numbers)}{suffix}"
 
     def _handed_over(self, name: bytes) -> Path:
-        """The file of a result that was not accepted yet. It goes with its writer, whose number begins its name."""
+        """The file of a result that was not accepted yet. Its name has its writer, with which it goes."""
         return self.folder / f"{name.hex()}.{owner(int.from_bytes(name[:PID_BYTES]))}{RESULT}"
 
     def _draft(self, blob: bytes) -> Path:
@@ -373,13 +388,13 @@ class BlobStore:
         self._tell_once(SENT_ALONG, _sending(buffers, error))
 
     def _tell_once(self, step: str, text: str) -> None:
-        """Have `_tell` say this, if no process that uses the store has said it. A helper thread may be here."""
-        with contextlib.suppress(OSError):  # it is there already; or the store is gone, and so is the cluster
+        """Have `_tell` warn of this, unless a process has done so for this store. May run in a helper thread."""
+        with contextlib.suppress(OSError):  # the file exists already, or the store is gone
             (self.folder / step).touch(exist_ok=False)
             self._untold.append(text)
 
     def _tell(self) -> None:
-        """Warn of what has found no room. Only now, as a warning may be an error, when all is written or undone."""
+        """Give the warnings that are due. Called last, as a user may have turned warnings into errors."""
         while self._untold:
             warnings.warn(self._untold.pop(), stacklevel=4)
 
@@ -421,7 +436,7 @@ class BlobStore:
 
 
 def warn_of_sending(buffers: Iterable[Buffer], error: OSError) -> None:
-    """Warn that large data goes along with messages, where not even a store can be made."""
+    """Warn that large data is sent within messages, since no store could be made."""
     warnings.warn(_sending(buffers, error), stacklevel=2)
 
 

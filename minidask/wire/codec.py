@@ -67,7 +67,7 @@ def encode(message: Message) -> list[Buffer]:
     """Return the buffers to write for one message.
 
     Raises:
-        ProtocolError: the message is over the wire's limits; nothing is to be sent.
+        ProtocolError: the message exceeds the limits of the wire, so it cannot be sent.
     """
     layout = _BY_TYPE[type(message)]
     fields: tuple[Any, ...] = message

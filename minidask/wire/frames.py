@@ -33,7 +33,7 @@ INLINE_BYTES = 4096
 
 
 class _Sizes(dict[int, struct.Struct]):
-    """For a number of buffers, the layout of their lengths; made when it is first needed."""
+    """The layouts of the lengths in a frame, by the number of buffers. Each is made when it is first needed."""
 
     def __missing__(self, count: int) -> struct.Struct:
         layout = self[count] = struct.Struct(f"<{count}Q")
@@ -44,11 +44,11 @@ SIZES = _Sizes()
 
 
 class NotAFrame(ProtocolError):
-    """The bytes do not begin as a frame does: the peer speaks another protocol."""
+    """Received bytes do not begin like a frame: the peer speaks another protocol."""
 
 
 class Limits(NamedTuple):
-    """The largest frame that a decoder accepts: bytes of header, number of buffers, bytes in all."""
+    """The limits of a frame: the bytes of its header, the number of its buffers, and its bytes in total."""
 
     header: int
     buffers: int
@@ -67,10 +67,10 @@ class Frame(NamedTuple):
 
 
 def encode_frame(header: bytes, buffers: Sequence[Buffer] = ()) -> list[Buffer]:
-    """Return the buffers to write, in order, for one frame; small ones are joined, large ones are not copied.
+    """Return the buffers to write for one frame, in order. Small buffers are joined; large ones are not copied.
 
     Raises:
-        ProtocolError: the frame is over the limits `AUTHENTICATED`; nothing is to be sent.
+        ProtocolError: the frame exceeds the limits `AUTHENTICATED`, so it cannot be sent.
     """
     sizes = [len(buffer) for buffer in buffers]
     payload = sum(sizes)
@@ -104,7 +104,7 @@ class FrameDecoder:
     yields the frames that are complete by then.
 
     Args:
-        limits: the largest frame to accept; to be raised by assignment once the peer is authenticated.
+        limits: the largest frame to accept. The attribute is raised when the peer is authenticated.
     """
 
     def __init__(self, limits: Limits = BEFORE_AUTHENTICATION) -> None:
@@ -117,7 +117,7 @@ class FrameDecoder:
         self._large: _LargeFrame | None = None
 
     def get_buffer(self) -> memoryview:
-        """The memory to receive the next bytes into; it is never empty, and valid until `received` is called."""
+        """The memory for the next bytes. It is never empty, and valid until `received` is called."""
         if self._large is not None:
             return self._large.missing()
         return self._view[self._end :]
@@ -128,7 +128,7 @@ class FrameDecoder:
         The caller has to iterate to the end. Each frame is checked against the `limits` of that moment.
 
         Raises:
-            ProtocolError: the bytes are no frame, or one over the limits; the decoder is of no use after it.
+            ProtocolError: the bytes are no frame, or its size exceeds the limits. The decoder cannot be used any more.
         """
         if self._large is not None:
             frame = self._large.advance(count)

@@ -43,7 +43,7 @@ def _pack(*fields: Any) -> bytes:
 
 
 def _unpack(frame: Frame, kind: str, *types: type, version: str = "?") -> list[Any]:
-    """Check that a frame is the message that is expected, and return its fields.
+    """Check that a frame is the expected message of the handshake, and return its fields.
 
     Args:
         kind: the first element of that message.
@@ -83,7 +83,7 @@ def _proof(secret: bytes, label: str, *transcript: bytes) -> bytes:
 
 
 def refusal(error: MinidaskError) -> list[Buffer]:
-    """The buffers to write to a peer that is turned away: a frame that tells it why."""
+    """The buffers to write to a peer that is refused: one frame that tells the reason."""
     code = next((code for code, kind in _REFUSALS.items() if type(error) is kind), "protocol")
     return encode_frame(_pack("refuse", code, str(error)[:1000]))
 
@@ -106,7 +106,7 @@ class Initiator:
         self._info = _pack("info", info)
         self._challenged = False
         self.peer_info: dict[str, Any] | None = None
-        """What the acceptor says of itself; None until the handshake is complete."""
+        """The acceptor's description of itself; None until the handshake is complete."""
 
     @property
     def done(self) -> bool:
@@ -121,7 +121,7 @@ class Initiator:
         """Take the acceptor's next frame; return the buffers to answer with.
 
         Raises:
-            VersionMismatch, AuthenticationError, ProtocolError: the handshake failed, and why.
+            VersionMismatch, AuthenticationError, ProtocolError: the handshake has failed. The text says why.
         """
         if self._challenged:
             (self.peer_info,) = _unpack(frame, "welcome", dict)
@@ -146,7 +146,7 @@ class Acceptor:
         version: this minidask's version.
         nonce: `NONCE_BYTES` fresh random bytes.
         info: what the peer is told of this side, as plain values.
-        roles: those that are let in.
+        roles: the roles of peers that are accepted.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Acceptor:
         self._challenge_proof = b""
         self.role = ""
         self.peer_info: dict[str, Any] | None = None
-        """What the initiator says of itself; None until the handshake is complete."""
+        """The initiator's description of itself; None until the handshake is complete."""
 
     @property
     def done(self) -> bool:
@@ -172,7 +172,7 @@ class Acceptor:
         """Take the initiator's next frame; return the buffers to answer with.
 
         Raises:
-            VersionMismatch, AuthenticationError, ProtocolError: the handshake failed, and why.
+            VersionMismatch, AuthenticationError, ProtocolError: the handshake has failed. The text says why.
         """
         if self._hello is None:
             _, _, role, nonce = _unpack(frame, "hello", int, str, str, bytes, version=self._version)

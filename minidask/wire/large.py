@@ -37,7 +37,7 @@ def is_chunk(request: FetchChunk) -> bool:
 
 
 def answer(request: FetchChunk, read: Callable[[int, int], Buffer | None], missing: str) -> Chunk | NoBlob:
-    """Return what to send to the peer that asks for a chunk.
+    """Make the answer to a request for a chunk: the chunk, or a refusal.
 
     Args:
         read: called with offset and size; returns None if those bytes are not here.

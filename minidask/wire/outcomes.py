@@ -1,7 +1,8 @@
-"""The one check of outcomes, before they go to a client.
+"""The check of outcomes before they go to a client.
 
-A client takes a short buffer beside a pickle for the id of data that is elsewhere, and maps or fetches that. So a
-worker could have a client look for data that nobody has. Such an outcome is refused here, and its sender is at fault.
+A client takes a short buffer beside a pickle for the id of data that is elsewhere, and maps or fetches that data. So a
+faulty worker could make a client wait for data that does not exist. Such an outcome is refused: a worker that
+has sent it is disconnected, a slot is killed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def check_outcome(message: Done | Failed) -> None:
     """Check that each buffer beside the pickle is data, or in a result the id of one large buffer; see protocol.md.
 
     Raises:
-        ProtocolError: there is a buffer that is neither, or no pickle.
+        ProtocolError: a buffer is neither, or the pickle of a result is missing.
     """
     if type(message) is Done and not message.payload:
         raise ProtocolError("a result has one buffer at least, its pickle")

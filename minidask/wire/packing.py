@@ -12,7 +12,7 @@ import msgpack
 
 
 def pack(value: Any) -> bytes:
-    """Return a value as bytes. Text with lone surrogates takes twice the time; nearly none has any."""
+    """Pack a plain value into bytes. A value with lone surrogates in a text takes twice the time."""
     try:
         packed: bytes = msgpack.packb(value)
     except UnicodeEncodeError:
@@ -21,7 +21,7 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(packed: Any) -> Any:
-    """Return the value that was packed.
+    """Unpack the value that `pack` has made bytes of.
 
     Raises:
         ValueError, msgpack.UnpackException, RecursionError: the bytes are no packed value.
