@@ -81,19 +81,19 @@ PATCHES = (
     ),
     Patch(
         "sys.argv",
-        "worker/slot/traits.py",
+        "minidask/task/traits.py",
         "slots",
         "A task finds the caller's command line, as a child process would.",
     ),
     Patch(
         ".authkey",
-        "worker/slot/traits.py",
+        "minidask/task/traits.py",
         "slots in which a task loads `multiprocessing`",
         "A task connects to the caller's managers, as a child process would; the attribute is a public one.",
     ),
     Patch(
         "multiprocessing.shared_memory.resource_tracker",
-        "worker/slot/traits.py",
+        "minidask/task/traits.py",
         "slots in which a task loads it",
         "A segment that a task only attaches would be removed when the slot ends.",
     ),
