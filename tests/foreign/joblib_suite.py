@@ -26,7 +26,7 @@ def run_suite(folder: Path, plugin: str, *tests: str) -> str:
     command = [sys.executable, "-m", "pytest", "-p", "minidask_plugin", "-p", "no:cacheprovider", "--pyargs", *tests]
     command += ["--timeout", "120", "-W", "default", "-v", "-c", os.devnull]
     result = subprocess.run(
-        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=580, check=False
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=1180, check=False
     )
     sweep()  # loky ends its workers with SIGKILL, and a cluster nested in one of them with it, store and all
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]

@@ -9,6 +9,6 @@ import pytest
 from tests.foreign.joblib_suite import OURS, SITE, run_suite
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_joblibs_own_tests_of_other_backends(tmp_path: Path) -> None:
     run_suite(tmp_path, SITE, "joblib.test.test_parallel", "-k", f"not ({OURS})")

@@ -49,7 +49,7 @@ MEMMAPPING = (
 )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1200)
 def test_joblibs_own_tests_of_parallel(tmp_path: Path) -> None:
     printed = run_suite(tmp_path, SITE, "joblib.test.test_parallel", "-k", OURS)
     ours = re.findall(r"::\S*minidask\S* (\w+)", printed)
