@@ -22,8 +22,8 @@ import minidask
 from bench.life import processor_seconds
 from minidask.client.core import Returned
 from minidask.client.future import Future
-from minidask.pickling.payload import dumps, dumps_naming, loads
-from minidask.pickling.sharing import Interner
+from minidask.pickling.payload import loads
+from minidask.pickling.sharing import Interner, dumps, dumps_naming
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Received
 from minidask.task.batch import run_batch

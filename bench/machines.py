@@ -16,7 +16,7 @@ from minidask.host.program import run_loop
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
 from minidask.net.transport import MessageLink, connect
-from minidask.pickling.payload import dumps
+from minidask.pickling.sharing import dumps
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Done, Message, Resized, Run
 

@@ -23,7 +23,7 @@ from bench.life import processor_seconds
 from bench.workload import Setting, workload
 from minidask.client.connection import Connection
 from minidask.net.addresses import Address
-from minidask.pickling.payload import dumps
+from minidask.pickling.sharing import dumps
 from minidask.wire.messages import Answer, Ask, Message, OpenGroup, Submit, TaskDone
 
 BATCH = 100

@@ -15,7 +15,7 @@ from minidask.task.batch import RunsBatches, run_batch
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
-    from minidask.pickling.sharing import Scattered
+    from minidask.pickling.scattered import Scattered
 
 _made: set[bytes] = set()
 _making = threading.RLock()

@@ -58,7 +58,8 @@ from minidask.client.helping import LOOK_SECONDS
 from minidask.client.reading import Leadership
 from minidask.errors import MinidaskError, SerializationError
 from minidask.host.signals import start
-from minidask.pickling.payload import dumps, run_apart
+from minidask.pickling.apart import run_apart
+from minidask.pickling.sharing import dumps
 from minidask.pickling.watch import has_state, is_generator
 from minidask.task.context import waiting
 from minidask.wire.messages import RanInline

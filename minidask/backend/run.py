@@ -53,7 +53,7 @@ from minidask.client.tally import CallCounts
 from minidask.errors import MinidaskError
 from minidask.host.signals import Uninterrupted, start
 from minidask.pickling.functions import name_of
-from minidask.pickling.sharing import Scattered
+from minidask.pickling.scattered import Scattered
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar

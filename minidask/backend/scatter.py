@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minidask.client.client import Client
-from minidask.pickling.sharing import Scattered
+from minidask.pickling.scattered import Scattered
 
 
 class SharedData:

@@ -29,7 +29,7 @@ from minidask.host.folders import sweep
 from minidask.host.packages import versions
 from minidask.host.sizes import count
 from minidask.pickling.functions import name_of
-from minidask.pickling.sharing import Scattered
+from minidask.pickling.scattered import Scattered
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:

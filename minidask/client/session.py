@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol
 
 from minidask.client.code import collected
 from minidask.data.files import blob_id
-from minidask.pickling.payload import dumps
+from minidask.pickling.sharing import dumps
 from minidask.task.session import describe, working_directory
 from minidask.task.sources import OwnModule, OwnModules
 from minidask.task.traits import CallerTraits

@@ -47,8 +47,8 @@ from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host.packages import python_version
-from minidask.pickling.payload import dumps_naming
-from minidask.pickling.sharing import Interner, Scattered
+from minidask.pickling.scattered import Scattered
+from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
 from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m

@@ -1,4 +1,4 @@
-"""Objects to bytes and back: cloudpickle, protocol 5, large buffers beside the pickle and not inside it.
+"""What a payload is, and how it becomes objects again. `sharing.py` makes payloads of objects.
 
 pickle alone would copy each array into its text, and could not send a function of `__main__`. cloudpickle sends such
 functions. Protocol 5 leaves large buffers where they are. So a payload is a list:
@@ -9,7 +9,7 @@ functions. Protocol 5 leaves large buffers where they are. So a payload is a lis
 Tasks of a call share much, functions above all. What they share is pickled once, as a *blob* whose id is a hash of its
 content. Each task's own pickle only has that id:
 
-    sender: dumps_naming ─► an id in the place of a function     (`sharing.py` decides what becomes a blob)
+    sender: dumps_naming ─► an id in the place of a function      (`sharing.py` decides what becomes a blob)
     slot:   loads ─► resolve_blob(id) ─► TaskBlobs ─► SlotBlobs   (unpickled once, if no task changes it)
 
 A task may change the objects that blobs were unpickled to. The next task must find them as they were sent. So a slot
@@ -18,187 +18,25 @@ gives an object to the next task only if a `Watch` has seen no change; else the 
 
 from __future__ import annotations
 
-import functools
-import io
 import pickle
-import types
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
-
-import cloudpickle
+from typing import Any
 
 from minidask.data.pieces import names_in, reference
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, SerializationError
 from minidask.host.signals import pass_on
-from minidask.pickling.arrays import reduction
 from minidask.pickling.byvalue import (
-    GlobalsOfModules,
     Namespace,
-    reduce_cached,
-    send_mp_main_by_value,
     this_thread,
-    with_our_makers,
 )
-from minidask.pickling.functions import copy_of_wrapper, importable, is_wrapper
-from minidask.pickling.tracebacks import code_with_its_file
+from minidask.pickling.functions import copy_of_wrapper
 from minidask.pickling.watch import Watch
 from minidask.wire.frames import Buffer
 from minidask.wire.large import LARGE_BYTES, OUT_OF_BAND_BYTES
 from minidask.wire.messages import Payload
 
-MAX_BUFFERS = 1024
 SHARED, PRIVATE, HANDED_OVER = b"r", b"c", b"w"  # how a reference's bytes are mapped: see `minidask/data/store.py`
-BY_NAME = b""  # in the place of a blob's id: the receiver imports the function
-
-
-class _Reducers(dict[type, Callable[[Any], Any]]):
-    """Reducers by class. Those of cloudpickle and `copyreg` count too, also if they are registered later.
-
-    A pickler asks once for each object, and mostly finds none. With a `ChainMap` it would be half as fast.
-    """
-
-    tables = getattr(cloudpickle.Pickler.dispatch_table, "maps", [cloudpickle.Pickler.dispatch_table])
-
-    def __missing__(self, kind: type) -> Callable[[Any], Any]:
-        for table in self.tables:
-            if kind in table:
-                reducer: Callable[[Any], Any] = table[kind]
-                return reducer
-        raise KeyError(kind)
-
-
-REDUCERS = _Reducers()
-"""How instances of a class are pickled by minidask alone, and not by cloudpickle; for the adapters to libraries."""
-
-
-class Names(Protocol):
-    """Finds blobs for what a pickle holds, so that it is sent once for all pickles; see `sharing.py`."""
-
-    files: bool
-
-    def find(self, obj: Any) -> bytes | None:
-        """The blob that stands for `obj`, `BY_NAME` for a function that is imported, None for anything else."""
-
-    def reference(self, raw: memoryview) -> bytes | None:
-        """The reference to blobs with a buffer's bytes; None for a buffer that goes along with the task."""
-
-    def contiguous(self, array: Any) -> Any:
-        """A copy of an array whose elements do not lie side by side."""
-
-    def refers_to(self, blob: bytes) -> list[bytes]:
-        """The blobs that this one refers to."""
-
-
-class _Beside:
-    """What goes beside one pickle: its large buffers or references to them, and the ids of the blobs that it needs.
-
-    It is apart from the pickler: a pickler whose callback is its own method is in a cycle. The data that it has
-    pickled would then stay until a garbage collection.
-    """
-
-    def __init__(self, interner: Names | None) -> None:
-        self.interner = interner
-        self.buffers: Payload = []
-        self.needed: list[bytes] = []
-
-    def in_band(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether the buffer is to go into the pickle itself."""
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
-            return True
-        stand_in = self.interner.reference(raw) if self.interner is not None else None
-        if stand_in is None:
-            self.buffers.append(raw)
-        else:
-            for blob in names_in(stand_in):
-                self.need(blob)
-            self.buffers.append(stand_in)
-        return False
-
-    def need(self, blob: bytes) -> None:
-        """Note that the pickle needs this blob, and the blobs that it refers to."""
-        if blob not in self.needed:
-            self.needed.append(blob)
-            if self.interner is not None:
-                self.needed += [other for other in self.interner.refers_to(blob) if other not in self.needed]
-
-
-_CACHED = type(functools.cache(len))
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's pickler, with large buffers kept beside the pickle and ids in the place of shared objects."""
-
-    dispatch_table: ClassVar[Any] = REDUCERS
-
-    def __init__(self, file: io.BytesIO, beside: _Beside) -> None:
-        super().__init__(file, protocol=5, buffer_callback=beside.in_band)
-        self._beside = beside
-        self._interner = beside.interner
-        if beside.interner is not None:
-            self.globals_ref = GlobalsOfModules()
-
-    def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is types.BuiltinFunctionType:
-            return obj.__reduce__()
-        if type(obj) is types.CodeType:
-            return code_with_its_file(obj)
-        if type(obj) is _CACHED and not importable(obj):
-            return reduce_cached(obj)
-        if self._interner is not None:
-            blob = self._interner.find(obj)
-            if blob:
-                self._beside.need(blob)
-                return resolve_copy if is_wrapper(obj) else resolve_blob, (blob,)
-            if blob == BY_NAME:
-                return NotImplemented
-        interner = self._interner
-        if interner is None:
-            reduced = reduction(obj)
-        else:
-            reduced = reduction(obj, files=interner.files, lent=True, contiguous=interner.contiguous)
-        return with_our_makers(obj, super().reducer_override(obj)) if reduced is NotImplemented else reduced
-
-
-def dumps(obj: Any, what: str) -> Payload:
-    """Pickle one object. Nothing of it becomes a blob.
-
-    Args:
-        what: names the object in the error.
-
-    Raises:
-        SerializationError: the object cannot be pickled.
-    """
-    return dumps_naming(obj, what, None)[0]
-
-
-def dumps_naming(obj: Any, what: str, interner: Names | None) -> tuple[Payload, list[bytes]]:
-    """Pickle one object, with ids of blobs in the place of what the interner knows.
-
-    Args:
-        what: names the object in the error.
-        interner: decides what becomes a blob; new blobs wait in it to be sent. None: nothing does.
-
-    Returns:
-        The payload, and the ids of all blobs that the receiver needs for it.
-
-    Raises:
-        SerializationError: the object cannot be pickled.
-    """
-    send_mp_main_by_value()
-    file, beside = io.BytesIO(), _Beside(interner)
-    try:
-        _Pickler(file, beside).dump(obj)
-    except MinidaskError:
-        raise
-    except Exception as error:
-        pass_on(error)
-        raise SerializationError(
-            f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
-            " Look for open files, locks, connections or generators in it, and create those inside the task"
-        ) from error
-    return [file.getvalue(), *beside.buffers], beside.needed
 
 
 def loads(payload: Payload, what: str) -> Any:
@@ -511,43 +349,6 @@ class TaskBlobs:
             watch.add(obj)
             self._data[blob] = (obj, watch)
         return obj
-
-
-def run_apart(payload: Payload) -> Any:
-    """Run a pickled call in this thread as if it had been sent to a slot: it changes no object of this task.
-
-    Returns:
-        The call's result, as it would have come from the slot.
-
-    Raises:
-        SerializationError: the call cannot be unpickled, or its result cannot be pickled.
-        Exception: the error that the call raises.
-    """
-    around: TaskBlobs | None = this_thread.task
-    task = (around.table if around is not None else SlotBlobs()).begin([], payload)
-    raised: Exception | None = None
-    try:
-        function, args = loads([payload[0], *map(_own_copy, payload[1:])], "a nested call")
-        try:
-            result = function(*args)
-        except Exception as error:  # noqa: BLE001 - it is raised below, as the caller knows it
-            result, raised = error, error
-        result = dumps(result, f"the result of a nested call, of type {type(result).__name__},")
-    except SerializationError:
-        if raised is None:
-            raise
-        raise raised from None
-    finally:
-        task.end()
-    result = loads(result, "the result of a nested call")
-    if raised is not None:
-        raise result.with_traceback(raised.__traceback__)
-    return result
-
-
-def _own_copy(buffer: Buffer) -> Buffer:
-    """A buffer as a task sees one that was sent: a copy of its own, or read-only if it is large."""
-    return bytearray(buffer) if len(buffer) < LARGE_BYTES else memoryview(buffer).toreadonly()
 
 
 def resolve_blob(blob: bytes) -> Any:

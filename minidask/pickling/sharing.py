@@ -28,7 +28,7 @@ as long as its array lives, for an array that each task has of its own must not 
 only to be pickled, and be gone before its task is sent. Hence its blobs wait in `_gone` until the next task is pickled:
 then the task before it is on its way, and holds what it needs itself.
 
-Functions inside a shared function go along with it and get no id of their own (`_InFunction`). They may refer to one
+Functions inside a shared function go along with it and get no id of their own. They may refer to one
 another, and no hash can contain itself. The data in them does get an id. It is read-only, for all calls in a slot share
 it.
 
@@ -40,68 +40,55 @@ first thread has announced them. It then announces them itself.
 from __future__ import annotations
 
 import collections
+import functools
+import io
+import pickle
 import types
 import weakref
-from collections.abc import Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import cloudpickle
 
 from minidask.data.files import blob_id
-from minidask.data.pieces import cut, reference, side_by_side
-from minidask.errors import SerializationError
+from minidask.data.pieces import cut, names_in, reference, side_by_side
+from minidask.errors import MinidaskError, SerializationError
+from minidask.host.signals import pass_on
+from minidask.pickling.arrays import reduction
+from minidask.pickling.byvalue import GlobalsOfModules, reduce_cached, send_mp_main_by_value, with_our_makers
 from minidask.pickling.functions import Key, fingerprint, fingerprint_of_wrapper, importable, is_wrapper
-from minidask.pickling.payload import BY_NAME, PRIVATE, SHARED, dumps_naming
-from minidask.wire.large import REPEATED_BYTES
+from minidask.pickling.payload import PRIVATE, SHARED, resolve_blob, resolve_copy
+from minidask.pickling.scattered import Scattered
+from minidask.pickling.tracebacks import code_with_its_file
+from minidask.wire.large import OUT_OF_BAND_BYTES, REPEATED_BYTES
 from minidask.wire.messages import Payload
 
+BY_NAME = b""  # in the place of a blob's id: the receiver imports the function
+MAX_BUFFERS = 1024
 MAX_REPEATED = 256
 MAX_TWINS = 100
 
 Place = tuple[int, int]
 
 
-class Holder(Protocol):
-    """Counts the needs of each blob: the shell of a client."""
+class _Reducers(dict[type, Callable[[Any], Any]]):
+    """Reducers by class. Those of cloudpickle and `copyreg` count too, also if they are registered later.
 
-    dropped: collections.deque[list[bytes]]
-    """Ids of blobs to be held once less. A garbage collection appends here, inside any lock."""
-
-    def release(self, blobs: Collection[bytes]) -> None:
-        """Hold each of these blobs once less."""
-
-
-class Scattered:
-    """A handle on data that `Client.scatter` has sent ahead. Pass it, at any depth, in the place of the data.
-
-    The data stays on the cluster until the handle is released, or dropped.
-
-    Args:
-        blob: the id of the data's blob.
-        refers_to: the ids of the blobs of large buffers in the data.
-        kind: the name of the data's type.
-        holder: holds all these blobs once for this handle.
+    A pickler asks once for each object, and mostly finds none. With a `ChainMap` it would be half as fast.
     """
 
-    def __init__(self, blob: bytes, refers_to: list[bytes], kind: str, holder: Holder) -> None:
-        self.blob = blob
-        self.refers_to = refers_to
-        self._kind = kind
-        self._holder: Holder | None = holder
+    tables = getattr(cloudpickle.Pickler.dispatch_table, "maps", [cloudpickle.Pickler.dispatch_table])
 
-    def release(self) -> None:
-        """Let the cluster forget the data once the tasks that use it have ended. A second call does nothing."""
-        holder, self._holder = self._holder, None
-        if holder is not None:
-            holder.release([self.blob, *self.refers_to])
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        for table in self.tables:
+            if kind in table:
+                reducer: Callable[[Any], Any] = table[kind]
+                return reducer
+        raise KeyError(kind)
 
-    def __del__(self) -> None:
-        if self._holder is not None:
-            self._holder.dropped.append([self.blob, *self.refers_to])
 
-    def __reduce__(self) -> Any:
-        raise SerializationError("a scattered handle can only be sent as an argument of a task of its own client")
-
-    def __repr__(self) -> str:
-        return f"<minidask.Scattered {self._kind} {self.blob.hex()[:8]}>"
+REDUCERS = _Reducers()
+"""How instances of a class are pickled by minidask alone, and not by cloudpickle; for the adapters to libraries."""
 
 
 class Interner:
@@ -173,8 +160,11 @@ class Interner:
         """Return the ids of the blobs that this blob refers to."""
         return self._refers_to.get(blob, [])
 
-    def find(self, obj: Any) -> bytes | None:
+    def find(self, obj: Any, in_function: bool = False) -> bytes | None:
         """Return the id of the blob that stands for an object. A function or class that is new becomes a blob.
+
+        Args:
+            in_function: whether the object is in one that is about to become a blob. A new function goes along there.
 
         Returns:
             `BY_NAME` for what a worker imports; None for any other object.
@@ -186,13 +176,13 @@ class Interner:
         if known is not None:
             return known[1]
         kind = type(obj)
-        if not self._functions:
-            return self.find_data(obj)
+        if in_function or not self._functions:
+            return self._find_handle(obj)
         if kind is types.FunctionType or is_wrapper(obj):
             return self._find_twin(obj)
         if isinstance(obj, type):
             return None if obj.__module__ == "builtins" else self._find_class(obj)
-        return self.find_data(obj)
+        return self._find_handle(obj)
 
     def _is_imported(self, obj: Any) -> bool:
         imported = importable(obj)
@@ -223,17 +213,13 @@ class Interner:
         return self._twins[key][1]
 
     def _define(self, obj: Any, what: str) -> bytes:
-        payload, refers_to = dumps_naming(obj, what, _InFunction(self))
+        payload, refers_to = dumps_naming(obj, what, self, in_function=True)
         blob = blob_id(payload)
         self._ship({blob: payload})
         self._refers_to[blob] = refers_to
         return blob
 
-    def find_data(self, obj: Any) -> bytes | None:
-        """Return the id of the blob of a scattered handle, or of an object that was scattered; None for others."""
-        known = self._known.get(id(obj))
-        if known is not None:
-            return known[1]
+    def _find_handle(self, obj: Any) -> bytes | None:
         if type(obj) is Scattered:
             self._refers_to[obj.blob] = obj.refers_to
             return obj.blob
@@ -250,17 +236,22 @@ class Interner:
             known = self._copies[number] = (forget, array.copy())
         return known[1]
 
-    def reference(self, raw: memoryview) -> bytes | None:
+    def reference(self, raw: memoryview, in_function: bool = False) -> bytes | None:
         """Return the reference to a buffer whose bytes are sent once for all tasks; None for one that goes along.
 
         A large buffer is hashed once in a call: like joblib, this does not see later changes. A smaller one goes along
         with the first task, and becomes a blob when it comes again. Each task then has its own copy of it and may write
         to it, as to any other argument.
+
+        A large buffer in a function is read-only, for all calls in a slot share it. Its blobs are held as long as the
+        function is, also if the buffer is a copy that was made to be pickled. A smaller one goes along.
         """
         if self._large is None or raw.nbytes < REPEATED_BYTES:
             return None
         if raw.nbytes < self._large:
-            return self._repeated(raw)
+            return None if in_function else self._repeated(raw)
+        if in_function:
+            return reference(self._ship_pieces(raw), SHARED)
         place = _place(raw)
         if place is None:
             blobs = self._ship_pieces(raw)
@@ -271,16 +262,6 @@ class Interner:
             self.unsent.append(pieces)
             self._data[place] = (weakref.ref(_owner(raw.obj, place), lambda _: self._forget(place)), blobs)
         return reference(blobs, self._mode)
-
-    def reference_in_function(self, raw: memoryview) -> bytes | None:
-        """Return the reference to a large buffer in a function; None for a small one, which goes along.
-
-        It is read-only, for all calls in a slot share it. Its blobs are held as long as the function is, also if the
-        buffer is a copy that was made to be pickled.
-        """
-        if self._large is None or raw.nbytes < self._large:
-            return None
-        return reference(self._ship_pieces(raw), SHARED)
 
     def _forget(self, place: Place) -> None:
         """Forget an array that is gone: another one may come to lie in its place.
@@ -311,17 +292,6 @@ class Interner:
             self._shipped.update(new)
 
 
-class _InFunction:
-    """Makes blobs of large data in a function. Functions in it go along, for they may refer to one another."""
-
-    def __init__(self, interner: Interner) -> None:
-        self.find = interner.find_data
-        self.reference = interner.reference_in_function
-        self.refers_to = interner.refers_to
-        self.contiguous = interner.contiguous
-        self.files = interner.files
-
-
 def _pieces(raw: memoryview) -> tuple[list[bytes], dict[bytes, Payload]]:
     """The ids of a buffer's pieces, in order, and the payload of each."""
     pieces = cut(raw)
@@ -340,3 +310,118 @@ def _owner(array: Any, place: Place) -> Any:
     base: Any = getattr(array, "base", None)
     interface = getattr(base, "__array_interface__", None)
     return base if interface and base is not None and (interface["data"][0], base.nbytes) == place else array
+
+
+class _Beside:
+    """What goes beside one pickle: its large buffers or references to them, and the ids of the blobs that it needs.
+
+    It is apart from the pickler: a pickler whose callback is its own method is in a cycle. The data that it has
+    pickled would then stay until a garbage collection.
+    """
+
+    def __init__(self, interner: Interner | None, in_function: bool) -> None:
+        self.interner = interner
+        self.in_function = in_function
+        self.buffers: Payload = []
+        self.needed: list[bytes] = []
+
+    def in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the buffer is to go into the pickle itself."""
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES or len(self.buffers) >= MAX_BUFFERS:
+            return True
+        stand_in = self.interner.reference(raw, self.in_function) if self.interner is not None else None
+        if stand_in is None:
+            self.buffers.append(raw)
+        else:
+            for blob in names_in(stand_in):
+                self.need(blob)
+            self.buffers.append(stand_in)
+        return False
+
+    def need(self, blob: bytes) -> None:
+        """Note that the pickle needs this blob, and the blobs that it refers to."""
+        if blob not in self.needed:
+            self.needed.append(blob)
+            if self.interner is not None:
+                self.needed += [other for other in self.interner.refers_to(blob) if other not in self.needed]
+
+
+_CACHED = type(functools.cache(len))
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's pickler, with large buffers kept beside the pickle and ids in the place of shared objects."""
+
+    dispatch_table: ClassVar[Any] = REDUCERS
+
+    def __init__(self, file: io.BytesIO, beside: _Beside) -> None:
+        super().__init__(file, protocol=5, buffer_callback=beside.in_band)
+        self._beside = beside
+        self._interner = beside.interner
+        if beside.interner is not None:
+            self.globals_ref = GlobalsOfModules()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.BuiltinFunctionType:
+            return obj.__reduce__()
+        if type(obj) is types.CodeType:
+            return code_with_its_file(obj)
+        if type(obj) is _CACHED and not importable(obj):
+            return reduce_cached(obj)
+        if self._interner is not None:
+            blob = self._interner.find(obj, self._beside.in_function)
+            if blob:
+                self._beside.need(blob)
+                return resolve_copy if is_wrapper(obj) else resolve_blob, (blob,)
+            if blob == BY_NAME:
+                return NotImplemented
+        interner = self._interner
+        if interner is None:
+            reduced = reduction(obj)
+        else:
+            reduced = reduction(obj, files=interner.files, lent=True, contiguous=interner.contiguous)
+        return with_our_makers(obj, super().reducer_override(obj)) if reduced is NotImplemented else reduced
+
+
+def dumps(obj: Any, what: str) -> Payload:
+    """Pickle one object. Nothing of it becomes a blob.
+
+    Args:
+        what: names the object in the error.
+
+    Raises:
+        SerializationError: the object cannot be pickled.
+    """
+    return dumps_naming(obj, what, None)[0]
+
+
+def dumps_naming(
+    obj: Any, what: str, interner: Interner | None, *, in_function: bool = False
+) -> tuple[Payload, list[bytes]]:
+    """Pickle one object, with ids of blobs in the place of what the interner knows.
+
+    Args:
+        what: names the object in the error.
+        interner: decides what becomes a blob; new blobs wait in it to be sent. None: nothing does.
+        in_function: whether the object is a function, or a class, that is about to become a blob itself.
+
+    Returns:
+        The payload, and the ids of all blobs that the receiver needs for it.
+
+    Raises:
+        SerializationError: the object cannot be pickled.
+    """
+    send_mp_main_by_value()
+    file, beside = io.BytesIO(), _Beside(interner, in_function)
+    try:
+        _Pickler(file, beside).dump(obj)
+    except MinidaskError:
+        raise
+    except Exception as error:
+        pass_on(error)
+        raise SerializationError(
+            f"{what} cannot be pickled, so it cannot be sent: {type(error).__name__}: {error}."
+            " Look for open files, locks, connections or generators in it, and create those inside the task"
+        ) from error
+    return [file.getvalue(), *beside.buffers], beside.needed

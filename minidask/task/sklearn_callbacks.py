@@ -19,7 +19,8 @@ import warnings
 from typing import Any
 
 from minidask.errors import SerializationError
-from minidask.pickling.payload import REDUCERS, dumps, loads
+from minidask.pickling.payload import loads
+from minidask.pickling.sharing import REDUCERS, dumps
 from minidask.task import channels
 from minidask.task.context import current_slot, is_slot_process
 from minidask.wire.messages import Payload

@@ -6,7 +6,7 @@ import threading
 
 from minidask.client.core import Returned
 from minidask.client.future import Future
-from minidask.pickling.payload import dumps
+from minidask.pickling.sharing import dumps
 
 BOTH = threading.Barrier(2)
 

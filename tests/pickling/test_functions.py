@@ -21,7 +21,7 @@ import minidask
 from minidask.backend.backend import MinidaskBackend
 from minidask.data.files import blob_id
 from minidask.pickling import payload as p
-from minidask.pickling.sharing import MAX_TWINS, Interner
+from minidask.pickling.sharing import MAX_TWINS, Interner, dumps_naming
 from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Payload
 
@@ -42,7 +42,7 @@ class Sender:
 
     def send(self, obj: Any) -> tuple[Any, int]:
         """What arrives, and how many bytes went along with the task."""
-        payload, blobs = p.dumps_naming(obj, "it", self.interner)
+        payload, blobs = dumps_naming(obj, "it", self.interner)
         while self.interner.unsent:
             self.put(self.interner.unsent.popleft())
         for blob in blobs:
@@ -230,10 +230,10 @@ def spied(client: minidask.Client, monkeypatch: pytest.MonkeyPatch) -> tuple[lis
     """The bytes of each task, and what was pickled for all."""
     tasks: list[int] = []
     shared: list[str] = []
-    original = p.dumps_naming
+    original = dumps_naming
 
-    def watch(obj: Any, what: str, interner: Any) -> Any:
-        payload, blobs = original(obj, what, interner)
+    def watch(obj: Any, what: str, interner: Any, **options: Any) -> Any:
+        payload, blobs = original(obj, what, interner, **options)
         if what.startswith("task"):
             tasks.append(sum(map(len, payload)))
         elif what != "the session":

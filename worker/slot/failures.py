@@ -9,7 +9,7 @@ from types import FrameType
 
 from minidask.errors import SerializationError, TaskError
 from minidask.pickling import tracebacks
-from minidask.pickling.payload import dumps
+from minidask.pickling.sharing import dumps
 from minidask.task import batch
 from minidask.task.missing import explained
 from minidask.task.session import SessionInfo

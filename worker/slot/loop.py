@@ -26,7 +26,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.pickling.payload import SlotBlobs, dumps, handed_over, loads
+from minidask.pickling.payload import SlotBlobs, handed_over, loads
+from minidask.pickling.sharing import dumps
 from minidask.task import batch
 from minidask.task.context import SlotConfig, bind_slot
 from minidask.task.session import refuse_other_python

@@ -24,7 +24,7 @@ from minidask import errors
 from minidask.client.group import TaskGroup
 from minidask.data import files as blobfiles
 from minidask.data.files import blob_id
-from minidask.pickling.sharing import Scattered
+from minidask.pickling.scattered import Scattered
 from minidask.wire.codec import encode
 from minidask.wire.messages import Message, PutBlob
 from tests.helpers import Programs, alive, pinned, wait_until
