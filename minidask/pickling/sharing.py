@@ -136,11 +136,10 @@ class Interner:
     def close(self) -> list[bytes]:
         """Forget all objects of the call, which has no more tasks. Returns the ids of blobs to be held once less."""
         self._copies.clear()
-        gone = self.take_gone()
         data, self._data = self._data, {}
-        gone += [*self._shipped, *(blob for _, blobs in data.values() for blob in set(blobs))]
+        gone = [*self._shipped, *(blob for _, blobs in list(data.values()) for blob in set(blobs))]
         self._shipped.clear()
-        return gone
+        return gone + self.take_gone()  # last: an array may be gone meanwhile, in another thread
 
     def forget_unsent(self) -> None:
         """Forget the new blobs, which cannot be sent. The next task that needs one makes it again."""

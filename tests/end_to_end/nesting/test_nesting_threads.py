@@ -40,6 +40,7 @@ def in_threads() -> list[int]:
 
 
 def calls_in_threads() -> list[int]:
+    Parallel(n_jobs=2)([delayed(same)(0)])  # joblib makes loky's executor without a lock: two threads may clash there
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda i: sum(Parallel(n_jobs=2)(delayed(same)(j) for j in range(i, i + 3))), range(4)))
 
