@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ def pinned(client: minidask.Client) -> list[Path]:
     own = {blob.hex() for blob in [*session.blobs(), *session._old]}
     found = client.shell.store.folder.glob(f"*.{os.getpid()}-*")
     return [path for path in found if path.name.partition(".")[0] not in own]
+
+
+def forget_garbage(client: minidask.Client) -> None:
+    """Have released what earlier tests left in cycles, as handles of `scatter=` are: a test counts its own pins."""
+    gc.collect()
+    assert client.submit(len, "").result(20) == 0
+    wait_until(lambda: not pinned(client), "nothing of earlier tests was held")
 
 
 def offered(messages: list[Message]) -> int:
@@ -177,3 +185,10 @@ def pids_of(client: minidask.Client) -> set[int]:
     """The processes of a cluster on this machine: its node and its slots."""
     node = psutil.Process(client.scheduler_info()["pid"])
     return {node.pid, *(process.pid for process in node.children())}
+
+
+def delayed_calls(function: Callable[..., Any], count: int) -> Iterator[Any]:
+    """Calls of a function with 0, 1, 2 … for `joblib.Parallel`, as a generator."""
+    from joblib import delayed
+
+    return (delayed(function)(i) for i in range(count))

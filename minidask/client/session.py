@@ -38,6 +38,11 @@ class Described(Protocol):
     unsent: collections.deque[Mapping[bytes, Payload]]
     gone: list[bytes]
 
+    def take_gone(self) -> list[bytes]:
+        """Return what is in `gone`, which is empty then."""
+        gone, self.gone = self.gone, []
+        return gone
+
     def forget_unsent(self) -> None:
         """Forget the new blobs, which cannot be sent. The next task gets other ones."""
 
@@ -59,7 +64,7 @@ class _Sent(NamedTuple):
 _NOTHING = _Sent([], 0, "", {}, {}, [])
 
 
-class Session:
+class Session(Described):
     """Keeps the scheduler's copy of this process's description up to date.
 
     Args:
@@ -115,7 +120,7 @@ class Session:
             self.gone += old
 
 
-class Inherited:
+class Inherited(Described):
     """Describes the caller of the outermost task, for a client in a task: its tasks are to run as that task does.
 
     Args:

@@ -179,6 +179,8 @@ class ClientShell:
                         every = [*session, *blobs]
                         message = m.Submit(number, name, priority, timeout, group, pin, every, parent, payload)
                         self.connection.post(self.core.submit(message, handle, blobs))
+                        if self._session.gone:
+                            self.blobs.dropped.append(self._session.take_gone())
                         break
                 self.blobs.announce(self._session)
             self.connection.flush()

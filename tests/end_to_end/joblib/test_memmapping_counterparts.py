@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +25,12 @@ from joblib import Parallel, delayed
 import minidask
 from minidask.wire.large import LARGE_BYTES
 from minidask.wire.messages import Message
-from tests.helpers import Programs, largest_task, offered, pinned, wait_until
+from tests.helpers import Programs, forget_garbage, largest_task, offered, pinned, wait_until
 
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture(autouse=True)
-def backend(client: minidask.Client) -> Iterator[None]:
-    with joblib.parallel_config("minidask", scheduler=client):
-        yield
+pytestmark = pytest.mark.usefixtures("on_client")
 
 
 @pytest.fixture
@@ -179,6 +176,8 @@ def test_each_task_may_write_to_its_own_copy_of_large_data() -> None:
 
 
 def test_nothing_of_a_call_that_failed_stays_in_the_store(client: minidask.Client) -> None:
+    forget_garbage(client)
+
     def fail() -> None:
         data = np.ones(LARGE_BYTES)
         Parallel(n_jobs=2)(delayed(np.linalg.inv)(data) for _ in range(10))

@@ -25,17 +25,9 @@ from sklearn.svm import SVC
 
 import minidask
 from minidask import errors
-from tests.helpers import at_rest, wait_until
+from tests.helpers import at_rest, delayed_calls, wait_until
 
-
-@pytest.fixture(autouse=True)
-def backend(client: minidask.Client) -> Iterator[None]:
-    with joblib.parallel_config("minidask", scheduler=client):
-        yield
-
-
-def tasks(function: Callable[..., Any], count: int) -> Iterator[Any]:
-    return (delayed(function)(i) for i in range(count))
+pytestmark = pytest.mark.usefixtures("on_client")
 
 
 @pytest.mark.parametrize("return_as", ["list", "generator", "generator_unordered"])
@@ -44,7 +36,7 @@ def tasks(function: Callable[..., Any], count: int) -> Iterator[Any]:
 @pytest.mark.parametrize("pre_dispatch", ["all", "2*n_jobs", 1])
 def test_every_way_to_call(return_as: str, n_jobs: int | None, batch_size: Any, pre_dispatch: Any) -> None:
     results = Parallel(n_jobs=n_jobs, batch_size=batch_size, pre_dispatch=pre_dispatch, return_as=return_as)(
-        tasks(neg, 20)
+        delayed_calls(neg, 20)
     )
     expected = [-i for i in range(20)]
     assert (sorted(results, reverse=True) if return_as == "generator_unordered" else list(results)) == expected
@@ -100,13 +92,13 @@ def test_never_more_than_n_jobs_calls_at_once(
 
 def test_n_jobs_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="n_jobs == 0"):
-        Parallel(n_jobs=0)(tasks(neg, 2))
+        Parallel(n_jobs=0)(delayed_calls(neg, 2))
 
 
 @pytest.mark.alone(reason="it measures milliseconds")
 def test_a_call_of_one_task_does_not_wait_for_joblibs_next_look() -> None:
     """joblib looks for results every 10 ms; a call that returns in less has not waited for that."""
-    Parallel()(tasks(neg, 2))
+    Parallel()(delayed_calls(neg, 2))
     seconds = []
     for _ in range(20):
         began = time.perf_counter()
@@ -127,7 +119,7 @@ def test_batches_grow_with_short_tasks() -> None:
                 return size
 
         parallel._backend.__class__ = Watched
-        assert parallel(tasks(neg, 3000)) == [-i for i in range(3000)]
+        assert parallel(delayed_calls(neg, 3000)) == [-i for i in range(3000)]
     assert max(sizes) > 16
 
 
@@ -156,7 +148,7 @@ def test_an_exception_ends_the_call_with_the_remote_traceback(return_as: str, cl
         return i
 
     with pytest.raises(ValueError, match="not 3") as caught:
-        list(Parallel(n_jobs=2, return_as=return_as)(tasks(fails_in_here, 1000)))
+        list(Parallel(n_jobs=2, return_as=return_as)(delayed_calls(fails_in_here, 1000)))
     assert "fails_in_here" in str(caught.value.__cause__)
     wait_until(lambda: at_rest(client), "what was left was cancelled", 5)
 
@@ -164,13 +156,13 @@ def test_an_exception_ends_the_call_with_the_remote_traceback(return_as: str, cl
 def test_a_parallel_object_can_be_used_again() -> None:
     parallel = Parallel(n_jobs=2)
     for _ in range(3):
-        assert parallel(tasks(neg, 5)) == [0, -1, -2, -3, -4]
+        assert parallel(delayed_calls(neg, 5)) == [0, -1, -2, -3, -4]
     with Parallel(n_jobs=2) as managed:
         for _ in range(3):
-            assert managed(tasks(neg, 5)) == [0, -1, -2, -3, -4]
+            assert managed(delayed_calls(neg, 5)) == [0, -1, -2, -3, -4]
     with pytest.raises(ZeroDivisionError):
         parallel(delayed(divmod)(1, 0) for _ in range(4))
-    assert parallel(tasks(neg, 2)) == [0, -1]
+    assert parallel(delayed_calls(neg, 2)) == [0, -1]
 
 
 def test_an_abandoned_generator_cancels_what_is_left(client: minidask.Client) -> None:
@@ -199,7 +191,7 @@ def test_a_timeout_ends_the_call_in_time(return_as: str, client: minidask.Client
         list(Parallel(n_jobs=2, timeout=0.3, return_as=return_as)(delayed(time.sleep)(30) for _ in range(4)))
     assert 0.25 < time.monotonic() - began < 2
     wait_until(lambda: at_rest(client), "the calls were stopped", 5)
-    assert Parallel(n_jobs=2, timeout=20)(tasks(neg, 5)) == [0, -1, -2, -3, -4]
+    assert Parallel(n_jobs=2, timeout=20)(delayed_calls(neg, 5)) == [0, -1, -2, -3, -4]
 
 
 @pytest.mark.parametrize("pre_dispatch", ["all", "2*n_jobs"])
@@ -225,7 +217,7 @@ def test_empty_iterables() -> None:
 def test_an_iterable_may_itself_use_the_cluster(client: minidask.Client) -> None:
     def iterable() -> Iterator[Any]:
         for i in range(20):
-            yield delayed(neg)(client.submit(abs, -i).result(10) + sum(Parallel(n_jobs=2)(tasks(abs, 3))))
+            yield delayed(neg)(client.submit(abs, -i).result(10) + sum(Parallel(n_jobs=2)(delayed_calls(abs, 3))))
 
     expected = [-(i + 3) for i in range(20)]
     assert Parallel(n_jobs=2, batch_size=1)(iterable()) == expected
@@ -248,7 +240,7 @@ def test_bad_tasks_end_the_call_and_not_the_cluster(
     call = [delayed(function)(*([argument] if argument is not None else [])) for _ in range(5)]
     with pytest.raises(error):
         list(Parallel(n_jobs=2, return_as=return_as)(call))
-    assert Parallel(n_jobs=2)(tasks(neg, 3)) == [0, -1, -2]
+    assert Parallel(n_jobs=2)(delayed_calls(neg, 3)) == [0, -1, -2]
 
 
 def test_calls_from_several_threads_at_once(client: minidask.Client) -> None:
@@ -267,7 +259,7 @@ def test_calls_from_several_threads_at_once(client: minidask.Client) -> None:
 
 
 def test_verbose_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    Parallel(n_jobs=2, verbose=11)(tasks(neg, 10))
+    Parallel(n_jobs=2, verbose=11)(delayed_calls(neg, 10))
     captured = capsys.readouterr()
     assert "MinidaskBackend with 2 concurrent workers" in captured.err
     assert "Done  10 out of  10" in captured.err
@@ -293,7 +285,7 @@ def test_nested_calls_run_inside_their_task() -> None:
     def outer(i: int) -> int:
         return sum(Parallel(n_jobs=2)(delayed(neg)(j) for j in range(i)))
 
-    assert Parallel(n_jobs=2)(tasks(outer, 5)) == [0, 0, -1, -3, -6]
+    assert Parallel(n_jobs=2)(delayed_calls(outer, 5)) == [0, 0, -1, -3, -6]
     with pytest.raises(ZeroDivisionError):
         Parallel(n_jobs=2)([delayed(lambda: Parallel(n_jobs=2)([delayed(divmod)(1, 0)]))()])
 
@@ -352,13 +344,13 @@ def test_an_unknown_option_is_named() -> None:
 def test_globals_of_a_function_are_taken_anew_by_each_call() -> None:
     namespace: dict[str, Any] = {"value": 1}
     exec("def read(_): return value", namespace)
-    assert Parallel(n_jobs=2)(tasks(namespace["read"], 3)) == [1, 1, 1]
+    assert Parallel(n_jobs=2)(delayed_calls(namespace["read"], 3)) == [1, 1, 1]
     namespace["value"] = 2
-    assert Parallel(n_jobs=2)(tasks(namespace["read"], 3)) == [2, 2, 2]
+    assert Parallel(n_jobs=2)(delayed_calls(namespace["read"], 3)) == [2, 2, 2]
 
 
 def test_nothing_is_kept_after_a_call(client: minidask.Client) -> None:
-    Parallel(n_jobs=2)(tasks(lambda i: i, 50))
+    Parallel(n_jobs=2)(delayed_calls(lambda i: i, 50))
     wait_until(lambda: at_rest(client), "the cluster was at rest")
     assert len(client.shell.core) == 0
 

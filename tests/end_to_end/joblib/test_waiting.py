@@ -7,26 +7,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from operator import neg
 from typing import Any
 
-import joblib
 import pytest
 from joblib import Parallel, delayed
 
 import minidask
-from tests.helpers import at_rest, wait_until
+from tests.helpers import at_rest, delayed_calls, wait_until
 
-
-@pytest.fixture(autouse=True)
-def backend(client: minidask.Client) -> Iterator[None]:
-    with joblib.parallel_config("minidask", scheduler=client):
-        yield
-
-
-def tasks(function: Callable[..., Any], count: int) -> Iterator[Any]:
-    return (delayed(function)(i) for i in range(count))
+pytestmark = pytest.mark.usefixtures("on_client")
 
 
 def test_a_long_callback_does_not_stop_the_reading(client: minidask.Client) -> None:
@@ -69,7 +60,7 @@ def test_ctrl_c_ends_the_wait_and_the_client_goes_on(client: minidask.Client) ->
         for delay in (0.001, 0.02, 0.1, 0.3):
             with pytest.raises(KeyboardInterrupt):
                 interrupted_call(delay)
-            assert Parallel(n_jobs=2)(tasks(neg, 5)) == [0, -1, -2, -3, -4]
+            assert Parallel(n_jobs=2)(delayed_calls(neg, 5)) == [0, -1, -2, -3, -4]
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)

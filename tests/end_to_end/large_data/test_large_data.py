@@ -27,7 +27,7 @@ from minidask.data.files import blob_id
 from minidask.pickling.scattered import Scattered
 from minidask.wire.codec import encode
 from minidask.wire.messages import Message, PutBlob
-from tests.helpers import Programs, alive, pinned, wait_until
+from tests.helpers import Programs, alive, forget_garbage, pinned, wait_until
 
 MIB = 2**20
 
@@ -331,6 +331,7 @@ def test_calls_at_the_same_time_that_share_functions_and_data(client: minidask.C
 
 
 def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Client) -> None:
+    forget_garbage(client)
     pins = []
 
     def arrays() -> Iterator[Any]:
