@@ -14,7 +14,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from joblib import Parallel, delayed
+from joblib import Parallel, delayed, parallel_config
 
 import minidask
 from minidask import errors
@@ -40,9 +40,14 @@ def in_threads() -> list[int]:
 
 
 def calls_in_threads() -> list[int]:
-    Parallel(n_jobs=2)([delayed(same)(0)])  # joblib makes loky's executor without a lock: two threads may clash there
+    """`Parallel` in threads of a task. joblib's configuration is a thread's own, and would be loky there."""
+
+    def total(first: int) -> int:
+        with parallel_config("minidask"):
+            return sum(Parallel(n_jobs=2)(delayed(same)(i) for i in range(first, first + 3)))
+
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda i: sum(Parallel(n_jobs=2)(delayed(same)(j) for j in range(i, i + 3))), range(4)))
+        return list(pool.map(total, range(4)))
 
 
 def calls_that_wait_in_threads() -> list[int]:
@@ -64,7 +69,8 @@ def iterable_that_waits_for_another_thread() -> list[int]:
 
     def consume() -> None:
         calls = (delayed(same)(item) for item in iter(items.get, None))
-        results.extend(Parallel(n_jobs=2, pre_dispatch=2, batch_size=1)(calls))
+        with parallel_config("minidask"):
+            results.extend(Parallel(n_jobs=2, pre_dispatch=2, batch_size=1)(calls))
 
     thread = threading.Thread(target=consume)
     thread.start()
