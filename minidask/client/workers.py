@@ -36,6 +36,7 @@ class WorkerTable:
         """Called by the thread that reads when workers join, leave, or change; these functions must not wait."""
         self.entries: dict[str, Worker] = {}
         """By address. The dict is replaced, never changed: another thread may be iterating over it."""
+        self._slots = 0
         self._changed = Sleepers()
 
     def nthreads(self) -> dict[str, int]:
@@ -44,7 +45,11 @@ class WorkerTable:
 
     def slots(self) -> int:
         """Return how many of this client's tasks the whole cluster runs at once."""
-        return sum(worker.slots for worker in self.entries.values() if worker.usable)
+        return self._slots
+
+    def any_name(self) -> str:
+        """The name of one worker; empty if there is none."""
+        return next((worker.name for worker in self.entries.values()), "")
 
     def unusable(self) -> dict[str, Worker]:
         """Return the workers of another Python, by address."""
@@ -72,6 +77,7 @@ class WorkerTable:
 
     def _replace(self, entries: dict[str, Worker]) -> None:
         self.entries = entries
+        self._slots = sum(worker.slots for worker in entries.values() if worker.usable)
         self.known = True
         self.wake()
         for tell in list(self.on_change):

@@ -51,6 +51,11 @@ _NUMBERS = sorted(map(int, signal.valid_signals()))
 _VARIABLE_ARGUMENTS = 0x04  # `inspect.CO_VARARGS`, without what that module loads
 
 
+def handler_of(number: int) -> object:
+    """What handles a signal, as `signal.getsignal` returns it."""
+    return _signal.getsignal(number)
+
+
 def raised_by_handler(error: BaseException | None) -> bool:
     """Whether a signal handler that is a Python function has raised this error. False for None."""
     trace = error.__traceback__ if error is not None else None

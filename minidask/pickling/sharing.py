@@ -354,12 +354,18 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     dispatch_table: ClassVar[Any] = REDUCERS
 
+    dump = pickle.Pickler.dump  # cloudpickle's own has another text for a RecursionError, which `dumps_naming` has too
+
     def __init__(self, file: io.BytesIO, beside: _Beside) -> None:
-        super().__init__(file, protocol=5, buffer_callback=beside.in_band)
+        # Not cloudpickle's `__init__`, a third of the time that a small pickle takes: it only makes `globals_ref`.
+        pickle.Pickler.__init__(self, file, 5, buffer_callback=beside.in_band)
         self._beside = beside
         self._interner = beside.interner
-        if beside.interner is not None:
-            self.globals_ref = GlobalsOfModules()
+
+    @functools.cached_property
+    def globals_ref(self) -> dict[int, Any]:
+        """The globals of functions that this pickle holds, by id: what cloudpickle asks for by this name."""
+        return {} if self._interner is None else GlobalsOfModules()
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.BuiltinFunctionType:
