@@ -8,10 +8,14 @@ and cold caches.
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import pickle
+import tempfile
 import time
 from collections.abc import Callable
 from operator import neg
+from pathlib import Path
 from typing import Any
 
 import joblib
@@ -20,16 +24,19 @@ from joblib import Parallel, delayed
 
 import minidask
 from bench.life import processor_seconds
-from minidask.client.core import Returned
+from minidask.backend.batchfuture import BatchFuture
+from minidask.client.core import ClientCore, Returned
 from minidask.client.future import Future
+from minidask.data.callqueue import CallQueue, QueueEnd, ResultPipe
 from minidask.pickling.payload import loads
 from minidask.pickling.sharing import Interner, dumps, dumps_naming
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Joined, Received
 from minidask.task.batch import run_batch
 from minidask.wire.codec import decode, encode
-from minidask.wire.frames import AUTHENTICATED, FrameDecoder
+from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder
 from minidask.wire.messages import Done, Message, Run, SlotReady, Submit, TaskDone
+from minidask.wire.tickets import LINES, QueuedCall
 from minidask.worker.core import WorkerCore
 from minidask.worker.events import FromScheduler, FromSlot, Resize
 
@@ -64,19 +71,19 @@ def steps(repeats: int) -> dict[str, float]:
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")
     blobs = [b"x" * 16]
-    submit = Submit(1, "neg", 0, None, 1, None, blobs, [], payload)
-    messages = [submit, Run(1, 1, 1, "neg", None, blobs, 0, payload), Done(1, 1, 1e-6, result)]
+    submit = Submit(1, "neg", 0, None, 1, None, blobs, [], False, payload)
+    messages = [submit, Run(1, 1, 1, "neg", None, blobs, 0, False, payload), Done(1, 1, 1e-6, result)]
     messages.append(TaskDone(1, 1e-6, "local", result))
 
-    def future() -> None:
-        made = Future(1, "neg")
-        made.add_done_callback(lambda future: None)
-        made.settle(Returned(result, 1e-6, "local"))
-        made.result()
+    def settle(future: Future | BatchFuture) -> None:
+        future.settle(Returned(result, 1e-6, "local"))
+        future.result()
 
     table: dict[str, Callable[[], object]] = {
         "client   pickle the call": lambda: dumps_naming(CALL, "task", interner),
-        "client   a future: made, settled, asked": future,
+        "client   a batch's future: made, settled, asked": lambda: settle(BatchFuture(1, None, lambda future: None)),
+        "client   a task's future: made, settled, asked": lambda: settle(Future(1, "neg")),
+        **_queue(QueuedCall(1, "neg", blobs, payload), result[0]),
     }
     for message in messages:
         name = type(message).__name__
@@ -89,6 +96,44 @@ def steps(repeats: int) -> dict[str, float]:
     table["worker   pickle the result"] = lambda: dumps([-1], "result")
     table["floor    pickle the call with plain pickle"] = lambda: pickle.dumps(CALL, 5)
     return {name: _microseconds(step, repeats) for name, step in table.items()}
+
+
+def _queue(call: QueuedCall, pickled: Buffer) -> dict[str, Callable[[], object]]:
+    """The steps of a call's way through a call queue, with both ends in this process."""
+    folder = tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    results = ResultPipe(Path(folder.name), 0)
+    queue = CallQueue(Path(folder.name), str(results.path), 1)
+    end = QueueEnd(queue.files.pack(0))
+    ticket = LINES
+    core: ClientCore[int] = ClientCore("here")
+    group, _ = core.open_group(0, [])
+    core.queues.add(group, 0, queue.files)
+    submit = Submit(0, call.name, 0, None, group, None, [], [], False, call.payload)
+
+    def decide() -> None:
+        number = core.next_task()
+        core.submit(submit._replace(task=number), call.blobs, 1)
+        core.call_returned(number, core.queues.ticket(group, number), Returned([pickled], 1e-6, "local"))
+
+    def there() -> None:
+        queue.put(ticket, call)
+        end.take()
+
+    def back() -> None:
+        end.give(1, 1e-6, pickled)
+        results.read()
+
+    def close() -> None:
+        for opened in (end, queue, results):
+            opened.close()
+        folder.cleanup()
+
+    atexit.register(close)
+    return {
+        "client   the core: a line for the call, and its outcome": decide,
+        "queue    write a call and its ticket, read both, claim": there,
+        "queue    write a result, read it": back,
+    }
 
 
 def _microseconds(step: Callable[[], object], repeats: int) -> float:
@@ -118,7 +163,7 @@ def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
     def step() -> None:
         nonlocal number
         number += 1
-        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], payload)), 0.0)
+        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], False, payload)), 0.0)
         core.assign(0.0)
         core.handle(Received(2, Done(number, 1, 1e-6, result)), 0.0)
         core.assign(0.0)
@@ -132,7 +177,7 @@ def _working(payload: Any, result: Any) -> Callable[[], object]:
     core.handle(FromSlot(0, SlotReady()), 0.0)
 
     def step() -> None:
-        core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], 0, payload)), 0.0)
+        core.handle(FromScheduler(Run(1, 1, 1, "neg", None, [], 0, False, payload)), 0.0)
         core.handle(FromSlot(0, Done(1, 1, 1e-6, result)), 0.0)
 
     return step

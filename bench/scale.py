@@ -83,7 +83,9 @@ class _Client:
         self.missing += count
         for start in range(first, first + count, BATCH):
             numbers = range(start, min(start + BATCH, first + count))
-            self._connection.send(Submit(number, "no-op", 0, None, 1, None, [], [], PAYLOAD) for number in numbers)
+            self._connection.send(
+                Submit(number, "no-op", 0, None, 1, None, [], [], False, PAYLOAD) for number in numbers
+            )
             self._receive(0)
 
     def wait_for_scheduler(self) -> None:

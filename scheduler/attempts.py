@@ -15,7 +15,9 @@ from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
+from .leases import Leases
 from .nesting import Nesting
+from .overtaken import OvertakenBlobs
 from .pinned import PinnedTasks
 from .placement import WorkerPool, is_direct, next_assignment, record_duration
 from .ready import ReadyQueue
@@ -71,6 +73,8 @@ class Attempts:
         self._pool = pool
         self._nesting = nesting
         self._pinned = PinnedTasks(workers, nesting)
+        self._leases = Leases(ready, send)
+        self.overtaken = OvertakenBlobs(self._give, send)
         self._data = data
         self._send = send
 
@@ -102,6 +106,7 @@ class Attempts:
             self._assign(assignment, now)
         while (assignment := next_assignment(self._ready, self._pool, self._data.table)) is not None:
             self._assign(assignment, now)
+        self._leases.ask_back(self._pinned.count)
 
     def _assign(self, assignment: Assignment, now: float) -> None:
         task, worker, host = assignment
@@ -116,9 +121,11 @@ class Attempts:
             self._nesting.lend(host, task, worker)
         run = m.Run(
             task.id, task.attempt, task.root.peer, task.name, task.timeout, task.blobs,
-            0 if host is None else host.id, task.payload,
+            0 if host is None else host.id, task.lease, task.payload,
         )  # fmt: skip
         self._send(worker.peer, run)
+        if task.lease:
+            self._leases.add(task)
         self._pool.update(worker)
 
     # --- what workers report ---
@@ -137,6 +144,43 @@ class Attempts:
                 record_duration(task, worker, message.duration)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
             self._end(task, "done")
+
+    def call_done(self, worker: WorkerRecord, message: m.CallDone) -> None:
+        """A call of a lease has returned; the lease goes on."""
+        if len(message.payload) != 1:
+            check_outcome(message)
+        lease = self._lease(worker, message)
+        if lease is not None:
+            self._tell(lease, m.TaskDone(message.call, message.duration, worker.name, message.payload))
+
+    def call_failed(self, worker: WorkerRecord, message: m.CallFailed) -> None:
+        """A call of a lease has raised; the lease goes on."""
+        if len(message.payload) > 1:
+            check_outcome(message)
+        lease = self._lease(worker, message)
+        if lease is not None:
+            traceback = message.traceback[-MAX_TRACEBACK:]
+            self._tell(lease, m.TaskRaised(message.call, message.duration, worker.name, traceback, message.payload))
+
+    def want_blobs(self, worker: WorkerRecord, message: m.WantBlobs) -> None:
+        """A call of a lease needs blobs that its worker lacks: they are the lease's from now on."""
+        lease = self._lease(worker, message)
+        if lease is None:
+            return
+        held = lease.client.blobs
+        self._give(lease, worker, [blob for blob in message.blobs if blob in held])
+        self.overtaken.wait(lease, (blob for blob in message.blobs if blob not in held))
+
+    def _give(self, lease: TaskRecord, worker: WorkerRecord, blobs: list[bytes]) -> None:
+        new = [blob for blob in blobs if blob not in lease.blobs]
+        lease.blobs = [*lease.blobs, *new]  # another list: tasks may share the old one
+        self._data.table.use(new)
+        self._data.give(blobs, worker)
+
+    def _lease(self, worker: WorkerRecord, message: m.CallDone | m.CallFailed | m.WantBlobs) -> TaskRecord | None:
+        """The lease that a message is about; None if that is over, or cancelled."""
+        lease = current_attempt(worker.tasks, message.task, message.attempt)
+        return lease if lease is not None and lease.lease and type(lease.state) is Running else None
 
     def failed(self, worker: WorkerRecord, message: m.Failed) -> None:
         """An attempt has raised: its task ends, and the client gets the error.
@@ -258,6 +302,8 @@ class Attempts:
     def _take_off(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """Take a task off its worker: the attempt is over."""
         del worker.tasks[task.id]
+        if task.lease:
+            self._leases.remove(task)
         if type(task.state) is Delivering:
             worker.delivering -= 1
         else:
@@ -276,6 +322,10 @@ class Attempts:
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
         """Queue a task whose attempt has died, with its process or its worker; lose it if it was tried often enough."""
+        if task.lease:
+            self._tell(task, m.TaskLost(task.number, m.Reason.KILLED, what[:MAX_TEXT]))
+            self._end(task, step)
+            return
         task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
         if task.deaths >= MAX_DEATHS or len(task.story) >= MAX_ATTEMPTS:
@@ -370,9 +420,12 @@ class Attempts:
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []
-        self.finished += 1
-        task.counts.finished += 1
-        task.counts.failed += step in ERROR_STEPS
+        if task.lease:  # it has counted while it stood for a call, and its calls are counted by the client
+            task.counts.submitted -= 1
+        else:
+            self.finished += 1
+            task.counts.finished += 1
+            task.counts.failed += step in ERROR_STEPS
         del self.tasks[task.id]
         del task.client.tasks[task.number]
         self._nesting.remove(task)
@@ -395,6 +448,8 @@ class Attempts:
             del self.tasks[task.id]
             task.client.tasks.pop(task.number, None)
             task.state = Ended()
+            if task.lease:
+                self._leases.remove(task)
             task.counts.finished += 1
             task.counts.failed += 1
             self._nesting.remove(task)

@@ -178,8 +178,8 @@ class SchedulerCore:
     def _client_table(self) -> dict[type[Any], Callable[[ClientRecord, Any], None]]:
         """What is done with each message that a client may send."""
         return {
-            m.PutBlob: self.data.put,
-            m.OfferBlob: self.data.offer,
+            m.PutBlob: self._put_blob,
+            m.OfferBlob: self._offer_blob,
             m.ReleaseBlobs: self.data.release,
             m.Chunk: self.data.answer,
             m.NoBlob: self.data.answer,
@@ -204,6 +204,9 @@ class SchedulerCore:
             m.Died: self.attempts.died,
             m.Stopped: self.attempts.stopped,
             m.GaveBack: self.attempts.gave_back,
+            m.CallDone: self.attempts.call_done,
+            m.CallFailed: self.attempts.call_failed,
+            m.WantBlobs: self.attempts.want_blobs,
             m.OfferResult: self.attempts.offer_result,
             m.Waiting: self.nesting.waiting,
             m.Resumed: self.nesting.resumed,
@@ -287,9 +290,18 @@ class SchedulerCore:
                 silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
                 self._send(worker.peer, m.Goodbye(silence))
                 self._leave(worker.peer, silence)
+        self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
 
     # --- what clients ask for ---
+
+    def _put_blob(self, client: ClientRecord, message: m.PutBlob) -> None:
+        self.data.put(client, message)
+        self.attempts.overtaken.came(client, message.blob)
+
+    def _offer_blob(self, client: ClientRecord, message: m.OfferBlob) -> None:
+        self.data.offer(client, message)
+        self.attempts.overtaken.came(client, message.blob)
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
@@ -318,7 +330,7 @@ class SchedulerCore:
         # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
             self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
-            group, message.pin, client.task_blobs, message.payload, parent=parent,
+            group, message.pin, client.task_blobs, message.payload, parent=parent, lease=message.lease,
         )  # fmt: skip
         self.attempts.add(task)
 
@@ -352,7 +364,11 @@ class SchedulerCore:
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
         if not 0 <= message.failed <= message.finished <= MAX_COUNT:
             raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
-        parent = self._parent(message) if message.parent else None
+        if not message.parent:
+            client.counts.add(message.finished, message.failed)
+            self.attempts.finished += message.finished
+            return
+        parent = self._parent(message)
         if parent is not None:
             parent.root.within.add(message.finished, message.failed)
 
@@ -399,6 +415,8 @@ def _check_submission(client: ClientRecord, message: m.Submit) -> None:
         raise ProtocolError(f"task {message.task} has no payload")
     if message.group in client.groups and message.pin is not None:
         raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
+    if message.lease and (message.pin is not None or message.parent or client.nested):
+        raise ProtocolError(f"task {message.task} is a lease, so it can have neither pin nor parent")
     if message.timeout is not None and not message.timeout > 0:
         raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
 

@@ -54,6 +54,11 @@ class PinnedTasks:
         """Forget a worker that has left; returns the tasks that have waited for it."""
         return list(self._tasks.pop(worker.peer, {}).values())
 
+    @property
+    def count(self) -> int:
+        """How many tasks wait here."""
+        return sum(map(len, self._tasks.values())) if self._tasks else 0
+
     def waiting(self) -> set[int]:
         """The numbers of all tasks that wait here."""
         return {number for tasks in self._tasks.values() for number in tasks}

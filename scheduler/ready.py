@@ -18,7 +18,7 @@ from __future__ import annotations
 import bisect
 import collections
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from minidask.host.versions import fits
@@ -44,6 +44,10 @@ class Line:
     python: str = ""
     tasks: collections.deque[TaskRecord] = field(default_factory=collections.deque)
     cancelled: int = 0
+
+    def __len__(self) -> int:
+        """How many tasks wait in it."""
+        return len(self.tasks) - self.cancelled
 
     @property
     def entry(self) -> Entry:
@@ -133,6 +137,16 @@ class ReadyQueue:
                 return line.tasks[0]
         return None
 
+    def open_lines(self, pythons: Collection[str] = ANY) -> Iterator[Line]:
+        """The lines whose heads may run now: by the turns of the clients, and of each client the next one first.
+
+        Args:
+            pythons: the Pythons of the workers that could take them.
+        """
+        for peer in list(self._heaps):
+            if self._next_line(peer, pythons) is not None:
+                yield from sorted(self._open(self._heaps[peer], pythons), key=lambda line: line.entry)
+
     def pop(self, pythons: Collection[str] = ANY) -> TaskRecord | None:
         """Take out the next task that may run now, and end its client's turn; None if there is none.
 
@@ -217,11 +231,13 @@ class ReadyQueue:
 
     def _other_line(self, heap: list[Entry], pythons: Collection[str]) -> Line | None:
         """The next line that these Pythons can run; a client of unknown Python may have nested tasks of several."""
+        return min(self._open(heap, pythons), key=lambda line: line.entry, default=None)
+
+    def _open(self, heap: list[Entry], pythons: Collection[str]) -> list[Line]:
         lines = [entry[2] for entry in heap if fits(entry[2].python, pythons)]
         for line in lines:
             line.skip_cancelled()
-        can = [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
-        return min(can, key=lambda line: line.entry, default=None)
+        return [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
 
     def _advance(self, line: Line) -> None:
         """Correct the first entry of a heap, whose line has another head or none."""

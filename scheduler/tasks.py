@@ -131,6 +131,9 @@ class ClientRecord:
     Its tasks run on workers of its `python`, as "3.11"; on any worker if that is "". It is `served` if there has been
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
+
+    `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
+    ago the first one asked.
     """
 
     peer: int
@@ -144,6 +147,7 @@ class ClientRecord:
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
+    awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
     counts: TaskCounts = field(default_factory=TaskCounts)
@@ -245,7 +249,8 @@ class TaskRecord:
     """One submitted task. `id` is the scheduler's number for it, and its order in the queue; `number` is its client's.
 
     `attempt` is the number of the last attempt, 0 before the first. A task within another one has that as its
-    `parent`; `root` is the client of the outermost task. `counts` is where the task is counted.
+    `parent`; `root` is the client of the outermost task. `counts` is where the task is counted. A `lease` stands for
+    the calls of a queue: see `leases.py`.
     """
 
     id: int
@@ -264,6 +269,7 @@ class TaskRecord:
     deaths: int = 0
     last_worker: str | None = None
     parent: TaskRecord | None = None
+    lease: bool = False
     nest: Nest | None = None
     root: ClientRecord = field(init=False)
     counts: TaskCounts = field(init=False)

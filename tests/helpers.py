@@ -70,11 +70,12 @@ def at_rest(client: minidask.Client) -> bool:
 
 def pinned(client: minidask.Client) -> list[Path]:
     """The pins of this process's in the cluster's store, but for those of what describes the process."""
+    queues = ("arena", "calls", "results")
     assert client.shell.store is not None
     session: Any = client.shell._session
     own = {blob.hex() for blob in [*session.blobs(), *session._old]}
     found = client.shell.store.folder.glob(f"*.{os.getpid()}-*")
-    return [path for path in found if path.name.partition(".")[0] not in own]
+    return [path for path in found if path.name.partition(".")[0] not in {*own, *queues}]
 
 
 def forget_garbage(client: minidask.Client) -> None:

@@ -63,7 +63,7 @@ def said_by_slots(effects: Iterable[e.Effect]) -> Iterator[e.Event]:
 def run(
     task: int, timeout: float | None = None, blobs: tuple[bytes, ...] = (), host: int = 0, client: int = CLIENT
 ) -> m.Run:
-    return m.Run(task, 1, client, "f", timeout, list(blobs), host, [b"call"])
+    return m.Run(task, 1, client, "f", timeout, list(blobs), host, False, [b"call"])
 
 
 def done(task: int) -> m.Done:

@@ -51,6 +51,7 @@ class WorkerCore:
         self.slots = self.table.records
         self.data = WorkerData(shared)
         self.queue: collections.deque[tuple[m.Run, float]] = collections.deque()
+        self._yields: dict[tuple[int, int], m.Yield] = {}  # for leases in the queue, and for held ones
         self._effects: list[e.Effect] = []
 
     def handle(self, event: e.Event, now: float) -> list[e.Effect]:
@@ -78,6 +79,7 @@ class WorkerCore:
                 if blob in self.data.wanted:
                     self._effects.append(e.ToScheduler(m.FetchFailed(blob, source, text)))
             case e.NoRoom(blob, text):
+                self._send_awaited(blob, text)
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
             case e.OverMemory(slot, text):
                 if slot in self.slots:
@@ -132,11 +134,13 @@ class WorkerCore:
                     self._admit(message, now)
             case m.PutBlob(blob, payload):
                 self.data.blobs[blob] = payload
+                self._send_awaited(blob)
             case m.NeedBlob():
                 self._effects += self.data.fetch(message)
             case m.Chunk() | m.NoBlob() | m.FetchChunk():
                 self._effects.append(e.ToTransfers(message))
             case m.BlobLost(blob, text):
+                self._send_awaited(blob, text)
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
             case m.ReleaseBlobs(blobs):
                 self._effects += self.data.forget(blobs, self.slots.values())
@@ -144,6 +148,8 @@ class WorkerCore:
                 self._effects += self.data.result_fetched(blob)
             case m.Stop(task, attempt):
                 self._stop(task, attempt, now)
+            case m.Yield():
+                self._yield(message)
             case m.Restart(request):
                 self._effects += self.table.restart(request, now)
             case m.Notice(text):
@@ -154,6 +160,24 @@ class WorkerCore:
             self._effects.append(e.ToScheduler(m.HaveBlob(blob)))
             for run in self.data.arrived(blob):
                 self._admit(run, now)
+            self._send_awaited(blob)
+
+    def _send_awaited(self, blob: bytes, text: str | None = None) -> None:
+        if self.data.awaited:
+            self._effects += self.data.send_awaited(blob, self.slots, text)
+
+    def _yield(self, message: m.Yield) -> None:
+        """Pass it on to the slot that has the lease, or that will have it.
+
+        A lease that waits for its slot is not given back: the scheduler might send it again at once, and ask again.
+        """
+        waiting = {run[:2] for run in [*self.data.held, *(run for run, _ in self.queue)]}
+        self._yields = {lease: last for lease, last in self._yields.items() if lease in waiting}
+        if message[:2] in waiting:
+            self._yields[message[:2]] = message
+        for slot in self.slots.values():
+            if slot.find(message.task, message.attempt) is not None:
+                self._effects.append(e.ToSlot(slot.number, message))
 
     def _admit(self, run: m.Run, now: float) -> None:
         """Queue a call. A guest goes on top of its host at once, or back if its host has resumed meanwhile."""
@@ -242,6 +266,8 @@ class WorkerCore:
         slot.client = run.client
         slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
         self._effects.append(e.ToSlot(slot.number, run))
+        if run[:2] in self._yields:
+            self._effects.append(e.ToSlot(slot.number, self._yields.pop(run[:2])))
 
     def _return_if_draining(self) -> None:
         """If no slot is to stay, give back all calls that have not begun, but guests of calls that wait here."""
@@ -271,6 +297,11 @@ class WorkerCore:
                 self.table.ready(slot)
             case m.Done() | m.Failed():
                 self._finished(slot, message, now, large)
+            case m.CallDone(task, attempt) | m.CallFailed(task, attempt):
+                self._call_over(message, slot.find(task, attempt), large)
+            case m.WantBlobs(task, attempt):
+                if slot.find(task, attempt) is not None:
+                    self._effects += self.data.want(slot, message)
             case m.Waiting():
                 self._effects += lending.wait(slot, message)
             case m.Resumed():
@@ -300,6 +331,19 @@ class WorkerCore:
         if isinstance(slot.state, Ending):  # the interrupt has hit the call that ran on top of it
             slot.state = slot.state._replace(deadline=now + GRACE_SECONDS)
             self._effects.append(e.Interrupt(slot.number, slot.state.run.task, slot.state.run.attempt))
+
+    def _call_over(
+        self, message: m.CallDone | m.CallFailed, lease: Busy | Ending | None, large: Mapping[bytes, int]
+    ) -> None:
+        """Report the outcome of a call of a lease; the lease goes on."""
+        if len(message.payload) != 1:
+            check_outcome(message)
+        if lease is None:
+            self._effects += [e.RemoveResult(blob) for blob in large]
+        elif isinstance(message, m.CallDone) and large:
+            self._effects += self.data.pass_on(message, large)
+        else:
+            self._effects.append(e.ToScheduler(message))
 
     def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
         """Report all calls that died with a slot, and replace the slot."""

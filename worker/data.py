@@ -38,6 +38,7 @@ class WorkerData:
         wanted: large blobs on their way.
         held: calls that wait for those.
         deliveries: outcomes whose results are being fetched, by task.
+        awaited: the slots whose leases wait for a blob, by blob.
     """
 
     def __init__(self, shared: bool) -> None:
@@ -46,6 +47,7 @@ class WorkerData:
         self.wanted: set[bytes] = set()
         self.held: list[m.Run] = []
         self.deliveries: dict[int, Delivery] = {}
+        self.awaited: dict[bytes, set[int]] = {}
 
     # --- blobs, and the calls that need them ---
 
@@ -88,6 +90,25 @@ class WorkerData:
                 effects.append(ToSlot(slot.number, m.PutBlob(blob, self.blobs[blob])))
         return effects
 
+    def want(self, slot: SlotRecord, message: m.WantBlobs) -> list[Effect]:
+        """Send a slot the blobs that its lease lacks; those that are not here come with `send_awaited`."""
+        here = [blob for blob in message.blobs if blob in self.blobs]
+        away = [blob for blob in message.blobs if blob not in self.blobs]
+        slot.blobs.update(here)
+        effects: list[Effect] = [ToSlot(slot.number, m.PutBlob(blob, self.blobs[blob])) for blob in here]
+        for blob in away:
+            self.awaited.setdefault(blob, set()).add(slot.number)
+        return [*effects, ToScheduler(message._replace(blobs=away))] if away else effects
+
+    def send_awaited(self, blob: bytes, slots: Mapping[int, SlotRecord], text: str | None = None) -> list[Effect]:
+        """Send a blob to the slots that wait for it; with a `text`, that it will not come."""
+        waiting = [slots[number] for number in self.awaited.pop(blob, ()) if number in slots]
+        if text is not None:
+            return [ToSlot(slot.number, m.BlobLost(blob, text)) for slot in waiting]
+        for slot in waiting:
+            slot.blobs.add(blob)
+        return [ToSlot(slot.number, m.PutBlob(blob, self.blobs[blob])) for slot in waiting]
+
     def forget(self, blobs: list[bytes], slots: Iterable[SlotRecord]) -> list[Effect]:
         """Forget blobs that the scheduler has released, here and in every slot that has them."""
         effects: list[Effect] = []
@@ -103,9 +124,9 @@ class WorkerData:
 
     # --- large results ---
 
-    def pass_on(self, done: m.Done, large: Mapping[bytes, int]) -> list[Effect]:
+    def pass_on(self, done: m.Done | m.CallDone, large: Mapping[bytes, int]) -> list[Effect]:
         """Pass on an outcome whose `large` buffers, with their sizes by id, are in the store; deliver them first."""
-        if self.shared:
+        if self.shared or isinstance(done, m.CallDone):
             return [AwaitTaker(done.task, done.attempt, list(large)), ToScheduler(done)]
         self.deliveries[done.task] = Delivery(done, set(large))
         return [ToScheduler(m.OfferResult(done.task, done.attempt, blob, size)) for blob, size in large.items()]
@@ -140,6 +161,7 @@ class WorkerData:
     def drop_everything(self, slots: Iterable[SlotRecord]) -> list[Effect]:
         """Forget all blobs, held calls and deliveries: their scheduler is gone."""
         self.held.clear()
+        self.awaited.clear()
         effects = self.forget([*self.blobs, *self.wanted], slots)
         for task in list(self.deliveries):
             effects += self.drop_delivery(task)

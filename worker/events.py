@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minidask.wire.messages import Chunk, Done, FetchChunk, Message, NoBlob
+from minidask.wire.messages import CallDone, Chunk, Done, FetchChunk, Message, NoBlob
 
 # --- events ---
 
@@ -44,10 +44,10 @@ class NoRoom(NamedTuple):
 
 
 class ResultLeft(NamedTuple):
-    """A slot sent `Done`, and left large buffers of the result in the store: `large` has their ids and sizes."""
+    """A slot sent an outcome, and left large buffers of the result in the store: `large` has their ids and sizes."""
 
     slot: int
-    done: Done
+    done: Done | CallDone
     large: dict[bytes, int]
 
 

@@ -11,7 +11,7 @@ from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.pickling.payload import left_in
 from minidask.wire.large import LARGE_BYTES
-from minidask.wire.messages import Done, PutBlob
+from minidask.wire.messages import CallDone, Done, PutBlob
 
 log = logging.getLogger("minidask.worker")
 
@@ -32,7 +32,7 @@ def stored(message: PutBlob, store: BlobStore) -> PutBlob | None:
     return message
 
 
-def accepted(done: Done, store: BlobStore) -> dict[bytes, int]:
+def accepted(done: Done | CallDone, store: BlobStore) -> dict[bytes, int]:
     """Take over the large buffers of a result that a slot left in the store. Returns their sizes by id.
 
     Raises:

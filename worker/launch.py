@@ -7,6 +7,7 @@ What a slot process has from its daemon, and why:
     socket   ◄───── messages ─────►     socket
     outputs  ◄───── bytes ─────────     stdout, stderr: two pipes
     stops    ────── attempts ──────►    the stop pipe: `slot/stops.py` tells what for
+    reads    ──── shared memory ───     the count of reads: `slot/lease.py` tells what for
 
 - *This module imports little.* The node launches its slots before it loads itself (`minidask/local/boot.py`), so they
   load while it does. The first result of a fresh cluster then comes after 250 ms in the place of 355.
@@ -42,8 +43,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from minidask.host import descriptors
-from minidask.host.spawn import start_python
+from minidask.host.spawn import start_python, unnamed_file
 from minidask.task.context import SlotConfig
+
+from .slot.reads import OutputCount
 
 
 class Launched(NamedTuple):
@@ -54,12 +57,14 @@ class Launched(NamedTuple):
         sock: this process's end of its socket.
         outputs: descriptors of its output pipes, by stream.
         stops: descriptor of the stop pipe, which does not block.
+        reads: counts the readings of output.
     """
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
     outputs: dict[str, int]
     stops: int
+    reads: OutputCount
 
 
 def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
@@ -82,11 +87,15 @@ def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
             reader.callback(os.close, pipes[-1][0])
             writer.callback(os.close, pipes[-1][1])
         stdout, stderr, (stops_read, stops) = pipes
-        numbers = [str(number) for number in (theirs.fileno(), stops_read, os.getpid())]
+        counted = unnamed_file(bytes(8))
+        handed_over.callback(os.close, counted)
+        reads = OutputCount(counted)
+        kept.callback(reads.close)
+        numbers = [str(number) for number in (theirs.fileno(), stops_read, counted, os.getpid())]
         process = start_python(
             "minidask.worker.slot.process",
             [*numbers, *slot_config],
-            [theirs.fileno(), stops_read],
+            [theirs.fileno(), stops_read, counted],
             stdin=subprocess.DEVNULL,
             stdout=stdout[1],
             stderr=stderr[1],
@@ -96,4 +105,4 @@ def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
         kept.pop_all()
     descriptors.restore(process.pid)
     os.set_blocking(stops, False)
-    return Launched(process, ours, {"stdout": stdout[0], "stderr": stderr[0]}, stops)
+    return Launched(process, ours, {"stdout": stdout[0], "stderr": stderr[0]}, stops, reads)

@@ -337,9 +337,9 @@ class WorkerShell:
         if slot not in self._slots:
             return
         event: e.Event = e.FromSlot(slot, message)
-        if isinstance(message, (m.Done, m.Failed)):
+        if isinstance(message, (m.Done, m.Failed, m.CallDone, m.CallFailed)):
             self._forward_partial_lines(slot)
-        if isinstance(message, m.Done):
+        if isinstance(message, (m.Done, m.CallDone)):
             try:
                 large = intake.accepted(message, self._store)
             except Exception as error:  # noqa: BLE001 - ends what it came from

@@ -144,7 +144,7 @@ class ProcessSlot(SlotHandle):
     ) -> None:
         super().__init__(number, events)
         self._loop = asyncio.get_running_loop()
-        self._process, sock, self._pipes, self._stops = launched or launch(environment, slot_config)
+        self._process, sock, self._pipes, self._stops, self._reads = launched or launch(environment, slot_config)
         self.pid = self._process.pid
         self._printed = select.poll()
         for stream, pipe in self._pipes.items():
@@ -204,6 +204,7 @@ class ProcessSlot(SlotHandle):
     def _read_pipe(self, stream: str) -> None:
         pipe = self._pipes.get(stream)
         while pipe is not None:
+            self._reads.count()  # first, so that the slot cannot miss it
             try:
                 data = os.read(pipe, READ_BYTES)
             except BlockingIOError:
@@ -253,6 +254,7 @@ class ProcessSlot(SlotHandle):
             self._close_pipe(stream)
         os.close(self._stops)
         self._stops = -1
+        self._reads.close()
         self._events.exited(self._number, *explain_exit(self._process.returncode))
 
 

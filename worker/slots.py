@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from minidask.wire import messages as m
 
-from .events import Effect, GiveUp, Kill, Retire, Spawn, ToScheduler
+from .events import Effect, GiveUp, Kill, Retire, Spawn, ToScheduler, ToSlot
 
 RETIRE_SECONDS = 2.0
 MAX_FAILED_STARTS = 3
@@ -131,6 +131,13 @@ class SlotRecord:
         else:
             self.below.remove(call)
 
+    def end_lease(self) -> list[Effect]:
+        """Effects that end a lease of this slot, if it has one."""
+        calls = self.calls
+        if not calls or not calls[0].run.lease:
+            return []
+        return [ToSlot(self.number, m.Yield(calls[0].run.task, calls[0].run.attempt, 0.0))]
+
     def deadlines(self) -> Iterator[float]:
         """When this slot, or a call in it, runs out of time."""
         if not self.killed:
@@ -191,6 +198,7 @@ class SlotTable:
             slot.retiring = True
             if type(slot.state) is Idle:
                 effects.append(Retire(slot.number))
+            effects += slot.end_lease()
         return effects
 
     def retire(self, slot: SlotRecord, now: float) -> list[Effect]:
@@ -222,6 +230,7 @@ class SlotTable:
             if type(slot.state) is Idle and not slot.worn:
                 effects += self.retire(slot, now)
             slot.worn = True
+            effects += slot.end_lease()
         return effects
 
     def restarted(self) -> list[Effect]:

@@ -26,6 +26,7 @@ from joblib.parallel import (
     register_parallel_backend,
 )
 
+from minidask.backend.batchfuture import BatchFuture
 from minidask.backend.clients import client_for
 from minidask.backend.initializer import initialized
 from minidask.backend.inside_joblib import InsideParallel, evaluate_one_at_a_time, pools_pickle_by_value
@@ -34,10 +35,10 @@ from minidask.backend.options import check_config, large_data, refuse_unknown
 from minidask.backend.run import Callback, ParallelRun
 from minidask.backend.scatter import SharedData
 from minidask.client.client import Client
-from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.errors import NoWorkersError
 from minidask.host import checks
+from minidask.host.signals import Uninterrupted
 from minidask.pickling.payload import SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
 from minidask.task.context import current_slot, is_slot_process
@@ -220,18 +221,23 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         initializer, initargs = self._initializer
         run = run_batch if initializer is None else initialized(client, initializer, initargs)
         shared = self._shared_data.handles(client)
-        group = TaskGroup(client.shell, self._limit, self._large, self._mode)
         inside = InsideParallel(self.parallel)
         slots = 0 if self._limit else inside.slots
         kind = NestedRun if client.nested else ParallelRun
-        self._run = kind(client, group, inside, run, self.inner_max_num_threads, shared, slots, self._bar)
+        try:
+            with Uninterrupted():  # a group that was opened is to be closed, and its queue's results are to be read
+                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=not client.nested)
+                self._run = kind(client, group, inside, run, self.inner_max_num_threads, shared, slots, self._bar)
+        except BaseException:  # joblib ends no run whose beginning has raised
+            self.stop_call()
+            raise
 
-    def submit(self, func: Any, callback: Callback | None = None) -> Future:
+    def submit(self, func: Any, callback: Callback | None = None) -> BatchFuture:
         """Send a batch; return its future, which has errors too. `callback` gets it when the batch is over."""
         assert self._run is not None, "joblib submits only between start_call and stop_call"
         return self._run.submit(func, callback, self.nesting_level)
 
-    def retrieve_result_callback(self, out: Future) -> Any:
+    def retrieve_result_callback(self, out: BatchFuture) -> Any:
         """Return the unpickled results of a batch; joblib's callback calls this.
 
         Raises:

@@ -51,9 +51,10 @@ import threading
 import time
 from typing import Any
 
-from minidask.backend.run import Batch, Callback, ParallelRun, future_of_batch
+from minidask.backend.batchfuture import BatchFuture
+from minidask.backend.run import Batch, ParallelRun
 from minidask.client.client import Client
-from minidask.client.future import Future
+from minidask.client.core import Lost
 from minidask.client.helping import LOOK_SECONDS
 from minidask.client.reading import Leadership
 from minidask.errors import MinidaskError, SerializationError
@@ -88,29 +89,28 @@ class NestedRun(ParallelRun):
         if self._inside.is_generator:
             self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
-    def _send(self, batch: Batch) -> Future:
+    def _send(self, batch: Batch) -> None:
         """Send a batch if a slot is idle, else put it into the local queue."""
         with self._sharing:
             if self._may_share():
-                return self._send_or_queue(batch)
+                self._send_or_queue(batch)
+                return
         self._local_queue.append(batch)
-        return future_of_batch()
 
     def _may_share(self) -> bool:
         """Whether to send another batch: a slot is idle, and the limit leaves one batch to run here."""
         within = not self._group.limit or self._in_flight < self._group.limit - 1
         return bool(self._client.shell.core.idle) and within and not self._stays_local
 
-    def _send_or_queue(self, batch: Batch) -> Future:
+    def _send_or_queue(self, batch: Batch) -> None:
         """Send a batch; one that cannot be pickled runs here, and so do all after it."""
         try:
-            return super()._send(batch)
+            self._try_to_send(batch)
         except SerializationError:
             self._local_queue.append(batch)
             self._stays_local = True
-            return future_of_batch()
         except MinidaskError as error:
-            return self._fail(batch, error)
+            batch.future.settle(Lost(error))
 
     # --- sharing ---
 
@@ -130,8 +130,8 @@ class NestedRun(ParallelRun):
             with contextlib.suppress(RuntimeError):  # no more threads can be started: the batches run here instead
                 start(threading.Thread(target=self._share, name="minidask-share", daemon=True))
 
-    def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
-        super()._is_done(count, callback, future)
+    def _is_done(self, future: BatchFuture) -> None:
+        super()._is_done(future)
         self._share_if_busy()
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
@@ -159,27 +159,24 @@ class NestedRun(ParallelRun):
             batch = self._local_queue.popleft()
         except IndexError:
             return  # another thread has just sent it
-        future = future_of_batch()
         if leadership is None:
-            self._run(batch, future)
+            self._run(batch)
         else:
             leadership.keep_slot()
-            leadership.run(lambda: self._run(batch, future))
+            leadership.run(lambda: self._run(batch))
             leadership.read(0, lend=False)
-        self._is_done(len(batch.items), batch.callback, future)
+        self._is_done(batch.future)
 
-    def _run(self, batch: Batch, future: Future) -> None:
+    def _run(self, batch: Batch) -> None:
         began = time.perf_counter()
-        future.set_running_or_notify_cancel()
+        result, failure = None, None
         try:
             result = self._result(batch)
         except Exception as error:  # noqa: BLE001 - any exception is the outcome of the batch
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-        future.duration = time.perf_counter() - began
+            failure = error
+        batch.future.ran_here(result, failure, time.perf_counter() - began)
         self._ran += 1
-        self._failed += future.exception() is not None
+        self._failed += failure is not None
         if time.monotonic() - self._last_report > REPORT_SECONDS:
             self._report()
 

@@ -7,8 +7,8 @@ are the user's code: they may take any time, raise anything, and wait for other 
     the reading thread                  the collecting thread
     ──────────────────                  ─────────────────────
     TaskDone comes                      collect_until_done
-    Future.settle                         while joblib has more to come:
-    on_done: put the callback ──queue──►    run callbacks ──► submit the next batch
+    BatchFuture.settle                    while joblib has more to come:
+    _is_done: put the callback ─queue──►    run callbacks ──► submit the next batch
                                             or wait
 
 **Which thread runs callbacks.** Never the client's reading thread. An iterable that waits for another task would wait
@@ -41,11 +41,11 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from minidask.backend.batchfuture import BatchFuture
 from minidask.backend.inside_joblib import InsideParallel
 from minidask.backend.total import total_calls
 from minidask.client.client import Client
 from minidask.client.core import Lost
-from minidask.client.future import Future
 from minidask.client.group import TaskGroup
 from minidask.client.interrupts import INTERRUPT_SECONDS
 from minidask.client.reading import Leadership
@@ -58,7 +58,7 @@ from minidask.pickling.scattered import Scattered
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
 
-Callback = Callable[[Future], None]
+Callback = Callable[[BatchFuture], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
 
 
@@ -68,17 +68,12 @@ class Batch(NamedTuple):
     Attributes:
         items: the calls, each as `(function, args, kwargs)`.
         nesting_level: joblib's depth of the backend within other backends.
-        callback: joblib's, for when the batch is over.
+        future: gets the outcome.
     """
 
     items: list[Any]
     nesting_level: int | None
-    callback: Callback | None
-
-
-def future_of_batch() -> Future:
-    """Return a future for a batch that is not sent to the cluster; it is settled in this process."""
-    return Future(0, "batch")
+    future: BatchFuture
 
 
 class ParallelRun:
@@ -136,7 +131,7 @@ class ParallelRun:
 
     # --- submitting ---
 
-    def submit(self, calls: Any, callback: Callback | None, nesting_level: int | None) -> Future:
+    def submit(self, calls: Any, callback: Callback | None, nesting_level: int | None) -> BatchFuture:
         """Send a batch. An error is the outcome of the future: joblib expects no exception here.
 
         Args:
@@ -145,46 +140,44 @@ class ParallelRun:
             nesting_level: as in `Batch`.
         """
         self._inside.remember_batch_class(callback)
-        batch = Batch(calls.items if hasattr(calls, "items") else [(calls, (), {})], nesting_level, callback)
-        self._count_submitted(batch.items)
-        try:
-            return self._send(batch)
-        except MinidaskError as error:
-            return self._fail(batch, error)
-
-    def _fail(self, batch: Batch, error: MinidaskError) -> Future:
-        future = future_of_batch()
-        future.settle(Lost(error))
-        self._is_done(len(batch.items), batch.callback, future)
+        items = calls.items if hasattr(calls, "items") else [(calls, (), {})]
+        future = BatchFuture(len(items), callback, self._is_done, name_of(items[0][0]))
+        self._count_submitted(items)
+        self._send(Batch(items, nesting_level, future))
         return future
 
-    def _send(self, batch: Batch) -> Future:
+    def _send(self, batch: Batch) -> None:
+        """Have the cluster run a batch; an error is its outcome."""
+        try:
+            self._try_to_send(batch)
+        except MinidaskError as error:
+            batch.future.settle(Lost(error))
+
+    def _try_to_send(self, batch: Batch) -> None:
         """Have the cluster run a batch.
 
         Raises:
             MinidaskError: the batch cannot be pickled, or the connection is lost.
         """
-        arguments = (self._with_handles(batch.items), batch.nesting_level, self._inner_threads)
-        count, callback = len(batch.items), batch.callback  # not the batch: its arguments go once they were sent
-
-        def on_done(future: Future) -> None:
-            with self._counting:
-                self._in_flight -= 1
-            self._is_done(count, callback, future)
-
-        name = name_of(batch.items[0][0])
-        future = self._group.submit(self._run_batch, arguments, name=name, on_done=on_done, counted=True)
+        items, nesting_level, future = batch
+        arguments = (self._with_handles(items), nesting_level, self._inner_threads)
         with self._counting:
             self._in_flight += 1
             self._most_in_flight = max(self._most_in_flight, self._in_flight)
-        return future
+        try:
+            self._group.submit_for(future, self._run_batch, arguments, name=future.name)
+        except MinidaskError:
+            future.number = 0  # no task runs it
+            with self._counting:
+                self._in_flight -= 1
+            raise
 
-    def _is_done(self, count: int, callback: Callback | None, future: Future) -> None:
-        """Note that a batch of `count` calls is over, and queue its callback; the reading thread may call this."""
-        if future.cancelled():
-            return
+    def _is_done(self, future: BatchFuture) -> None:
+        """Note that a batch is over, and queue its callback; the reading thread may call this."""
         with self._counting:
-            self._counts.add(count, failed=future.failed)
+            self._in_flight -= bool(future.number)
+            self._counts.add(future.count, failed=future.failed)
+        callback, future.callback = future.callback, None  # it holds the future, too
         if callback is not None:
             self._done.put(functools.partial(callback, future))
 
@@ -314,9 +307,11 @@ class ParallelRun:
 
     def close(self) -> None:
         """End the run: its thread, its group, and its part of the bars."""
-        self._client.shell.workers.on_change.discard(self._workers_changed)
-        self._done.put(None)
-        self._client.shell.channels.flush()
-        self._group.close()
+        try:
+            self._client.shell.workers.on_change.discard(self._workers_changed)
+            self._done.put(None)
+            self._client.shell.channels.flush()
+        finally:
+            self._group.close()
         for bar in self._bars_begun:
             bar.end(self._counts, not self._aborted)

@@ -35,6 +35,9 @@ from minidask.wire.messages import Shutdown
 if TYPE_CHECKING:
     from minidask.local.cluster import LocalCluster
 
+LEASES_SECONDS = 0.5
+"""A question waits so long for leases without calls to end. Those that have not begun may wait for others' tasks."""
+
 
 class Client:
     """A connection to a cluster; without an address, to a cluster of its own on this machine.
@@ -378,9 +381,13 @@ class Client:
         answer: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         ask(answer.put)
         try:
-            info = answer.get(timeout=timeout)
+            info = answer.get(timeout=min(timeout, LEASES_SECONDS))
         except queue.Empty:
-            return None
+            self.shell.ask_anyway()
+            try:
+                info = answer.get(timeout=timeout)
+            except queue.Empty:
+                return None
         if info is None:
             raise SchedulerLost(self.shell.core.why_closed)
         return info

@@ -1,6 +1,6 @@
 """Keeps what a client waits for: tasks, groups, answers, blobs. Pure: no sockets, threads or clock.
 
-    submit, cancel, open_group, ask …  ─►┌────────────┐─► messages to be sent
+    submit, cancel, open_group, ask …  ─►┌────────────┐─► messages to be sent, calls to be put into a queue
                                          │ ClientCore │
     messages of the scheduler          ─►└────────────┘─► `Settle` a task, `Tell` an answer
 
@@ -18,9 +18,10 @@ messages go out in the order in which they were decided.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from minidask.client.queued import QueueEffect, QueueTable
 from minidask.errors import (
     KilledWorker,
     MinidaskError,
@@ -103,11 +104,15 @@ class Tell(NamedTuple):
     info: dict[str, Any] | None
 
 
+Effect = m.Message | QueueEffect | Settle[HandleT] | Tell
+"""What a shell is to do: send a message, do something to a queue, settle a task, or pass on an answer."""
+
+
 class _Task(NamedTuple, Generic[HandleT]):
     handle: HandleT
     name: str
     group: int
-    mapped: Sequence[bytes]  # blobs in the store, held for this task
+    mapped: Sequence[bytes]  # blobs that are held for this task
 
 
 class ClientCore(Generic[HandleT]):
@@ -130,9 +135,11 @@ class ClientCore(Generic[HandleT]):
         self._tasks: dict[int, _Task[HandleT]] = {}
         self._groups: dict[int, bool] = {}  # open ones; whether they take more tasks
         self._answers: dict[int, OnAnswer] = {}
+        self._questions: list[m.Message] = []  # that wait for leases to end
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
         self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
+        self.queues = QueueTable(self.next_task)
 
     # --- tasks ---
 
@@ -144,36 +151,49 @@ class ClientCore(Generic[HandleT]):
         """Return a fresh number for a task."""
         return next(self._task_numbers)
 
-    def submit(self, message: m.Submit, handle: HandleT, blobs: Sequence[bytes]) -> list[m.Message]:
+    def submit(
+        self, message: m.Submit, session: Sequence[bytes], handle: HandleT, slots: int = 1
+    ) -> Sequence[m.Message | QueueEffect]:
         """Note a task as pending, and return the messages that submit it.
 
         Args:
-            message: submits the task, under a fresh number.
+            message: submits the task, under a fresh number; its blobs are those that the call names.
+            session: the blobs that describe this process, which go before those. They are held for all tasks.
             handle: stands for the task in `Settle`.
-            blobs: those of the message's blobs that its arguments name.
+            slots: how many the cluster has.
 
         Raises:
             SchedulerLost: the connection has ended.
             MinidaskError: the group takes no more tasks.
             SerializationError: nobody holds one of the blobs, so the scheduler does not have it.
         """
-        if self.closed:
+        if self.why_closed or self.forked_from:
             self.check()
         if message.group and not self._groups.get(message.group):
             raise MinidaskError("the call that this task is of has ended")
-        mapped: Sequence[bytes] = ()
-        if blobs:
-            self.check_held(blobs, f"task {message.name!r}")
-            if self._stored:
-                mapped = [blob for blob in blobs if blob in self._stored]
-                self.hold(mapped)
+        mapped = message.blobs
+        if mapped:
+            self.check_held(mapped, f"task {message.name!r}")
+        queued = bool(self.queues) and self.queues.takes(message.group)
+        if mapped and not queued:
+            mapped = [blob for blob in mapped if blob in self._stored]  # the scheduler holds the others
+        if mapped:
+            self.hold(mapped)
+        # First the task, then what runs it: Ctrl-C may come in between, and what is here can be cancelled.
         self._tasks[message.task] = _Task(handle, message.name, message.group, mapped)
-        return [message]
+        if queued:
+            return self.queues.submit(message, session, slots)
+        return [message._replace(blobs=[*session, *message.blobs])]
 
     def handle_of(self, number: int) -> HandleT | None:
         """Return the handle of a task; None if nobody waits for the task."""
         task = self._tasks.get(number)
         return task.handle if task is not None else None
+
+    def group_of(self, number: int) -> int:
+        """Return the group of a task; 0 if it has none, or nobody waits for it."""
+        task = self._tasks.get(number)
+        return task.group if task is not None else 0
 
     def replace_handle(self, number: int, handle: HandleT) -> None:
         """Give a task another handle. Nothing happens if nobody waits for the task."""
@@ -190,14 +210,33 @@ class ClientCore(Generic[HandleT]):
         task = self._tasks.pop(number, None)
         return self.release(task.mapped) if task is not None else []
 
-    def cancel(self, numbers: Sequence[int], force: bool) -> list[m.Message]:
-        """Forget tasks that were cancelled, and tell the scheduler; with `force`, it stops those that run too."""
-        messages: list[m.Message] = [m.Cancel([*numbers], force)] if numbers else []
-        for number in numbers:
-            messages += self.take_back(number)
-        return messages
+    def cancel(self, numbers: Sequence[int], force: bool) -> list[m.Message | QueueEffect]:
+        """Forget tasks that were cancelled, and tell the scheduler; with `force`, those that run are stopped too.
 
-    def drop(self, numbers: Iterable[int]) -> list[m.Message]:
+        Calls of a queue are stopped if all of the queue are cancelled: its leases are. Else those that run go on.
+        """
+        effects: list[m.Message | QueueEffect] = []
+        others = numbers
+        if self.queues:
+            groups = {task.group for number in numbers if (task := self._tasks.get(number))}
+            effects, queued = self.queues.cancel(groups, numbers, force)
+            others = [number for number in numbers if number not in queued]
+        if others:
+            effects.append(m.Cancel([*others], force))
+        for number in numbers:
+            effects += self.take_back(number)
+        return effects + self._ask_now()
+
+    def cancel_all(self, force: bool) -> Sequence[Effect[HandleT]]:
+        """Cancel all tasks; those that are submitted as such end by the scheduler's answers.
+
+        With `force`, those that run are stopped too. Calls of a queue are stopped in any case: they are of `Parallel`
+        calls, which end with the first one that is lost.
+        """
+        stopped = self.queues.stop_all()
+        return [*stopped.effects, m.CancelAll(force), *self._lose(stopped.lost, None), *self._ask_now()]
+
+    def drop(self, numbers: Iterable[int]) -> list[m.Message | QueueEffect]:
         """Forget tasks whose futures were dropped, and have them not begin; tasks that are over are ignored."""
         return self.cancel([number for number in numbers if number in self._tasks], force=False)
 
@@ -214,15 +253,42 @@ class ClientCore(Generic[HandleT]):
         if number in self._groups:
             self._groups[number] = False
 
-    def close_group(self, number: int) -> list[m.Message]:
-        """Take no more tasks for a group, and have the scheduler forget it when those submitted are over."""
-        return [m.CloseGroup(number)] if self._groups.pop(number, None) is not None else []
+    def close_group(self, number: int) -> list[m.Message | QueueEffect]:
+        """Take no more tasks for a group, and have the scheduler forget it when those submitted are over.
+
+        The queue of a group is kept for the next group of the same limit.
+        """
+        known = self._groups.pop(number, None) is not None
+        kept = self.queues.close(number)
+        return ([m.CloseGroup(number)] if known else []) if kept is None else [*kept, *self._ask_now()]
+
+    def reuse_group(self, limit: int) -> int:
+        """Open a group again whose queue was kept, with this limit. Returns its number; 0 if there is none."""
+        number = self.queues.reuse(limit)
+        if number:
+            self._groups[number] = True
+        return number
 
     # --- questions ---
 
-    def ask(self, on_answer: OnAnswer) -> list[m.Message]:
-        """Ask for the scheduler's description of the cluster."""
-        return [m.Ask(self._request(on_answer))]
+    def ask(self, on_answer: OnAnswer) -> list[m.Message | QueueEffect]:
+        """Ask for the scheduler's description of the cluster.
+
+        A lease counts as a task that runs. So those without a call are given back first, and the question waits for
+        that.
+        """
+        first = not self._questions
+        self._questions.append(m.Ask(self._request(on_answer)))
+        return self._ask_now() or ([*self.queues.idle()] if first else [])
+
+    def _ask_now(self) -> list[m.Message | QueueEffect]:
+        """Ask the questions that wait, if no lease is without a call any more."""
+        return self.ask_anyway() if self._questions and not self.queues.idle() else []
+
+    def ask_anyway(self) -> list[m.Message | QueueEffect]:
+        """Ask the questions that wait. Leases without a call are counted then."""
+        questions, self._questions = self._questions, []
+        return [*self.queues.counted(), *questions] if questions else []
 
     def restart(self, on_answer: OnAnswer) -> list[m.Message]:
         """Return the messages that have all slots replaced; the answer comes when the fresh ones are ready."""
@@ -288,19 +354,21 @@ class ClientCore(Generic[HandleT]):
 
     # --- what the scheduler says ---
 
-    def receive(self, message: m.Message) -> list[m.Message | Settle[HandleT] | Tell]:
+    def receive(self, message: m.Message, claim: int = 0) -> Sequence[Effect[HandleT]]:
         """Handle a message of the scheduler; return messages to send, futures to settle, and answers to pass on.
+
+        Args:
+            claim: of the lease that the message is about.
 
         Raises:
             ProtocolError: it is no message for a client.
         """
         match message:
             case m.TaskDone() | m.TaskRaised() | m.TaskLost():
-                task = self._tasks.pop(message.task, None)
-                if task is None:
-                    return [Settle(None, outcome_of(message))]
-                settle = Settle(task.handle, outcome_of(message))
-                return [*self.release(task.mapped), settle] if task.mapped else [settle]
+                lease = self.queues.lease_over(message, claim) if self.queues else None
+                if lease is not None:
+                    return [*lease.effects, *self._lose(lease.lost, outcome_of(message)), *self._ask_now()]
+                return self._over(message.task, outcome_of(message))
             case m.Answer(request, info):
                 on_answer = self._answers.pop(request, None)
                 return [Tell(on_answer, info)] if on_answer is not None else []
@@ -311,6 +379,40 @@ class ClientCore(Generic[HandleT]):
                 self.why_closed = f"the scheduler at {self._address} said goodbye: {reason}"
                 return []
         raise ProtocolError(f"{type(message).__name__} is no message for a client")
+
+    def call_returned(self, number: int, ticket: int, outcome: Returned) -> Sequence[Effect[HandleT]]:
+        """Handle a result that a slot has given to a queue; as `receive`."""
+        if self.queues.ticket(self.group_of(number), number) != ticket:
+            return ()
+        return self._over(number, outcome)
+
+    def _over(self, number: int, outcome: Outcome) -> list[Effect[HandleT]]:
+        """Settle a task. One that nobody waits for has no handle: the outcome may have left buffers in the store."""
+        task = self._tasks.pop(number, None)
+        if task is None:
+            return [Settle(None, outcome)]
+        effects: list[Effect[HandleT]] = []
+        if self.queues:
+            effects += self.queues.over(task.group, number, failed=type(outcome) is not Returned)
+        if task.mapped:
+            effects += self.release(task.mapped)
+        effects.append(Settle(task.handle, outcome))
+        return effects
+
+    def _lose(self, calls: Mapping[int, str | None], outcome: Outcome | None) -> Iterator[m.Message | Settle[HandleT]]:
+        """Settle calls of a queue that will not be run: as killed where there is a text, else with this outcome.
+
+        Args:
+            outcome: None if they were cancelled.
+        """
+        for number, text in calls.items():
+            task = self._tasks.pop(number)
+            yield from self.release(task.mapped)
+            what = f"task {task.name!r}"
+            if text is not None:
+                yield Settle(task.handle, Lost(KilledWorker(f"{what}: {text}")))
+            else:
+                yield Settle(task.handle, outcome or Lost(MinidaskError(f"{what}: it was cancelled")))
 
     # --- the end ---
 
@@ -341,6 +443,7 @@ class ClientCore(Generic[HandleT]):
         handles = self.handles()
         self.forked_from = process
         self._tasks, self._answers, self._blobs, self._stored = {}, {}, {}, set()
+        self.queues.clear()
         return handles
 
     def end(self, why: str) -> list[Settle[HandleT] | Tell]:
@@ -352,6 +455,7 @@ class ClientCore(Generic[HandleT]):
         self.why_closed = self.why_closed or f"the connection to the scheduler at {self._address} is gone: {why}"
         tasks, self._tasks = self._tasks, {}
         answers, self._answers = self._answers, {}
+        self.queues.clear()
         text = f"was pending when {self.why_closed}"
         lost = [Settle(task.handle, Lost(SchedulerLost(f"task {task.name!r} {text}"))) for task in tasks.values()]
         return [*lost, *(Tell(on_answer, None) for on_answer in answers.values())]

@@ -69,7 +69,6 @@ class Future(concurrent.futures.Future[Any]):
         name: of the task.
         owner: the client's shell; None for a future without a client, which is settled where it was made.
         held: whether the owner keeps it until it is done.
-        of_call: whether a `Parallel` call waits for it. `Client.cancel_all` lets the scheduler end such futures.
 
     Attributes:
         name: the task's name.
@@ -85,7 +84,6 @@ class Future(concurrent.futures.Future[Any]):
         owner: Owner | None = None,
         *,
         held: bool = True,
-        of_call: bool = False,
     ) -> None:
         super().__init__()
         state: Any = self
@@ -93,7 +91,6 @@ class Future(concurrent.futures.Future[Any]):
         self._sleepers = condition.sleepers
         self.number = number
         self.name = name
-        self.of_call = of_call
         self.duration: float | None = None
         self.worker: str | None = None
         self.failed = False
@@ -156,7 +153,7 @@ class Future(concurrent.futures.Future[Any]):
         if not self.done() and not self._sleepers.sleep_until(self.done, timeout):
             raise TimeoutError
         wait_for_messages = self._wait_for_messages
-        if wait_for_messages is not None and not self.of_call and not self._is_handling_messages():
+        if wait_for_messages is not None and not self._is_handling_messages():
             wait_for_messages(end - time.monotonic())
             self._wait_for_messages = None
         error = super().exception()
@@ -237,7 +234,7 @@ class Future(concurrent.futures.Future[Any]):
         state: Any = self
         for pickled in (state._exception, state._result):
             if isinstance(pickled, _Undecoded):
-                unpickled = _unpickle(pickled.outcome, self.name)
+                unpickled = unpickle(pickled.outcome, self.name)
                 with self._condition:
                     if pickled is state._exception or pickled is state._result:
                         state._result, state._exception = unpickled
@@ -250,8 +247,8 @@ class Future(concurrent.futures.Future[Any]):
         raise SerializationError("a Future cannot be sent to a task: send its result(), or submit from where it is")
 
 
-def _unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException | None]:
-    """Unpickle an outcome; return `(result, exception)`."""
+def unpickle(outcome: Returned | Raised, name: str) -> tuple[Any, BaseException | None]:
+    """Unpickle the outcome of the task with this name; return `(result, exception)`."""
     if isinstance(outcome, Returned):
         try:
             return loads(outcome.payload, f"the result of task {name!r}"), None

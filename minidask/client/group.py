@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.client.future import Future
-from minidask.client.shell import ClientShell
+from minidask.client.shell import ClientShell, Settled
 from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.large import LARGE_BYTES
@@ -24,28 +24,26 @@ class TaskGroup:
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
+        queued: whether the calls go through a call queue, where slots take leases. They have no priority then.
     """
 
     def __init__(
-        self, shell: ClientShell, limit: int = 0, large: int | None = LARGE_BYTES, mode: bytes = SHARED
+        self,
+        shell: ClientShell,
+        limit: int = 0,
+        large: int | None = LARGE_BYTES,
+        mode: bytes = SHARED,
+        *,
+        queued: bool = False,
     ) -> None:
         self.interner = Interner(large=large, mode=mode, files=shell.is_here)
         self.limit = limit
         self.parent = shell.parent()
-        self.number = shell.open_group(limit, self.parent)
+        self.number = shell.open_group(limit, self.parent, queued=queued)
         self._shell = shell
         self._pickling = threading.RLock()
 
-    def submit(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        *,
-        name: str,
-        priority: int = 0,
-        on_done: Callable[[Future], None] | None = None,
-        counted: bool = False,
-    ) -> Future:
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], *, name: str, priority: int = 0) -> Future:
         """Have the cluster run a call of the group; return its future.
 
         Args:
@@ -53,8 +51,6 @@ class TaskGroup:
             args: its arguments.
             name: of the task, for people.
             priority: tasks of this client with a higher one start first.
-            on_done: called with the future once that is done.
-            counted: whether the call is counted on bars already.
 
         Raises:
             MinidaskError: the group was cancelled or closed.
@@ -68,8 +64,18 @@ class TaskGroup:
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,
-                on_done=on_done,
-                counted=counted,
+            )
+
+    def submit_for(self, handle: Settled, function: Callable[..., Any], args: tuple[Any, ...], *, name: str) -> None:
+        """Have the cluster run a call of the group; `handle` gets its outcome. Raises what `submit` does."""
+        with self._pickling:
+            self._shell.submit_for(
+                handle,
+                (function, args, {}),
+                name=name,
+                group=self.number,
+                parent=self.parent,
+                interner=self.interner,
             )
 
     def cancel(self) -> None:

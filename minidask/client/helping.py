@@ -33,10 +33,8 @@ class NestedFuture(Future):
         parent: number and attempt of the task that has submitted this one. Callbacks work for it, in any thread.
     """
 
-    def __init__(
-        self, number: int, name: str, owner: Owner, reader: Reader, parent: list[int], *, of_call: bool = False
-    ) -> None:
-        super().__init__(number, name, owner, of_call=of_call)
+    def __init__(self, number: int, name: str, owner: Owner, reader: Reader, parent: list[int]) -> None:
+        super().__init__(number, name, owner)
         self._reader = reader
         self._parent = parent
         self._waiters = _Waiters(reader)  # where `concurrent.futures` puts what waits for several futures

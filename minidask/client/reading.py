@@ -21,6 +21,8 @@ There are two locks, taken in this order:
    results that somebody has to read. The leader pauses before them and resumes after them.
 2. The reading thread looks in every `LOOK_IN_SECONDS` while somebody leads. Two looks that find the same count of
    `_turns` say that one callback goes on for long. Then the reading thread reads in the leader's place.
+   Results of a call queue, of which there are many, it reads at most every `COALESCE_SECONDS`: the thread that they
+   are for submits calls just then, and would lose the interpreter lock to each of them.
 3. To resume, the leader sets `_wanted` first and only then wakes who is in the wait for messages. In the other order
    the reading thread could come out of its wait, see that nobody wants the reading, and begin another wait.
 4. The thread that waits for messages waits for a pipe too. A byte in it ends the wait: `wake` writes one.
@@ -53,6 +55,7 @@ from minidask.wire.messages import Message
 
 LOGGER = logging.getLogger(__name__)
 LOOK_IN_SECONDS = 0.01
+COALESCE_SECONDS = 0.002
 
 
 class Reader:
@@ -90,15 +93,26 @@ class Reader:
         self._wake_read_fd, self._wake_write_fd = os.pipe()
         os.set_blocking(self._wake_read_fd, False)
         os.set_blocking(self._wake_write_fd, False)
-        descriptors = [connection.fileno(), self._wake_read_fd]
-        self._ready = _wait_for(descriptors)
-        self._ready_all = _wait_for([*descriptors, *([slot.fileno()] if slot is not None else [])])
+        self._descriptors = [connection.fileno(), self._wake_read_fd]
+        self._also: tuple[int, Callable[[], None]] | None = None
+        self._set_ready()
         self._thread = _ReadingThread(target=self._read_forever, name="minidask-reader", daemon=True)
         start(self._thread)
 
     def __del__(self) -> None:
         os.close(self._wake_read_fd)  # only now: a number that others might still write to must not be given out again
         os.close(self._wake_write_fd)
+
+    def _set_ready(self) -> None:
+        self._ready = _wait_for(self._descriptors)
+        self._ready_all = _wait_for([*self._descriptors, *([self.slot.fileno()] if self.slot is not None else [])])
+
+    def read_also(self, descriptor: int, handle: Callable[[], None]) -> None:
+        """From now on, the thread that reads also calls `handle` when this descriptor is readable."""
+        self._also = descriptor, handle
+        self._descriptors = [*self._descriptors, descriptor]
+        self._set_ready()
+        self.wake()
 
     def in_this_thread(self) -> bool:
         """Whether this thread is handling a message right now, so that it must not wait for another one."""
@@ -168,17 +182,22 @@ class Reader:
                 look_in.wait(LOOK_IN_SECONDS)
                 continue
             with self._reading:
-                self.read(None)
+                coalesce = self.read(None)
+            if coalesce:
+                look_in.wait(COALESCE_SECONDS)
 
-    def read(self, seconds: float | None, *, for_slot: bool = False) -> None:
+    def read(self, seconds: float | None, *, for_slot: bool = False) -> bool:
         """Wait for messages and handle those that have come.
 
         Args:
             seconds: to wait at most; None: until there are some, or `wake` was called.
             for_slot: wait for the slot as well, and have it read what has come for it.
+
+        Returns:
+            Whether results of a call queue were all that has come.
         """
         if self._ended:
-            return
+            return False
         ready = (self._ready_all if for_slot else self._ready)(seconds)
         if for_slot and self.slot is not None and self.slot.fileno() in ready:
             self.slot.receive()
@@ -187,12 +206,19 @@ class Reader:
                 os.read(self._wake_read_fd, 4096)
             self._on_wake()
         if self._connection.fileno() in ready:
-            self._handle_messages()
+            self._handle_messages(self._receive)
+        also = self._also is not None and self._also[0] in ready
+        if also and self._also is not None:
+            self._handle_messages(self._also[1])
+        return also and len(ready) == 1
 
-    def _handle_messages(self) -> None:
+    def _receive(self) -> str | None:
+        return self._connection.receive(self._on_message)
+
+    def _handle_messages(self, receive: Callable[[], str | None]) -> None:
         self._handling = threading.get_ident()
         try:
-            reason = self._connection.receive(self._on_message)
+            reason = receive()
         except BaseException as error:  # noqa: BLE001 - it ends the connection, and every future says why
             reason = _failure(error)
         finally:

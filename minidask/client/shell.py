@@ -35,9 +35,11 @@ from weakref import ref
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import ClientCore, OnAnswer, Settle, Tell
+from minidask.client.core import ClientCore, Effect, OnAnswer, Outcome, Returned, Settle, Tell
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
+from minidask.client.queued import QueueEffect
+from minidask.client.queues import Queues
 from minidask.client.reading import Reader
 from minidask.client.results import Results, complete
 from minidask.client.screen import Screen
@@ -47,6 +49,7 @@ from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host.packages import python_version
+from minidask.host.signals import Uninterrupted
 from minidask.pickling.scattered import Scattered
 from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
@@ -66,6 +69,19 @@ class SubmitCounter(Protocol):
         """Count a future of one call, now and when it is done."""
 
 
+class Settled(Protocol):
+    """What gets a task's outcome: a `Future`, or what the submitter gives in its place."""
+
+    number: int
+    name: str
+
+    def done(self) -> bool: ...
+    def cancelled(self) -> bool: ...
+    def cancel_here(self) -> bool: ...
+    def settle(self, outcome: Outcome, wait_for_messages: Callable[[float], object] | None = None) -> None: ...
+    def abandon(self, error: MinidaskError) -> None: ...
+
+
 class _WeakFuture(ref[Future]):
     """A weak reference with the task's number; made in a third of the time of the standard `KeyedRef`."""
 
@@ -73,7 +89,7 @@ class _WeakFuture(ref[Future]):
     number: int
 
 
-Handle = Future | _WeakFuture
+Handle = Settled | _WeakFuture
 
 
 class ClientShell:
@@ -121,6 +137,8 @@ class ClientShell:
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
         }
         self.reader = Reader(connection, self._handle, self._ended, slot, self.cancel_dropped)
+        leases = slot is None and bool((connection.peer_info or {}).get("leases"))
+        self.queues = Queues(self.core, self.store.folder if self.store is not None and leases else None)
 
     @property
     def is_here(self) -> bool:
@@ -140,8 +158,6 @@ class ClientShell:
         parent: list[int] | None = None,
         pin: str | None = None,
         interner: Interner | None = None,
-        on_done: Callable[[Future], None] | None = None,
-        counted: bool = False,
     ) -> Future:
         """Have the cluster run a call; return its future.
 
@@ -153,58 +169,68 @@ class ClientShell:
             parent: number and attempt of the task that submits; None: the one that this thread works for.
             pin: the address of the one worker that may run the task; None: any.
             interner: names what the tasks of its group share; None: the client's own.
-            on_done: called with the future once it is done.
-            counted: whether the call is counted on bars already.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
             MinidaskError: the group takes no more tasks, or this is a forked process.
             SchedulerLost: there is no connection any more.
         """
+        parent = self.parent() if parent is None else parent
+        payload, blobs = self._pickle(call, name, interner or self._scatterer)
+        number = self.core.next_task()
+        future, handle = self._new_future(number, name, parent)
+        self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
+        for calls in self.bars:
+            calls.watch(future)
+        return future
+
+    def submit_for(
+        self, handle: Settled, call: Call, *, name: str, group: int, parent: list[int], interner: Interner
+    ) -> None:
+        """Have the cluster run a call; `handle` gets its number and its outcome. Raises what `submit` does."""
+        payload, blobs = self._pickle(call, name, interner)
+        number = handle.number = self.core.next_task()
+        self._submit(m.Submit(number, name, 0, None, group, None, blobs, parent, False, payload), handle)
+
+    def _pickle(self, call: Call, name: str, interner: Interner) -> tuple[m.Payload, list[bytes]]:
+        """Pickle a call, and announce the blobs that it is the first to need."""
         self.check()
         self.release_dropped()
-        interner = interner or self._scatterer
         self.blobs.release(interner.take_gone())
-        payload, blobs = dumps_naming(call, f"task {name!r}", interner)
+        pickled = dumps_naming(call, f"task {name!r}", interner)
         if interner.unsent:
             self.blobs.announce(interner)
-        parent = self.parent() if parent is None else parent
-        number = self.core.next_task()
-        future, handle = self._new_future(number, name, parent, on_done)
+        return pickled
+
+    def _submit(self, message: m.Submit, handle: Handle) -> None:
+        """Submit a task; its message lacks the blobs that describe this process."""
         try:
             while True:
                 with self._lock:
                     session = self._session.blobs()
                     if not self._session.unsent:
-                        every = [*session, *blobs]
-                        message = m.Submit(number, name, priority, timeout, group, pin, every, parent, payload)
-                        self.connection.post(self.core.submit(message, handle, blobs))
+                        effects = self.core.submit(message, session, handle, self.workers.slots())
+                        messages = self.queues.carry_out(effects)
+                        if messages:
+                            self.connection.post(messages)
                         if self._session.gone:
                             self.blobs.dropped.append(self._session.take_gone())
                         break
                 self.blobs.announce(self._session)
-            self.connection.flush()
+            if messages:
+                self.connection.flush()
         except MinidaskError:
             with self._lock:
-                self.blobs.post(self.core.take_back(number))
+                self.blobs.post(self.core.take_back(message.task))
             raise
-        if not counted:
-            for calls in self.bars:
-                calls.watch(future)
-        return future
 
-    def _new_future(
-        self, number: int, name: str, parent: list[int], on_done: Callable[[Future], None] | None
-    ) -> tuple[Future, Handle]:
+    def _new_future(self, number: int, name: str, parent: list[int]) -> tuple[Future, Handle]:
         """Make a future, and its handle for the core: itself, or a weak reference."""
-        of_call = on_done is not None
-        held = of_call or not self._cancel_dropped
+        held = not self._cancel_dropped
         if self._slot is None:
-            future = Future(number, name, self, held=held, of_call=of_call)
+            future = Future(number, name, self, held=held)
         else:
-            future = NestedFuture(number, name, self, self.reader, parent, of_call=of_call)
-        if on_done is not None:
-            future.add_done_callback(on_done)
+            future = NestedFuture(number, name, self, self.reader, parent)
         if held:
             return future, future
         handle = _WeakFuture(future, self._future_dropped)
@@ -229,7 +255,7 @@ class ClientShell:
         with self._lock:  # one thread at a time looks and takes
             while self._dropped_tasks:
                 numbers.append(self._dropped_tasks.popleft())
-            self.blobs.post(self.core.drop(numbers))
+            self._post(self.core.drop(numbers))
         self.blobs.flush()
 
     def parent(self) -> list[int]:
@@ -240,13 +266,13 @@ class ClientShell:
         handle = self.core.handle_of(number)
         return handle is not None and _future_of(handle) is not None
 
-    def pending(self, group: int | None = None) -> list[Future]:
+    def pending(self, group: int | None = None) -> list[Settled]:
         """Return the futures that are not done: those of a group, or all."""
         with self._lock:
             handles = self.core.handles(group)
         return [future for future in map(_future_of, handles) if future is not None]
 
-    def cancel(self, futures: Sequence[Future], force: bool) -> None:
+    def cancel(self, futures: Sequence[Settled], force: bool) -> None:
         """Cancel tasks; with `force`, stop those that run too."""
         numbers = [future.number for future in futures if not future.done() or (force and future.cancelled())]
         for future in futures:
@@ -255,8 +281,8 @@ class ClientShell:
 
     def cancel_all(self, force: bool) -> None:
         """Cancel all tasks, also those whose futures nobody holds any more; with `force`, stop those that run too."""
-        self.cancel([future for future in self.pending() if not future.of_call], False)
-        self.send_if_open([m.CancelAll(force)])  # its answers end the calls that wait for the others
+        self.cancel([future for future in self.pending() if isinstance(future, Future)], False)
+        self._carry_out(lambda: self.core.cancel_all(force))
 
     def cancelled(self, future: Future) -> None:
         """Tell the scheduler that a future was cancelled."""
@@ -264,19 +290,28 @@ class ClientShell:
 
     def _cancel(self, numbers: list[int], force: bool) -> None:
         with self._lock:
-            self.blobs.post(self.core.cancel(numbers, force))
+            self._post(self.core.cancel(numbers, force))
         self.blobs.flush()
 
     # --- groups ---
 
-    def open_group(self, limit: int, parent: list[int]) -> int:
-        """Open a group of which at most `limit` tasks run at once, 0 for no limit; returns its number."""
+    def open_group(self, limit: int, parent: list[int], *, queued: bool = False) -> int:
+        """Open a group of which at most `limit` tasks run at once, 0 for no limit; returns its number.
+
+        Args:
+            parent: the task that submits them; empty outside of tasks.
+            queued: whether its calls go through a call queue, where slots take leases.
+        """
         self.check()
         if not self.on_idle:
             self.core.idle = None  # what the scheduler has told a group before is old
         with self._lock:
+            if queued and (number := self.core.reuse_group(limit)):
+                return number
             number, messages = self.core.open_group(limit, parent)
             self.connection.post(messages)
+            if queued and self.queues.add(number, limit):
+                self.reader.read_also(self.queues.fileno(), self._take_results)
         self.connection.flush()
         return number
 
@@ -287,8 +322,8 @@ class ClientShell:
 
     def close_group(self, number: int, interner: Interner) -> None:
         """Take no more tasks for a group, and release what its tasks share; tasks that were submitted go on."""
-        with self._lock:
-            self.blobs.post(self.core.close_group(number))
+        with Uninterrupted(), self._lock:  # a queue that is not closed would stay for good
+            self._post(self.core.close_group(number))
         self.blobs.dropped.append(interner.close())
         self.release_dropped()
 
@@ -346,6 +381,10 @@ class ClientShell:
         """
         self._send(lambda: self.core.ask(on_answer))
 
+    def ask_anyway(self) -> None:
+        """Ask what still waits for leases to end."""
+        self._send(self.core.ask_anyway)
+
     def restart(self, on_answer: OnAnswer) -> None:
         """Cancel all tasks, and have all slots replaced by fresh ones.
 
@@ -357,11 +396,15 @@ class ClientShell:
 
     # --- sending ---
 
-    def _send(self, decide: Callable[[], Sequence[m.Message]]) -> None:
+    def _send(self, decide: Callable[[], Sequence[m.Message | QueueEffect]]) -> None:
         with self._lock:
             self.check()
-            self.connection.post(decide())
+            self.connection.post(self.queues.carry_out(decide()))
         self.connection.flush()
+
+    def _post(self, effects: Sequence[m.Message | QueueEffect]) -> None:
+        """Carry out what is about queues, and post the rest where there is a connection; for holders of the lock."""
+        self.blobs.post(self.queues.carry_out(effects))
 
     def send_if_open(self, messages: Sequence[m.Message]) -> None:
         """Send messages that only tidy up. They are dropped if the connection is gone."""
@@ -392,6 +435,7 @@ class ClientShell:
         self.connection.abandon()
         self._lock = threading.RLock()
         self.blobs.abandon(self._lock)
+        self.queues.abandon()
         self.channels.abandon()
         for future in filter(None, map(_future_of, self.core.abandon(self._pid))):
             future.abandon(
@@ -404,8 +448,10 @@ class ClientShell:
         self.connection.close()
         with self._lock:
             lost = self.core.end(why)
+            self.queues.close()
         self.workers.wake()
-        self._carry_out(lost)
+        for effect in lost:
+            self._conclude(effect)
         self.channels.close()
         self.screen.close()
 
@@ -416,27 +462,61 @@ class ClientShell:
         if device is not None:
             device(message)
             return
-        with self._lock:
-            effects = self.core.receive(message)
-        self._carry_out(effects)
-        if self.blobs.dropped and not len(self.core):
-            self.release_dropped()  # there may be no next task that would do it
+        self._carry_out(lambda: self._decide(message))
+        self._release_if_last()
         if type(message) is m.IdleSlots and message.idle:
             for call in list(self.on_idle):
                 call()
 
-    def _carry_out(self, effects: Sequence[m.Message | Settle[Handle] | Tell]) -> None:
-        for effect in effects:
-            if isinstance(effect, Settle):
-                outcome = complete(effect.outcome, self._results.take if self.store is None else self.store.take)
-                future = _future_of(effect.handle) if effect.handle is not None else None
-                self._results.forget_others()
-                if future is not None:
-                    future.settle(outcome, self.channels.flush if self.channels.busy else None)
-            elif isinstance(effect, Tell):
-                effect.on_answer(effect.info)
-            else:
-                self.send_if_open([effect])
+    def _take_results(self) -> None:
+        """Handle the results that slots have given to queues."""
+        self._carry_out(self._results_given)
+        self._release_if_last()
+
+    def _release_if_last(self) -> None:
+        """Release what was dropped when no task is pending: there may be no next one that would do it."""
+        if self.blobs.dropped and not len(self.core):
+            self.release_dropped()
+
+    def _decide(self, message: m.Message) -> Sequence[Effect[Handle]]:
+        if isinstance(message, m.TaskDone | m.TaskRaised | m.TaskLost) and self.core.queues.lease(message.task):
+            given = self.queues.carry_out(self._results_given())  # by the slot, before its lease ended
+            return [*given, *self.core.receive(message, self.queues.claim(message.task))]
+        return self.core.receive(message)
+
+    def _results_given(self) -> list[Effect[Handle]]:
+        worker = self.workers.any_name()
+        effects: list[Effect[Handle]] = []
+        for number, ticket, duration, pickle in self.queues.results():
+            effects += self.core.call_returned(number, ticket, Returned([pickle], duration, worker))
+        return effects
+
+    def _carry_out(self, decide: Callable[[], Sequence[Effect[Handle]]]) -> None:
+        """Have the core decide, and carry that out. Only futures and answers wait until the lock is free again."""
+        with self._lock:
+            effects = decide()
+            later = [effect for effect in effects if isinstance(effect, (Settle, Tell))]
+            others: Any = [effect for effect in effects if not isinstance(effect, (Settle, Tell))]
+            if others:
+                self._post(others)
+        if others:
+            self.blobs.flush()
+        for effect in later:
+            self._conclude(effect)
+
+    def _conclude(self, effect: Settle[Handle] | Tell) -> None:
+        if isinstance(effect, Settle):
+            self._settle(*effect)
+        else:
+            effect.on_answer(effect.info)
+
+    def _settle(self, handle: Handle | None, outcome: Outcome) -> None:
+        if type(outcome) is Returned and len(outcome.payload) > 1:
+            outcome = complete(outcome, self._results.take if self.store is None else self.store.take)
+        self._results.forget_others()
+        future = _future_of(handle) if handle is not None else None
+        if future is not None:
+            future.settle(outcome, self.channels.flush if self.channels.busy else None)
 
     def _to_screen_or_handler(self, message: m.CallerMessage) -> None:
         if message.channel == m.RECORDS:
@@ -445,6 +525,6 @@ class ClientShell:
             self.channels.put(message)
 
 
-def _future_of(handle: Handle) -> Future | None:
+def _future_of(handle: Handle) -> Settled | None:
     """Return the future that a handle stands for; None if nobody holds it any more."""
     return handle() if isinstance(handle, _WeakFuture) else handle

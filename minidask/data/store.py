@@ -417,7 +417,7 @@ class BlobStore:
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 status = path.lstat()
-                size = 0 if path.is_symlink() else status.st_size
+                size = 0 if path.is_symlink() else min(status.st_size, status.st_blocks * 512)  # arenas have holes
                 total += size // status.st_nlink
                 if not path.suffix and path.name not in NO_BLOBS and status.st_nlink == 1:
                     unpinned.append((status.st_mtime_ns, size, path))

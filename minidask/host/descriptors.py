@@ -12,8 +12,8 @@ import resource
 
 from minidask.errors import MinidaskError
 
-EACH = 5
-"""For each slot: its socket, two pipes for its output, one for stops, and the connection of its tasks' own client."""
+EACH = 6
+"""For each slot: its socket, two pipes for its output, one for stops, its count of reads, and its tasks' own client."""
 BESIDES = 32
 """For all else: standard streams, event loop, scheduler, clients, the store, and one slot that is being started."""
 

@@ -45,7 +45,7 @@ def start_python(
     except OSError as error:  # the folder was removed, and Python 3.13 does not start in such a one
         pass_on(error)
         options["cwd"] = "/"
-    letter = _letter(marshal.dumps((search_path(), list(arguments))))
+    letter = unnamed_file(marshal.dumps((search_path(), list(arguments))))
     try:
         flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # -O, -W, -X: multiprocessing's way
         command = [sys.executable, *flags, "-c", _BOOT.format(module=module), str(letter)]
@@ -66,7 +66,7 @@ def search_path() -> list[str]:
     return found
 
 
-def _letter(content: bytes) -> int:
+def unnamed_file(content: bytes) -> int:
     """Make a file without a name, with this content. Returns a descriptor that reads it from the start."""
     try:
         letter = os.memfd_create("minidask")

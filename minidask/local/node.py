@@ -43,7 +43,7 @@ from minidask.wire.messages import Message
 from minidask.worker.launch import Launched
 from minidask.worker.memory import MemoryLimits
 from minidask.worker.shell import WorkerShell
-from minidask.worker.slotpool import PoolEvents, ProcessSlot, SlotFactory
+from minidask.worker.slotpool import PoolEvents, ProcessSlot, SlotFactory, ThreadSlot
 
 LOOK_SECONDS = 1.0
 
@@ -69,7 +69,9 @@ class LocalNode:
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
         self._config = config.slot
         self._secret = load_or_create_secret(config.slot.access_file)
-        self.server = SchedulerServer(core, self._secret, {"store": config.slot.store})
+        self.server = SchedulerServer(
+            core, self._secret, {"store": config.slot.store, "leases": make_slot is not ThreadSlot}
+        )
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

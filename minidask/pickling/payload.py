@@ -151,6 +151,11 @@ class SlotBlobs:
         """Take a blob that was sent to this slot. An empty payload says that the blob is in the store."""
         self._payloads[blob] = [memoryview(buffer).toreadonly() for buffer in payload]
 
+    def lacking(self, blobs: Sequence[bytes]) -> list[bytes]:
+        """Those of some blobs that are not here."""
+        here = self._payloads
+        return [blob for blob in blobs if blob not in here]
+
     def forget(self, blob: bytes) -> None:
         """Drop a blob, and all objects that were made of it."""
         self._payloads.pop(blob, None)

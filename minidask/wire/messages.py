@@ -75,6 +75,10 @@ class Submit(NamedTuple):
     of running time. `group` is the number of an open group, or 0. `pin` is the address of the one worker that may run
     the task; such a task has no group. `blobs` are those that the call needs. If a task submits this one, `parent` is
     the number and attempt of that task, as in its `Run`; otherwise it is empty.
+
+    A `lease` has no call. The slot that gets it runs the calls of a queue of the client's, which the payload names (see
+    `minidask/data/callqueue.py`), until it has waited for the next call for a while, or `Yield` comes. If its slot
+    dies, it is not tried again: the client knows which call did that.
     """
 
     task: int
@@ -85,6 +89,7 @@ class Submit(NamedTuple):
     pin: str | None
     blobs: list[bytes]
     parent: list[int]
+    lease: bool
     payload: Payload
 
 
@@ -202,7 +207,8 @@ class Goodbye(NamedTuple):
 class Run(NamedTuple):
     """Run an attempt of a task. `task` is the scheduler's number for it; its output is for `client`.
 
-    `host` is the number of a task whose slot is lent to this one, or 0: the task gets a slot of its own.
+    `host` is the number of a task whose slot is lent to this one, or 0: the task gets a slot of its own. `lease` is
+    that of `Submit`.
     """
 
     task: int
@@ -212,6 +218,7 @@ class Run(NamedTuple):
     timeout: float | None
     blobs: list[bytes]
     host: int
+    lease: bool
     payload: Payload
 
 
@@ -220,6 +227,14 @@ class Stop(NamedTuple):
 
     task: int
     attempt: int
+
+
+class Yield(NamedTuple):
+    """Give this lease back when the call in hand is over, and when it is `after` seconds old: others need the slot."""
+
+    task: int
+    attempt: int
+    after: float
 
 
 class NeedBlob(NamedTuple):
@@ -361,6 +376,44 @@ class FetchFailed(NamedTuple):
     text: str
 
 
+# --- the calls of a lease: slot to worker, worker to scheduler ---
+
+
+class WantBlobs(NamedTuple):
+    """The lease has a call in hand that needs these blobs, and its slot lacks them: they are to come as for a `Run`.
+
+    The slot gets `PutBlob` for each, or `BlobLost`.
+    """
+
+    task: int
+    attempt: int
+    blobs: list[bytes]
+
+
+class CallDone(NamedTuple):
+    """A call of the lease has returned the value in `payload`, after `duration` seconds.
+
+    `call` is the client's number for it. Only a result that cannot go the queue's own way comes so.
+    """
+
+    task: int
+    attempt: int
+    call: int
+    duration: float
+    payload: Payload
+
+
+class CallFailed(NamedTuple):
+    """A call of the lease has raised; all but `call`, as in `CallDone`, is that of `Failed`."""
+
+    task: int
+    attempt: int
+    call: int
+    duration: float
+    traceback: str
+    payload: Payload
+
+
 # --- large results ---
 
 
@@ -490,6 +543,7 @@ Message = (
     | Notice
     | CancelAll
     | Restart | Restarted
+    | Yield | WantBlobs | CallDone | CallFailed
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 from minidask.errors import ProtocolError
 from minidask.wire.large import BLOB_ID_BYTES, OUT_OF_BAND_BYTES
-from minidask.wire.messages import Done, Failed
+from minidask.wire.messages import CallDone, CallFailed, Done, Failed
 
 RESULT_LETTER = ord("w")
 
 
-def check_outcome(message: Done | Failed) -> None:
+def check_outcome(message: Done | Failed | CallDone | CallFailed) -> None:
     """Check that each buffer beside the pickle is data, or in a result the id of one large buffer; see protocol.md.
 
     Raises:
         ProtocolError: a buffer is neither, or the pickle of a result is missing.
     """
-    if type(message) is Done and not message.payload:
+    returned = isinstance(message, Done | CallDone)
+    if returned and not message.payload:
         raise ProtocolError("a result has one buffer at least, its pickle")
     for buffer in message.payload[1:]:
-        named = type(message) is Done and len(buffer) == BLOB_ID_BYTES + 1 and buffer[-1] == RESULT_LETTER
+        named = returned and len(buffer) == BLOB_ID_BYTES + 1 and buffer[-1] == RESULT_LETTER
         if len(buffer) < OUT_OF_BAND_BYTES and not named:
             raise ProtocolError(f"a buffer of {len(buffer)} bytes beside a pickle is neither data nor the name of any")

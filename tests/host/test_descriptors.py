@@ -14,5 +14,5 @@ def test_no_more_than_is_allowed_is_asked_for(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
     descriptors.check(100_000)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
-    with pytest.raises(errors.MinidaskError, match=r"1 workers? needs? 37 open files.*LimitNOFILE[^,]*$"):
+    with pytest.raises(errors.MinidaskError, match=r"1 workers? needs? 38 open files.*LimitNOFILE[^,]*$"):
         descriptors.check(1)

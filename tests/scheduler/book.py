@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
+from minidask.host.versions import fits
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Received
+from minidask.scheduler.leases import SLICE_SECONDS
+from minidask.scheduler.tasks import Ready, Running, TaskRecord
 from minidask.wire import messages as m
 
 OUTCOMES = (m.TaskDone, m.TaskRaised, m.TaskLost)
+
+
+def may_have(task: TaskRecord, lease: TaskRecord) -> bool:
+    """Whether a task that waits may have a lease back, as the documents tell it."""
+    assert isinstance(lease.state, Running)
+    if not fits(task.client.python, (lease.state.worker.python,)):
+        return False
+    if task.lease:
+        sizes = [group.running if (group := each.group) is not None else 1 for each in (lease, task)]
+        return lease.group is not task.group and sizes[0] > (sizes[1] if task.group is not None else 0)
+    above = task.parent
+    while above is not None:
+        if above.lease and above.group is lease.group:
+            return False
+        above = above.parent
+    return lease.client is not task.root or task.priority >= lease.priority
 
 
 class Book(RuleBasedStateMachine):
@@ -42,6 +62,8 @@ class Book(RuleBasedStateMachine):
         self.told_to_restart: list[tuple[int, int, tuple[int, int]]] = []  # worker, its number, client and request
         self.waiting: dict[int, dict[int, int]] = {}  # worker -> task that lends its slot -> what runs there, or 0
         self.offered: set[tuple[int, int]] = set()  # worker and task whose result is being fetched
+        self.asked_back: dict[tuple[int, int], float] = {}  # lease and attempt -> after how many seconds it is to end
+        self.wanted_by_calls: dict[tuple[int, int], set[bytes]] = {}  # worker and lease -> blobs of the lease's calls
 
     def send(self, event: Event) -> None:
         self.deliver(self.core.handle(event, self.now))
@@ -63,6 +85,8 @@ class Book(RuleBasedStateMachine):
                 if message.host:
                     assert self.waiting[peer][message.host] == 0, "a slot was used that is not lent, or is in use"
                     self.waiting[peer][message.host] = message.task
+            elif isinstance(message, m.Yield):
+                self.lease_asked_back(self.holding[peer][message.task], message)
             elif isinstance(message, m.Stop) and (peer, message.task) in self.offered:
                 self.stale.append((peer, self.holding[peer].pop(message.task)))  # nobody waits for its word
             elif isinstance(message, m.PutBlob):
@@ -74,7 +98,7 @@ class Book(RuleBasedStateMachine):
                 self.lose_data(peer, message.blob)
             elif isinstance(message, m.ReleaseBlobs):
                 held = [run for run in self.holding[peer].values() if run.task in self.core.attempts.tasks]
-                needed = {blob for run in held for blob in run.blobs}
+                needed = {blob for run in held for blob in self.needed_by(peer, run)}
                 assert not needed & set(message.blobs), "a blob was dropped that a task still needs"
                 self.blobs[peer] -= set(message.blobs)
                 for blob in message.blobs:
@@ -87,6 +111,36 @@ class Book(RuleBasedStateMachine):
                 self.idle[peer] = message.idle
             elif isinstance(message, m.Goodbye):
                 self.forget_worker(peer)
+
+    def needed_by(self, peer: int, run: m.Run) -> set[bytes]:
+        return {*run.blobs, *self.wanted_by_calls.get((peer, run.task), ())}
+
+    def lease_asked_back(self, run: m.Run, message: m.Yield) -> None:
+        key = message.task, message.attempt
+        assert run.lease and run[:2] == key, "what was asked back is no lease, or is over"
+        assert message.after in (0.0, SLICE_SECONDS)
+        assert message.after < self.asked_back.get(key, math.inf), "a lease was asked back again"
+        self.asked_back[key] = message.after
+        asked = [task for (task, _), after in self.asked_back.items() if after <= message.after]
+        running = [self.core.attempts.tasks.get(task) for task in asked]
+        waiting = len(self.core.ready) + self.core.attempts._pinned.count
+        assert sum(task is not None and type(task.state) is Running for task in running) <= waiting, (
+            "more leases were asked back than tasks wait"
+        )
+
+    def check_leases(self) -> None:
+        """Whoever waits, and may have a lease back, has one asked for."""
+        tasks = self.core.attempts.tasks
+        leases = [task for task in tasks.values() if task.lease and isinstance(task.state, Running)]
+        asked = [self.asked_back.get((task.id, task.attempt), math.inf) for task in tasks.values() if task.lease]
+        heads: dict[Any, TaskRecord] = {}
+        for task in tasks.values():
+            if isinstance(task.state, Ready) and task.pin is None and not (task.group and task.group.full):
+                line = task.root.peer, id(task.group), task.priority, id(task.parent)
+                heads[line] = min(heads.get(line, task), task, key=lambda task: task.id)
+        for task in heads.values():
+            if any(may_have(task, lease) for lease in leases):
+                assert min(asked) <= (SLICE_SECONDS if task.lease else 0.0), f"{task} waits, and leases go on"
 
     def needed(self, peer: int, message: m.NeedBlob) -> None:
         """A worker was told to fetch: from a live worker that was told of the blob before, or the scheduler."""
@@ -101,6 +155,9 @@ class Book(RuleBasedStateMachine):
         self.fetching.pop((peer, blob), None)
         self.failed = {entry for entry in self.failed if entry[:2] != (peer, blob)}
         self.blobs[peer].discard(blob)
+        for (worker, _), blobs in self.wanted_by_calls.items():
+            if worker == peer:
+                blobs.discard(blob)  # the call alone fails
         self.undone += [(peer, run) for run in self.holding[peer].values() if blob in run.blobs]
         self.holding[peer] = {task: run for task, run in self.holding[peer].items() if blob not in run.blobs}
 
@@ -122,6 +179,8 @@ class Book(RuleBasedStateMachine):
         if not held:
             return None
         run = held.pop(data.draw(st.sampled_from(sorted(held))))
+        self.asked_back.pop((run.task, run.attempt), None)
+        self.wanted_by_calls.pop((worker, run.task), None)
         self.stale.append((worker, run))
         lent = self.waiting[worker]
         lent.pop(run.task, None)

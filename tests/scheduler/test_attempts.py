@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minidask.scheduler.core import Outbox, SchedulerCore
-from minidask.scheduler.events import Event, Joined, Left, Received
+from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.scheduler.invariants import check
 from minidask.scheduler.tasks import Delivering
 from minidask.wire import messages as m
@@ -29,7 +29,9 @@ def do(core: SchedulerCore, event: Event) -> Outbox:
 
 def submit(core: SchedulerCore, number: int, parent: int = 0) -> Outbox:
     above = [parent, 1] if parent else []
-    return do(core, Received(SLOT if parent else CLIENT, m.Submit(number, "f", 0, None, 0, None, [], above, [b"f"])))
+    return do(
+        core, Received(SLOT if parent else CLIENT, m.Submit(number, "f", 0, None, 0, None, [], above, False, [b"f"]))
+    )
 
 
 def kinds(out: Outbox) -> list[type[m.Message]]:
@@ -84,7 +86,7 @@ def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() ->
     core = cluster(depth)
     for number in range(1, depth + 1):
         parent = [number - 1, 1] if number > 1 else []
-        core.handle(Received(SLOT, m.Submit(number, "f", 0, None, 0, None, [], parent, [b"f"])), 0.0)
+        core.handle(Received(SLOT, m.Submit(number, "f", 0, None, 0, None, [], parent, False, [b"f"])), 0.0)
         core.assign(0.0)
     stops = [message for _, message in core.handle(Received(SLOT, m.Cancel([1], True)), 1.0) if type(message) is m.Stop]
     assert [stop.task for stop in stops] == list(range(depth, 0, -1)), "the innermost first"
@@ -93,3 +95,36 @@ def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() ->
         assert core.handle(Received(WORKER, m.Stopped(number, 1, "cancelled", "")), 2.0) == []
     check(core)
     assert not core.attempts.tasks
+
+
+# --- blobs that the calls of a lease need ---
+
+BLOB = b"b" * 16
+
+
+def lease_that_wants(blob: bytes) -> tuple[SchedulerCore, Outbox]:
+    """A core with a lease whose call has overtaken the blob that it needs, and what came of its asking."""
+    core = cluster(slots=1)
+    do(core, Received(CLIENT, m.Submit(1, "f", 0, None, 0, None, [], [], True, [b"queue"])))
+    return core, do(core, Received(WORKER, m.WantBlobs(1, 1, [blob])))
+
+
+def test_a_blob_that_a_call_has_overtaken_is_waited_for() -> None:
+    core, asked = lease_that_wants(BLOB)
+    assert not asked
+    do(core, Tick())
+    assert do(core, Received(CLIENT, m.PutBlob(BLOB, [b"data"]))) == [(WORKER, m.PutBlob(BLOB, [b"data"]))]
+    assert not do(core, Tick()) + do(core, Tick())
+
+
+def test_a_blob_that_does_not_come_is_given_up() -> None:
+    core, asked = lease_that_wants(BLOB)
+    assert not asked + do(core, Tick())
+    assert do(core, Tick()) == [(WORKER, m.BlobLost(BLOB, f"its client does not hold blob {BLOB.hex()}"))]
+    assert not do(core, Tick())
+
+
+def test_a_lease_that_is_over_gets_no_blob() -> None:
+    core, _ = lease_that_wants(BLOB)
+    do(core, Received(WORKER, m.Done(1, 1, 0.1, [b"None"])))
+    assert not do(core, Received(CLIENT, m.PutBlob(BLOB, [b"data"])))

@@ -13,7 +13,7 @@ def test_what_comes_of_an_attempt_that_is_over_is_dropped() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(1, "client", "a", {}), 0.0)
     core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
-    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], [b"call"])), 0.0)
+    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
     ((_, run),) = [(peer, message) for peer, message in core.assign(0.0) if isinstance(message, m.Run)]
     told = m.TaskMessage(run.task, run.attempt, "test", [b"x"])
     assert core.handle(e.Received(2, told), 0.0) == [(1, m.CallerMessage("test", [b"x"]))]

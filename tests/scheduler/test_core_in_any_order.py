@@ -15,6 +15,7 @@ from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
 from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS
 from minidask.scheduler.events import Joined, Left, Received, Tick
+from minidask.scheduler.tasks import Cancelled, Running
 from minidask.wire import messages as m
 from tests.scheduler.bad_words import HUGE, bad_words_of_a_client, bad_words_of_a_worker
 from tests.scheduler.book import Book
@@ -102,7 +103,7 @@ class SchedulerMachine(Book):
             self.tasks += 1
             self.wanted[client].add(self.tasks)
             blobs = [blob] if blob else []
-            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [], [b"call"])
+            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [], False, [b"call"])
             self.send(Received(client, submit))
         if blob:
             self.send(Received(client, m.ReleaseBlobs([blob])))
@@ -163,7 +164,16 @@ class SchedulerMachine(Book):
             self.tasks += 1
             self.wanted[client].add(self.tasks)
             submit = m.Submit(
-                self.tasks, "g", 0, None, group if pin is None else 0, pinned, [], [run.task, run.attempt], [b"call"]
+                self.tasks,
+                "g",
+                0,
+                None,
+                group if pin is None else 0,
+                pinned,
+                [],
+                [run.task, run.attempt],
+                False,
+                [b"call"],
             )
             self.send(Received(client, submit))
 
@@ -184,6 +194,65 @@ class SchedulerMachine(Book):
             if guest is not None:
                 self.waiting[worker].pop(guest.task, None)
                 self.report(worker, m.GaveBack(guest.task, guest.attempt))
+
+    # --- leases ---
+
+    @rule(client=clients, count=st.integers(1, 3), priority=st.integers(-1, 1), group=st.integers(0, 3))
+    def client_asks_for_leases(self, client: int, count: int, priority: int, group: int) -> None:
+        if client not in self.wanted or self.core.clients[client].nested:
+            return
+        group = group if group in self.limits[client] else 0
+        for _ in range(count):
+            self.tasks += 1
+            self.wanted[client].add(self.tasks)
+            submit = m.Submit(self.tasks, "f", priority, None, group, None, [], [], True, [b"queue"])
+            self.send(Received(client, submit))
+
+    @rule(worker=workers, raises=st.booleans(), data=st.data())
+    def a_call_is_over(self, worker: int, raises: bool, data: st.DataObject) -> None:
+        run = self.held(worker, data)
+        if run is None:
+            return
+        said = (
+            m.CallFailed(run.task, run.attempt, HUGE, 0.1, "traceback", [b"error"])
+            if raises
+            else m.CallDone(run.task, run.attempt, HUGE, 0.1, [b"result"])
+        )
+        told = self.core.handle(Received(worker, said), self.now)
+        task = self.core.attempts.tasks.get(run.task)
+        if run.lease and task is not None and isinstance(task.state, Running) and run.attempt == task.attempt:
+            assert [(peer, type(message)) for peer, message in told] == [
+                (run.client, m.TaskRaised if raises else m.TaskDone)
+            ]
+        else:
+            assert told == []
+
+    @rule(
+        worker=workers,
+        blob=st.sampled_from([b"a" * 16, b"b" * 16, b"L" * 16, b"M" * 16]),
+        holds=st.booleans(),
+        data=st.data(),
+    )
+    def a_call_wants_a_blob(self, worker: int, blob: bytes, holds: bool, data: st.DataObject) -> None:
+        run = self.held(worker, data)
+        if run is None or not run.lease or run.client not in self.wanted:
+            return
+        if not holds:
+            blob = b"n" * 16  # that nobody ever announces
+        else:
+            large = m.OfferBlob(blob, 1 << 20, "place")
+            self.send(Received(run.client, large if blob < b"a" else m.PutBlob(blob, [b"data"])))
+        said = self.core.handle(Received(worker, m.WantBlobs(run.task, run.attempt, [blob])), self.now)
+        if isinstance(self.core.attempts.tasks[run.task].state, Cancelled):
+            assert said == []
+        elif holds:
+            self.wanted_by_calls.setdefault((worker, run.task), set()).add(blob)
+            self.deliver(said)
+            assert blob in self.blobs[worker] or (worker, run) in self.undone, "it neither came nor will not come"
+        else:
+            assert said == [], "it may come yet"
+        if holds:
+            self.send(Received(run.client, m.ReleaseBlobs([blob])))
 
     # --- workers ---
 
@@ -340,6 +409,10 @@ class SchedulerMachine(Book):
     def no_slot_idles_beside_work(self) -> None:
         if self.core.pool.idle:
             assert self.core.ready.peek(self.core.pool.idle) is None
+
+    @invariant()
+    def whoever_may_have_a_lease_back_has_one_asked_for(self) -> None:
+        self.check_leases()
 
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:

@@ -30,7 +30,7 @@ class Cluster:
     def submit(self, number: int, pin: str | None, parent: int = 0) -> Outbox:
         peer, run = (SLOT, self.runs[parent][1]) if parent else (CLIENT, None)
         above = [run.task, run.attempt] if run is not None else []
-        return self.now(Received(peer, m.Submit(number, "f", 0, None, 0, pin, [], above, [b"f"])))
+        return self.now(Received(peer, m.Submit(number, "f", 0, None, 0, pin, [], above, False, [b"f"])))
 
     def done(self, task: int) -> Outbox:
         peer, run = self.runs[task]

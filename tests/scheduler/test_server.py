@@ -36,7 +36,7 @@ class Scheduler:
         self.server.post(Left(peer, "it was told to go"))
 
     def submit(self, client: int, task: int, name: str = "f") -> None:
-        self.say(client, m.Submit(task, name, 0, None, 0, None, [], [], [b"call"]))
+        self.say(client, m.Submit(task, name, 0, None, 0, None, [], [], False, [b"call"]))
 
 
 @pytest.fixture

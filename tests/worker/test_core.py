@@ -363,3 +363,14 @@ def test_a_slot_without_a_call_runs_nothing(state: SlotState) -> None:
     core.slots[0] = SlotRecord(0, state)
     assert core.running(0) is None
     assert core.running(1) is None
+
+
+def test_a_lease_that_waits_for_its_slot_is_told_to_yield_when_it_has_it() -> None:
+    rig = Rig(slots=1)
+    rig.run(1)
+    lease = run(2)._replace(lease=True)
+    rig.do(e.FromScheduler(lease))
+    told = m.Yield(2, 1, 0.0)
+    assert rig.do(e.FromScheduler(told)) == [], "if it were given back, it might come again at once, for ever"
+    effects = rig.do(e.FromSlot(0, done(1)))
+    assert effects[-2:] == [e.ToSlot(0, lease), e.ToSlot(0, told)]

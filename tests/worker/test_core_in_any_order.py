@@ -15,7 +15,9 @@ from minidask.worker import events as e
 from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
 from tests.rig import Rig, done, run
 
-UNTOLD = m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult | m.TaskMessage
+UNTOLD = (
+    m.Waiting | m.Resumed | m.HaveBlob | m.FetchFailed | m.OfferResult | m.TaskMessage | m.CallDone | m.WantBlobs
+)  # fmt: skip
 
 
 class WorkerMachine(RuleBasedStateMachine):
@@ -30,6 +32,7 @@ class WorkerMachine(RuleBasedStateMachine):
         self.lent: set[int] = set()  # tasks that wait for others
         self.coming: set[bytes] = set()
         self.restarts: dict[int, list[SlotRecord]] = {}  # those that were there when it was asked for
+        self.wanting: dict[int, set[bytes]] = {}  # by slot, what the call of its lease waits for
 
     def do(self, event: e.Event) -> None:
         for effect in self.rig.do(event):
@@ -40,6 +43,11 @@ class WorkerMachine(RuleBasedStateMachine):
                 else:
                     assert not calls, "a slot got a second call"
                 calls.append(effect.message)
+            elif isinstance(effect, e.ToSlot) and isinstance(effect.message, m.PutBlob | m.BlobLost):
+                self.wanting.get(effect.slot, set()).discard(effect.message.blob)
+            elif isinstance(effect, e.ToSlot) and isinstance(effect.message, m.Yield):
+                asked = [call for call in self.slot_runs[effect.slot] if call[:2] == effect.message[:2]]
+                assert asked, "a slot was asked for what it does not have"
             elif isinstance(effect, e.Fetch):
                 self.coming.add(effect.blob)
             elif isinstance(effect, e.Forget):
@@ -60,12 +68,52 @@ class WorkerMachine(RuleBasedStateMachine):
     def scheduler_sends_a_call(self, timeout: float | None, blob: bytes | None) -> None:
         self._send(timeout, blob)
 
-    def _send(self, timeout: float | None, blob: bytes | None, host: int = 0) -> None:
+    def _send(self, timeout: float | None, blob: bytes | None, host: int = 0, lease: bool = False) -> None:
         self.tasks += 1
         self.owed.add(self.tasks)
         if blob is not None:
             self.do(e.FromScheduler(m.NeedBlob(blob, 1, "", [])))
-        self.do(e.FromScheduler(run(self.tasks, timeout, () if blob is None else (blob,), host)))
+        sent = run(self.tasks, timeout, () if blob is None else (blob,), host)
+        self.do(e.FromScheduler(sent._replace(lease=lease)))
+
+    @rule(blob=st.none() | st.sampled_from([b"a", b"b"]))
+    def scheduler_sends_a_lease(self, blob: bytes | None) -> None:
+        self._send(None, blob, lease=True)
+
+    @rule(task=st.integers(1, 20), after=st.sampled_from([0.0, 0.02]))
+    def scheduler_asks_a_lease_back(self, task: int, after: float) -> None:
+        before = len(self.rig.effects)
+        running = [slot for slot, calls in self.slot_runs.items() if task in [call.task for call in calls]]
+        self.do(e.FromScheduler(m.Yield(task, 1, after)))
+        assert running == [
+            effect.slot
+            for effect in self.rig.effects[before:]
+            if isinstance(effect, e.ToSlot) and effect.message == m.Yield(task, 1, after)
+        ]
+
+    @precondition(lambda self: self.slot_runs)
+    @rule(blobs=st.sets(st.sampled_from([b"c", b"d"]), min_size=1), data=st.data())
+    def a_call_of_a_lease_wants_blobs(self, blobs: set[bytes], data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        lease = self.slot_runs[slot][-1]
+        if lease.lease and not self.wanting.get(slot):
+            self.wanting[slot] = set(blobs)
+            self.do(e.FromSlot(slot, m.WantBlobs(lease.task, 1, sorted(blobs))))
+
+    @rule(blob=st.sampled_from([b"c", b"d"]), there=st.booleans())
+    def a_blob_comes_for_a_call(self, blob: bytes, there: bool) -> None:
+        self.do(e.FromScheduler(m.PutBlob(blob, [b"data"]) if there else m.BlobLost(blob, "nobody has it")))
+        assert not [slot for slot, blobs in self.wanting.items() if blob in blobs], "a slot waits in vain"
+
+    @precondition(lambda self: self.slot_runs)
+    @rule(large=st.booleans(), data=st.data())
+    def a_call_of_a_lease_returns(self, large: bool, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        lease = self.slot_runs[slot][-1]
+        returned = m.CallDone(lease.task, 1, 99, 0.5, [b"result"])
+        before = len(self.rig.effects)
+        self.do(e.ResultLeft(slot, returned, {b"n" * 16: 1}) if large else e.FromSlot(slot, returned))
+        assert e.ToScheduler(returned) in self.rig.effects[before:]
 
     @precondition(lambda self: self.coming)
     @rule(outcome=st.sampled_from(["here", "failed", "no room", "lost"]), data=st.data())
@@ -86,6 +134,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def ended(self, slot: int) -> int:
         """The task of the innermost call of a slot, which has come to its end."""
         task = self.slot_runs[slot].pop().task
+        self.wanting.pop(slot, None)
         self.lent.discard(task)
         if not self.slot_runs[slot]:
             del self.slot_runs[slot]
@@ -144,6 +193,7 @@ class WorkerMachine(RuleBasedStateMachine):
     def slot_dies(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(self.live(Idle, Busy, Ending)))
         self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
+        self.wanting.pop(slot, None)
         self.do(e.SlotExited(slot, "SIGKILL", "?"))
 
     @precondition(lambda self: self.live(Idle, Busy, Ending))
@@ -170,6 +220,7 @@ class WorkerMachine(RuleBasedStateMachine):
             self.do(e.FromSlot(slot, words[which % len(words)]))
         except ProtocolError:
             self.lent -= {call.task for call in self.slot_runs.pop(slot, [])}
+            self.wanting.pop(slot, None)
             self.do(e.SlotExited(slot, "SIGKILL", "it talked nonsense"))
 
     @rule(which=st.integers(0, 100))
@@ -236,6 +287,12 @@ class WorkerMachine(RuleBasedStateMachine):
             assert not core.queue
             hosts = {slot.state.run.task for slot in core.slots.values() if isinstance(slot.state, Busy)}
             assert all(call.host in hosts for call in core.data.held)
+
+    @invariant()
+    def what_a_call_waits_for_is_known(self) -> None:
+        for slot, blobs in self.wanting.items():
+            for blob in blobs:
+                assert slot in self.rig.core.data.awaited.get(blob, ()), "it is neither there nor awaited"
 
     @invariant()
     def no_slot_idles_beside_a_waiting_call(self) -> None:

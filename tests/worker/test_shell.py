@@ -48,7 +48,7 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
         worker.attach(link)
         worker.resize(1)
         worker._slot_said(0, m.SlotReady())
-        worker.from_scheduler([m.Run(1, 1, 1, "f", None, [], 0, [b"call"])])
+        worker.from_scheduler([m.Run(1, 1, 1, "f", None, [], 0, False, [b"call"])])
         assert slots.killed == 1 and not worker.gave_up.is_set()
         worker._slot_exited(0, "SIGKILL", "?")
         assert [(died.task, died.how) for died in link.of(m.Died)] == [(1, "SIGKILL")]

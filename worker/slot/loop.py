@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
+from minidask.errors import MinidaskError
+from minidask.host.signals import handler_of
 from minidask.pickling.payload import SlotBlobs, handed_over, loads
 from minidask.pickling.sharing import dumps
 from minidask.task import batch
@@ -37,7 +39,9 @@ from minidask.wire.frames import AUTHENTICATED, FrameDecoder
 
 from . import failures
 from .caller import Caller
+from .lease import Lease
 from .logs import Logs
+from .reads import OutputCount
 from .stops import RunningCall, RunningCalls
 
 MAX_IOVEC = 512
@@ -51,15 +55,25 @@ class Slot:
         slot_config: the store, and how tasks find the scheduler.
         stops: descriptor of the stop pipe; None if the process is not the slot's own. The slot then leaves signals,
             import paths and logging alone.
+        reads: counts the daemon's readings of output; None if the process is not the slot's own.
+
+    Attributes:
+        told: whether the call that runs has told its caller something.
     """
 
-    def __init__(self, sock: socket.socket, slot_config: SlotConfig, stops: int | None) -> None:
+    def __init__(
+        self, sock: socket.socket, slot_config: SlotConfig, stops: int | None, reads: OutputCount | None = None
+    ) -> None:
         self.scheduler = slot_config.scheduler
         self.access_file = slot_config.access_file
         self.store = BlobStore(slot_config.store)
         self.client: Any = None
         self._sock = sock
         self._alone = stops is not None
+        self._reads = reads
+        self._lease: Lease | None = None
+        self._yield: m.Yield | None = None  # the last one, which may come together with its lease
+        self.told = False
         self._pid = os.getpid()
         self._decoder = FrameDecoder(AUTHENTICATED)
         self._blobs = SlotBlobs(self.store, to_process=self._alone)
@@ -86,7 +100,7 @@ class Slot:
         """Serve calls until the worker daemon closes the socket."""
         bind_slot(self, to_process=self._alone)
         self._heed_stops()
-        self._send(m.SlotReady())
+        self.send(m.SlotReady())
         with contextlib.suppress(ConnectionError):  # the daemon is gone: the slot has nobody to work for
             while True:
                 with self._receiving:
@@ -108,8 +122,14 @@ class Slot:
                     self._blobs.forget(blob)
             case m.Resumed(task):
                 self._resumed.remove(task)
+            case m.Yield():
+                self._yield = message
+                if self._lease is not None:
+                    self._lease.heed(message)
+            case m.BlobLost(blob, text) if self._lease is not None:
+                self._lease.blob_lost(blob, text)
 
-    def _send(self, message: m.Message) -> None:
+    def send(self, message: m.Message) -> None:
         call = self._calls.put_off_stops()  # a frame must not be torn by one
         try:
             self._outgoing.append([memoryview(piece) for piece in encode(message)])
@@ -149,7 +169,8 @@ class Slot:
         """Send a payload to the process that this thread's task comes from. Returns False between tasks."""
         call = self.call
         if call:
-            self._send(m.TaskMessage(call[0], call[1], channel, payload))
+            self.told = True
+            self.send(m.TaskMessage(call[0], call[1], channel, payload))
         return bool(call)
 
     def fileno(self) -> int:
@@ -162,7 +183,7 @@ class Slot:
             if self._calls.runs(call):
                 threads = self._waiting[tuple(call)] = self._waiting.get(tuple(call), 0) + 1
                 if threads == 1:
-                    self._send(m.Waiting(*call))
+                    self.send(m.Waiting(*call))
 
     def end_wait(self, call: list[int]) -> None:
         """Note that a thread of this attempt resumes. With the last one, guests that have not begun are dropped."""
@@ -174,15 +195,18 @@ class Slot:
                 del self._waiting[tuple(call)]
                 self._given = collections.deque(run for run in self._given if run.host != call[0])
                 self._resumed.append(call[0])
-                self._send(m.Resumed(*call))
+                self.send(m.Resumed(*call))
 
-    def receive(self) -> None:
+    def receive(self, *, wait: bool = False) -> None:
         """Read and handle messages, blocking until some come; return at once if another thread reads already.
+
+        Args:
+            wait: wait until that other thread has read, and read then.
 
         Raises:
             ConnectionError: the daemon has gone.
         """
-        if self._receiving.acquire(blocking=False):
+        if self._receiving.acquire(blocking=wait):
             try:
                 self._receive()
             finally:
@@ -220,39 +244,68 @@ class Slot:
         """Run a call, on top of the calls that wait in this thread, and reply."""
         call = self._calls.begin(run.task, run.attempt)
         try:
-            outcome = self._outcome(run, call)
+            outcome = self._served(run, call) if run.lease else self.outcome(run, call)
         except BaseException:
             self._calls.end(call)
             raise
+        self.flush_output(call)
+        with self._sending:
+            self._waiting.pop(tuple(call.attempt), None)  # a thread that it has left behind may still wait
+            self.send(outcome)
+            self._calls.end(call)  # last: from now on a stop may raise in the call below
+
+    def flush_output(self, call: RunningCall) -> None:
+        """Write out what a call that has ended has printed, and take back the signal that it may have taken."""
         if self._alone:
             _flush_output()
         if not call.before:  # no call below it has a handler to lose
             self._heed_stops()
-        with self._sending:
-            self._waiting.pop(tuple(call.attempt), None)  # a thread that it has left behind may still wait
-            self._send(outcome)
-            self._calls.end(call)  # last: from now on a stop may raise in the call below
+
+    def _served(self, run: m.Run, call: RunningCall) -> m.Message:
+        """Run the calls of a lease."""
+        began = time.perf_counter()
+        if self._reads is None:
+            return self.failed(run, MinidaskError("a slot in a thread takes no lease"), began)
+        try:
+            self._lease = Lease(self, run, call, self._reads)
+            if self._yield is not None:
+                self._lease.heed(self._yield)
+        except OSError as error:
+            return self.failed(run, error, began)
+        try:
+            return self._lease.serve()
+        finally:
+            self._lease = None
+
+    def has_unfinished(self, call: RunningCall) -> bool:
+        """Whether a call has left tasks, or threads that wait for tasks, behind."""
+        return bool(self._waiting) or (self.client is not None and len(self.client.core) > 0)
+
+    def lacking(self, blobs: list[bytes]) -> list[bytes]:
+        """Those blobs that the slot does not have."""
+        return self._blobs.lacking(blobs)
 
     def _heed_stops(self) -> None:
         """Take SIGINT, also back from a task, or from a library, that has taken it for itself."""
         ours = self._alone and threading.get_ident() == threading.main_thread().ident
-        if ours and signal.getsignal(signal.SIGINT) != self._calls.interrupt:
+        if ours and handler_of(signal.SIGINT) != self._calls.interrupt:
             signal.signal(signal.SIGINT, self._calls.interrupt)
 
-    def _outcome(self, run: m.Run, call: RunningCall) -> m.Message:
+    def outcome(self, run: m.Run, call: RunningCall) -> m.Done | m.Failed:
+        """Run a call in the caller's session. Returns the message that tells how it ended."""
         began = time.perf_counter()
         try:
             if not call.before:  # the call below it has the same caller, and its own working directory
                 self._apply_session(run)
         except BaseException as error:  # noqa: BLE001 - this task alone fails
-            return self._failed(run, error, began)
+            return self.failed(run, error, began)
         blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
         try:
             return self._called(run, call, began)
         finally:
             blobs.end()
 
-    def _called(self, run: m.Run, call: RunningCall, began: float) -> m.Message:
+    def _called(self, run: m.Run, call: RunningCall, began: float) -> m.Done | m.Failed:
         try:
             try:
                 call.interruptible = True
@@ -269,12 +322,12 @@ class Slot:
             call.interruptible = False
             if call.cut_import:
                 os._exit(0)  # half an import cannot be mended: the daemon starts a fresh slot
-            return self._failed(run, error, began)
+            return self.failed(run, error, began)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             call.interruptible = False
-            return self._failed(run, error, began)
+            return self.failed(run, error, began)
 
-    def _failed(self, run: m.Run, error: BaseException, began: float) -> m.Failed:
+    def failed(self, run: m.Run, error: BaseException, began: float) -> m.Failed:
         """The message for a call that raised; in a fork of the slot, ends that process instead."""
         if os.getpid() != self._pid:
             _end_fork(error)

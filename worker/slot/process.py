@@ -13,6 +13,7 @@ from typing import Any
 from minidask.task.context import SlotConfig
 
 from .loop import Slot
+from .reads import OutputCount
 
 
 def _die_with(parent: int) -> None:
@@ -37,18 +38,20 @@ def main(arguments: list[str]) -> None:
     """Run a slot in this process until its worker daemon closes the socket.
 
     Args:
-        arguments: the file descriptors of the socket and of the pipe for stops, the daemon's process id, and the
-            fields of `SlotConfig`.
+        arguments: the file descriptors of the socket, of the pipe for stops and of the count of reads, the daemon's
+            process id, and the fields of `SlotConfig`.
     """
-    sock, stops = socket.socket(fileno=int(arguments[0])), int(arguments[1])
+    sock, stops, counted = socket.socket(fileno=int(arguments[0])), int(arguments[1]), int(arguments[2])
     for descriptor in (sock.fileno(), stops):
         os.set_inheritable(descriptor, False)
     os.set_blocking(stops, False)
-    _die_with(int(arguments[2]))
+    reads = OutputCount(counted)
+    os.close(counted)
+    _die_with(int(arguments[3]))
     _run_as_batch()
     faulthandler.enable()  # a crash in compiled code so tells where, as loky's do
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(line_buffering=True, errors="backslashreplace")
-    Slot(sock, SlotConfig(*arguments[3:]), stops).serve()
+            reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # also if PYTHONUNBUFFERED
+    Slot(sock, SlotConfig(*arguments[4:]), stops, reads).serve()

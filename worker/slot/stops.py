@@ -64,6 +64,7 @@ class RunningCall:
         interruptible: whether a stop may raise in the call now.
         stop_pending: whether a stop has come while the call was not interruptible.
         cut_import: whether a stop has interrupted an import.
+        stopped: whether a stop was raised in the call.
     """
 
     attempt: list[int]
@@ -72,6 +73,7 @@ class RunningCall:
     interruptible: bool = False
     stop_pending: bool = False
     cut_import: bool = False
+    stopped: bool = False
 
 
 class RunningCalls:
@@ -140,6 +142,7 @@ class RunningCalls:
         call.interruptible = True
         if call.stop_pending:
             call.stop_pending = False
+            call.stopped = True
             raise KeyboardInterrupt
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -169,6 +172,7 @@ class RunningCalls:
         while frame is not None and not call.cut_import:
             call.cut_import = frame.f_code.co_filename == IMPORT
             frame = frame.f_back
+        call.stopped = True
         return True
 
     def _read_stops(self) -> list[list[int]] | None:

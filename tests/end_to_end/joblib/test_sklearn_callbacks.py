@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import minidask
-from tests.helpers import Programs, wait_until
+from tests.helpers import Programs, at_rest, wait_until
 
 ROOT = Path(__file__).parents[3]
 callback = pytest.importorskip("sklearn.callback")
@@ -49,6 +49,7 @@ def test_scores_are_those_of_a_sequential_fit_and_slots_keep_no_descriptors(clie
 def test_no_process_of_the_cluster_keeps_descriptors(client: minidask.Client) -> None:
     with joblib.parallel_config("minidask"):
         fit_search()
+        wait_until(lambda: at_rest(client), "no worker had a queue open")
         before = descriptors_of_all()
         for _ in range(10):
             fit_search()

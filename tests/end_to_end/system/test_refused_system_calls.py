@@ -177,7 +177,7 @@ except minidask.errors.MinidaskError as error:
             64,
             64,
             10,
-            "said: 10 workers need 82 open files, and the limit of this process is 64: raise it (`ulimit -n 82`",
+            "said: 10 workers need 92 open files, and the limit of this process is 64: raise it (`ulimit -n 92`",
         ),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_worker_says_in_a_line_what_it_lacks(programs: Programs, tmp_path: Pat
 
     few = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=60, check=False)
     assert (few.returncode, few.stderr.count("\n")) == (1, 1), few.stderr
-    assert "20 workers need 132 open files" in few.stderr
+    assert "20 workers need 152 open files" in few.stderr
     command += ["--local-directory", str(tmp_path / "missing")]
     missing = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert missing.returncode == 2  # wrong usage
