@@ -1,0 +1,786 @@
+"""`QueueTable` with slots that are played: whatever slots do, each call ends once, and runs in one slot at a time."""
+
+from __future__ import annotations
+
+import collections
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from minidask.client import queued
+from minidask.client.core import ClientCore, Lost, Returned, Settle, Tell
+from minidask.client.queued import AskBack, CloseQueue, Drain, Put, PutAgain, Revoke, Withdraw, as_task
+from minidask.errors import KilledWorker, MinidaskError
+from minidask.wire import messages as m
+from minidask.wire.packing import unpack
+from minidask.wire.tickets import LEASES, LEAVE, LINES, TAKING, QueuedCall, QueueFiles
+
+FILES = QueueFiles("arena", "calls", "results")
+DONE, BLOB = [b"1"], b"b" * 16
+
+
+class Files:
+    """The pipe and the memory of a queue, as `minidask/data/callqueue.py` makes them."""
+
+    def __init__(self) -> None:
+        self.pipe: collections.deque[int] = collections.deque()
+        self.lines: dict[int, tuple[int, QueuedCall]] = {}
+        self.claims: collections.defaultdict[int, int] = collections.defaultdict(int)
+
+
+class Slot:
+    """A slot that serves a lease, and how far it is: a ticket that it has read, the call that it runs, a result."""
+
+    def __init__(self, lease: int, files: Files, place: int) -> None:
+        self.lease = lease
+        self.files = files
+        self.place = place
+        self.taken = 0  # a ticket that it has read and not claimed
+        self.call: QueuedCall | None = None
+        self.given = False  # the result of its call, and the claim is still there
+
+    @property
+    def claim(self) -> int:
+        return self.files.claims[self.place]
+
+    @claim.setter
+    def claim(self, ticket: int) -> None:
+        self.files.claims[self.place] = ticket
+
+
+class Play:
+    """A client, its queues, the mail from the scheduler, and up to four slots that may die between any two steps."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.core: ClientCore[int] = ClientCore("here")
+        self.n_slots = self.chance.randint(1, 4)
+        self.limits: dict[int, int] = {}  # by group
+        self.files: dict[int, Files] = {}  # by group, those that were not removed
+        self.removed: set[int] = set()
+        self.closed: set[int] = set()  # groups that take no calls any more
+        self.forgotten: collections.Counter[int] = collections.Counter()  # groups, by the scheduler
+        self.asked: dict[int, tuple[int, int]] = {}  # leases that no slot has begun: group and line of claims
+        self.slots: list[Slot] = []
+        self.results: list[tuple[int, int]] = []  # in the pipe: calls and tickets
+        self.mail: collections.deque[m.Message] = collections.deque()  # from the scheduler
+        self.tasks: dict[int, m.Submit] = {}  # calls that became tasks
+        self.were_tasks: set[int] = set()
+        self.outcomes: dict[int, object] = {}
+        self.submitted: dict[int, int] = {}  # the group of each call
+        self.cancelled: set[int] = set()
+        self.deaths: collections.Counter[int] = collections.Counter()
+        self.ran: collections.Counter[int] = collections.Counter()  # how often a call's function came to its end
+        self.given: set[int] = set()  # calls whose result a slot has written, or told the daemon
+        self.counted = 0
+        self.questions = self.answers = 0
+        self.released: set[bytes] = set()  # blobs that the scheduler has forgotten
+        self.open_group()
+
+    # --- the client's shell ---
+
+    def open_group(self) -> None:
+        limit = self.chance.randrange(4)
+        self.group = self.core.reuse_group(limit)
+        if not self.group:
+            self.group, _ = self.core.open_group(limit, [])
+            self.core.queues.add(self.group, limit, FILES)
+            self.limits[self.group], self.files[self.group] = limit, Files()
+        assert self.limits[self.group] == limit and not self.forgotten[self.group]
+        self.closed.discard(self.group)
+
+    def carry_out(self, effects: Sequence[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Put(group, ticket, call):
+                    if call.name == "large":
+                        self.carry_out(self.core.queues.refused(group, ticket, call))
+                        continue
+                    self.put(self.files[group], ticket, call)
+                case PutAgain(group, ticket):
+                    there, call = self.files[group].lines[ticket % queued.LINES]
+                    assert there != ticket or call.number not in self.given, "its result was given"
+                    self.files[group].pipe.append(ticket)
+                case Revoke(group, ticket):
+                    lines = self.files[group].lines
+                    lines[ticket % queued.LINES] = LEAVE, lines[ticket % queued.LINES][1]
+                case AskBack(group, leases):
+                    self.files[group].pipe.extend([LEAVE] * leases)
+                case Drain(group):
+                    self.files[group].pipe.clear()
+                case Withdraw(group, ticket):
+                    there, call = self.files[group].lines[ticket % queued.LINES]
+                    assert there == ticket and call.number not in self.given, "its result was given"
+                    self.carry_out([as_task(group, call)])
+                case CloseQueue(group):
+                    self.files.pop(group, None)
+                    self.removed.add(group)
+                case m.CloseGroup(group):
+                    self.forgotten[group] += 1
+                case m.ReleaseBlobs(blobs):
+                    self.released.update(blobs)
+                case m.Submit() if effect.lease:
+                    assert self.released.isdisjoint(effect.blobs), "it would be refused"
+                    assert not self.forgotten[effect.group]
+                    self.asked[effect.task] = effect.group, unpack(effect.payload[0])[3]
+                case m.Submit():
+                    assert self.released.isdisjoint(effect.blobs), "it would be refused"
+                    assert effect.task not in self.were_tasks and not self.forgotten[effect.group]
+                    self.tasks[effect.task] = effect
+                    self.were_tasks.add(effect.task)
+                case m.Cancel(tasks, force):
+                    self.stop({*tasks}, force)
+                case m.CancelAll():
+                    ended = [*self.tasks, *self.asked, *(slot.lease for slot in self.slots)]
+                    self.cancelled.update(self.tasks)
+                    self.mail.extend(m.TaskLost(number, m.Reason.CANCELLED, "it was cancelled") for number in ended)
+                    self.stop({*ended}, True)
+                case m.Ask(request):
+                    assert not self.core.queues.idle(), "leases without calls count as tasks that run"
+                    self.mail.append(m.Answer(request, {}))
+                case Tell():
+                    self.answers += 1
+                case m.RanInline(_, finished, failed):
+                    assert 0 <= failed <= finished
+                    self.counted += finished
+                case Settle(handle, outcome):
+                    if handle is not None:
+                        assert handle not in self.outcomes, f"call {handle} has ended twice"
+                        assert handle not in self.cancelled or isinstance(outcome, Lost), "it was cancelled"
+                        self.outcomes[handle] = outcome
+
+    def put(self, files: Files, ticket: int, call: QueuedCall) -> None:
+        line = ticket % queued.LINES
+        running = [slot for slot in self.slots if slot.files is files and slot.call and not slot.given]
+        assert all(slot.claim % queued.LINES != line for slot in running), "a slot may still write into that line"
+        assert len(files.pipe) < queued.LINES + LEASES
+        files.lines[line] = ticket, call
+        files.pipe.append(ticket)
+
+    def stop(self, numbers: set[int], force: bool) -> None:
+        """Cancel leases and tasks at the scheduler. Slots that are stopped may still give what they have in hand."""
+        for number in numbers:
+            self.tasks.pop(number, None)
+            self.asked.pop(number, None)
+        for slot in [slot for slot in self.slots if slot.lease in numbers and force]:
+            self.slots.remove(slot)
+            if slot.call is not None and not slot.given and self.chance.random() < 0.5:
+                self.results.append((slot.call.number, slot.claim))
+
+    def results_given(self) -> list[Any]:
+        effects: list[Any] = []
+        while self.results:
+            effects += self.core.call_returned(*self.results.pop(0), Returned(DONE, 0.0, "w"))
+        return effects
+
+    def claim_of(self, lease: int) -> int:
+        found = self.core.queues.lease(lease)
+        return self.files[found[0]].claims.pop(found[1], 0) if found is not None else 0
+
+    def read_mail(self) -> None:
+        """As `ClientShell._decide` does: results that were given before a lease ended are read before its end."""
+        message: Any = self.mail.popleft()
+        if isinstance(message, m.Answer):
+            self.carry_out(self.core.receive(message))
+            return
+        if self.core.queues.lease(message.task):
+            self.carry_out(self.results_given())
+        self.carry_out(self.core.receive(message, self.claim_of(message.task)))
+
+    def read_result(self) -> None:
+        self.carry_out(self.core.call_returned(*self.results.pop(0), Returned(DONE, 0.0, "w")))
+
+    # --- the user ---
+
+    def submit(self) -> None:
+        for _ in range(self.chance.choice([1, 1, 2, 3, 4, 12])):
+            name = self.chance.choices(["f", "large", "deadly"], [97, 1, 2])[0]
+            number = self.core.next_task()
+            blobs = [number.to_bytes(16)] if self.chance.random() < 0.3 else []
+            message = m.Submit(number, name, 0, None, self.group, None, blobs, [], False, [b"call"])
+            self.submitted[number] = self.group
+            self.core.hold(blobs)
+            self.carry_out(self.core.submit(message, [], number, self.n_slots))
+            self.carry_out(self.core.release(blobs))  # the array is gone: the task alone holds its blob
+
+    def cancel_some(self) -> None:
+        pending = sorted(self.submitted.keys() - self.outcomes.keys() - self.cancelled)
+        if pending:
+            numbers = self.chance.sample(pending, min(len(pending), self.chance.choice([1, 1, 2, 5])))
+            self.cancelled.update(numbers)
+            self.carry_out(self.core.cancel(numbers, self.chance.random() < 0.3))
+
+    def close_group(self) -> None:
+        if self.chance.random() < 0.5:
+            self.core.end_group(self.group)
+        self.closed.add(self.group)
+        self.carry_out(self.core.close_group(self.group))
+        self.open_group()
+
+    def abort(self) -> None:
+        group, numbers = self.group, self.core.handles(self.group)
+        self.core.end_group(group)
+        self.cancelled.update(numbers)
+        self.carry_out(self.core.cancel(numbers, True))
+        self.close_group()
+
+    def cancel_all(self) -> None:
+        in_queues = self.submitted.keys() - self.outcomes.keys() - self.cancelled - self.were_tasks
+        self.carry_out(self.core.cancel_all(self.chance.random() < 0.5))
+        for number in in_queues:
+            assert isinstance(self.outcomes[number], Lost)
+        self.cancelled.update(in_queues)
+
+    def ask(self) -> None:
+        self.questions += 1
+        self.carry_out(self.core.ask(lambda info: None))
+
+    # --- slots ---
+
+    def go_on(self) -> None:
+        """One slot takes its next step, or a lease or task begins, or the client reads."""
+        what = self.chance.random()
+        if what < 0.15 and self.results:
+            self.read_result()
+        elif what < 0.3 and self.mail:
+            self.read_mail()
+        elif what < 0.45 and self.asked and len(self.slots) < self.n_slots:
+            self.begin_lease()
+        elif what < 0.5 and self.tasks:
+            self.run_task()
+        elif self.slots:
+            self.step(self.chance.choice(self.slots))
+
+    def run_task(self) -> None:
+        number = next(iter(self.tasks))
+        del self.tasks[number]
+        self.ran[number] += 1
+        self.mail.append(m.TaskDone(number, 0.0, "w", DONE))
+
+    def begin_lease(self) -> None:
+        lease = self.chance.choice([*self.asked])
+        group, place = self.asked.pop(lease)
+        files = self.files[group]
+        assert all(slot.place != place for slot in self.slots if slot.files is files), "two leases have one claim"
+        self.slots.append(Slot(lease, files, place))
+
+    def end_lease(self, slot: Slot) -> None:
+        self.slots.remove(slot)
+        slot.claim = 0
+        self.mail.append(m.TaskDone(slot.lease, 0.0, "w", DONE))
+
+    def yield_lease(self) -> None:
+        """Others need the slot."""
+        for slot in self.slots:
+            if slot.call is None and not slot.taken:
+                self.end_lease(slot)
+                return
+
+    def die(self) -> None:
+        if self.slots:
+            self.kill(self.chance.choice(self.slots))
+
+    def kill(self, slot: Slot) -> None:
+        if slot.call is not None and not slot.given:
+            self.deaths[slot.call.number] += 1
+            self.ran[slot.call.number] += self.chance.random() < 0.3  # it was about to write the result
+        self.slots.remove(slot)
+        self.mail.append(m.TaskLost(slot.lease, m.Reason.KILLED, "its process ended"))
+
+    def lease_cannot_begin(self) -> None:
+        if self.asked:
+            lease = next(iter(self.asked))
+            del self.asked[lease]
+            self.mail.append(m.TaskRaised(lease, 0.0, "w", "OSError", DONE))
+
+    def step(self, slot: Slot) -> None:
+        """The next thing that a slot does; it may die before and after."""
+        if slot.given:
+            slot.call, slot.given, slot.claim = None, False, 0
+        elif slot.call is not None and slot.call.name == "deadly" and self.chance.random() < 0.9:
+            self.kill(slot)
+        elif slot.call is not None:
+            self.give(slot, slot.call.number)
+        elif slot.taken == LEAVE:
+            self.end_lease(slot)
+        elif slot.taken:
+            slot.claim, slot.taken = slot.taken, 0
+            ticket, call = slot.files.lines[slot.claim % queued.LINES]
+            if ticket != slot.claim:
+                slot.claim = 0
+                return
+            running = [other.call.number for other in self.slots if other.call is not None]
+            assert call.number not in running, "it runs twice at once"
+            assert call.number not in self.given, "it runs again, though its result was given"
+            assert self.ran[call.number] <= self.deaths[call.number], "it came to its end, and its slot did not die"
+            slot.call = call
+        elif slot.files.pipe:
+            slot.claim, slot.taken = TAKING, slot.files.pipe.popleft()
+        else:
+            self.end_lease(slot)
+
+    def give(self, slot: Slot, number: int) -> None:
+        self.ran[number] += 1
+        self.given.add(number)
+        slot.given = True
+        if self.chance.random() < 0.8:
+            self.results.append((number, slot.claim))
+        else:
+            self.mail.append(m.TaskDone(number, 0.0, "w", DONE))
+
+    # --- what holds ---
+
+    def check(self) -> None:
+        served: collections.Counter[int] = collections.Counter(group for group, _ in self.asked.values())
+        group_of = {id(files): group for group, files in self.files.items()}
+        served.update(group_of[id(slot.files)] for slot in self.slots)
+        ended = {message.task for message in self.mail if isinstance(message, m.TaskDone | m.TaskLost | m.TaskRaised)}
+        for group in self.files:
+            queue = self.core.queues[group]
+            most = min(self.limits[group] or self.n_slots, self.n_slots)
+            assert served[group] <= len(queue.leases) <= most, "more leases than the limit allows"
+            assert not len(queue) or served[group] or ended & queue.leases.keys(), "calls wait, and no lease comes"
+        for group in self.forgotten:
+            assert self.forgotten[group] == 1 and group in self.removed and group in self.closed
+
+    def end(self) -> None:
+        for _ in range(3000):  # from now on only calls kill slots
+            if not (self.results or self.mail or self.tasks or self.asked or self.slots):
+                break
+            self.finish_one_step()
+        else:
+            raise AssertionError("it goes on and on")
+        assert self.answers == self.questions, "a question was not answered"
+        self.carry_out(self.core.queues.counted())
+        for number in self.submitted.keys() - self.cancelled:
+            outcome = self.outcomes.get(number)
+            assert outcome is not None, f"call {number} has no outcome"
+            if isinstance(outcome, Lost):
+                assert isinstance(outcome.error, KilledWorker) and self.deaths[number] >= 3
+            else:
+                assert isinstance(outcome, Returned) and self.ran[number] >= 1
+        ended = [n for n, outcome in self.outcomes.items() if isinstance(outcome, Returned) or n not in self.cancelled]
+        assert self.counted == len(set(ended) - self.were_tasks), "the scheduler is told of each call"
+        for group in self.closed:
+            kept = group in self.files
+            assert kept == (group not in self.removed) == (self.forgotten[group] == 0), f"group {group} was not removed"
+
+    def finish_one_step(self) -> None:
+        if self.results:
+            self.read_result()
+        elif self.mail:
+            self.read_mail()
+        elif self.tasks:
+            self.run_task()
+        elif self.asked and len(self.slots) < self.n_slots:
+            self.begin_lease()
+        else:
+            for slot in list(self.slots):
+                self.step(slot)
+
+
+STEPS = {
+    Play.submit: 10,
+    Play.go_on: 120,
+    Play.die: 8,
+    Play.cancel_some: 1,
+    Play.yield_lease: 2,
+    Play.lease_cannot_begin: 0.3,
+    Play.close_group: 1,
+    Play.abort: 0.4,
+    Play.cancel_all: 0.2,
+    Play.ask: 1,
+}
+
+
+@pytest.mark.parametrize("lines", [3, LINES])
+def test_whatever_slots_do_each_call_ends_once_and_runs_in_one_slot_at_a_time(
+    lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queued, "LINES", lines)
+    seen: collections.Counter[str] = collections.Counter()
+    for seed in range(400):
+        play = Play(seed)
+        try:
+            for step in play.chance.choices([*STEPS], [*STEPS.values()], k=200):
+                step(play)
+                play.check()
+            play.end()
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+        seen.update(
+            deaths=sum(play.deaths.values()),
+            lost=sum(count >= 3 for count in play.deaths.values()),
+            tasks=len(play.were_tasks),
+            removed=play.forgotten.total(),
+        )
+    assert seen["deaths"] > 300 and min(seen.values()) > 10, seen
+
+
+class Client:
+    """A client with one queue, whose effects are looked at one by one.
+
+    Args:
+        limit: of the group.
+        slots: of the cluster.
+    """
+
+    def __init__(self, limit: int = 0, slots: int = 2) -> None:
+        self.core: ClientCore[int] = ClientCore("here")
+        self.slots = slots
+        self.group, _ = self.core.open_group(limit, [])
+        self.core.queues.add(self.group, limit, FILES)
+
+    @property
+    def queue(self) -> queued.Queue:
+        return self.core.queues[self.group]
+
+    def submit(self, count: int = 1) -> list[Any]:
+        effects: list[Any] = []
+        for _ in range(count):
+            number = self.core.next_task()
+            message = m.Submit(number, "f", 0, None, self.group, None, [], [], False, [b"call"])
+            effects += self.core.submit(message, [], number, self.slots)
+        return effects
+
+    def over(self, put: Put) -> list[Any]:
+        return [*self.core.call_returned(put.call.number, put.ticket, Returned(DONE, 0.0, "w"))]
+
+    def lease_ends(self, lease: m.Submit) -> list[Any]:
+        return [*self.core.receive(m.TaskDone(lease.task, 0.0, "w", DONE))]
+
+    def lease_dies(self, lease: m.Submit, claim: int = 0) -> list[Any]:
+        return [*self.core.receive(m.TaskLost(lease.task, m.Reason.KILLED, "its process ended"), claim)]
+
+
+def of(kind: type[Any], effects: Sequence[Any]) -> list[Any]:
+    """Those of one kind: named tuples of several kinds may be equal."""
+    return [effect for effect in effects if type(effect) is kind]
+
+
+def leases(effects: Sequence[Any]) -> list[m.Submit]:
+    return [effect for effect in effects if isinstance(effect, m.Submit) and effect.lease]
+
+
+def tasks(effects: Sequence[Any]) -> list[int]:
+    return [effect.task for effect in effects if isinstance(effect, m.Submit) and not effect.lease]
+
+
+def puts(effects: Sequence[Any]) -> list[Put]:
+    return of(Put, effects)
+
+
+def settled(effects: Sequence[Any]) -> list[int | None]:
+    return [effect.handle for effect in effects if isinstance(effect, Settle)]
+
+
+# --- lines and leases ---
+
+
+def test_more_calls_than_lines_wait_and_all_are_run_in_order() -> None:
+    client = Client()
+    count = 3 * LINES + 7
+    effects = client.submit(count)
+    written = puts(effects)
+    assert [put.call.number for put in written] == settled_numbers(effects, count)[:LINES]
+    assert len({put.ticket % LINES for put in written}) == LINES
+    order = []
+    while written:
+        put = written.pop(0)
+        order.append(put.call.number)
+        effects = client.over(put)
+        assert settled(effects) == [put.call.number]
+        written += puts(effects)
+    assert order == sorted(order) and len(order) == count
+    assert not len(client.queue)
+
+
+def settled_numbers(effects: Sequence[Any], count: int) -> list[int]:
+    """The numbers of so many calls: those of leases are in between."""
+    taken = {lease.task for lease in leases(effects)}
+    return [number for number in range(1, count + len(taken) + 1) if number not in taken]
+
+
+@pytest.mark.parametrize(
+    ("limit", "slots", "most"), [(0, 3, 3), (2, 5, 2), (9, 4, 4), (0, 2 * LEASES, LINES), (1, 1, 1)]
+)
+def test_there_are_no_more_leases_than_slots_limit_and_claims_allow(limit: int, slots: int, most: int) -> None:
+    client = Client(limit, slots)
+    asked = leases(client.submit(most + 5))
+    assert len(asked) == most
+    claims = [unpack(lease.payload[0])[3] for lease in asked]
+    assert sorted(claims) == [*range(most)], "each has a claim of its own"
+    again = leases(client.lease_ends(asked[most // 2]))
+    assert [unpack(lease.payload[0])[3] for lease in again] == [claims[most // 2]]
+
+
+def test_one_call_asks_for_one_lease() -> None:
+    client = Client(slots=4)
+    assert len(leases(client.submit())) == 1
+    assert len(leases(client.submit())) == 1
+
+
+def test_a_cluster_that_grows_gets_more_leases_also_while_all_lines_are_taken() -> None:
+    client = Client(slots=1)
+    client.submit(LINES + 5)
+    client.slots = 2
+    (lease,) = leases(client.submit())
+    assert client.core.queues.lease(lease.task) == (client.group, 1)
+    (again,) = leases(client.lease_ends(lease))
+    assert client.core.queues.lease(again.task) == (client.group, 1)
+
+
+def test_a_lease_names_no_blobs_that_were_released() -> None:
+    client = Client(slots=1)
+    client.core.hold([BLOB])
+    number = client.core.next_task()
+    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, [b"call"])
+    effects = [*client.submit(), *client.core.submit(message, [], number, 1)]
+    assert client.core.release([BLOB]) == [], "the call holds it"
+    assert m.ReleaseBlobs([BLOB]) in client.over(puts(effects)[-1])
+    (again,) = leases(client.lease_ends(*leases(effects)))
+    assert BLOB not in again.blobs
+
+
+def test_a_lease_brings_along_what_its_first_call_needs() -> None:
+    client = Client(slots=1)
+    client.core.hold([BLOB])
+    number = client.core.next_task()
+    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, [b"call"])
+    (lease,) = leases(client.core.submit(message, [b"session"], number, 1))
+    assert lease.blobs == [b"session", BLOB]
+
+
+def test_calls_run_though_all_lines_are_those_of_cancelled_ones() -> None:
+    client = Client(slots=2)
+    effects = client.submit(LINES + 1)
+    first, second = leases(effects)
+    revoked = client.core.cancel([put.call.number for put in puts(effects)], False)
+    assert sum(isinstance(effect, Revoke) for effect in revoked) == LINES
+    assert client.lease_ends(first) == [], "a slot may still write into any line"
+    effects = client.lease_ends(second)
+    assert len(puts(effects)) == 1 and len(leases(effects)) == 1
+
+
+def test_a_line_of_a_cancelled_call_is_not_used_while_a_slot_may_write_into_it() -> None:
+    client = Client(slots=1)
+    effects = client.submit(2)
+    first, second = puts(effects)
+    (lease,) = leases(effects)
+    assert client.core.cancel([first.call.number], False) == [Revoke(client.group, first.ticket)]
+    client.over(second)
+    later = puts(client.submit(LINES - 1))
+    assert first.ticket % LINES not in {put.ticket % LINES for put in later}
+    client.lease_ends(lease)
+    (last,) = puts(client.submit(1))
+    assert last.ticket % LINES == first.ticket % LINES and last.ticket != first.ticket
+
+
+def test_a_call_that_does_not_fit_is_a_task_and_so_are_all_that_have_no_line() -> None:
+    client = Client(slots=2)
+    effects = client.submit(LINES + 1)
+    numbers = settled_numbers(effects, LINES + 1)
+    first, second = leases(effects)
+    written = puts(effects)
+    large = written.pop()
+    refused = [*client.core.queues.refused(*large)]
+    assert tasks(refused) == numbers[-2:]
+    assert of(AskBack, refused) == [(client.group, 2)]
+    assert client.lease_ends(first) == [], "no lease is asked for any more"
+    effects = client.lease_ends(second)
+    assert [type(effect) for effect in effects] == [Drain, *[Withdraw] * (LINES - 1)]
+    assert [effect.ticket for effect in of(Withdraw, effects)] == [put.ticket for put in written]
+
+
+# --- deaths ---
+
+
+def test_three_leases_in_a_row_that_die_without_a_call_turn_the_queue_off_and_calls_become_tasks() -> None:
+    client = Client(slots=1)
+    effects = client.submit(LINES + 2)
+    numbers = settled_numbers(effects, LINES + 2)
+    for _ in range(2):
+        effects = client.lease_dies(*leases(effects))
+        assert tasks(effects) == [] and not client.queue.off
+    effects = client.lease_dies(*leases(effects))
+    withdrawn = [effect.ticket for effect in effects if isinstance(effect, Withdraw)]
+    assert client.queue.off and leases(effects) == [] and settled(effects) == []
+    assert tasks(effects) == numbers[LINES:]
+    assert len(withdrawn) == LINES
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(Drain) < kinds.index(Withdraw)
+    number = client.core.next_task()
+    late = m.Submit(number, "f", 0, None, client.group, None, [], [], False, [b"call"])
+    assert client.core.submit(late, [], number, 1) == [late], "the next ones too"
+    for task in numbers:
+        assert settled(client.core.receive(m.TaskDone(task, 0.0, "w", DONE))) == [task]
+
+
+def test_deaths_of_leases_without_a_call_are_forgotten_when_a_call_returns() -> None:
+    client = Client(slots=1)
+    effects = client.submit(20)
+    written = puts(effects)
+    for put in written:
+        effects = client.lease_dies(*leases(effects))
+        effects = client.lease_dies(*leases(effects))
+        assert not client.queue.off
+        client.over(put)
+
+
+def test_a_call_whose_slot_dies_three_times_is_lost_and_the_story_told() -> None:
+    client = Client(slots=1)
+    effects = client.submit(2)
+    first, second = puts(effects)
+    for _ in range(2):
+        effects = client.lease_dies(*leases(effects), claim=first.ticket)
+        assert PutAgain(client.group, first.ticket) in effects and settled(effects) == []
+    effects = client.lease_dies(*leases(effects), claim=first.ticket)
+    (lost,) = [effect for effect in effects if isinstance(effect, Settle)]
+    assert lost.handle == first.call.number and isinstance(lost.outcome, Lost)
+    assert isinstance(lost.outcome.error, KilledWorker)
+    assert "tried 3 times" in str(lost.outcome.error) and "its process ended" in str(lost.outcome.error)
+    assert m.RanInline([], 1, 1) in effects
+    assert len(leases(effects)) == 1
+    assert settled(client.over(second)) == [second.call.number]
+
+
+def test_when_a_ticket_may_be_gone_all_are_written_again_once_no_lease_is_left() -> None:
+    client = Client(slots=2)
+    effects = client.submit(3)
+    written = puts(effects)
+    first, second = leases(effects)
+    assert client.lease_dies(first, TAKING) == [AskBack(client.group, 1)]
+    assert leases(client.submit()) == [], "no lease may take a ticket meanwhile"
+    client.over(written[0])
+    effects = client.lease_ends(second)
+    again = [effect.ticket for effect in effects if isinstance(effect, PutAgain)]
+    kinds = [type(effect) for effect in effects]
+    assert kinds.index(Drain) < kinds.index(PutAgain)
+    assert again[:2] == [put.ticket for put in written[1:]] and len(again) == 3
+    assert len(leases(effects)) == 2
+
+
+# --- the end of a queue ---
+
+
+def test_a_queue_whose_group_is_closed_is_removed_with_its_last_call() -> None:
+    client = Client()
+    effects = client.submit(2)
+    first, second = puts(effects)
+    assert client.core.close_group(client.group) == []
+    assert of(CloseQueue, client.over(first)) == []
+    ended = client.over(second)
+    assert [type(effect) for effect in ended] == [m.Cancel, CloseQueue, m.CloseGroup, Settle]
+    assert ended[0].tasks == [lease.task for lease in leases(effects)]
+    assert not client.core.queues
+
+
+def test_a_queue_whose_group_is_closed_and_cancelled_is_removed_at_once() -> None:
+    client = Client()
+    numbers = [put.call.number for put in puts(client.submit(2))]
+    client.core.close_group(client.group)
+    effects = client.core.cancel(numbers, True)
+    assert of(CloseQueue, effects) and of(m.CloseGroup, effects) == [(client.group,)]
+    assert not client.core.queues
+
+
+def test_calls_of_a_closed_group_become_tasks_before_it_is_forgotten() -> None:
+    client = Client(slots=1)
+    effects = client.submit()
+    (put,) = puts(effects)
+    client.core.close_group(client.group)
+    effects = [*client.core.receive(m.TaskRaised(leases(effects)[0].task, 0.0, "w", "OSError", DONE))]
+    assert [type(effect) for effect in effects][-4:] == [Drain, Withdraw, CloseQueue, m.CloseGroup]
+    assert of(Withdraw, effects) == [(client.group, put.ticket)]
+    assert settled(client.core.receive(m.TaskDone(put.call.number, 0.0, "w", DONE))) == [put.call.number]
+
+
+def test_all_leases_end_when_all_is_cancelled_also_those_of_queues_without_calls() -> None:
+    client = Client(slots=1)
+    effects = client.submit()
+    client.over(*puts(effects))
+    client.core.close_group(client.group)
+    (lease,) = leases(effects)
+    stopped = [*client.core.cancel_all(False)]
+    assert stopped[0] == m.Cancel([lease.task], True) and stopped[-1] == m.CancelAll(False)
+    assert of(CloseQueue, stopped) and of(m.CloseGroup, stopped) == [(client.group,)]
+    assert client.core.reuse_group(0) == 0, "nobody gets a queue that was closed"
+
+
+def test_all_calls_are_lost_when_all_is_cancelled() -> None:
+    client = Client(slots=1)
+    effects = client.submit(LINES + 2)
+    numbers = settled_numbers(effects, LINES + 2)
+    stopped = client.core.cancel_all(False)
+    assert settled(stopped) == numbers
+    assert settled(client.over(puts(effects)[0])) == [], "its slot was faster than the stop"
+    late = client.submit()
+    assert len(tasks(late)) == 1 and puts(late) == [], "its files are gone"
+
+
+def test_a_question_waits_for_leases_without_calls() -> None:
+    client = Client(slots=2)
+    effects = client.submit(2)
+    assert of(m.Ask, client.core.ask(lambda info: None)) != [], "these have calls"
+    for put in puts(effects):
+        client.over(put)
+    assert client.core.ask(lambda info: None) == [AskBack(client.group, 2)]
+    assert client.core.ask(lambda info: None) == [], "they will leave for the first one"
+    first, second = leases(effects)
+    assert of(m.Ask, client.lease_ends(first)) == []
+    assert len(of(m.Ask, client.lease_ends(second))) == 2
+
+
+def test_a_question_is_asked_when_the_leases_that_it_waits_for_are_dropped() -> None:
+    client = Client(slots=2)
+    client.over(*puts(client.submit()))
+    client.core.ask(lambda info: None)
+    assert len(of(m.Ask, client.core.cancel_all(True))) == 1
+    client = Client(slots=2)
+    client.over(*puts(client.submit()))
+    client.core.ask(lambda info: None)
+    (put,) = puts(client.submit())
+    assert len(of(m.Ask, client.core.cancel([put.call.number], True))) == 1
+
+
+def test_a_question_can_be_asked_without_waiting_for_leases_any_longer() -> None:
+    client = Client(slots=2)
+    client.over(*puts(client.submit()))
+    client.core.ask(lambda info: None)
+    assert len(of(m.Ask, client.core.ask_anyway())) == 1
+    assert client.core.ask_anyway() == []
+
+
+def test_a_queue_that_nobody_can_use_is_not_kept_for_another_group() -> None:
+    client = Client(slots=1)
+    effects = client.submit()
+    client.over(*puts(effects))
+    assert client.core.close_group(client.group) == []
+    effects = [*client.core.receive(m.TaskRaised(leases(effects)[0].task, 0.0, "w", "OSError", DONE))]
+    assert [type(effect) for effect in effects][-2:] == [CloseQueue, m.CloseGroup]
+    assert client.core.reuse_group(0) == 0
+
+
+def test_a_lease_that_nobody_can_run_loses_the_calls_for_the_same_reason() -> None:
+    core: ClientCore[int] = ClientCore("here")
+    group, _ = core.open_group(0, [])
+    core.queues.add(group, 0, FILES)
+    effects = core.submit(m.Submit(core.next_task(), "f", 0, None, group, None, [], [], False, [b"call"]), [], 1, 2)
+    (lease,) = [effect for effect in effects if type(effect) is m.Submit]
+    over = core.receive(m.TaskLost(lease.task, m.Reason.CANCELLED, "task 'f': it was cancelled"))
+    (settle,) = [effect for effect in over if isinstance(effect, Settle)]
+    assert settle.handle == 1 and isinstance(settle.outcome, Lost)
+    assert isinstance(settle.outcome.error, MinidaskError) and "it was cancelled" in str(settle.outcome.error)
+    assert CloseQueue(group) in over
+
+
+def test_the_next_group_with_the_same_limit_gets_the_queue() -> None:
+    core: ClientCore[int] = ClientCore("here")
+    group, _ = core.open_group(2, [])
+    core.queues.add(group, 2, FILES)
+    assert core.close_group(group) == []
+    assert core.reuse_group(3) == 0
+    assert core.reuse_group(2) == group
+    assert core.reuse_group(2) == 0

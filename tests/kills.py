@@ -1,0 +1,273 @@
+"""Kills slots while calls go through a call queue, and looks whether any call is lost, run twice at once, or blamed.
+
+    python -m tests.kills [--calls 100000] [--kills 5000] [--seed N]
+
+The calls tell in a file that they begin and end, and the killer tells there whom it kills, before it does. Each note is
+one `O_APPEND` write, so the file has the order of all that happened: a call that begins while another attempt of it has
+neither ended nor been killed ran twice at once.
+
+A call whose slot is killed three times is lost by design. So a `KilledWorker` is right if three slots were killed in
+its run, and the run is then made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import random
+import signal
+import struct
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from joblib import Parallel, delayed, parallel_config
+
+import minidask
+from minidask.errors import KilledWorker
+
+NOTE = "<cQI"  # what happens, the call's number, and the process
+NOTE_BYTES = struct.calcsize(NOTE)
+BEGINS, ENDS, KILLED = b"b", b"e", b"k"
+WAYS_TO_RETURN = ("list", "generator", "generator_unordered")
+INNOCENTS = 50
+
+
+def note(path: str, what: bytes, call: int, process: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(file, struct.pack(NOTE, what, call, process))
+    finally:
+        os.close(file)
+
+
+# --- calls ---
+
+
+def nothing(number: int) -> int:
+    return -number
+
+
+def count(number: int) -> int:
+    return sum(range(number % 50_000))
+
+
+def sized(number: int) -> bytes:
+    return bytes([number % 251]) * (number * 7919 % 200_000)
+
+
+def noted(path: str, call: int, function: Callable[[int], Any]) -> tuple[int, Any]:
+    note(path, BEGINS, call, os.getpid())
+    result = function(call)
+    note(path, ENDS, call, os.getpid())
+    return call, result
+
+
+def innocent(path: str, call: int) -> tuple[int, Any]:
+    return noted(path, call, nothing)
+
+
+def poison(path: str, call: int, way: str) -> None:
+    note(path, BEGINS, call, os.getpid())
+    if way == "exit":
+        os._exit(1)
+    os.kill(os.getpid(), signal.SIGKILL if way == "kill" else signal.SIGSEGV)
+    time.sleep(60)
+
+
+# --- killing ---
+
+
+class Killer:
+    """Kills slots of a cluster in a thread of its own, at random moments.
+
+    Args:
+        node: the process whose children the slots are.
+        path: of the notes.
+        chance: where random numbers come from.
+        seconds: between two kills, on average.
+        most: how many slots to kill.
+    """
+
+    def __init__(self, node: int, path: str, chance: random.Random, seconds: float, most: int) -> None:
+        self.kills = 0
+        self._node = node
+        self._path = path
+        self._chance = chance
+        self._seconds = seconds
+        self._most = most
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._kill_all)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _kill_all(self) -> None:
+        while self.kills < self._most and not self._over.wait(self._chance.uniform(0, 2 * self._seconds)):
+            slots = self._busy_slots()
+            if slots:
+                slot = self._chance.choice(slots)
+                note(self._path, KILLED, 0, slot)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(slot, self._chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV]))
+                    self.kills += 1
+
+    def _busy_slots(self) -> list[int]:
+        """The slots that have run a call: to kill those that only start tells nothing of queues."""
+        began = {process for what, _, process in notes(self._path, last=5000) if what == BEGINS}
+        with open(f"/proc/{self._node}/task/{self._node}/children") as file:
+            return [slot for slot in map(int, file.read().split()) if slot in began]
+
+
+def notes(path: str, last: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+    """All that was noted, or so many of the last notes."""
+    with open(path, "rb") as file:
+        if last is not None:
+            size = os.fstat(file.fileno()).st_size // NOTE_BYTES
+            file.seek(max(size - last, 0) * NOTE_BYTES)
+        data = file.read()
+    return struct.iter_unpack(NOTE, data[: len(data) // NOTE_BYTES * NOTE_BYTES])
+
+
+def run_twice_at_once(path: str) -> list[str]:
+    """The calls that began while another attempt of theirs ran, or after it had ended in a slot that was not killed."""
+    killed: set[int] = set()
+    began: dict[int, int] = {}
+    over: set[int] = set()
+    found = []
+    for what, call, process in notes(path):
+        if what == KILLED:
+            killed.add(process)
+        elif what == BEGINS:
+            if call in began and began[call] not in killed:
+                found.append(f"call {call} began in {process}, and had {'ended' if call in over else 'begun'} before")
+            began[call] = process
+            over.discard(call)
+        elif began.get(call) != process:
+            found.append(f"call {call} ended in {process}, and had begun in {began.get(call)} since")
+        else:
+            over.add(call)
+    return found
+
+
+# --- the two parts ---
+
+
+class Summary(NamedTuple):
+    """What has come of it; the last four have to be 0."""
+
+    calls: int
+    kills: int
+    lost: int
+    seconds: float
+    wrong_results: int
+    wrong_losses: int
+    doubles: int
+    wrong_blame: int
+
+    @property
+    def wrong(self) -> int:
+        return sum(self[-4:])
+
+
+def kill_at_random(client: minidask.Client, path: str, calls: int, kills: int, seconds: float, seed: int) -> Summary:
+    """Run so many calls at least, until so many slots were killed."""
+    chance = random.Random(seed)
+    began = time.monotonic()
+    counts: collections.Counter[str] = collections.Counter()
+    node = client.scheduler_info()["pid"]
+    with Killer(node, path, random.Random(seed + 1), seconds, kills) as killer:
+        while counts["calls"] < calls or killer.kills < kills:
+            numbers = range(counts["calls"], counts["calls"] + chance.randrange(1, 400))
+            counts["calls"] += len(numbers)
+            killed_before = killer.kills
+            functions = [chance.choice([nothing, nothing, count, sized]) for _ in numbers]
+            way = chance.choice(WAYS_TO_RETURN)
+            parallel = Parallel(n_jobs=chance.choice([2, -1]), batch_size=chance.choice([1, "auto"]), return_as=way)
+            try:
+                found = list(parallel(delayed(noted)(path, *call) for call in zip(numbers, functions, strict=True)))
+            except KilledWorker as error:
+                counts["lost"] += 1
+                if killer.kills - killed_before < 3 or "task 'noted': it was tried 3 times" not in str(error):
+                    counts["wrong losses"] += 1
+                    print(f"lost after {killer.kills - killed_before} kills: {error}", flush=True)
+                continue
+            expected = [(number, function(number)) for number, function in zip(numbers, functions, strict=True)]
+            if (sorted(found) if way == "generator_unordered" else found) != expected:
+                counts["wrong results"] += 1
+                print(f"wrong results of calls {numbers}, by {way}", flush=True)
+            if chance.random() < 0.02:
+                print(f"{counts['calls']} calls, {killer.kills} kills, {time.monotonic() - began:.0f} s", flush=True)
+    doubles = run_twice_at_once(path)
+    print("\n".join(doubles[:20]))
+    took = time.monotonic() - began
+    return Summary(
+        counts["calls"], killer.kills, counts["lost"], took, counts["wrong results"], counts["wrong losses"],
+        len(doubles), 0,
+    )  # fmt: skip
+
+
+def poison_some(client: minidask.Client, folder: Path, times: int, seed: int) -> Summary:
+    """Run one call that kills its slot among innocent ones, so many times."""
+    chance = random.Random(seed)
+    began = time.monotonic()
+    wrong_blame = doubles = 0
+    for number in range(times):
+        path = str(folder / f"poison{number}")
+        Path(path).touch()
+        bad = chance.randrange(INNOCENTS + 1)
+        way = chance.choice(["exit", "kill", "crash"])
+        calls = [delayed(innocent)(path, call) for call in range(INNOCENTS)]
+        calls.insert(bad, delayed(poison)(path, INNOCENTS, way))
+        try:
+            parallel = Parallel(batch_size=1, pre_dispatch="all", return_as=chance.choice(WAYS_TO_RETURN))
+            list(parallel(calls))
+        except KilledWorker as error:
+            text = str(error)
+        else:
+            text = "nothing was raised"
+        attempts = [call for what, call, _ in notes(path) if what == BEGINS]
+        if not text.startswith("task 'poison': it was tried 3 times") or attempts.count(INNOCENTS) != 3:
+            wrong_blame += 1
+            print(f"{attempts.count(INNOCENTS)} attempts of the poison: {text}", flush=True)
+        if twice := [call for call in range(INNOCENTS) if attempts.count(call) > 1]:
+            doubles += 1
+            print(f"innocent calls that ran more than once: {twice}", flush=True)
+    seconds = time.monotonic() - began
+    return Summary(times * (INNOCENTS + 1), 3 * times, times, seconds, 0, 0, doubles, wrong_blame)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--kills", type=int, default=5000)
+    parser.add_argument("--poisons", type=int, default=50, help="how often one call kills its own slot")
+    parser.add_argument("--seconds", type=float, default=0.1, help="between two kills, on average")
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    options = parser.parse_args()
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder, minidask.Client(n_workers=options.slots) as client:
+        path = os.path.join(folder, "notes")
+        Path(path).touch()
+        with parallel_config("minidask", scheduler=client):
+            poisoned = poison_some(client, Path(folder), options.poisons, options.seed)
+            print("poison:", poisoned, flush=True)
+            killed = kill_at_random(client, path, options.calls, options.kills, options.seconds, options.seed)
+            print("kills:", killed, flush=True)
+    return 1 if poisoned.wrong or killed.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
