@@ -310,6 +310,7 @@ PROGRAMS = {
         print(parallel(delayed(abs)(i) for i in range(2)))
         """,
         "the limit\nthe limit\nthe limit\nthe limit\nthe limit\n[0, 1]",
+        loky="now and then a process of its own is sent half of what it reads: EOFError",
     ),
     # --- scripts in a child ---
     "a spawned child's own functions": Program(
