@@ -457,6 +457,21 @@ def test_blobs_that_the_slot_lacks_are_asked_for_and_waited_for(rig: Rig) -> Non
     assert rig.ran == [1] and claims == [ticket]
 
 
+def test_a_blob_that_is_released_while_another_one_is_waited_for_is_asked_for_too(rig: Rig) -> None:
+    rig.has.add(OTHER)
+    rig.put(1, lambda: [b"r"], BLOB, OTHER)
+
+    def comes(blob: bytes) -> None:
+        rig.has.add(blob)
+        rig.lease.blob_came(blob)
+
+    rig.say(lambda: rig.has.discard(OTHER), lambda: comes(BLOB))
+    rig.say(lambda: comes(OTHER) or rig.has.discard(OTHER), lambda: comes(OTHER))
+    rig.lease.serve()
+    assert rig.sent == [m.WantBlobs(1, 1, [blob]) for blob in (BLOB, OTHER, OTHER)]
+    assert rig.ran == [1] and rig.returned() == [1]
+
+
 def test_a_blob_that_is_lost_fails_its_call_alone(rig: Rig) -> None:
     rig.has.add(OTHER)
     rig.put(1, lambda: [b"r"], BLOB)

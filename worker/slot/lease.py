@@ -92,6 +92,7 @@ class Lease:
         self._reads = reads
         self._began = time.perf_counter()
         self._ends_at: float | None = None
+        self._coming: set[bytes] = set()  # blobs that were asked for
         self._lost: dict[bytes, str] = {}
         self._queue = QueueEnd(run.payload[0])
         try:
@@ -106,8 +107,13 @@ class Lease:
             ends_at = self._began + message.after
             self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
 
+    def blob_came(self, blob: bytes) -> None:
+        """Note that a blob is here. It may be released again, and asked for again."""
+        self._coming.discard(blob)
+
     def blob_lost(self, blob: bytes, text: str) -> None:
         """Note that a blob will not come, for the reason in `text`."""
+        self._coming.discard(blob)
         self._lost[blob] = text
 
     def serve(self) -> m.Done:
@@ -143,8 +149,7 @@ class Lease:
         slot, reads = self._slot, self._reads.value
         slot.told = False
         run = self._run._replace(name=queued.name, blobs=queued.blobs, payload=queued.payload)
-        missing = slot.lacking(queued.blobs)
-        outcome: m.Done | m.Failed | None = self._fetch(run, missing) if missing else None
+        outcome: m.Done | m.Failed | None = self._fetch(run) if slot.lacking(queued.blobs) else None
         if outcome is None:
             outcome = slot.outcome(run, self._call)
         slot.flush_output(self._call)
@@ -159,11 +164,17 @@ class Lease:
             slot.send(m.CallDone(run.task, run.attempt, queued.number, outcome.duration, outcome.payload))
         self._queue.done()
 
-    def _fetch(self, run: m.Run, missing: list[bytes]) -> m.Failed | None:
-        """Have the daemon send blobs, and wait for them. Returns the outcome of the call if one cannot be had."""
+    def _fetch(self, run: m.Run) -> m.Failed | None:
+        """Have the daemon send blobs, and wait for them. Returns the outcome of the call if one cannot be had.
+
+        Meanwhile others may go that were here: an earlier call's, released before this one's client announced them.
+        """
         began = time.perf_counter()
-        self._slot.send(m.WantBlobs(run.task, run.attempt, missing))
-        while missing := [blob for blob in self._slot.lacking(missing) if blob not in self._lost]:
+        while missing := [blob for blob in self._slot.lacking(run.blobs) if blob not in self._lost]:
+            new = [blob for blob in missing if blob not in self._coming]
+            if new:
+                self._coming.update(new)
+                self._slot.send(m.WantBlobs(run.task, run.attempt, new))
             self._slot.receive(wait=True)
         lost = [text for blob, text in self._lost.items() if blob in run.blobs]
         self._lost.clear()

@@ -117,6 +117,8 @@ class Slot:
                     self._given.append(message)
             case m.PutBlob(blob, payload):
                 self._blobs.put(blob, payload)
+                if self._lease is not None:
+                    self._lease.blob_came(blob)
             case m.ReleaseBlobs(blobs):
                 for blob in blobs:
                     self._blobs.forget(blob)
