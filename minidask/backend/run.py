@@ -19,7 +19,7 @@ not be asked for the next one for a long time. Its callbacks have a thread of th
 **How the waiting thread waits.** It reads the socket itself (leader/followers, see `client/reading.py`), so a result
 is not handed from thread to thread. While it leads, `_done` can only be filled by its own reading, and the order of
 one step is: run callbacks if there are any, else wait for messages. While another thread leads, it follows: it waits at
-the queue, and looks every half second whether the run is over.
+the queue until there is a callback or that thread stops, and looks every half second whether the run is over.
 
 **How the wait is cut short.** Four things end it early:
 
@@ -252,7 +252,7 @@ class ParallelRun:
         """
         if not self._done.empty():
             self._run_callbacks(leadership)
-            return True
+            return leadership is not None
         if self._work_here(leadership):
             return True
         seconds, self._oldest = self._inside.seconds_left(self._oldest)
@@ -264,15 +264,18 @@ class ParallelRun:
         return True
 
     def _follow(self, seconds: float | None) -> bool:
-        """Wait, while another thread reads, until there are callbacks to run; half a second at most.
+        """Wait, while another thread leads, until there are callbacks to run, or it stops; half a second at most.
 
         Returns:
-            False to try to lead. A run outside of tasks never does: the thread that reads goes on in any case.
+            False, to try to lead.
         """
         seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty), self._client.shell.reader.following(self._wake):
             self._done.put(self._done.get(timeout=seconds))  # the order of callbacks does not matter
-        return True
+        return False
+
+    def _wake(self) -> None:
+        self._done.put(None)
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
         if leadership is None:

@@ -26,15 +26,17 @@ There are two locks, taken in this order:
 3. To resume, the leader sets `_wanted` first and only then wakes who is in the wait for messages. In the other order
    the reading thread could come out of its wait, see that nobody wants the reading, and begin another wait.
 4. The thread that waits for messages waits for a pipe too. A byte in it ends the wait: `wake` writes one.
-5. Signals' handlers wait while a thread leads (`Uninterrupted`): bytes that were read would be lost with what a handler
+5. A thread that stops leading wakes the first of those that follow (`following`). Else their results would come by the
+   reading thread, and late: see 2.
+6. Signals' handlers wait while a thread leads (`Uninterrupted`): bytes that were read would be lost with what a handler
    raises. They run when a wait ends, and at once while the leader runs a user's code.
 
 Inside a task there is a third thing to wait for: the slot's own socket. The thread that leads also runs what the slot
 is given meanwhile, calls that the task waits for or that those wait for. And two rules are different:
 
-6. The leader lets others lead while it runs a user's code, be it a callback or a call. That code may depend on results
+7. The leader lets others lead while it runs a user's code, be it a callback or a call. That code may depend on results
    that other threads of the task wait for, and a follower could not run calls for the slot.
-7. A thread that comes back from such code wants to lead again, on top of its own stack. It stands in `_returning` until
+8. A thread that comes back from such code wants to lead again, on top of its own stack. It stands in `_returning` until
    it does. The thread that leads meanwhile looks at that (`wanted_back`) after each wait, and ends its turn.
 """
 
@@ -85,6 +87,7 @@ class Reader:
         self._leader = threading.Lock()
         self._leading = 0  # the thread that leads
         self._returning: set[int] = set()  # threads that want to lead again
+        self._followers: dict[Callable[[], object], None] = {}  # what wakes each, the first that came first
         self._wanted = False  # whether the leader waits for `_reading`
         self._turns = 0  # how often leaders have paused: whether their callbacks get on
         self._handling = 0  # the thread that handles messages right now
@@ -257,6 +260,19 @@ class Reader:
         """Release `_leader`, so that another thread may lead."""
         self._leading = 0
         self._leader.release()
+        for wake in list(self._followers)[:1]:
+            wake()
+
+    @contextlib.contextmanager
+    def following(self, wake: Callable[[], object]) -> Iterator[None]:
+        """In the block, have `wake` called when no thread leads any more. Of several followers, the first one's is."""
+        self._followers[wake] = None
+        try:
+            if not self._returning and not self._leader.locked():  # it has stopped since this thread looked
+                wake()
+            yield
+        finally:
+            self._followers.pop(wake, None)
 
     def _lead_again(self) -> None:
         this_thread = threading.get_ident()

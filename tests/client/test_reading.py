@@ -46,7 +46,7 @@ class Stage:
     def __init__(self, script: list[int]) -> None:
         self.passed: list[str] = []
         self.errors: list[BaseException] = []
-        self._script: Iterator[int] = itertools.chain(script, itertools.cycle([0, 1, 2]))
+        self._script: Iterator[int] = itertools.chain(script, itertools.cycle(range(7)))  # fair to all
         self._actors: list[_Actor] = []
         self._threads: list[threading.Thread] = []
         self._back = threading.Semaphore(0)
@@ -77,8 +77,9 @@ class Stage:
         """Let others go on; this thread does so when that is true."""
         actor: _Actor = self._this.actor
         actor.ready, actor.alarm = ready, alarm
-        self._back.release()
-        actor.go.acquire()
+        if not self._aborted:
+            self._back.release()
+            actor.go.acquire()
         if self._aborted:
             raise _Aborted
 
@@ -232,11 +233,16 @@ class Scene:
         while called != wanted:
             with self.reader.lead() as leadership:
                 if leadership is None:
-                    self.stage.step(lambda: (wanted & {*self.done}) - called, alarm=True)
+                    self._follow(lambda: (wanted & {*self.done}) - called)
                     run_callbacks()
                     continue
                 self._lead(leadership, wanted, called, run_callbacks)
         self.waiters -= first
+
+    def _follow(self, is_done: Callable[[], object]) -> None:
+        woken: list[None] = []
+        with self.reader.following(functools.partial(woken.append, None)):
+            self.stage.step(lambda: woken or is_done(), alarm=True)
 
     def _lead(self, leadership: Leadership, wanted: set[int], called: set[int], callbacks: Callable[[], None]) -> None:
         while called != wanted and not self.reader.wanted_back:
@@ -293,6 +299,17 @@ def test_a_leader_never_sits_out_a_limit_while_its_message_is_there(script: list
         scene = Scene(script, 4, monkeypatch)
         scene.wait_for({0, 1, 2, 3})
         scene.play(4)
+    assert [name for name in scene.stage.passed if name.startswith("waits")] == []
+
+
+@given(SCRIPTS)
+def test_a_follower_never_sits_out_a_limit_while_nobody_leads(script: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        scene = Scene(script, 6, monkeypatch)
+        scene.wait_for({0, 3})
+        scene.wait_for({1, 4})
+        scene.wait_for({2, 5})
+        scene.play(6)
     assert [name for name in scene.stage.passed if name.startswith("waits")] == []
 
 
