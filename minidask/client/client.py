@@ -21,7 +21,7 @@ from minidask.client.group import TaskGroup
 from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.screen import client_table
-from minidask.client.shell import ClientShell
+from minidask.client.shell import ClientShell, Return
 from minidask.client.versions import VersionWatch, all_versions, warn_of_left_out
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError, VersionMismatch
 from minidask.host import checks
@@ -57,6 +57,9 @@ class Client:
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
         cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
+        reconnect_timeout: seconds to look for the scheduler again when it is lost. Tasks that are pending then wait,
+            and are submitted again. Where the cluster is this client's own, its node is started again. 0: pending
+            tasks fail at once.
 
     Raises:
         SchedulerLost: nobody answers at the address.
@@ -83,6 +86,7 @@ class Client:
         forward_output: bool = True,
         output_prefix: bool | None = None,
         cancel_dropped: bool = True,
+        reconnect_timeout: float = 60.0,
     ) -> None:
         if output_prefix is not None and not isinstance(output_prefix, bool):
             raise TypeError(f"output_prefix must be True, False or None, got {output_prefix!r}")
@@ -90,6 +94,7 @@ class Client:
         self.timeout = checks.seconds("timeout", timeout, zero=False)
         self.access_file = checks.path("access_file", access_file)
         self._cancel_dropped = checks.flag("cancel_dropped", cancel_dropped)
+        self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         forward_output = checks.flag("forward_output", forward_output)
         if name is not None:
             name = checks.text("name", name)
@@ -125,7 +130,11 @@ class Client:
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
-        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped)
+        return_by = None
+        if self._reconnect_timeout:
+            prepare = self.cluster.revive if self.cluster is not None else lambda losses: None
+            return_by = Return(self._reconnect_timeout, self.timeout, prepare)
+        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped, return_by)
 
     # --- work ---
 

@@ -82,6 +82,10 @@ class Results:
         if self._origins:
             self._forget([blob for blob, (task, _) in self._origins.items() if not self._wanted(task)])
 
+    def clear(self) -> None:
+        """Drop all: the connection is lost, and the tasks will run again."""
+        self._downloads, self._origins, self._memory = Downloads(), {}, {}
+
     def _forget(self, blobs: Sequence[bytes]) -> None:
         for blob in blobs:
             del self._origins[blob], self._memory[blob]

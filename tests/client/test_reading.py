@@ -200,7 +200,7 @@ class Scene:
         monkeypatch.setattr(reading, "threading", fake)
         monkeypatch.setattr(reading, "_wait_for", wait_for)
         monkeypatch.setattr(reading, "start", lambda thread: stage.spawn("reading thread", thread.run))
-        self.reader = Reader(wire, self.done.append, self.reasons.append, slot)  # type: ignore[arg-type]
+        self.reader = Reader(wire, self.done.append, lambda reason: False, self.reasons.append, slot)  # type: ignore[arg-type]
         monkeypatch.setattr(self.reader, "wake", functools.partial(self._wake, self.reader.wake))
         stage.spawn("scheduler", lambda: self._send(messages))
 
