@@ -13,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minidask._version import __version__
 from minidask.client.outbox import Outbox
@@ -26,6 +26,13 @@ from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Message
+
+
+class Loss(NamedTuple):
+    """Why a connection has ended; `final` if another one would end in the same way."""
+
+    why: str
+    final: bool = False
 
 
 class Connection:
@@ -137,21 +144,23 @@ class Connection:
             pass_on(error)
             _shut(sock)
 
-    def receive(self, on_message: Callable[[Message], None]) -> str:
+    def receive(self, on_message: Callable[[Message], None]) -> Loss | None:
         """Wait for bytes, and call `on_message` with each message in them.
 
         Returns:
-            Why the connection has ended; an empty text if it has not.
+            None; or, if the connection has ended, why.
         """
         try:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
-                return "the scheduler closed the connection, or died"
+                return Loss("the scheduler closed the connection, or died")
             for frame in self._decoder.received(count):
                 on_message(decode(frame))
-        except (OSError, ProtocolError) as error:
-            return str(error) or type(error).__name__
-        return ""
+        except ProtocolError as error:
+            return Loss(str(error), final=True)
+        except OSError as error:
+            return Loss(str(error) or type(error).__name__)
+        return None
 
     def fileno(self) -> int:
         """The socket's file descriptor."""

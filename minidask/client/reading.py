@@ -234,11 +234,12 @@ class Reader:
         return also and len(ready) == 1
 
     def _receive(self) -> str | None:
-        reason = self._connection.receive(self._on_message)
-        if reason:
-            self._socket = []
-            self._set_ready()
-        return None if reason and self._on_lost(reason) else reason
+        loss = self._connection.receive(self._on_message)
+        if loss is None:
+            return None
+        self._socket = []
+        self._set_ready()
+        return None if not loss.final and self._on_lost(loss.why) else loss.why
 
     def _receive_early(self) -> None:
         early, self._connection.early = self._connection.early, []

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidask.client import reading
+from minidask.client.connection import Loss
 from minidask.client.reading import Leadership, Reader
 
 MAX_STEPS = 20_000
@@ -154,17 +155,17 @@ class Wire:
     def fileno(self) -> int:
         return -1
 
-    def receive(self, on_message: Callable[[Any], None]) -> str:
+    def receive(self, on_message: Callable[[Any], None]) -> Loss | None:
         assert not self._reads, "two threads read at once"
         self._reads = True
         while self.incoming:
             message = self.incoming.popleft()
             self._stage.step()
             if message == END:
-                return "it is over"
+                return Loss("it is over")
             on_message(message)
         self._reads = False
-        return ""
+        return None
 
 
 class Scene:
@@ -178,7 +179,7 @@ class Scene:
         self.waiters = 0
 
         def wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
-            wake_fd = descriptors[1]
+            wake_fd = next(descriptor for descriptor in descriptors if descriptor >= 0)
 
             def ready() -> list[int]:
                 woken = select.select([wake_fd], [], [], 0)[0]
