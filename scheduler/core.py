@@ -60,7 +60,7 @@ from minidask.errors import ProtocolError
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
 
-from .attempts import Attempts
+from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Left, Received
@@ -335,7 +335,10 @@ class SchedulerCore:
         _check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(message) if message.parent else None
+        died = self.nesting.died_before(parent, message) if parent is not None else ()
         refusal = _refusal(client, message, group, parent)
+        if len(died) >= MAX_DEATHS:
+            refusal = m.Reason.KILLED, died_too_often(died)
         if refusal is not None:
             reason, text = refusal
             self._send(client.peer, m.TaskLost(message.task, reason, f"task {message.name!r}: {text}"))
@@ -346,7 +349,8 @@ class SchedulerCore:
         # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
             self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
-            group, message.pin, client.task_blobs, message.payload, parent=parent, lease=message.lease,
+            group, message.pin, client.task_blobs, message.payload,
+            story=died, deaths=len(died), parent=parent, lease=message.lease,
         )  # fmt: skip
         self.attempts.add(task)
 

@@ -310,9 +310,10 @@ def test_a_slot_that_dies_takes_all_its_calls_with_it() -> None:
     rig.do(e.FromScheduler(run(2, host=1)))
     rig.said.clear()
     rig.do(e.SlotExited(0, "SIGSEGV", "a crash"))
-    inner, outer = rig.said
+    outer, inner = rig.said
     assert inner == m.Died(2, 1, "SIGSEGV", "a crash")
-    assert isinstance(outer, m.Died) and outer.task == 1 and "a crash; what it waited for" in outer.hint
+    assert isinstance(outer, m.Stopped) and outer.task == 1, "only who runs on top is to blame"
+    assert outer.reason == m.GUEST_DIED and "SIGSEGV (a crash) while task 'f'" in outer.text
 
 
 def test_stopping_a_call_stops_what_runs_on_top_of_it_first() -> None:
