@@ -82,7 +82,8 @@ class WorkerCore:
                 self._send_awaited(blob, text)
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
             case e.OverMemory(slot, text):
-                if slot in self.slots:
+                dying = any(record.killed for record in self.slots.values())  # its memory is not free yet
+                if slot in self.slots and not dying:
                     self._effects += self.table.kill(self.slots[slot], text)
             case e.Resize(slots):
                 self._effects += self.table.resize(slots)

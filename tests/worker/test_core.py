@@ -224,6 +224,16 @@ def test_a_slot_over_its_memory_is_killed_and_the_figures_are_told() -> None:
     assert rig.said == [m.Died(1, 1, "SIGKILL", "it used 9 GiB")]
 
 
+def test_nobody_else_is_killed_while_the_memory_of_a_killed_slot_is_not_free_yet() -> None:
+    rig = Rig(2)
+    rig.run(1)
+    rig.run(2)
+    assert rig.do(e.OverMemory(1, "the machine is full")) == [e.Kill(1)]
+    assert rig.do(e.OverMemory(0, "the machine is full")) == []
+    rig.do(e.SlotExited(1, "SIGKILL", ""))
+    assert rig.do(e.OverMemory(0, "it is still")) == [e.Kill(0)]
+
+
 def test_slots_that_never_get_ready_end_the_worker() -> None:
     rig = Rig(0)
     rig.do(e.Resize(1))
