@@ -7,7 +7,7 @@ in `tasks.py`. Where ready tasks wait is behind doors of one line: `ready` (all 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
@@ -200,15 +200,20 @@ class Attempts:
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
         """An attempt was stopped, or has never started: its task is lost, for the reason that the worker gives.
 
-        If the reason is `NO_DATA`, the task is tried again: another worker may be able to fetch its data.
+        If the reason is `NO_DATA`, the task is tried again: another worker may be able to fetch its data. So it is if
+        the reason is `GUEST_DIED`: that is the guest's death alone.
 
         Raises:
             ProtocolError: the worker gives a reason that does not exist.
         """
-        if message.reason == m.NO_DATA:
+        if message.reason in (m.NO_DATA, m.GUEST_DIED):
+            what = "its data could not be had: " if message.reason == m.NO_DATA else ""
+            what = f"on {worker.name} {what}{message.text[:MAX_TEXT]}"
+            if message.reason == m.GUEST_DIED:
+                self._nesting.guest_died(worker.tasks.get(message.task), what)  # while it is known who its guest was
             task = self._reported(worker, message)
             if task is not None:
-                self._try_again(task, worker, "lost", f"{worker.name} could not get its data: {message.text}")
+                self._try_again(task, worker, "lost", what)
             return
         if message.reason not in m.REASONS:  # before the attempt is taken off the worker: else nothing would end it
             raise ProtocolError(f"a task cannot be stopped for reason {message.reason[:MAX_TEXT]!r}")
@@ -329,10 +334,7 @@ class Attempts:
         task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
         if task.deaths >= MAX_DEATHS or len(task.story) >= MAX_ATTEMPTS:
-            story = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(task.story, 1))
-            self.lose(
-                task, step, m.Reason.KILLED, f"it was tried {len(task.story)} times, and each attempt died: {story}"
-            )
+            self.lose(task, step, m.Reason.KILLED, died_too_often(task.story))
         else:
             task.move(step, Ready())
             self._queue(task)
@@ -358,8 +360,9 @@ class Attempts:
             self._pool.update(worker)
             self._end(task, "cancel")
         if type(task.state) is Running:
+            if task.id not in task.state.worker.guests:  # that of a guest tells who died, see `Nesting.guest_died`
+                task.payload = []
             task.move("cancel", Cancelled(task.state.worker))
-            task.payload = []
         if type(task.state) is Cancelled and force:
             task.move("stop", task.state._replace(stopped=True))
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
@@ -460,6 +463,12 @@ class Attempts:
             worker = task.state.worker
             return worker.tasks.get(task.id) is task and self._workers.get(worker.peer) is worker
         return type(task.state) is Ready and task.id in waiting
+
+
+def died_too_often(story: Sequence[str]) -> str:
+    """Why a task is lost whose attempts have all died."""
+    attempts = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(story, 1))
+    return f"it was tried {len(story)} times, and each attempt died: {attempts}"
 
 
 def _was_stopped(task: TaskRecord) -> bool:

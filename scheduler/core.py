@@ -60,7 +60,7 @@ from minidask.errors import ProtocolError
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
 
-from .attempts import Attempts
+from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Left, Received
@@ -74,6 +74,8 @@ from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, Ta
 
 LOST_AFTER_SECONDS = 30.0
 NO_WORKERS_SECONDS = 60.0
+MOST_BETWEEN_TICKS = 5.0
+"""So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
 
 # More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
 MAX_SLOTS = 1 << 16
@@ -103,6 +105,7 @@ class SchedulerCore:
         self.pool = WorkerPool()
         self.stopping = False
         self._next_task = 0
+        self._last_tick: float | None = None
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
         self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
@@ -285,6 +288,7 @@ class SchedulerCore:
         self.pythons.check(self.clients.values())
 
     def _tick(self, now: float) -> None:
+        self._discount_standstill(now)
         for worker in list(self.workers.values()):
             if now - worker.seen > LOST_AFTER_SECONDS:
                 silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
@@ -292,6 +296,18 @@ class SchedulerCore:
                 self._leave(worker.peer, silence)
         self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
+
+    def _discount_standstill(self, now: float) -> None:
+        """Move on what is measured from, by the time in which this process stood still: paused, stopped, out of memory.
+
+        What the others sent meanwhile may not be read yet. So their silence would be this process's own.
+        """
+        lost = 0.0 if self._last_tick is None else now - self._last_tick - MOST_BETWEEN_TICKS
+        self._last_tick = now
+        if lost > 0:
+            for worker in self.workers.values():
+                worker.seen = min(now, worker.seen + lost)
+            self.pythons.discount(lost, now)
 
     # --- what clients ask for ---
 
@@ -319,7 +335,10 @@ class SchedulerCore:
         _check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(message) if message.parent else None
+        died = self.nesting.died_before(parent, message) if parent is not None else ()
         refusal = _refusal(client, message, group, parent)
+        if len(died) >= MAX_DEATHS:
+            refusal = m.Reason.KILLED, died_too_often(died)
         if refusal is not None:
             reason, text = refusal
             self._send(client.peer, m.TaskLost(message.task, reason, f"task {message.name!r}: {text}"))
@@ -330,7 +349,8 @@ class SchedulerCore:
         # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
             self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
-            group, message.pin, client.task_blobs, message.payload, parent=parent, lease=message.lease,
+            group, message.pin, client.task_blobs, message.payload,
+            story=died, deaths=len(died), parent=parent, lease=message.lease,
         )  # fmt: skip
         self.attempts.add(task)
 

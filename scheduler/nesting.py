@@ -44,6 +44,7 @@ Who runs as whose guest is told in two places that are written together, here al
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 
 from minidask.host.versions import fits
@@ -156,6 +157,24 @@ class Nesting:
             if host is not None:
                 self.lend(host, guest, worker)
 
+    def guest_died(self, host: TaskRecord | None, what: str) -> None:
+        """Note that the guest that runs on top has ended the process of its slot, and so a host that still runs.
+
+        The host is tried again, and submits it again, as a new task. Only its content tells that it is the same.
+        """
+        guest = host
+        while guest is not None and guest.nest is not None and guest.nest.guest is not None:
+            guest = guest.nest.guest
+        if host is not None and guest is not None and guest is not host and type(host.state) is Running:
+            deaths = _nest(_outermost(host)).deaths
+            content = _content(guest)
+            deaths[content] = (*deaths.get(content, ()), what)
+
+    def died_before(self, parent: TaskRecord, task: m.Submit) -> tuple[str, ...]:
+        """The deaths of earlier guests with the content of a task that is submitted: what happened, for each."""
+        nest = _outermost(parent).nest
+        return nest.deaths.get(_content(task), ()) if nest is not None and nest.deaths else ()
+
     def next_assignment(self) -> Assignment | None:
         """Take the next guest out of the queue, for the deepest host that has one; None if no host has one."""
         while self._hosts:
@@ -197,6 +216,20 @@ def _nest(task: TaskRecord) -> Nest:
     if task.nest is None:
         task.nest = Nest(0 if task.parent is None else _nest(task.parent).depth + 1)
     return task.nest
+
+
+def _outermost(task: TaskRecord) -> TaskRecord:
+    while task.parent is not None:
+        task = task.parent
+    return task
+
+
+def _content(task: TaskRecord | m.Submit) -> bytes:
+    """A hash of what a task runs."""
+    digest = hashlib.blake2b(repr((task.name, task.blobs)).encode(errors="surrogatepass"), digest_size=16)
+    for buffer in task.payload:
+        digest.update(buffer)
+    return digest.digest()
 
 
 class IdleNotices:

@@ -81,6 +81,12 @@ class Pythons:
                 client.starved_since = None
                 self._attempts.fail_ready(client, m.Reason.NO_WORKERS, self._no_worker_came(client))
 
+    def discount(self, seconds: float, now: float) -> None:
+        """Do not count time in which the scheduler stood still, and no worker could join."""
+        for client in self._clients.values():
+            if client.starved_since is not None:
+                client.starved_since = min(now, client.starved_since + seconds)
+
     def _of_workers(self) -> set[str]:
         """The Pythons of all workers that take tasks."""
         return {worker.python for worker in self._workers.values() if worker.slots}

@@ -229,7 +229,7 @@ class Nest:
     """What a task has submitted: its live `children`, and those `parents` among them that have children too.
 
     While the task `waits` for its children, its slot runs one descendant after the other: the `guest`. `depth` is how
-    many tasks there are above the task.
+    many tasks there are above the task. An outermost task notes the `deaths` of guests within, by their content.
     """
 
     depth: int
@@ -237,6 +237,7 @@ class Nest:
     parents: dict[int, TaskRecord] = field(default_factory=dict)
     waits: bool = False
     guest: TaskRecord | None = None
+    deaths: dict[bytes, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def can_host(self) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,18 @@ def offered(messages: list[Message]) -> int:
 def largest_task(messages: list[Message]) -> int:
     """Bytes of the largest of the tasks."""
     return max(sum(map(len, message.payload)) for message in messages if isinstance(message, Submit))
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[str]:
+    """An address where what comes is dropped, as behind a firewall, or with the cable pulled out."""
+    with contextlib.ExitStack() as sockets:
+        server = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # nobody accepts: when the line is full, what else comes is dropped
+            caller = sockets.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(server.getsockname())
+        yield f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 class Program:

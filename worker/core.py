@@ -82,7 +82,8 @@ class WorkerCore:
                 self._send_awaited(blob, text)
                 self._effects += self.data.unavailable(blob, text, self.slots.values())
             case e.OverMemory(slot, text):
-                if slot in self.slots:
+                dying = any(record.killed for record in self.slots.values())  # its memory is not free yet
+                if slot in self.slots and not dying:
                     self._effects += self.table.kill(self.slots[slot], text)
             case e.Resize(slots):
                 self._effects += self.table.resize(slots)
@@ -346,15 +347,12 @@ class WorkerCore:
             self._effects.append(e.ToScheduler(message))
 
     def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
-        """Report all calls that died with a slot, and replace the slot."""
-        for call in reversed(slot.calls):
+        """Report all calls that died with a slot, the outermost first, and replace the slot."""
+        for call in slot.calls:
             if isinstance(call, Ending):
                 self._effects += report_stopped(call)
             else:
-                cause = slot.verdict or hint
-                if call is not slot.state:
-                    cause = f"{cause}; what it waited for, task {slot.calls[-1].run.name!r}, ran there just then"
-                self._effects.append(e.ToScheduler(m.Died(call.run.task, call.run.attempt, how, cause)))
+                self._effects.append(e.ToScheduler(_death(slot, call, how, slot.verdict or hint)))
         self._effects += self.table.exited(slot, how)
 
     # --- time ---
@@ -376,3 +374,13 @@ class WorkerCore:
             for entry in [entry for entry in self.queue if now >= entry[1] + m.GIVE_BACK_SECONDS]:
                 self.queue.remove(entry)
                 self._give_back(entry[0])
+
+
+def _death(slot: SlotRecord, call: Busy, how: str, cause: str) -> m.Died | m.Stopped:
+    """What is reported of a call that died with its slot: only the innermost one ran, and so has a death of its own."""
+    task, attempt = call.run[:2]
+    if call is slot.state:
+        return m.Died(task, attempt, how, cause)
+    names = f"{call.run.name!r} ended with {how} ({cause}) while task {slot.calls[-1].run.name!r}"
+    text = f"the process of task {names}, which it waited for, ran there"
+    return m.Stopped(task, attempt, m.GUEST_DIED, text)

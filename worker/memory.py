@@ -1,7 +1,7 @@
 """Which slot uses too much memory. The worker kills it before the kernel's out-of-memory killer picks at random. Pure.
 
-The kernel may pick the worker daemon, and then all of its tasks are lost. The worker kills the slot with the most
-memory, so one task fails, and its error tells the figures.
+The kernel may pick the worker daemon, and then all of its tasks are lost. Or the user's own program. The worker kills
+the slot with the most memory, so one task fails, and its error tells the figures.
 """
 
 from __future__ import annotations
@@ -10,22 +10,37 @@ from typing import NamedTuple
 
 from minidask.host.sizes import format_bytes
 
-HIGH_WATER = 0.95
+LOOK_SECONDS = 0.5
+HURRIED_SECONDS = 0.05
+RESERVE = 0.05
+SMALL_RESERVE = 256 << 20
+LARGE_RESERVE = 4 << 30
 
 
 class MemoryLimits(NamedTuple):
-    """Limits in bytes: for each `slot`, None without one, and for all slots of the `machine` together."""
+    """Limits in bytes: for each `slot`, None without one; and how much memory the `machine` has."""
 
     slot: int | None
     machine: int
 
+    @property
+    def reserve(self) -> int:
+        """How much of the machine's memory has to be left: a task may take a gigabyte in a second."""
+        least = min(SMALL_RESERVE, self.machine // 10)
+        return min(max(least, int(RESERVE * self.machine)), LARGE_RESERVE)
 
-def over_limit(usage: dict[int, int], limits: MemoryLimits) -> tuple[int, str] | None:
+    def seconds_until_next_look(self, left: int | None) -> float:
+        """How soon to look again at what is left: sooner if that may soon be too little."""
+        return HURRIED_SECONDS if left is not None and left < 4 * self.reserve else LOOK_SECONDS
+
+
+def over_limit(usage: dict[int, int], limits: MemoryLimits, left: int | None) -> tuple[int, str] | None:
     """Choose the slot to kill. Returns its number and a text with the figures; None if memory suffices.
 
     Args:
         usage: the bytes that each busy slot uses, by the slot's number.
         limits: the bytes that they may use.
+        left: the bytes that are left for all programs; None if nobody tells: then the others may use none.
     """
     if not usage:
         return None
@@ -36,9 +51,12 @@ def over_limit(usage: dict[int, int], limits: MemoryLimits) -> tuple[int, str] |
             " raise memory_limit, run fewer workers, or use less memory in the task"
         )
     together = sum(usage.values())
-    if together > HIGH_WATER * limits.machine:
+    if left is None:
+        left = limits.machine - together
+    if left < limits.reserve < together:  # else it is others that use it, and a kill would help nobody
         return slot, (
-            f"it used {format_bytes(most)} when all workers of the machine used {format_bytes(together)}"
-            f" of its {format_bytes(limits.machine)}: run fewer workers, or use less memory in the task"
+            f"it used {format_bytes(most)}, and all workers together {format_bytes(together)}, when the machine had"
+            f" {format_bytes(max(0, left))} left of its {format_bytes(limits.machine)}: run fewer workers, or use less"
+            " memory in the task"
         )
     return None

@@ -21,7 +21,8 @@ from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
-CONNECT_SECONDS = 5.0
+DEAD_SECONDS = 6
+"""A source from which nothing can come any more is noticed so soon: others have the data too."""
 
 Peer: TypeAlias = str | int
 """Another worker: the address where it serves, or the number of the connection over which it asks."""
@@ -110,7 +111,10 @@ class Peers:
         def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
             self._lost(address, str(error or "it closed the connection"))
 
-        link = MessageLink(handshake, opened, lambda _, messages: self._received(address, messages), closed)
+        def received(_: MessageLink, messages: list[Message]) -> None:
+            self._received(address, messages)
+
+        link = MessageLink(handshake, opened, received, closed, DEAD_SECONDS)
         self._links[address], self._unsent[address] = link, [message]
         task = asyncio.get_running_loop().create_task(self._open(address, link))
         self._connecting.add(task)
@@ -118,11 +122,8 @@ class Peers:
 
     async def _open(self, address: str, link: MessageLink) -> None:
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                await connect(Address.parse(address), link)
-        except TimeoutError:  # a firewall drops the packets
-            self._lost(address, f"no answer within {CONNECT_SECONDS:g} seconds")
-        except (MinidaskError, ValueError) as error:
+            await connect(Address.parse(address), link)
+        except (OSError, ValueError) as error:  # nobody is there, or a firewall drops the packets
             self._lost(address, str(error))
 
     def _lost(self, address: str, why: str) -> None:

@@ -19,6 +19,7 @@ import time
 from minidask._version import __version__
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
 from minidask.net.addresses import Address
+from minidask.net.sockets import no_scheduler
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Goodbye, Message, Shutdown
@@ -129,8 +130,8 @@ class Reconnector:
         try:
             await connect(self._address, self._link)
             await self._closed.wait()
-        except SchedulerLost as error:
-            self._error = error
+        except OSError as error:
+            self._error = no_scheduler(self._address, error)
         if isinstance(self._error, AuthenticationError | ProtocolError):
             raise self._error
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import os
 import socket
@@ -27,6 +28,7 @@ from minidask.host.folders import place_of
 from minidask.host.output import SlotOutput
 from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
+from minidask.host.usage import ProcessGroups, memory_left
 from minidask.net.addresses import Address
 from minidask.net.transport import Link
 from minidask.task.context import SlotConfig
@@ -42,10 +44,10 @@ from .transfers import SCHEDULER, Transfers
 from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0
-MEMORY_SECONDS = 0.5
 KILL_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 6.4
+RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
 log = logging.getLogger("minidask.worker")
@@ -104,6 +106,7 @@ class WorkerShell:
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
+        self._groups = ProcessGroups()
         self._draining = False
         self._closing = False
 
@@ -129,7 +132,7 @@ class WorkerShell:
         self._set_environment()
         self.post(e.Resize(self._size))
         loop = asyncio.get_running_loop()
-        self._chores = [loop.create_task(self._send_heartbeats()), loop.create_task(self._watch_memory())]
+        self._chores = [loop.create_task(self._repeat(chore)) for chore in (self._send_heartbeat, self._watch_memory)]
 
     async def listen(self, scheduler: Address, port: int) -> None:
         """Let other workers fetch large data here, on the scheduler's network; with port 0 the kernel chooses one."""
@@ -373,23 +376,40 @@ class WorkerShell:
 
     # --- chores ---
 
-    async def _send_heartbeats(self) -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
-            self._send(m.Heartbeat(self._memory))
-            self._untaken.look()
+    async def _repeat(self, chore: Callable[[], float]) -> None:
+        """Do a chore again and again; it returns how soon. If the system has no descriptor to spare, it is tried again.
 
-    async def _watch_memory(self) -> None:
+        Any other error is our own, and ends this worker: nobody would notice that the chore is not done any more.
+        """
+        pause, failed = RETRY_SECONDS, False
         while True:
-            await asyncio.sleep(MEMORY_SECONDS)
-            usage = {}
-            for number, slot in self._slots.items():
-                if self._core.running(number) is not None and (used := slot.memory()) is not None:
-                    usage[number] = used
-            self._memory = sum(usage.values())
-            victim = over_limit(usage, self._limits)
-            if victim is not None:
-                self.post(e.OverMemory(*victim))
+            await asyncio.sleep(pause)
+            try:
+                pause, failed = chore(), False
+            except OSError as error:
+                if not failed:
+                    log.warning("%s cannot be done, and is tried again: %s", chore.__name__, error)
+                pause, failed = RETRY_SECONDS, True
+            except Exception as error:  # noqa: BLE001 - ends this worker
+                self._went_wrong(e.WorkerTick(), error)
+                return
+
+    def _send_heartbeat(self) -> float:
+        self._send(m.Heartbeat(self._memory))
+        self._untaken.look()
+        return HEARTBEAT_SECONDS
+
+    def _watch_memory(self) -> float:
+        groups = functools.cache(self._groups.look)
+        busy = [number for number in self._slots if self._core.running(number) is not None]
+        found = {number: self._slots[number].memory(groups, self._limits.slot, self._store.used) for number in busy}
+        usage = {number: used for number, used in found.items() if used is not None}
+        self._memory = sum(usage.values())
+        left = memory_left() if usage else None
+        victim = over_limit(usage, self._limits, left)
+        if victim is not None:
+            self.post(e.OverMemory(*victim))
+        return self._limits.seconds_until_next_look(left)
 
 
 def _unexpected(error: Exception) -> Exception | None:

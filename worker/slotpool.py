@@ -22,12 +22,13 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import psutil
 
 from minidask.errors import MinidaskError
+from minidask.host.usage import used_by
 from minidask.net.transport import MessageLink
 from minidask.task.context import SlotConfig
 from minidask.wire.messages import Message
@@ -39,6 +40,9 @@ from .slot.stops import STOP
 
 EXIT_SECONDS = 1.0
 READ_BYTES = 64 * 1024
+
+
+LookAtGroups: TypeAlias = Callable[[], Mapping[int, Sequence[int]]]
 
 
 class PoolEvents(NamedTuple):
@@ -100,8 +104,14 @@ class SlotHandle(abc.ABC):
     def interrupt(self, task: int, attempt: int) -> None:  # noqa: B027 - a default
         """Interrupt one call. A call in a thread goes on to its end, and its outcome is dropped."""
 
-    def memory(self) -> int | None:
-        """How many bytes of memory only this slot uses; None if that is unknown, as for a thread."""
+    def memory(self, groups: LookAtGroups, most: int | None, of_all: Callable[[], int]) -> int | None:
+        """How many bytes of memory only this slot and what it has started use; None if unknown, as for a thread.
+
+        Args:
+            groups: called for the processes of each process group.
+            most: what it may use; the figure is rough below that.
+            of_all: called for the bytes of shared memory that belong to all slots.
+        """
         return None
 
     def lingers(self) -> bool:
@@ -167,8 +177,10 @@ class ProcessSlot(SlotHandle):
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def memory(self) -> int | None:
-        """Resident bytes of the process, without shared ones: the store belongs to all. None if that is unknown."""
+    def memory(self, groups: LookAtGroups, most: int | None, of_all: Callable[[], int]) -> int | None:
+        used = used_by(groups().get(self.pid, [self.pid]), most, of_all)
+        if used is not None:
+            return used
         with contextlib.suppress(psutil.Error, OSError):  # it has ended, or there is no /proc or no descriptor
             memory = psutil.Process(self.pid).memory_info()
             return int(memory.rss - getattr(memory, "shared", 0))

@@ -183,7 +183,7 @@ class SlotTable:
         if type(slot.state) is Starting:
             self._failed_starts += 1
         if self._failed_starts >= MAX_FAILED_STARTS:
-            reason = f"workers die before they are ready: the last one with {how}; see its output above"
+            reason = f"workers die before they are ready, the last one with {how}: see what it has printed"
             return [ToScheduler(m.Resized(0)), GiveUp(reason)]  # in this order: what is given back must not come again
         return [] if slot.retiring else self.spawn()
 

@@ -156,7 +156,6 @@ class ClientShell:
             self._session: Described = Inherited(slot.described)
         else:
             self._session = Session(lambda: not len(self.core), self.is_here, lambda: self.screen.takes_records)
-        self._scatterer = Interner(functions=False, files=self.is_here)
         self._devices: dict[type, Callable[[Any], None]] = {
             m.TaskOutput: self.screen.print,
             m.CallerMessage: self._to_screen_or_handler,
@@ -199,7 +198,7 @@ class ClientShell:
             group: the number of the task's group; 0: none.
             parent: number and attempt of the task that submits; None: the one that this thread works for.
             pin: the address of the one worker that may run the task; None: any.
-            interner: names what the tasks of its group share; None: the client's own.
+            interner: names what the tasks of its group share; None: it shares large data with all that have the same.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -207,10 +206,17 @@ class ClientShell:
             SchedulerLost: there is no connection any more.
         """
         parent = self.parent() if parent is None else parent
-        payload, blobs = self._pickle(call, name, interner or self._scatterer)
-        number = self.core.next_task()
-        future, handle = self._new_future(number, name, parent)
-        self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
+        alone = interner is None
+        if interner is None:
+            interner = Interner(functions=False, large=LARGE_BYTES, files=self.is_here)
+        try:
+            payload, blobs = self._pickle(call, name, interner)
+            number = self.core.next_task()
+            future, handle = self._new_future(number, name, parent)
+            self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
+        finally:
+            if alone:
+                self.blobs.release(interner.close())  # the task holds what it needs itself
         for calls in self.bars:
             calls.watch(future)
         return future

@@ -51,6 +51,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -398,6 +399,14 @@ class BlobStore:
         while self._untold:
             warnings.warn(self._untold.pop(), stacklevel=4)
 
+    def used(self) -> int:
+        """How many bytes of memory the files of this store take."""
+        total = 0
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                total += _in_memory(path.lstat())
+        return total
+
     def _has_room(self, wanted: int) -> bool:
         """Whether that many bytes fit into the budget, once blobs without a pin have made room for them."""
         if wanted > self._allowance:
@@ -417,7 +426,7 @@ class BlobStore:
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 status = path.lstat()
-                size = 0 if path.is_symlink() else min(status.st_size, status.st_blocks * 512)  # arenas have holes
+                size = _in_memory(status)
                 total += size // status.st_nlink
                 if not path.suffix and path.name not in NO_BLOBS and status.st_nlink == 1:
                     unpinned.append((status.st_mtime_ns, size, path))
@@ -433,6 +442,11 @@ class BlobStore:
             _, *owned = path.name.split(".")
             if owned and is_gone(owned[0]):
                 blobfiles.remove(path)
+
+
+def _in_memory(status: os.stat_result) -> int:
+    """How many bytes a file of a store takes there: a link to the disk none, and arenas have holes."""
+    return 0 if stat.S_ISLNK(status.st_mode) else min(status.st_size, status.st_blocks * 512)
 
 
 def warn_of_sending(buffers: Iterable[Buffer], error: OSError) -> None:

@@ -70,10 +70,10 @@ def blob_memory(folder: Path) -> int:
     return min(memory_total() // 4, shutil.disk_usage(folder).free // 2)
 
 
-def _groups(root: Path, controller: str) -> Iterator[Path]:
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control groups, from the innermost group to the outermost."""
     base = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
@@ -86,24 +86,25 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    for group in _groups(root, "cpu"):
-        quota, _, period = _read(group / "cpu.max").partition(" ")
+    for group in control_groups(root, "cpu"):
+        quota, _, period = read(group / "cpu.max").partition(" ")
         if quota.isdigit() and period.strip().isdigit():
             yield int(quota) / int(period)
-        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        quota, period = read(group / "cpu.cfs_quota_us"), read(group / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit() and int(period):
             yield int(quota) / int(period)
 
 
 def _memory_limits(root: Path) -> Iterator[int]:
-    for group in _groups(root, "memory"):
+    for group in control_groups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            text = _read(group / name)
+            text = read(group / name)
             if text.isdigit():
                 yield int(text)
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """The text of a file of the kernel's; "" if it cannot be had."""
     try:
         return path.read_text().strip()
     except OSError as error:

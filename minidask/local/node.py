@@ -107,10 +107,10 @@ class LocalNode:
                 warned = True
 
     async def close(self) -> None:
-        """Say goodbye to all clients, end all slots, and wait until they are gone."""
+        """Tell all clients why this is the end, end all slots, and wait until they are gone."""
         if self._keeping is not None:
             self._keeping.cancel()
-        await self.server.close("the cluster was closed")
+        await self.server.close(self.shell.reason or "the cluster was closed")
         await self.shell.close()
 
 

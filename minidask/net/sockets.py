@@ -9,9 +9,12 @@ from minidask.errors import SchedulerLost
 from minidask.host.signals import suppress
 from minidask.net.addresses import Address
 
+DEAD_SECONDS = 30
+"""A peer whose machine has not answered the kernel for so long is taken for dead."""
 
-def keep_alive(sock: Any) -> None:
-    """Set a socket's options: the kernel notices a dead peer within half a minute, and sends small messages at once.
+
+def keep_alive(sock: Any, seconds: int = DEAD_SECONDS) -> None:
+    """Set a socket's options: the kernel notices a dead peer within so many seconds, and sends small messages at once.
 
     Does nothing for a Unix socket, or for None.
     """
@@ -19,8 +22,8 @@ def keep_alive(sock: Any) -> None:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    settings = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30_000}
-    for name, value in settings.items():
+    settings = {"TCP_KEEPIDLE": seconds // 3, "TCP_KEEPINTVL": seconds // 6, "TCP_KEEPCNT": 4}
+    for name, value in {**settings, "TCP_USER_TIMEOUT": 1000 * seconds}.items():
         option = getattr(socket, name, None)
         if option is not None:  # macOS names or lacks some of them
             with suppress(OSError):

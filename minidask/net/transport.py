@@ -19,13 +19,14 @@ from typing import Protocol, cast
 
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.net.addresses import Address
-from minidask.net.sockets import keep_alive, no_scheduler
+from minidask.net.sockets import DEAD_SECONDS, keep_alive
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
 from minidask.wire.messages import Goodbye, Message
 
 HANDSHAKE_SECONDS = 10.0
+CONNECT_SECONDS = 5.0
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -49,6 +50,7 @@ class MessageLink(asyncio.BufferedProtocol):
         on_open: called once, with the link, when the handshake is done.
         on_messages: called with the link and the messages that one read has brought.
         on_closed: called once, with the link and the error that ended it; None if the peer has closed it.
+        dead_seconds: after how long without an answer of its machine the peer is taken for dead.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class MessageLink(asyncio.BufferedProtocol):
         on_open: Callable[[MessageLink], None],
         on_messages: Callable[[MessageLink, list[Message]], None],
         on_closed: Callable[[MessageLink, MinidaskError | OSError | None], None],
+        dead_seconds: int = DEAD_SECONDS,
     ) -> None:
         self.handshake = handshake
         self._on_open = on_open
         self._on_messages = on_messages
         self._on_closed = on_closed
+        self._dead_seconds = dead_seconds
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
         self._out: list[Buffer] = []
@@ -107,7 +111,7 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        keep_alive(transport.get_extra_info("socket"))
+        keep_alive(transport.get_extra_info("socket"), self._dead_seconds)
         if self._open:
             self._on_open(self)
             self.flush()
@@ -185,13 +189,15 @@ async def connect(address: Address, link: MessageLink) -> None:
     """Connect a link to an address. The link's `on_open` is called later, when the handshake is done.
 
     Raises:
-        SchedulerLost: nobody answers at the address.
+        OSError: nobody answers at the address within 5 seconds. The kernel alone would wait for minutes, and try ever
+            more seldom.
     """
     loop = asyncio.get_running_loop()
     try:
-        if address.scheme == "unix":
-            await loop.create_unix_connection(lambda: link, address.path)
-        else:
-            await loop.create_connection(lambda: link, address.host, address.port)
-    except OSError as error:
-        raise no_scheduler(address, error) from error
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if address.scheme == "unix":
+                await loop.create_unix_connection(lambda: link, address.path)
+            else:
+                await loop.create_connection(lambda: link, address.host, address.port)
+    except TimeoutError as error:
+        raise OSError(f"no answer within {CONNECT_SECONDS:g} seconds") from error

@@ -326,7 +326,7 @@ class Died(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """The attempt was stopped, or forgotten before it started; `reason` is a `Reason`, or `NO_DATA`."""
+    """The attempt was stopped, or forgotten before it started; `reason` is a `Reason`, `NO_DATA` or `GUEST_DIED`."""
 
     task: int
     attempt: int
@@ -528,6 +528,9 @@ GIVE_BACK_SECONDS = 0.05
 
 NO_DATA = "no-data"
 """The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
+
+GUEST_DIED = "guest-died"
+"""The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
 
 
 Message = (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 
+from minidask.net.sockets import keep_alive
 from minidask.net.transport import MessageLink
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
@@ -82,3 +84,12 @@ def test_a_stranger_gets_a_small_buffer_and_a_known_peer_a_large_one() -> None:
     assert len(stranger.get_buffer()) == STRANGERS_BYTES <= 8192
     link, _ = opened([])
     assert len(link.get_buffer(-1)) == SHARED_BYTES
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+@pytest.mark.parametrize(("seconds", "expected"), [(30, (30_000, 10, 5, 4)), (6, (6_000, 2, 1, 4))])
+def test_the_kernel_tells_of_a_dead_peer_in_time(seconds: int, expected: tuple[int, ...]) -> None:
+    options = [socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+    with socket.socket() as sock:
+        keep_alive(sock, seconds)
+        assert tuple(sock.getsockopt(socket.IPPROTO_TCP, option) for option in options) == expected

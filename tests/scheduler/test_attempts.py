@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.scheduler.invariants import check
@@ -95,6 +97,58 @@ def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() ->
         assert core.handle(Received(WORKER, m.Stopped(number, 1, "cancelled", "")), 2.0) == []
     check(core)
     assert not core.attempts.tasks
+
+
+# --- who is to blame for a death ---
+
+
+def submit_within(core: SchedulerCore, parent: int, attempt: int, number: int, payload: bytes) -> Outbox:
+    child = m.Submit(number, "f", 0, None, 0, None, [], [parent, attempt], False, [payload])
+    return do(core, Received(SLOT, child))
+
+
+def all_at_once(core: SchedulerCore, *messages: m.Message) -> Outbox:
+    """What a worker says in one breath: tasks are assigned afterwards."""
+    out = [told for message in messages for told in core.handle(Received(WORKER, message), 0.0)]
+    return [*out, *core.assign(0.0)]
+
+
+def guest_dies(core: SchedulerCore, stack: list[tuple[int, int]], *, left: bool) -> Outbox:
+    """The innermost of a stack of attempts ends their slot's process. Its client may leave before that is told."""
+    told: list[m.Message] = [m.Stopped(*call, m.GUEST_DIED, "they died") for call in stack[:-1]]
+    told.append(m.Died(*stack[-1], "SIGKILL", ""))
+    if left:
+        do(core, Left(SLOT, "it is gone"))
+        told[1:] = [m.Stopped(*call, m.Reason.CANCELLED, "") for call in stack[1:]]
+    out = all_at_once(core, *told)
+    if left:
+        do(core, Joined(SLOT, "client", "s", {"nested": True}))
+    check(core)
+    return out
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_guest_that_kills_its_slot_is_lost_after_three_deaths_and_its_hosts_are_not(left: bool) -> None:
+    core = cluster(1)
+    submit(core, 1)
+    for attempt in range(1, 4):
+        assert core.attempts.tasks[1].attempt == attempt
+        assert kinds(do(core, Received(WORKER, m.Waiting(1, attempt)))) == []
+        middle = submit_within(core, 1, attempt, 10 * attempt, b"middle")[0][1]
+        assert isinstance(middle, m.Run)
+        do(core, Received(WORKER, m.Waiting(middle.task, 1)))
+        poison = submit_within(core, middle.task, 1, 10 * attempt + 1, b"poison")[0][1]
+        assert isinstance(poison, m.Run) and poison.host == middle.task
+        again = guest_dies(core, [(1, attempt), (middle.task, 1), (poison.task, 1)], left=left)[-1][1]
+        assert isinstance(again, m.Run) and (again.task, again.attempt) == (1, attempt + 1)
+    submit_within(core, 1, 4, 50, b"middle")
+    do(core, Received(WORKER, m.Waiting(1, 4)))
+    (middle_run,) = [task for task in core.attempts.tasks.values() if task.number == 50]
+    ((to, lost),) = submit_within(core, middle_run.id, middle_run.attempt, 51, b"poison")
+    assert to == SLOT and isinstance(lost, m.TaskLost) and lost.reason == m.Reason.KILLED
+    assert lost.text.count("they died") == 3
+    assert core.attempts.tasks[1].deaths == middle_run.deaths == 0
+    assert kinds(submit_within(core, middle_run.id, middle_run.attempt, 52, b"another")) == []
 
 
 # --- blobs that the calls of a lease need ---

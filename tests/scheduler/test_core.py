@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from minidask.scheduler import events as e
-from minidask.scheduler.core import SchedulerCore
+from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, SchedulerCore
 from minidask.wire import messages as m
 
 
@@ -21,3 +21,44 @@ def test_what_comes_of_an_attempt_that_is_over_is_dropped() -> None:
     assert core.handle(e.Received(2, told._replace(task=9)), 0.0) == []
     core.handle(e.Received(2, m.Done(run.task, run.attempt, 0.1, [b"result"])), time.monotonic())
     assert core.handle(e.Received(2, told), 0.0) == []
+
+
+# --- who is silent, and who could not listen ---
+
+
+def pass_time(core: SchedulerCore, now: float, seconds: float) -> list[m.Message]:
+    """Let time pass, with a tick each second; returns what was told meanwhile."""
+    told = [message for second in range(int(seconds)) for _, message in core.handle(e.Tick(), now + second)]
+    return [*told, *(message for _, message in core.handle(e.Tick(), now + seconds))]
+
+
+def test_a_worker_that_is_silent_is_lost() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    assert not pass_time(core, 0.0, LOST_AFTER_SECONDS)
+    assert [type(message) for message in pass_time(core, LOST_AFTER_SECONDS, 1)] == [m.Goodbye]
+
+
+def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(1, "client", "a", {}), 0.0)
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    now = 1.0
+    for _ in range(3):  # what its worker has sent is not read yet, each time
+        core.handle(e.Tick(), now)
+        now += 3600
+        assert not core.handle(e.Tick(), now)
+        core.handle(e.Received(2, m.Heartbeat(0)), now)
+    assert not pass_time(core, now, LOST_AFTER_SECONDS)
+    assert m.Goodbye in map(type, pass_time(core, now + LOST_AFTER_SECONDS, 1)), "from then on silence counts"
+
+
+def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(1, "client", "a", {}), 0.0)
+    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    core.handle(e.Tick(), 0.0)
+    now = 3600.0
+    assert not core.handle(e.Tick(), now)
+    assert not pass_time(core, now, NO_WORKERS_SECONDS - 6)
+    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 6, 2)] == [m.TaskLost]

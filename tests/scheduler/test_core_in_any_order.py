@@ -13,7 +13,7 @@ from minidask.errors import ProtocolError
 from minidask.host.versions import fits
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
-from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS
+from minidask.scheduler.core import LOST_AFTER_SECONDS, MOST_BETWEEN_TICKS, NO_WORKERS_SECONDS
 from minidask.scheduler.events import Joined, Left, Received, Tick
 from minidask.scheduler.tasks import Running
 from minidask.wire import messages as m
@@ -383,11 +383,25 @@ class SchedulerMachine(Book):
 
     @rule(seconds=st.sampled_from([1.0, LOST_AFTER_SECONDS + 1, NO_WORKERS_SECONDS + 1]), data=st.data())
     def time_passes(self, seconds: float, data: st.DataObject) -> None:
-        self.now += seconds
-        for worker in list(self.holding):
-            if data.draw(st.booleans()):
+        """In steps that count in full: more time between two ticks is one in which the scheduler stood still."""
+        heard = [worker for worker in self.holding if data.draw(st.booleans())]
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + MOST_BETWEEN_TICKS)
+            for worker in heard:
                 self.report(worker, m.Heartbeat(0))
+            self.send(Tick())
+
+    @rule(seconds=st.sampled_from([LOST_AFTER_SECONDS + 1, 3600.0]))
+    def scheduler_stands_still(self, seconds: float) -> None:
+        """What the workers have sent meanwhile is not read yet."""
+        for worker in self.holding:
+            self.report(worker, m.Heartbeat(0))
         self.send(Tick())
+        there = set(self.core.workers)
+        self.now += seconds
+        self.send(Tick())
+        assert set(self.core.workers) == there
 
     # --- what must hold ---
 

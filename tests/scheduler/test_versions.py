@@ -176,9 +176,10 @@ def test_a_worker_that_was_there_may_come_back() -> None:
     assert len(room.of(client, m.TaskDone)) == 2
     room.do(Left(room.peers, "gone"))
     room.submit(client)
-    for _ in range(2):
+    for _ in range(int(NO_WORKERS_SECONDS)):
         room.do(Tick())
-        room.now += NO_WORKERS_SECONDS
+        assert not room.of(client, m.TaskLost)
+        room.now += 1
         room.do(Received(1, m.Heartbeat(0)))
     room.do(Tick())
     (lost,) = room.of(client, m.TaskLost)

@@ -224,6 +224,16 @@ def test_a_slot_over_its_memory_is_killed_and_the_figures_are_told() -> None:
     assert rig.said == [m.Died(1, 1, "SIGKILL", "it used 9 GiB")]
 
 
+def test_nobody_else_is_killed_while_the_memory_of_a_killed_slot_is_not_free_yet() -> None:
+    rig = Rig(2)
+    rig.run(1)
+    rig.run(2)
+    assert rig.do(e.OverMemory(1, "the machine is full")) == [e.Kill(1)]
+    assert rig.do(e.OverMemory(0, "the machine is full")) == []
+    rig.do(e.SlotExited(1, "SIGKILL", ""))
+    assert rig.do(e.OverMemory(0, "it is still")) == [e.Kill(0)]
+
+
 def test_slots_that_never_get_ready_end_the_worker() -> None:
     rig = Rig(0)
     rig.do(e.Resize(1))
@@ -310,9 +320,10 @@ def test_a_slot_that_dies_takes_all_its_calls_with_it() -> None:
     rig.do(e.FromScheduler(run(2, host=1)))
     rig.said.clear()
     rig.do(e.SlotExited(0, "SIGSEGV", "a crash"))
-    inner, outer = rig.said
+    outer, inner = rig.said
     assert inner == m.Died(2, 1, "SIGSEGV", "a crash")
-    assert isinstance(outer, m.Died) and outer.task == 1 and "a crash; what it waited for" in outer.hint
+    assert isinstance(outer, m.Stopped) and outer.task == 1, "only who runs on top is to blame"
+    assert outer.reason == m.GUEST_DIED and "SIGSEGV (a crash) while task 'f'" in outer.text
 
 
 def test_stopping_a_call_stops_what_runs_on_top_of_it_first() -> None:

@@ -57,6 +57,34 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
     asyncio.run(scene())
 
 
+class Chore:
+    """What is done again and again; each time it is, the next of these errors is raised, None for none."""
+
+    __name__ = "a chore"
+
+    def __init__(self, *errors: Exception | None) -> None:
+        self.errors = list(errors)
+
+    def __call__(self) -> float:
+        error = self.errors.pop(0)
+        if error is not None:
+            raise error
+        return 0.0
+
+
+def test_a_chore_goes_on_after_a_moment_without_descriptors(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("minidask.worker.shell.RETRY_SECONDS", 0.0)
+    worker, full = shell(OddSlots(None)), OSError(24, "Too many open files")
+    chore = Chore(None, full, full, None, full, ZeroDivisionError("x"))
+    asyncio.run(asyncio.wait_for(worker._repeat(chore), 10))
+    assert not chore.errors
+    assert caplog.messages[:2] == ["a chore cannot be done, and is tried again: [Errno 24] Too many open files"] * 2
+    assert worker.gave_up.is_set(), "an error of our own would go unnoticed"
+    assert "ZeroDivisionError" in worker.reason
+
+
 def test_an_error_of_ours_ends_this_worker_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene() -> None:
         worker = shell(OddSlots(None))

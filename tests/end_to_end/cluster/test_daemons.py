@@ -16,6 +16,7 @@ import pytest
 
 import minidask
 from minidask import errors
+from minidask.host.folders import sweep
 from minidask.wire.frames import PREFIX
 from tests.helpers import Programs, alive, at_rest, wait_until
 
@@ -223,6 +224,37 @@ def test_slots_end_with_a_worker_that_is_killed(programs: Programs) -> None:
     slots = psutil.Process(worker.process.pid).children()
     worker.send(signal.SIGKILL)
     wait_until(lambda: not alive([slot.pid for slot in slots]), "the slots had ended", 5)
+    worker.exit_code()
+    sweep()  # as whatever of ours is started next does
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the group of a slot that its daemon has ended")
+def test_what_tasks_have_started_ends_with_a_worker_that_is_killed(programs: Programs, tmp_path: Path) -> None:
+    def start_children_and_wait() -> None:
+        pids = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]).pid, os.fork()]
+        if not pids[-1]:
+            time.sleep(60)
+            os._exit(0)
+        (tmp_path / "unfinished").write_text(" ".join(map(str, pids)))
+        (tmp_path / "unfinished").rename(tmp_path / "pids")
+        time.sleep(60)
+
+    _, address = programs.scheduler()
+    worker = programs.worker(address, "--nworkers", "1")
+    with minidask.Client(address) as client:
+        future = client.submit(start_children_and_wait)
+        wait_until((tmp_path / "pids").exists, "the children ran")
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        try:
+            assert alive(pids) == pids
+            worker.send(signal.SIGKILL)
+            wait_until(lambda: not alive(pids), "they had ended", 5)
+        finally:
+            for pid in alive(pids):
+                os.kill(pid, signal.SIGKILL)
+        future.cancel()
+    worker.exit_code()
+    sweep()
 
 
 def test_shutdown_ends_the_whole_cluster(programs: Programs) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from operator import neg
+from pathlib import Path
 
 import joblib
 import pytest
@@ -236,3 +238,36 @@ def test_an_interrupted_gather_leaves_nothing_queued(programs: Programs) -> None
     script.send(signal.SIGINT)
     assert script.exit_code(50) == 0, script.text
     assert "over" in script.text
+
+
+BROKEN = """
+import os, sys
+if os.path.exists({flag!r}) and any("worker.slot.process" in argument for argument in sys.orig_argv):
+    os._exit(7)
+"""
+
+WORKERS_THAT_DIE = """
+import os, signal, sys, time, minidask
+
+client = minidask.Client(n_workers=2)
+pids = {client.submit(lambda: (time.sleep(0.05), os.getpid())[1]).result(60) for _ in range(8)}
+waiting = [client.submit(time.sleep, 60) for _ in range(4)]
+open(sys.argv[1], "w").close()
+for pid in pids:
+    os.kill(pid, signal.SIGKILL)
+for future in waiting:
+    print("error:", future.exception(60))
+print(client)
+"""
+
+
+def test_a_cluster_whose_workers_cannot_start_any_more_ends_and_says_why(programs: Programs, tmp_path: Path) -> None:
+    """A package is being upgraded, or the memory is full; and tasks wait."""
+    flag = tmp_path / "flag"
+    (tmp_path / "sitecustomize.py").write_text(BROKEN.format(flag=str(flag)))
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    program = programs.script(WORKERS_THAT_DIE, str(flag), PYTHONPATH=path)
+    assert program.exit_code(60) == 0, program.text
+    why = "said goodbye: workers die before they are ready, the last one with exit code 7"
+    assert [why in line for line in program.text.splitlines() if line.startswith("error:")] == [True] * 4, program.text
+    assert f"closed: the scheduler at {program.text.split('scheduler at ')[1].split()[0]} {why}" in program.text

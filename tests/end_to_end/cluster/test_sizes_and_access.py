@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from operator import neg
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,34 @@ def test_a_slot_over_its_memory_limit_is_stopped_and_says_so() -> None:
         with pytest.raises(errors.KilledWorker, match=r"limit of 600\.0 MiB"):
             client.submit(hog).result(50)
         assert client.submit(neg, 1).result(10) == -1
+
+
+def in_a_child(size: int) -> None:
+    subprocess.run([sys.executable, "-c", f"x = b'x' * {size}; import time; time.sleep(60)"], check=True)
+
+
+def in_shared_memory(size: int) -> None:
+    with mmap.mmap(-1, size) as shared:
+        shared.write(b"x" * size)
+        time.sleep(60)
+
+
+@pytest.mark.parametrize("hog", [in_a_child, in_shared_memory])
+def test_what_a_task_has_in_children_and_in_shared_memory_counts(hog: Callable[[int], None]) -> None:
+    with minidask.Client(n_workers=1, memory_limit="200M") as client:
+        error = client.submit(hog, 400 << 20).exception(50)
+    assert isinstance(error, errors.KilledWorker) and "limit of 200.0 MiB" in str(error)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux has such a score")
+def test_the_kernel_rather_kills_a_slot_than_the_node_or_the_user() -> None:
+    def score() -> int:
+        return int(Path("/proc/self/oom_score_adj").read_text())
+
+    with minidask.Client(n_workers=1) as client:
+        node = Path(f"/proc/{client.scheduler_info()['pid']}/oom_score_adj")
+        assert client.submit(score).result(30) >= min(1000, score() + 300)
+        assert int(node.read_text()) == score()
 
 
 def test_library_threads_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,29 @@ def test_wherever_it_is_it_is_sent_once_and_then_never_again(
         assert sent() < 100_000
 
 
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda client, data: [client.submit(total, data).result(30) for _ in range(3)],
+        lambda client, data: client.gather([client.submit(total, data=data) for _ in range(3)]),
+        lambda client, data: client.gather(client.map(total, [data] * 3)),
+        lambda client, data: list(client.get_executor().map(total, [data] * 3)),
+        lambda client, data: list(client.run(total, data).values()) * 3,
+    ],
+    ids=["submit", "submit at once", "map", "executor", "run"],
+)
+def test_whichever_way_a_call_is_submitted_its_large_data_is_sent_once(
+    run: Callable[[minidask.Client, Any], Any], client: minidask.Client, sent: Callable[[], int]
+) -> None:
+    data = np.random.default_rng(2).random(MIB // 2)
+    forget_garbage(client)
+    for _ in range(2):
+        data[0] += 1  # a change between two calls is seen
+        assert run(client, data) == [(pytest.approx(data.sum()), False)] * 3
+        assert sent() < 10_000
+    wait_until(lambda: not pinned(client), "all was released")
+
+
 def frame_total(inputs: dict[str, Any]) -> float:
     frame = inputs["frame"]
     return float(frame["number"].sum()) + frame["text"].str.len().sum() + inputs["model"].coef_[0]

@@ -225,22 +225,25 @@ def test_a_parent_that_dies_takes_its_descendants_with_it_and_is_tried_again(
     wait_until(lambda: client.scheduler_info()["tasks"] | {"finished": 0} == IDLE, "the child was stopped")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_child_that_kills_its_process(workers: int, clusters: Callable[..., minidask.Client]) -> None:
-    def parent() -> str:
+@pytest.mark.parametrize(("workers", "parents"), [(1, 1), (2, 1), (2, 2)])
+def test_a_child_that_kills_its_process_is_to_blame_wherever_it_runs(
+    workers: int, parents: int, clusters: Callable[..., minidask.Client]
+) -> None:
+    """With all slots taken it runs on top of its parent, whose process it ends too."""
+
+    def parent(depth: int) -> str:
+        client = minidask.get_client()
+        if depth:
+            return str(client.submit(parent, depth - 1).result())
         try:
-            minidask.get_client().submit(os._exit, 1).result()
+            client.submit(os._exit, 1).result()
         except errors.KilledWorker as error:
             return str(error)
         return ""
 
     client = clusters(workers)
-    future = client.submit(parent)
-    try:
-        text = future.result(60)  # it died in another slot, and its parent was told
-    except errors.KilledWorker as error:
-        text = str(error)  # it died in its parent's slot, again and again
-    assert "exit code 1" in text
+    for text in client.gather([client.submit(parent, depth) for depth in range(parents)]):
+        assert text.startswith("task '_exit': it was tried 3 times") and text.count("exit code 1") == 3
     assert client.submit(abs, -2).result(30) == 2
 
 

@@ -1,0 +1,43 @@
+"""Connections between workers: how soon a source is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from minidask.net import transport
+from minidask.net.sockets import DEAD_SECONDS, keep_alive
+from minidask.wire.messages import FetchChunk
+from minidask.worker import peers
+from minidask.worker.peers import Peers
+
+
+def test_a_worker_notices_sooner_that_its_source_is_gone_than_that_who_fetches_here_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another source has the data too. Whoever fetches may be held up for long, and comes back."""
+    patience = {}
+
+    async def scene() -> None:
+        both = asyncio.Event()
+
+        def keep(sock: socket.socket, seconds: int) -> None:
+            keep_alive(sock, seconds)
+            patience[sock.getpeername()[1] == port] = seconds
+            if len(patience) == 2:
+                both.set()
+
+        monkeypatch.setattr(transport, "keep_alive", keep)
+        told: Any = None
+        host, guest = Peers(b"s" * 32, told), Peers(b"s" * 32, told)
+        server = await asyncio.get_running_loop().create_server(host._accept, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        guest.send(f"tcp://127.0.0.1:{port}", FetchChunk(b"n" * 16, 0, 1, 0))
+        await asyncio.wait_for(both.wait(), 10)
+        server.close()
+
+    asyncio.run(scene())
+    assert patience == {True: peers.DEAD_SECONDS, False: DEAD_SECONDS}
