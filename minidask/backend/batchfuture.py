@@ -11,7 +11,10 @@ from typing import Any
 
 from minidask.client.core import Lost, Outcome, Returned
 from minidask.client.future import unpickle
-from minidask.errors import MinidaskError
+from minidask.errors import KilledWorker, MinidaskError, SerializationError, TaskTimeout
+
+OF_A_CALL = (TaskTimeout, KilledWorker, SerializationError)
+"""Why one call is lost, and not the whole run."""
 
 
 class BatchFuture:
@@ -31,6 +34,7 @@ class BatchFuture:
 
     __slots__ = (
         "_error",
+        "_of_call",
         "_outcome",
         "_unsettled",
         "_value",
@@ -59,6 +63,7 @@ class BatchFuture:
         self._outcome: Outcome | None = None  # as long as it is not unpickled
         self._value: Any = None
         self._error: BaseException | None = None
+        self._of_call = True  # whether the error is that of a call, and not of the whole run
 
     def done(self) -> bool:
         """Whether the batch is over, or was cancelled."""
@@ -110,13 +115,26 @@ class BatchFuture:
         Raises:
             Exception: what a call of the batch raised, or why the batch is lost.
         """
-        outcome = self._outcome
-        if outcome is not None:
-            self._outcome = None
-            if isinstance(outcome, Lost):
-                self._error = outcome.error
-            else:
-                self._value, self._error = unpickle(outcome, self.name)
+        self._unpickle()
         if self._error is not None:
             raise self._error
         return self._value
+
+    def result_or_error(self) -> Any:
+        """Return the results of the batch, or a list of what its only call raised, or was lost for.
+
+        Raises:
+            MinidaskError: the batch is lost for what concerns the whole run: the scheduler is lost, all was cancelled.
+        """
+        self._unpickle()
+        if isinstance(self._error, Exception) and self._of_call:
+            return [self._error]
+        return self.result()
+
+    def _unpickle(self) -> None:
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Lost):
+            self._error = outcome.error
+            self._of_call = isinstance(outcome.error, OF_A_CALL)
+        elif outcome is not None:
+            self._value, self._error = unpickle(outcome, self.name)

@@ -63,6 +63,7 @@ from minidask.pickling.apart import run_apart
 from minidask.pickling.sharing import dumps
 from minidask.pickling.watch import has_state, is_generator
 from minidask.task.context import waiting
+from minidask.task.retries import tries_again
 from minidask.wire.messages import RanInline
 
 REPORT_SECONDS = 0.25
@@ -90,7 +91,13 @@ class NestedRun(ParallelRun):
             self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
     def _send(self, batch: Batch) -> None:
-        """Send a batch if a slot is idle, else put it into the local queue."""
+        """Send a batch if a slot is idle, or if it has a time limit, else put it into the local queue.
+
+        What runs in the task itself cannot be stopped without the task.
+        """
+        if self._timeout is not None:
+            super()._send(batch)
+            return
         with self._sharing:
             if self._may_share():
                 self._send_or_queue(batch)
@@ -181,7 +188,22 @@ class NestedRun(ParallelRun):
             self._report()
 
     def _result(self, batch: Batch) -> list[Any]:
-        """Run a batch, on a copy if a function of it has state.
+        """Run a batch, again if it is to be tried again.
+
+        Raises:
+            Exception: what a call raises.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._tried(batch)
+            except Exception as error:
+                if not tries_again(self._run_batch, error, tries):
+                    raise
+
+    def _tried(self, batch: Batch) -> list[Any]:
+        """Run a batch once, on a copy if a function of it has state.
 
         Raises:
             Exception: what a call raises.

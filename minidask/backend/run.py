@@ -88,6 +88,7 @@ class ParallelRun:
         shared: objects of `scatter=` with their handles, which are sent in their place.
         slots: how many slots joblib counts with; 0: the user has set `n_jobs`, and slots that join are not used.
         bar: shows the run; bars over all that the client submits show it too.
+        timeout: seconds that each batch may run; None: no limit.
     """
 
     def __init__(
@@ -100,12 +101,14 @@ class ParallelRun:
         shared: list[tuple[Any, Scattered]],
         slots: int = 0,
         bar: Bar | None = None,
+        timeout: float | None = None,
     ) -> None:
         self._client = client
         self._group = group
         self._inside = inside
         self._run_batch = run_batch
         self._inner_threads = inner_threads
+        self._timeout = timeout
         self._done: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._slots = slots
         self._counting = threading.RLock()  # held to count; a garbage collection may end a future, and so count too
@@ -165,7 +168,7 @@ class ParallelRun:
             self._in_flight += 1
             self._most_in_flight = max(self._most_in_flight, self._in_flight)
         try:
-            self._group.submit_for(future, self._run_batch, arguments, name=future.name)
+            self._group.submit_for(future, self._run_batch, arguments, name=future.name, timeout=self._timeout)
         except MinidaskError:
             future.number = 0  # no task runs it
             with self._counting:

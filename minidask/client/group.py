@@ -24,7 +24,8 @@ class TaskGroup:
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
-        queued: whether the calls go through a call queue, where slots take leases. They have no priority then.
+        queued: whether the calls go through a call queue, where slots take leases. They have no priority and no time
+            limit then.
     """
 
     def __init__(
@@ -66,13 +67,26 @@ class TaskGroup:
                 interner=self.interner,
             )
 
-    def submit_for(self, handle: Settled, function: Callable[..., Any], args: tuple[Any, ...], *, name: str) -> None:
-        """Have the cluster run a call of the group; `handle` gets its outcome. Raises what `submit` does."""
+    def submit_for(
+        self,
+        handle: Settled,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Have the cluster run a call of the group; `handle` gets its outcome. Raises what `submit` does.
+
+        Args:
+            timeout: seconds that the call may run; None: no limit.
+        """
         with self._pickling:
             self._shell.submit_for(
                 handle,
                 (function, args, {}),
                 name=name,
+                timeout=timeout,
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,

@@ -185,12 +185,20 @@ class ClientShell:
         return future
 
     def submit_for(
-        self, handle: Settled, call: Call, *, name: str, group: int, parent: list[int], interner: Interner
+        self,
+        handle: Settled,
+        call: Call,
+        *,
+        name: str,
+        timeout: float | None = None,
+        group: int,
+        parent: list[int],
+        interner: Interner,
     ) -> None:
         """Have the cluster run a call; `handle` gets its number and its outcome. Raises what `submit` does."""
         payload, blobs = self._pickle(call, name, interner)
         number = handle.number = self.core.next_task()
-        self._submit(m.Submit(number, name, 0, None, group, None, blobs, parent, False, payload), handle)
+        self._submit(m.Submit(number, name, 0, timeout, group, None, blobs, parent, False, payload), handle)
 
     def _pickle(self, call: Call, name: str, interner: Interner) -> tuple[m.Payload, list[bytes]]:
         """Pickle a call, and announce the blobs that it is the first to need."""
