@@ -14,6 +14,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib.parallel as joblib_parallel
@@ -47,6 +48,7 @@ from minidask.wire.large import LARGE_BYTES
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
+    from minidask.resume.outcomes import Outcomes
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -65,6 +67,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         on_error: "raise", or "return" to have the exception of a call in the place of its result.
         retries: how many times a call is tried again if it raises.
         retry_on: a class of exceptions, or a tuple of such, that are worth another try.
+        resume: the path of a file that keeps the results. A call whose result is there already is not made again. A
+            path without a suffix gets `.resume`.
 
     Raises:
         TypeError, ValueError: an option makes no sense, or there is an unknown keyword.
@@ -94,6 +98,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         on_error: str | None = None,
         retries: int | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+        resume: str | Path | None = None,
         **unknown: Any,
     ) -> None:
         check_config(scheduler, scatter, unknown)
@@ -102,7 +107,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         wait_for_workers_timeout = checks.seconds("wait_for_workers_timeout", wait_for_workers_timeout)
         progress = checks.flag("progress", progress)
         self._options = CallOptions().changed(
-            {"task_timeout": task_timeout, "on_error": on_error, "retries": retries, "retry_on": retry_on}
+            {
+                "task_timeout": task_timeout,
+                "on_error": on_error,
+                "retries": retries,
+                "retry_on": retry_on,
+                "resume": resume,
+            }
         )
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
@@ -193,6 +204,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         on_error: str | None = None,
         retries: int | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+        resume: str | Path | None = None,
         **others: Any,
     ) -> int:
         """Prepare for a call, with the options of `Parallel`; `max_nbytes` and `mmap_mode` have joblib's meaning.
@@ -208,7 +220,13 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
         options = self._options.changed(
-            {"task_timeout": task_timeout, "on_error": on_error, "retries": retries, "retry_on": retry_on}
+            {
+                "task_timeout": task_timeout,
+                "on_error": on_error,
+                "retries": retries,
+                "retry_on": retry_on,
+                "resume": resume,
+            }
         )
         effective = self.effective_n_jobs(n_jobs)
         if effective == 1 and not options.each_alone:
@@ -254,6 +272,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             run = Retried(run, options.retries, options.retry_on)
         shared = self._shared_data.handles(client)
         inside = InsideParallel(self.parallel)
+        outcomes = None if options.resume is None else outcomes_in(options.resume)
         slots = 0 if self._limit else inside.slots
         kind = NestedRun if client.nested else ParallelRun
         try:
@@ -261,7 +280,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 queued = not client.nested and options.task_timeout is None  # a daemon times tasks, and no calls
                 group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued)
                 threads, timeout = self.inner_max_num_threads, options.task_timeout
-                self._run = kind(client, group, inside, run, threads, shared, slots, self._bar, timeout)
+                self._run = kind(client, group, inside, run, threads, shared, slots, self._bar, timeout, outcomes)
         except BaseException:  # joblib ends no run whose beginning has raised
             self.stop_call()
             raise
@@ -328,6 +347,17 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: `stop_call` ends the run."""
+
+
+def outcomes_in(path: Path) -> Outcomes:
+    """Open the file that keeps the results of a call.
+
+    Raises:
+        MinidaskError: it cannot be used.
+    """
+    from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
+
+    return Outcomes(path, "list")
 
 
 # --- in the slot ---

@@ -12,6 +12,7 @@ from typing import Any
 from minidask.client.core import Lost, Outcome, Returned
 from minidask.client.future import unpickle
 from minidask.errors import KilledWorker, MinidaskError, SerializationError, TaskTimeout
+from minidask.wire.messages import Payload
 
 OF_A_CALL = (TaskTimeout, KilledWorker, SerializationError)
 """Why one call is lost, and not the whole run."""
@@ -30,6 +31,7 @@ class BatchFuture:
         number: of the task that runs the batch; 0 if none does.
         duration: seconds that the batch took in its slot; None until it has returned.
         failed: whether it has ended with an exception.
+        key: under which the result of its only call is kept; None: it is not.
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class BatchFuture:
         "count",
         "duration",
         "failed",
+        "key",
         "name",
         "number",
     )
@@ -59,6 +62,7 @@ class BatchFuture:
         self.callback = callback
         self.duration: float | None = None
         self.failed = False
+        self.key: bytes | None = None
         self._unsettled = [on_done]  # who pops it settles the future: that takes no lock
         self._outcome: Outcome | None = None  # as long as it is not unpickled
         self._value: Any = None
@@ -108,6 +112,11 @@ class BatchFuture:
         """In a forked child: fail with this error, and call nobody."""
         if self.cancel_here():
             self._outcome, self.failed = Lost(error), True
+
+    @property
+    def payload(self) -> Payload | None:
+        """The results that were sent, as long as nobody has unpickled them; None if there are none."""
+        return self._outcome.payload if isinstance(self._outcome, Returned) else None
 
     def result(self) -> Any:
         """Return the results of the batch.

@@ -91,11 +91,12 @@ class NestedRun(ParallelRun):
             self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
     def _send(self, batch: Batch) -> None:
-        """Send a batch if a slot is idle, or if it has a time limit, else put it into the local queue.
+        """Send a batch if a slot is idle, else put it into the local queue.
 
-        What runs in the task itself cannot be stopped without the task.
+        One with a time limit is sent in any case: what runs in the task cannot be stopped without it. So is one whose
+        result is to be kept, which is to be pickled.
         """
-        if self._timeout is not None:
+        if self._timeout is not None or self._outcomes is not None:
             super()._send(batch)
             return
         with self._sharing:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from minidask.client.client import Client
@@ -16,19 +17,21 @@ from minidask.pickling.payload import PRIVATE, SHARED
 
 
 class CallOptions(NamedTuple):
-    """What is to be done about calls of a `Parallel` that hang or fail.
+    """What is to be done about calls of a `Parallel` that hang or fail, or that were made before.
 
     Attributes:
         task_timeout: seconds that a call may run, all its tries together; None: no limit.
         on_error: "raise", or "return" to have the exception of a call in the place of its result.
         retries: how many times a call is tried again if it raises.
         retry_on: the classes of exceptions that are worth another try.
+        resume: the file that keeps the results; None: they are not kept.
     """
 
     task_timeout: float | None = None
     on_error: str = "raise"
     retries: int = 0
     retry_on: tuple[type[Exception], ...] = (Exception,)
+    resume: Path | None = None
 
     def changed(self, given: dict[str, Any]) -> CallOptions:
         """Return these options with others in their place.
@@ -46,7 +49,7 @@ class CallOptions(NamedTuple):
 
     @property
     def each_alone(self) -> bool:
-        """Whether each call has to be a batch of its own: a limit, an error and a try are those of one call."""
+        """Whether each call has to be a batch of its own: all of these are about one call."""
         return self != CallOptions()
 
 
@@ -55,6 +58,7 @@ _CHECKS = {
     "on_error": lambda name, value: checks.choice(name, value, ("raise", "return")),
     "retries": lambda name, value: checks.whole(name, value, 0),
     "retry_on": checks.exceptions,
+    "resume": checks.outcomes,
 }
 
 
@@ -72,7 +76,7 @@ def check_config(scheduler: object, scatter: object, unknown: Iterable[str]) -> 
         raise TypeError(
             f"the minidask backend has no option {', '.join(unknown)}; it takes scheduler, scatter,"
             " wait_for_workers_timeout, progress, initializer, initargs, task_timeout, on_error, retries, retry_on,"
-            " n_jobs and inner_max_num_threads"
+            " resume, n_jobs and inner_max_num_threads"
         )
     if scatter is not None and not isinstance(scatter, list | tuple):
         raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
@@ -98,7 +102,8 @@ def refuse_unknown(options: Iterable[str], of_joblib: Iterable[str]) -> None:
     if unknown := sorted(set(options) - known):
         raise TypeError(
             f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer,"
-            " initargs, task_timeout, on_error, retries and retry_on here; what else it takes is for parallel_config"
+            " initargs, task_timeout, on_error, retries, retry_on and resume here; what else it takes is for"
+            " parallel_config"
         )
 
 

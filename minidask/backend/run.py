@@ -57,6 +57,7 @@ from minidask.pickling.scattered import Scattered
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
+    from minidask.resume.outcomes import Outcomes
 
 Callback = Callable[[BatchFuture], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
@@ -89,6 +90,7 @@ class ParallelRun:
         slots: how many slots joblib counts with; 0: the user has set `n_jobs`, and slots that join are not used.
         bar: shows the run; bars over all that the client submits show it too.
         timeout: seconds that each batch may run; None: no limit.
+        outcomes: keeps the results of batches of one call, and has those of earlier runs; None: none are kept.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class ParallelRun:
         slots: int = 0,
         bar: Bar | None = None,
         timeout: float | None = None,
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._client = client
         self._group = group
@@ -109,6 +112,7 @@ class ParallelRun:
         self._run_batch = run_batch
         self._inner_threads = inner_threads
         self._timeout = timeout
+        self._outcomes = outcomes
         self._done: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._slots = slots
         self._counting = threading.RLock()  # held to count; a garbage collection may end a future, and so count too
@@ -146,8 +150,20 @@ class ParallelRun:
         items = calls.items if hasattr(calls, "items") else [(calls, (), {})]
         future = BatchFuture(len(items), callback, self._is_done, name_of(items[0][0]))
         self._count_submitted(items)
-        self._send(Batch(items, nesting_level, future))
+        if not self._was_made(items[0], future):
+            self._send(Batch(items, nesting_level, future))
         return future
+
+    def _was_made(self, item: Any, future: BatchFuture) -> bool:
+        """Whether an earlier run has kept the result of a batch's only call; the future gets it then."""
+        if self._outcomes is None:
+            return False
+        future.key = self._outcomes.key(*item)
+        found = self._outcomes.find(future.key)
+        if found is not None:
+            future.ran_here(found.value, None, 0.0)
+            self._is_done(future)
+        return found is not None
 
     def _send(self, batch: Batch) -> None:
         """Have the cluster run a batch; an error is its outcome."""
@@ -177,6 +193,8 @@ class ParallelRun:
 
     def _is_done(self, future: BatchFuture) -> None:
         """Note that a batch is over, and queue its callback; the reading thread may call this."""
+        if self._outcomes is not None and future.key is not None and (payload := future.payload) is not None:
+            self._outcomes.keep(future.key, payload)
         with self._counting:
             self._in_flight -= bool(future.number)
             self._counts.add(future.count, failed=future.failed)
@@ -316,5 +334,7 @@ class ParallelRun:
             self._client.shell.channels.flush()
         finally:
             self._group.close()
+            if self._outcomes is not None:
+                self._outcomes.close()
         for bar in self._bars_begun:
             bar.end(self._counts, not self._aborted)

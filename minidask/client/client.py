@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -172,14 +173,19 @@ class Client:
         priority: int = 0,
         retries: int = 0,
         retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        resume: str | Path | None = None,
     ) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; return one future for each.
 
         Args:
             priority, retries, retry_on: as in `submit`, for each call.
+            resume: the path of a file that keeps the results. A call whose result is there already is not made again.
+                A path without a suffix gets `.resume`.
 
         Raises:
             TypeError: there is no iterable.
+            TypeError, ValueError: an argument makes no sense.
+            MinidaskError: the file of `resume` cannot be used.
             Exception: what `submit` raises.
         """
         checks.function("map()", fn)
@@ -187,11 +193,24 @@ class Client:
             raise TypeError("map() needs at least one iterable")
         priority = checks.whole("priority", priority)
         name, function = name_of(fn), _retried(fn, retries, retry_on)
+        outcomes = None
+        if resume is not None:
+            from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
+
+            outcomes = Outcomes(checks.outcomes("resume", resume), "plain")
         group = TaskGroup(self.shell)
         try:
-            return [
-                group.submit(function, args, name=name, priority=priority) for args in zip(*iterables, strict=False)
-            ]
+            futures = []
+            for args in zip(*iterables, strict=False):
+                key = None if outcomes is None else outcomes.key(fn, args, {})
+                if outcomes is None or key is None:
+                    futures.append(group.submit(function, args, name=name, priority=priority))
+                elif (found := outcomes.find(key)) is not None:
+                    futures.append(_done(self.shell, name, found.value))
+                else:
+                    keep = functools.partial(outcomes.keep, key)
+                    futures.append(group.submit(function, args, name=name, priority=priority, keep=keep))
+            return futures
         finally:
             group.close()
 
@@ -481,6 +500,14 @@ def _retried(fn: Callable[..., Any], retries: Any, retry_on: Any) -> Callable[..
         return fn
     retries, retry_on = checks.whole("retries", retries, 0), checks.exceptions("retry_on", retry_on)
     return Retried(fn, retries, retry_on) if retries else fn
+
+
+def _done(owner: ClientShell, name: str, value: Any) -> Future:
+    """A future whose task was over before."""
+    future = Future(0, name, owner)
+    future.set_running_or_notify_cancel()
+    future.set_result(value)
+    return future
 
 
 def _futures(method: str, futures: Future | Iterable[Future]) -> list[Future]:

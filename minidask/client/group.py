@@ -14,6 +14,7 @@ from minidask.client.shell import ClientShell, Settled
 from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.large import LARGE_BYTES
+from minidask.wire.messages import Payload
 
 
 class TaskGroup:
@@ -44,7 +45,15 @@ class TaskGroup:
         self._shell = shell
         self._pickling = threading.RLock()
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], *, name: str, priority: int = 0) -> Future:
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        priority: int = 0,
+        keep: Callable[[Payload], None] | None = None,
+    ) -> Future:
         """Have the cluster run a call of the group; return its future.
 
         Args:
@@ -52,6 +61,7 @@ class TaskGroup:
             args: its arguments.
             name: of the task, for people.
             priority: tasks of this client with a higher one start first.
+            keep: called with the payload of the result when it comes.
 
         Raises:
             MinidaskError: the group was cancelled or closed.
@@ -65,6 +75,7 @@ class TaskGroup:
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,
+                keep=keep,
             )
 
     def submit_for(

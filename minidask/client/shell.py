@@ -158,6 +158,7 @@ class ClientShell:
         parent: list[int] | None = None,
         pin: str | None = None,
         interner: Interner | None = None,
+        keep: Callable[[m.Payload], None] | None = None,
     ) -> Future:
         """Have the cluster run a call; return its future.
 
@@ -169,6 +170,7 @@ class ClientShell:
             parent: number and attempt of the task that submits; None: the one that this thread works for.
             pin: the address of the one worker that may run the task; None: any.
             interner: names what the tasks of its group share; None: the client's own.
+            keep: called with the payload of the result when it comes, by the thread that reads.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -179,6 +181,7 @@ class ClientShell:
         payload, blobs = self._pickle(call, name, interner or self._scatterer)
         number = self.core.next_task()
         future, handle = self._new_future(number, name, parent)
+        future.keep = keep
         self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
         for calls in self.bars:
             calls.watch(future)

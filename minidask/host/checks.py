@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from pathlib import Path
 from typing import Any
 
 from minidask.host.sizes import parse_bytes
@@ -143,6 +144,22 @@ def path(name: str, value: Any) -> str | None:
     if "\0" in found or not found:
         raise ValueError(f"{name} must be a path, got {_shown(value)}")
     return found
+
+
+def outcomes(name: str, value: Any) -> Path:
+    """Check the path of a file of outcomes, and return it, absolute. Without a suffix, it gets `.resume`.
+
+    Raises:
+        TypeError: the value is no path, or one of bytes.
+        ValueError: the path is empty, contains a NUL, or is that of a folder.
+    """
+    found = path(name, value)
+    if found is None:
+        raise TypeError(f"{name} must be a path, got None")
+    whole = Path(found).expanduser().absolute()
+    if whole.is_dir() or found.endswith(os.sep):
+        raise ValueError(f"{name} must be the path of a file, and {found} is a folder: add a name")
+    return whole if whole.suffix else whole.with_name(f"{whole.name}.resume")
 
 
 def workers(name: str, value: Any) -> int:
