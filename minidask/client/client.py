@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,6 +31,7 @@ from minidask.host.packages import versions
 from minidask.host.sizes import count
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
+from minidask.task.retries import Retried
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
@@ -139,17 +141,28 @@ class Client:
     # --- work ---
 
     def submit(
-        self, fn: Callable[..., Any], /, *args: Any, priority: int = 0, timeout: float | None = None, **kwargs: Any
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        priority: int = 0,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        **kwargs: Any,
     ) -> Future:
         """Run `fn(*args, **kwargs)` on the cluster.
 
         Args:
             priority: a whole number of 64 bits; higher ones of this client start first.
-            timeout: seconds above 0 that the call may run, waiting not counted; it is stopped then, and `TaskTimeout`
-                raised. None and infinity: no limit.
+            timeout: seconds above 0 that the call may run, waiting not counted and all its tries together; it is
+                stopped then, and `TaskTimeout` raised. None and infinity: no limit.
+            retries: how many times the call is tried again if it raises. Each try finds the arguments as they were
+                sent. A call that was stopped, or cancelled, is not tried again.
+            retry_on: a class of exceptions, or a tuple of such, that are worth another try.
 
         Raises:
-            TypeError, ValueError: `priority` or `timeout` makes no sense, or `fn` cannot be called.
+            TypeError, ValueError: one of these makes no sense, or `fn` cannot be called.
             SerializationError: the function or an argument cannot be pickled, or is scattered data of another client.
             SchedulerLost: there is no connection any more.
         """
@@ -158,24 +171,55 @@ class Client:
             priority = checks.whole("priority", priority)
         if timeout is not None:
             timeout = checks.time_limit("timeout", timeout)
-        return self.shell.submit((fn, args, kwargs), name=name_of(fn), priority=priority, timeout=timeout)
+        call = (_retried(fn, retries, retry_on), args, kwargs)
+        return self.shell.submit(call, name=name_of(fn), priority=priority, timeout=timeout)
 
-    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        priority: int = 0,
+        retries: int = 0,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        resume: str | Path | None = None,
+    ) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; return one future for each.
+
+        Args:
+            priority, retries, retry_on: as in `submit`, for each call.
+            resume: the path of a file that keeps the results. A call whose result is there already is not made again.
+                A path without a suffix gets `.resume`.
 
         Raises:
             TypeError: there is no iterable.
+            TypeError, ValueError: an argument makes no sense.
+            MinidaskError: the file of `resume` cannot be used.
             Exception: what `submit` raises.
         """
         checks.function("map()", fn)
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         priority = checks.whole("priority", priority)
+        name, function = name_of(fn), _retried(fn, retries, retry_on)
+        outcomes = None
+        if resume is not None:
+            from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
+
+            outcomes = Outcomes(checks.outcomes("resume", resume), "plain")
         group = TaskGroup(self.shell)
         try:
-            return [
-                group.submit(fn, args, name=name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
-            ]
+            futures = []
+            for args in zip(*iterables, strict=False):
+                key = None if outcomes is None else outcomes.key(fn, args, {})
+                if outcomes is None or key is None:
+                    futures.append(group.submit(function, args, name=name, priority=priority))
+                elif (found := outcomes.find(key)) is not None:
+                    futures.append(_done(self.shell, name, found.value))
+                else:
+                    keep = functools.partial(outcomes.keep, key)
+                    futures.append(group.submit(function, args, name=name, priority=priority, keep=keep))
+            return futures
         finally:
             group.close()
 
@@ -453,6 +497,26 @@ class Client:
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self.shell.workers.entries)
+
+
+def _retried(fn: Callable[..., Any], retries: Any, retry_on: Any) -> Callable[..., Any]:
+    """Return what is sent in the place of a function whose calls are tried again; itself for no retries.
+
+    Raises:
+        TypeError, ValueError: `retries` is no whole number from 0 on, or `retry_on` no class of exceptions.
+    """
+    if type(retries) is int and not retries and retry_on is Exception:
+        return fn
+    retries, retry_on = checks.whole("retries", retries, 0), checks.exceptions("retry_on", retry_on)
+    return Retried(fn, retries, retry_on) if retries else fn
+
+
+def _done(owner: ClientShell, name: str, value: Any) -> Future:
+    """A future whose task was over before."""
+    future = Future(0, name, owner)
+    future.set_running_or_notify_cancel()
+    future.set_result(value)
+    return future
 
 
 def _futures(method: str, futures: Future | Iterable[Future]) -> list[Future]:

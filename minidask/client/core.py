@@ -13,10 +13,8 @@ messages go out in the order in which they were decided.
 3. A blob is sent once and released once. Groups, handles, the session, and the tasks that will map it hold it, and
    `_blobs` counts them. A shell announces a blob first and has it counted then: a signal's handler that ends the shell
    in between leaves a blob that is sent twice, and none that is never sent.
-4. The scheduler may die, and another one take its place that knows nothing. So all that a scheduler was told and still
-   needs is kept here until it is over: `resume` tells it again. What was decided while no scheduler was there goes
-   along. Outcomes that the dead scheduler has sent in vain are not known: those tasks run again, and their callers get
-   one outcome.
+4. The scheduler may die, and another one take its place that knows nothing. So what a scheduler has to know is kept
+   here until it is over, and `resume` tells it again.
 """
 
 from __future__ import annotations
@@ -26,17 +24,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from minidask.client.outcomes import Lost, Outcome, Returned, outcome_of
 from minidask.client.queued import QueueEffect, QueueTable
-from minidask.errors import (
-    KilledWorker,
-    MinidaskError,
-    NoWorkersError,
-    ProtocolError,
-    SchedulerLost,
-    SerializationError,
-    TaskTimeout,
-    VersionMismatch,
-)
+from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
 
@@ -44,54 +34,6 @@ HandleT = TypeVar("HandleT")
 MessageT = TypeVar("MessageT", m.Submit, m.PutBlob)
 OnAnswer = Callable[[dict[str, Any] | None], None]
 """Called with the scheduler's answer; with None if the connection ends before."""
-
-_LOSSES: dict[str, type[MinidaskError]] = {
-    m.Reason.TIMEOUT: TaskTimeout,
-    m.Reason.KILLED: KilledWorker,
-    m.Reason.NO_WORKERS: NoWorkersError,
-    m.Reason.SERIALIZATION: SerializationError,
-    m.Reason.WORKER_LEFT: SchedulerLost,
-    m.Reason.VERSION: VersionMismatch,
-    m.Reason.CANCELLED: MinidaskError,
-    m.Reason.INTERNAL: MinidaskError,
-}
-"""The exception by the scheduler's reason. A later scheduler may have more reasons: those give a `MinidaskError`."""
-
-
-class Returned(NamedTuple):
-    """The task returned; the value is in `payload`."""
-
-    payload: m.Payload
-    duration: float
-    worker: str
-
-
-class Raised(NamedTuple):
-    """The task raised; exception and notes are in `payload`, the text for people in `traceback`."""
-
-    payload: m.Payload
-    traceback: str
-    worker: str
-
-
-class Lost(NamedTuple):
-    """The task has no outcome of its own."""
-
-    error: MinidaskError
-
-
-Outcome = Returned | Raised | Lost
-
-
-def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
-    """Return the outcome that a message of the scheduler has for a task."""
-    match message:
-        case m.TaskDone(_, duration, worker, payload):
-            return Returned(payload, duration, worker)
-        case m.TaskRaised(_, _, worker, traceback, payload):
-            return Raised(payload, traceback, worker)
-        case m.TaskLost(_, reason, text):
-            return Lost(_LOSSES.get(reason, MinidaskError)(text))
 
 
 class Settle(NamedTuple, Generic[HandleT]):
@@ -164,8 +106,7 @@ class ClientCore(Generic[HandleT]):
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
         self._announced: dict[bytes, m.PutBlob | m.OfferBlob] = {}  # what announces each again, if they are kept
-        self.losses = 0
-        """How often the scheduler was lost since a task had an outcome."""
+        self.losses = 0  # of the scheduler, since a task had an outcome
         self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
         self.queues = QueueTable(self.next_task)
 
@@ -198,7 +139,7 @@ class ClientCore(Generic[HandleT]):
         if self.why_closed or self.forked_from:
             self.check()
         group = self._groups.get(message.group)
-        if message.group and (group is None or not group.takes):
+        if message.group and not (group and group.takes):
             raise MinidaskError("the call that this task is of has ended")
         held: Sequence[bytes] = message.blobs
         if held:
@@ -471,16 +412,12 @@ class ClientCore(Generic[HandleT]):
     # --- another scheduler ---
 
     def resume(self) -> list[m.Message | QueueEffect]:
-        """Return all that tells a scheduler what it has to know of this client: the one that knew it is lost.
-
-        The leases are lost too. Their calls are put into their queues again, and none is blamed.
-        """
+        """Return what tells a scheduler all that it has to know: the last one is lost, and so are all leases."""
         self.losses += 1
         self.idle = None
-        groups = {**self.queues.groups(), **{number: group.limit for number, group in self._groups.items()}}
-        parents = {number: group.parent for number, group in self._groups.items()}
+        groups = {number: m.OpenGroup(number, group.limit, group.parent) for number, group in self._groups.items()}
         return [
-            *(m.OpenGroup(number, limit, parents.get(number, [])) for number, limit in groups.items()),
+            *{**groups, **self.queues.groups()}.values(),
             *(self._announced[blob] for blob in self._blobs),
             *(task.submit for task in self._tasks.values() if task.submit is not None),
             *(m.CloseGroup(number) for number, group in self._groups.items() if group.closed),

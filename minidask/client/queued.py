@@ -474,9 +474,9 @@ class QueueTable:
             effects = [*off, *queue.lease_over(message.task)]
         return LeaseOver([*self.counted(), *self._noted(queue, effects), *self._ended(queue)], lost)
 
-    def groups(self) -> dict[int, int]:
-        """The groups that have a queue, also one that is kept, with their limits."""
-        return {group: queue.limit for group, queue in self._queues.items()}
+    def groups(self) -> dict[int, m.OpenGroup]:
+        """What opens again the groups that have a queue, also a kept one."""
+        return {group: m.OpenGroup(group, queue.limit, []) for group, queue in self._queues.items()}
 
     def restart(self) -> list[QueueEffect | m.Message]:
         """All leases are lost with their scheduler. Returns what has the calls run again."""

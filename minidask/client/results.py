@@ -10,7 +10,7 @@ import contextlib
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 
-from minidask.client.core import Lost, Outcome, Returned
+from minidask.client.outcomes import Lost, Outcome, Returned
 from minidask.data.downloads import Downloads, Send, Serve
 from minidask.errors import SerializationError
 from minidask.pickling.payload import left_in, taken

@@ -37,9 +37,10 @@ from weakref import ref
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import ClientCore, Effect, OnAnswer, Outcome, Returned, Settle, Tell
+from minidask.client.core import ClientCore, Effect, OnAnswer, Settle, Tell
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
+from minidask.client.outcomes import Outcome, Returned
 from minidask.client.queued import QueueEffect
 from minidask.client.queues import Queues
 from minidask.client.reading import Reader
@@ -188,6 +189,7 @@ class ClientShell:
         parent: list[int] | None = None,
         pin: str | None = None,
         interner: Interner | None = None,
+        keep: Callable[[m.Payload], None] | None = None,
     ) -> Future:
         """Have the cluster run a call; return its future.
 
@@ -199,6 +201,7 @@ class ClientShell:
             parent: number and attempt of the task that submits; None: the one that this thread works for.
             pin: the address of the one worker that may run the task; None: any.
             interner: names what the tasks of its group share; None: it shares large data with all that have the same.
+            keep: called with the payload of the result when it comes, by the thread that reads.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -213,6 +216,7 @@ class ClientShell:
             payload, blobs = self._pickle(call, name, interner)
             number = self.core.next_task()
             future, handle = self._new_future(number, name, parent)
+            future.keep = keep
             self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
         finally:
             if alone:
@@ -222,12 +226,20 @@ class ClientShell:
         return future
 
     def submit_for(
-        self, handle: Settled, call: Call, *, name: str, group: int, parent: list[int], interner: Interner
+        self,
+        handle: Settled,
+        call: Call,
+        *,
+        name: str,
+        timeout: float | None = None,
+        group: int,
+        parent: list[int],
+        interner: Interner,
     ) -> None:
         """Have the cluster run a call; `handle` gets its number and its outcome. Raises what `submit` does."""
         payload, blobs = self._pickle(call, name, interner)
         number = handle.number = self.core.next_task()
-        self._submit(m.Submit(number, name, 0, None, group, None, blobs, parent, False, payload), handle)
+        self._submit(m.Submit(number, name, 0, timeout, group, None, blobs, parent, False, payload), handle)
 
     def _pickle(self, call: Call, name: str, interner: Interner) -> tuple[m.Payload, list[bytes]]:
         """Pickle a call, and announce the blobs that it is the first to need."""
