@@ -409,7 +409,7 @@ class ClientCore(Generic[HandleT]):
             else:
                 yield Settle(task.handle, outcome or Lost(MinidaskError(f"{what}: it was cancelled")))
 
-    # --- another scheduler ---
+    # --- another scheduler, and the end ---
 
     def resume(self) -> list[m.Message | QueueEffect]:
         """Return what tells a scheduler all that it has to know: the last one is lost, and so are all leases."""
@@ -425,8 +425,6 @@ class ClientCore(Generic[HandleT]):
             *self.queues.restart(),
             *self._ask_now(),
         ]
-
-    # --- the end ---
 
     @property
     def closed(self) -> bool:
