@@ -35,7 +35,7 @@ from minidask.backend.nested_run import NestedRun
 from minidask.backend.options import CallOptions, check_config, large_data, refuse_unknown
 from minidask.backend.run import Callback, ParallelRun, RunBatch
 from minidask.backend.scatter import SharedData
-from minidask.client.client import Client
+from minidask.client.client import RECONNECT_SECONDS, Client
 from minidask.client.group import TaskGroup
 from minidask.errors import NoWorkersError
 from minidask.host import checks
@@ -59,6 +59,8 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             closed, else the address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds, 0 or more, to wait for a first worker.
+        reconnect_timeout: seconds to look for a lost scheduler again, as of a `Client`; for a client that is made for
+            this call.
         progress: whether to show a progress bar.
         initializer: called once in every worker's process, before the first batch that runs there.
         initargs: the arguments of `initializer`.
@@ -91,6 +93,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scheduler: str | Client | None = None,
         scatter: list[Any] | tuple[Any, ...] | None = None,
         wait_for_workers_timeout: float = 10,
+        reconnect_timeout: float = RECONNECT_SECONDS,
         progress: bool = False,
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -105,6 +108,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if inner_max_num_threads is not None:
             inner_max_num_threads = checks.whole("inner_max_num_threads", inner_max_num_threads, 1)
         wait_for_workers_timeout = checks.seconds("wait_for_workers_timeout", wait_for_workers_timeout)
+        self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         progress = checks.flag("progress", progress)
         self._options = CallOptions().changed(
             {
@@ -149,7 +153,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if isinstance(self._scheduler, Client):
             self._scheduler.shell.check()
             return self._scheduler
-        return client_for(self._scheduler)
+        return client_for(self._scheduler, self._reconnect_timeout)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many calls may run at once. For 1, joblib runs them itself, one after the other.

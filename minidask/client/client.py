@@ -37,6 +37,7 @@ from minidask.wire.messages import Shutdown
 if TYPE_CHECKING:
     from minidask.local.cluster import LocalCluster
 
+RECONNECT_SECONDS = 60.0
 LEASES_SECONDS = 0.5
 """A question waits so long for leases without calls to end. Those that have not begun may wait for others' tasks."""
 
@@ -88,7 +89,7 @@ class Client:
         forward_output: bool = True,
         output_prefix: bool | None = None,
         cancel_dropped: bool = True,
-        reconnect_timeout: float = 60.0,
+        reconnect_timeout: float = RECONNECT_SECONDS,
     ) -> None:
         if output_prefix is not None and not isinstance(output_prefix, bool):
             raise TypeError(f"output_prefix must be True, False or None, got {output_prefix!r}")
