@@ -410,6 +410,7 @@ class ClientCore(Generic[HandleT]):
             *(m.CloseGroup(number) for number, group in self._groups.items() if group.closed and number not in queued),
             *(question for _, question in self._answers.values() if question not in self._questions),
             *self.queues.restart(),
+            m.Resubmitted(),
             *self._ask_now(),
         ]
 

@@ -122,6 +122,10 @@ class Restarted(NamedTuple):
     request: int
 
 
+class Resubmitted(NamedTuple):
+    """The client has submitted all that it still wants. What else runs for it was sent by a lost scheduler: stop it."""
+
+
 class Ask(NamedTuple):
     """The client wants to know about the cluster. It chooses the number of the `request`; `Answer` has the same."""
 
@@ -220,6 +224,14 @@ class Run(NamedTuple):
     host: int
     lease: bool
     payload: Payload
+
+
+class Adopted(NamedTuple):
+    """The scheduler has taken over this attempt of a lost one; its output is for `client` from now on."""
+
+    task: int
+    attempt: int
+    client: int
 
 
 class Stop(NamedTuple):
@@ -533,6 +545,13 @@ GUEST_DIED = "guest-died"
 """The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
 
 
+OUTLIVES = 1 << 40
+"""Attempts of tasks with this number or a higher one go on when their scheduler is lost: see `scheduler/holds.py`."""
+
+CUT_OFF = "cut-off"
+"""The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
+
+
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
     | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
@@ -547,6 +566,7 @@ Message = (
     | CancelAll
     | Restart | Restarted
     | Yield | WantBlobs | CallDone | CallFailed
+    | Resubmitted | Adopted
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.
