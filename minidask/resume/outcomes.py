@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from minidask.errors import MinidaskError
 from minidask.host.signals import pass_on, start
 from minidask.pickling import byvalue
-from minidask.resume.content import Contents
+from minidask.resume.content import Contents, that_count
 from minidask.resume.records import Records, packed
 from minidask.wire.messages import Payload
 
@@ -70,7 +70,7 @@ class Outcomes:
     def key(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
         """Return the key of the next call; None, with a warning, for one whose content cannot be told."""
         try:
-            content = self._contents.key(self._form, function, args, kwargs)
+            content = self._contents.key(self._form, function, args, that_count(function, kwargs))
         except Exception as error:  # noqa: BLE001 - whatever a user's object raises
             pass_on(error)
             self._warn("key", f"a call cannot be kept, as its arguments cannot be pickled: {error}")
