@@ -237,6 +237,40 @@ def test_two_programs_may_use_one_file_at_once(started: Started, tmp_path: Path)
         assert least <= count(tmp_path / "log") - before <= 2 * least
 
 
+CLASSES = """
+import enum, sys
+import joblib, minidask
+class Outer:
+    class Inner:
+        def __init__(self, value):
+            self.value = value
+class Kind(enum.Enum):
+    A = 1
+class Value:
+    pass
+def local():
+    class Value:
+        text = "local"
+    return Value
+LOCAL = local()
+def call(i):
+    with open("log", "a") as file:
+        file.write("x")
+    return Outer.Inner(i), Kind.A, Value(), LOCAL()
+with minidask.Client(n_workers=2), joblib.parallel_config("minidask", resume="classes"):
+    for inner, kind, value, local in joblib.Parallel()(joblib.delayed(call)(i) for i in range(4)):
+        print(type(inner) is Outer.Inner, inner.value, kind is Kind.A, type(value) is Value, local.text)
+"""
+
+
+def test_results_have_the_classes_of_the_script(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "classes.py").write_text(CLASSES)
+    for seed in range(2):
+        printed = started.start("classes.py", seed).communicate(timeout=30)[0]
+        assert printed == "".join(f"True {i} True True local\n" for i in range(4))
+        assert count(tmp_path / "log") == 4
+
+
 def test_a_damaged_file_gives_right_results(client: minidask.Client, tmp_path: Path) -> None:
     def call() -> list[int]:
         with joblib.parallel_config("minidask", resume=tmp_path / "kept"):
