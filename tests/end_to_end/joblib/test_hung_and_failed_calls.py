@@ -112,9 +112,13 @@ def slow_to_load(i: int) -> SlowToLoad:
     return SlowToLoad(i)
 
 
+def number_of(loaded: SlowToLoad) -> int:
+    return loaded.i
+
+
 def test_loading_does_not_count(client: minidask.Client) -> None:
     with joblib.parallel_config("minidask", task_timeout=0.3):
-        assert Parallel()(delayed(type)(SlowToLoad(i)) for i in range(3)) == [SlowToLoad] * 3
+        assert Parallel()(delayed(number_of)(SlowToLoad(i)) for i in range(3)) == [0, 1, 2]
 
 
 def test_a_call_of_its_own_process_has_the_limit_too(client: minidask.Client, one_worker: minidask.Client) -> None:
