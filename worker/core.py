@@ -29,6 +29,8 @@ from .data import WorkerData
 from .slots import CALLS, ORPHANED, Busy, Ending, Idle, SlotRecord, SlotTable, Starting, report_stopped
 
 GRACE_SECONDS = 0.3
+LOADING_SECONDS = 30.0
+"""What a call with a time limit may take beside it, to import and unpickle what it needs, before `Began` comes."""
 NOTHING_LARGE: Mapping[bytes, int] = {}
 
 
@@ -282,7 +284,7 @@ class WorkerCore:
         if not slot.blobs.issuperset(run.blobs):
             self._effects += self.data.missing_in(slot, run)
         slot.client = run.client
-        slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
+        slot.state = Busy(run, None if run.timeout is None else now + LOADING_SECONDS + run.timeout)
         self._effects.append(e.ToSlot(slot.number, run))
         if run[:2] in self._yields:
             self._effects.append(e.ToSlot(slot.number, self._yields.pop(run[:2])))
@@ -315,6 +317,10 @@ class WorkerCore:
                 self.table.ready(slot)
             case m.Done() | m.Failed() | m.Stopped():
                 self._finished(slot, message, now, large)
+            case m.Began(task, attempt):
+                call = slot.find(task, attempt)
+                if isinstance(call, Busy) and call.run.timeout is not None:
+                    slot.replace(call, call._replace(deadline=now + call.run.timeout))
             case m.CallDone(task, attempt) | m.CallFailed(task, attempt):
                 self._call_over(message, slot.find(task, attempt), large)
             case m.WantBlobs(task, attempt):

@@ -309,6 +309,13 @@ class SlotReady(NamedTuple):
     """A slot's first message: it has started and waits for tasks."""
 
 
+class Began(NamedTuple):
+    """The attempt has a time limit, and its call begins now: all that it needs was imported and unpickled."""
+
+    task: int
+    attempt: int
+
+
 class Done(NamedTuple):
     """The attempt has returned the value in `payload`, after `duration` seconds."""
 
@@ -566,6 +573,7 @@ Message = (
     | CancelAll
     | Restart | Restarted
     | Yield | WantBlobs | CallDone | CallFailed
+    | Began
     | Resubmitted | Adopted
 )  # fmt: skip
 

@@ -324,6 +324,8 @@ class Slot:
             try:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
+                if run.timeout is not None and tries == 1:
+                    self.send(m.Began(run.task, run.attempt))
                 result = batch.run_task(function, args, kwargs)
                 if os.getpid() != self._pid:
                     _end_fork(None)
