@@ -63,7 +63,7 @@ from minidask.wire import messages as m
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Left, Received
+from .events import Event, Joined, Lagging, Left, Received
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
@@ -135,6 +135,8 @@ class SchedulerCore:
             self._join(event, now)
         elif type(event) is Left:
             self._leave(event.peer, event.reason)
+        elif type(event) is Lagging:
+            self._lag(event)
         else:
             self._tick(now)
         return self.take()
@@ -276,6 +278,16 @@ class SchedulerCore:
             self.attempts.lose_client(client)
             self.data.leave(client)
 
+    def _lag(self, event: Lagging) -> None:
+        """Begin no more tasks of a client that does not read: their results would pile up here.
+
+        The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
+        """
+        client = self.clients.get(event.peer)
+        if client is not None and not client.nested and client.lags is not event.lags:
+            client.lags = event.lags
+            (self.ready.hold if client.lags else self.ready.go_on)(client)
+
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
         self.restarts.lose_worker(worker)
@@ -400,7 +412,7 @@ class SchedulerCore:
 
     def _output(self, worker: WorkerRecord, message: m.Output) -> None:
         client = self.clients.get(message.client)
-        if client is not None and client.forward_output:
+        if client is not None and client.forward_output and not client.lags:
             text = message.text[:MAX_OUTPUT]
             self._send(client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text))
 

@@ -36,7 +36,7 @@ from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import Goodbye, Message, Notice
 
 from .core import Outbox, SchedulerCore
-from .events import Event, Joined, Left, Received, Tick
+from .events import Event, Joined, Lagging, Left, Received, Tick
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
@@ -238,7 +238,7 @@ class SchedulerServer:
 
     def _accept(self) -> MessageLink:
         handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=self._info)
-        link = MessageLink(handshake, self._opened, self._received, self._closed)
+        link = MessageLink(handshake, self._opened, self._received, self._closed, on_lag=self._lags)
         self._strangers.add(link)
         return link
 
@@ -259,6 +259,11 @@ class SchedulerServer:
         peer = self._peers.get(id(link))
         if peer is not None:
             self.post(*(Received(peer, message) for message in messages))
+
+    def _lags(self, link: MessageLink, lags: bool) -> None:
+        peer = self._peers.get(id(link))
+        if peer is not None:
+            self.post(Lagging(peer, lags))
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._strangers.discard(link)

@@ -132,6 +132,8 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
+    It `lags` while it reads more slowly than messages for it come.
+
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
     """
@@ -144,6 +146,7 @@ class ClientRecord:
     served: bool = False
     refused: str = ""
     starved_since: float | None = None
+    lags: bool = False
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)

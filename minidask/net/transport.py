@@ -27,6 +27,7 @@ from minidask.wire.messages import Goodbye, Message
 
 HANDSHAKE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
+LAG_BYTES = 64 << 20
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -51,6 +52,8 @@ class MessageLink(asyncio.BufferedProtocol):
         on_messages: called with the link and the messages that one read has brought.
         on_closed: called once, with the link and the error that ended it; None if the peer has closed it.
         dead_seconds: after how long without an answer of its machine the peer is taken for dead.
+        on_lag: called with the link and True when more than 64 MiB wait because the peer does not read; with False when
+            it has caught up.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class MessageLink(asyncio.BufferedProtocol):
         on_messages: Callable[[MessageLink, list[Message]], None],
         on_closed: Callable[[MessageLink, MinidaskError | OSError | None], None],
         dead_seconds: int = DEAD_SECONDS,
+        on_lag: Callable[[MessageLink, bool], None] | None = None,
     ) -> None:
         self.handshake = handshake
         self._on_open = on_open
         self._on_messages = on_messages
         self._on_closed = on_closed
         self._dead_seconds = dead_seconds
+        self._on_lag = on_lag
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
         self._out: list[Buffer] = []
@@ -111,6 +116,8 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._on_lag is not None:
+            self._transport.set_write_buffer_limits(high=LAG_BYTES, low=LAG_BYTES // 4)
         keep_alive(transport.get_extra_info("socket"), self._dead_seconds)
         if self._open:
             self._on_open(self)
@@ -140,6 +147,14 @@ class MessageLink(asyncio.BufferedProtocol):
             self._on_messages(self, messages)
         if failure is not None:
             self._fail(failure)
+
+    def pause_writing(self) -> None:
+        if self._on_lag is not None:
+            self._on_lag(self, True)
+
+    def resume_writing(self) -> None:
+        if self._on_lag is not None:
+            self._on_lag(self, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
