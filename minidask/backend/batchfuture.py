@@ -11,7 +11,7 @@ from typing import Any
 
 from minidask.client.core import Lost, Outcome, Returned
 from minidask.client.future import unpickle
-from minidask.errors import MinidaskError
+from minidask.errors import KilledWorker, MinidaskError
 
 
 class BatchFuture:
@@ -115,6 +115,10 @@ class BatchFuture:
             self._outcome = None
             if isinstance(outcome, Lost):
                 self._error = outcome.error
+                if self.count > 1 and isinstance(outcome.error, KilledWorker):
+                    outcome.error.add_note(
+                        f"It is a batch of {self.count} calls, named after the first: any may have died."
+                    )
             else:
                 self._value, self._error = unpickle(outcome, self.name)
         if self._error is not None:
