@@ -25,8 +25,9 @@ from joblib import Parallel, delayed
 import minidask
 from bench.life import processor_seconds
 from minidask.backend.batchfuture import BatchFuture
-from minidask.client.core import ClientCore, Returned
+from minidask.client.core import ClientCore
 from minidask.client.future import Future
+from minidask.client.outcomes import Returned
 from minidask.data.callqueue import CallQueue, QueueEnd, ResultPipe
 from minidask.pickling.payload import loads
 from minidask.pickling.sharing import Interner, dumps, dumps_naming

@@ -62,6 +62,12 @@ PATCHES = (
         "What joblib prints would run into a progress bar.",
     ),
     Patch(
+        "._get_batch_size",
+        "minidask/backend/inside_joblib.py",
+        "one `Parallel` object with `task_timeout`, `on_error` or `retries`",
+        "A limit, an error and a try are those of one call, and `batch_size` may put several into a batch.",
+    ),
+    Patch(
         "._cached_effective_n_jobs ._original_iterator",
         "minidask/backend/inside_joblib.py",
         "one `Parallel` object during a call",

@@ -70,6 +70,7 @@ from .pythons import Pythons
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
+from .submissions import check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
 LOST_AFTER_SECONDS = 30.0
@@ -80,8 +81,6 @@ MOST_BETWEEN_TICKS = 5.0
 # More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
 MAX_SLOTS = 1 << 16
 MAX_COUNT = 1 << 32
-MAX_BLOBS = 1 << 19
-MAX_NAME = 1 << 20
 MAX_OUTPUT = 1 << 23
 PLAIN = (str, int, float, bool, type(None))
 
@@ -344,11 +343,11 @@ class SchedulerCore:
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
-        _check_submission(client, message)
+        check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(message) if message.parent else None
         died = self.nesting.died_before(parent, message) if parent is not None else ()
-        refusal = _refusal(client, message, group, parent)
+        refusal = refusal_of(client, message, group, parent)
         if len(died) >= MAX_DEATHS:
             refusal = m.Reason.KILLED, died_too_often(died)
         if refusal is not None:
@@ -436,32 +435,3 @@ def _plain(event: Joined) -> tuple[dict[str, Any], str]:
     """What a peer says of itself, without values that cannot be passed on; and its name."""
     info = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
     return info, str(info.get("name") or event.address)
-
-
-def _check_submission(client: ClientRecord, message: m.Submit) -> None:
-    if message.task in client.tasks:
-        raise ProtocolError(f"task {message.task} is submitted twice")
-    if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
-        raise ProtocolError(f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name")
-    if not message.payload:
-        raise ProtocolError(f"task {message.task} has no payload")
-    if message.group in client.groups and message.pin is not None:
-        raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
-    if message.lease and (message.pin is not None or message.parent or client.nested):
-        raise ProtocolError(f"task {message.task} is a lease, so it can have neither pin nor parent")
-    if message.timeout is not None and not message.timeout > 0:
-        raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
-
-
-def _refusal(
-    client: ClientRecord, message: m.Submit, group: GroupRecord | None, parent: TaskRecord | None
-) -> tuple[m.Reason, str] | None:
-    """Why a task cannot be taken in: no reason to end the connection, and with it every other task."""
-    for blob in message.blobs:
-        if blob not in client.blobs:
-            return m.Reason.INTERNAL, f"its client does not hold blob {blob.hex()}"
-    if message.group and group is None:
-        return m.Reason.INTERNAL, f"group {message.group} is not open"
-    if message.parent and parent is None:
-        return m.Reason.CANCELLED, "the task that has submitted it has ended"
-    return (m.Reason.VERSION, client.refused) if client.refused else None

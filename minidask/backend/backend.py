@@ -14,6 +14,7 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib.parallel as joblib_parallel
@@ -31,10 +32,10 @@ from minidask.backend.clients import client_for
 from minidask.backend.initializer import initialized
 from minidask.backend.inside_joblib import InsideParallel, evaluate_one_at_a_time, pools_pickle_by_value
 from minidask.backend.nested_run import NestedRun
-from minidask.backend.options import check_config, large_data, refuse_unknown
-from minidask.backend.run import Callback, ParallelRun
+from minidask.backend.options import CallOptions, check_config, large_data, refuse_unknown
+from minidask.backend.run import Callback, ParallelRun, RunBatch
 from minidask.backend.scatter import SharedData
-from minidask.client.client import Client
+from minidask.client.client import RECONNECT_SECONDS, Client
 from minidask.client.group import TaskGroup
 from minidask.errors import NoWorkersError
 from minidask.host import checks
@@ -42,10 +43,12 @@ from minidask.host.signals import Uninterrupted
 from minidask.pickling.payload import SHARED
 from minidask.task.batch import joblib_is_loaded, run_batch
 from minidask.task.context import current_slot, is_slot_process
+from minidask.task.retries import Retried
 from minidask.wire.large import LARGE_BYTES
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
+    from minidask.resume.outcomes import Outcomes
 
 
 class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -56,9 +59,18 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             closed, else the address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds, 0 or more, to wait for a first worker.
+        reconnect_timeout: seconds to look for a lost scheduler again, as of a `Client`; for a client that is made for
+            this call.
         progress: whether to show a progress bar.
         initializer: called once in every worker's process, before the first batch that runs there.
         initargs: the arguments of `initializer`.
+        task_timeout: seconds above 0 that each call may run; it is stopped then, and `TaskTimeout` raised. None and
+            infinity: no limit.
+        on_error: "raise", or "return" to have the exception of a call in the place of its result.
+        retries: how many times a call is tried again if it raises.
+        retry_on: a class of exceptions, or a tuple of such, that are worth another try.
+        resume: the path of a file that keeps the results. A call whose result is there already is not made again. A
+            path without a suffix gets `.resume`.
 
     Raises:
         TypeError, ValueError: an option makes no sense, or there is an unknown keyword.
@@ -81,16 +93,32 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         scheduler: str | Client | None = None,
         scatter: list[Any] | tuple[Any, ...] | None = None,
         wait_for_workers_timeout: float = 10,
+        reconnect_timeout: float = RECONNECT_SECONDS,
         progress: bool = False,
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
+        task_timeout: float | None = None,
+        on_error: str | None = None,
+        retries: int | None = None,
+        retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+        resume: str | Path | None = None,
         **unknown: Any,
     ) -> None:
         check_config(scheduler, scatter, unknown)
         if inner_max_num_threads is not None:
             inner_max_num_threads = checks.whole("inner_max_num_threads", inner_max_num_threads, 1)
         wait_for_workers_timeout = checks.seconds("wait_for_workers_timeout", wait_for_workers_timeout)
+        self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         progress = checks.flag("progress", progress)
+        self._options = CallOptions().changed(
+            {
+                "task_timeout": task_timeout,
+                "on_error": on_error,
+                "retries": retries,
+                "retry_on": retry_on,
+                "resume": resume,
+            }
+        )
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
@@ -125,15 +153,20 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         if isinstance(self._scheduler, Client):
             self._scheduler.shell.check()
             return self._scheduler
-        return client_for(self._scheduler)
+        return client_for(self._scheduler, self._reconnect_timeout)
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """Return how many calls may run at once. For 1, joblib runs them itself, one after the other.
+
+        Where options would have no effect then, joblib is told 2. The limit of the group is 1 all the same.
 
         Raises:
             TypeError, ValueError: `n_jobs` is no whole number, or 0.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
+        return max(self._at_once(n_jobs), 2 if self._owned and self._options.each_alone else 1)
+
+    def _at_once(self, n_jobs: int | None) -> int:
         if n_jobs is not None:
             n_jobs = checks.whole("n_jobs", n_jobs, -checks.MOST_LIMIT, checks.MOST_LIMIT)
         if n_jobs == 0:
@@ -171,42 +204,60 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         mmap_mode: str | None = "r",
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
+        task_timeout: float | None = None,
+        on_error: str | None = None,
+        retries: int | None = None,
+        retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
+        resume: str | Path | None = None,
         **others: Any,
     ) -> int:
         """Prepare for a call, with the options of `Parallel`; `max_nbytes` and `mmap_mode` have joblib's meaning.
 
+        Those that the backend takes too have the same meaning here, and go before.
+
         Raises:
             FallbackToBackend: joblib is to use the backend in this exception instead.
             TypeError: there is an option that no backend of joblib's has.
-            TypeError, ValueError: `n_jobs` or `max_nbytes` makes no sense, or `mmap_mode` would have tasks write to
-                data that others see.
+            TypeError, ValueError: an option makes no sense, or `mmap_mode` would have tasks write to data that others
+                see.
             SchedulerLost: the client that was made for this process has lost its scheduler.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
+        options = self._options.changed(
+            {
+                "task_timeout": task_timeout,
+                "on_error": on_error,
+                "retries": retries,
+                "retry_on": retry_on,
+                "resume": resume,
+            }
+        )
         effective = self.effective_n_jobs(n_jobs)
-        if effective == 1:
+        if effective == 1 and not options.each_alone:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
-            raise FallbackToBackend(self._copy())
+            raise FallbackToBackend(self._copy(options))
         self._slots(self.client())
         self.parallel = parallel
         if getattr(parallel, "verbose", 0):
             InsideParallel(parallel).print_beside_bars()
-        self._limit = 0 if n_jobs == -1 else effective
+        if self._options.each_alone and parallel is not None:
+            InsideParallel(parallel).make_batches_of_one()
+        self._limit = 0 if n_jobs == -1 else self._at_once(n_jobs)
         self._large, self._mode = large_data(max_nbytes, mmap_mode)
         if initializer is not None:
             self._initializer = initializer, initargs
         refuse_unknown(others, joblib_parallel.default_parallel_config)
         return effective
 
-    def _copy(self) -> MinidaskBackend:
+    def _copy(self, options: CallOptions) -> MinidaskBackend:
         """Return a backend for one `Parallel` object.
 
         joblib hands one backend to all `Parallel` objects within a `parallel_config`. Two generators, or a call inside
         the iterable of another one, would share its state.
         """
         own = type(self).__new__(type(self))
-        own.__dict__.update(self.__dict__, _owned=True)
+        own.__dict__.update(self.__dict__, _owned=True, _options=options)
         return own
 
     def get_nested_backend(self) -> tuple[ParallelBackendBase, int | None]:
@@ -219,15 +270,21 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """Begin the run of a call; joblib submits batches from now on."""
         client = self.client()
         initializer, initargs = self._initializer
-        run = run_batch if initializer is None else initialized(client, initializer, initargs)
+        options = self._options
+        run: RunBatch = run_batch if initializer is None else initialized(client, initializer, initargs)
+        if options.retries:
+            run = Retried(run, options.retries, options.retry_on)
         shared = self._shared_data.handles(client)
         inside = InsideParallel(self.parallel)
+        outcomes = None if options.resume is None else outcomes_in(options.resume)
         slots = 0 if self._limit else inside.slots
         kind = NestedRun if client.nested else ParallelRun
         try:
             with Uninterrupted():  # a group that was opened is to be closed, and its queue's results are to be read
-                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=not client.nested)
-                self._run = kind(client, group, inside, run, self.inner_max_num_threads, shared, slots, self._bar)
+                queued = not client.nested and options.task_timeout is None  # a daemon times tasks, and no calls
+                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued)
+                threads, timeout = self.inner_max_num_threads, options.task_timeout
+                self._run = kind(client, group, inside, run, threads, shared, slots, self._bar, timeout, outcomes)
         except BaseException:  # joblib ends no run whose beginning has raised
             self.stop_call()
             raise
@@ -241,10 +298,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         """Return the unpickled results of a batch; joblib's callback calls this.
 
         Raises:
-            Exception: what a call of the batch raised.
+            Exception: what a call of the batch raised, unless that is to be returned.
         """
         self._measured.seconds = out.duration
-        return out.result()
+        return out.result() if self._options.on_error == "raise" else out.result_or_error()
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Tell auto-batching how long the batch ran in its slot. joblib's `duration` has the time in queues too."""
@@ -294,6 +351,17 @@ class _Retrieval(contextlib.AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         """Do nothing: `stop_call` ends the run."""
+
+
+def outcomes_in(path: Path) -> Outcomes:
+    """Open the file that keeps the results of a call.
+
+    Raises:
+        MinidaskError: it cannot be used.
+    """
+    from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
+
+    return Outcomes(path, "list")
 
 
 # --- in the slot ---

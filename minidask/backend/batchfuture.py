@@ -9,9 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from minidask.client.core import Lost, Outcome, Returned
 from minidask.client.future import unpickle
-from minidask.errors import KilledWorker, MinidaskError
+from minidask.client.outcomes import Lost, Outcome, Returned
+from minidask.errors import KilledWorker, MinidaskError, SerializationError, TaskTimeout
+from minidask.wire.messages import Payload
+
+OF_A_CALL = (TaskTimeout, KilledWorker, SerializationError)
+"""Why one call is lost, and not the whole run."""
 
 
 class BatchFuture:
@@ -27,10 +31,12 @@ class BatchFuture:
         number: of the task that runs the batch; 0 if none does.
         duration: seconds that the batch took in its slot; None until it has returned.
         failed: whether it has ended with an exception.
+        key: under which the result of its only call is kept; None: it is not.
     """
 
     __slots__ = (
         "_error",
+        "_of_call",
         "_outcome",
         "_unsettled",
         "_value",
@@ -38,6 +44,7 @@ class BatchFuture:
         "count",
         "duration",
         "failed",
+        "key",
         "name",
         "number",
     )
@@ -55,10 +62,12 @@ class BatchFuture:
         self.callback = callback
         self.duration: float | None = None
         self.failed = False
+        self.key: bytes | None = None
         self._unsettled = [on_done]  # who pops it settles the future: that takes no lock
         self._outcome: Outcome | None = None  # as long as it is not unpickled
         self._value: Any = None
         self._error: BaseException | None = None
+        self._of_call = True  # whether the error is that of a call, and not of the whole run
 
     def done(self) -> bool:
         """Whether the batch is over, or was cancelled."""
@@ -104,23 +113,41 @@ class BatchFuture:
         if self.cancel_here():
             self._outcome, self.failed = Lost(error), True
 
+    @property
+    def payload(self) -> Payload | None:
+        """The results that were sent, as long as nobody has unpickled them; None if there are none."""
+        return self._outcome.payload if isinstance(self._outcome, Returned) else None
+
     def result(self) -> Any:
         """Return the results of the batch.
 
         Raises:
             Exception: what a call of the batch raised, or why the batch is lost.
         """
-        outcome = self._outcome
-        if outcome is not None:
-            self._outcome = None
-            if isinstance(outcome, Lost):
-                self._error = outcome.error
-                if self.count > 1 and isinstance(outcome.error, KilledWorker):
-                    outcome.error.add_note(
-                        f"It is a batch of {self.count} calls, named after the first: any may have died."
-                    )
-            else:
-                self._value, self._error = unpickle(outcome, self.name)
+        self._unpickle()
         if self._error is not None:
             raise self._error
         return self._value
+
+    def result_or_error(self) -> Any:
+        """Return the results of the batch, or a list of what its only call raised, or was lost for.
+
+        Raises:
+            MinidaskError: the batch is lost for what concerns the whole run: the scheduler is lost, all was cancelled.
+        """
+        self._unpickle()
+        if isinstance(self._error, Exception) and self._of_call:
+            return [self._error]
+        return self.result()
+
+    def _unpickle(self) -> None:
+        outcome, self._outcome = self._outcome, None
+        if isinstance(outcome, Lost):
+            self._error = outcome.error
+            self._of_call = isinstance(outcome.error, OF_A_CALL)
+            if self.count > 1 and isinstance(outcome.error, KilledWorker):
+                outcome.error.add_note(
+                    f"It is a batch of {self.count} calls, named after the first: any may have died."
+                )
+        elif outcome is not None:
+            self._value, self._error = unpickle(outcome, self.name)

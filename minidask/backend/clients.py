@@ -15,7 +15,7 @@ _clients: dict[str | None, Client] = {}
 _clients_lock = threading.Lock()
 
 
-def client_for(address: str | None) -> Client:
+def client_for(address: str | None, reconnect_timeout: float) -> Client:
     """Return the client for an address. A new one is kept for later calls.
 
     A client that was made here and has lost its scheduler is made again. It connects to the same address or fails.
@@ -24,6 +24,7 @@ def client_for(address: str | None) -> Client:
     Args:
         address: of the scheduler. None: in a task the slot's client; else the last client that was made in this
             process; else the address in `MINIDASK_SCHEDULER`; else a cluster on this machine.
+        reconnect_timeout: of a client that is made here.
 
     Raises:
         MinidaskError: there is no scheduler at the address, or it refuses.
@@ -41,7 +42,7 @@ def client_for(address: str | None) -> Client:
         if client is None or client.closed:
             if client is not None:
                 client.close()
-            client = Client(address, access_file=access_file)
+            client = Client(address, access_file=access_file, reconnect_timeout=reconnect_timeout)
             client.implicit = True
             _clients[address] = client
     if current_slot() is not None:

@@ -157,6 +157,13 @@ class InsideParallel:
 
     # --- what is replaced on one object ---
 
+    def make_batches_of_one(self) -> None:
+        """Have joblib submit each call by itself, also if the user has set `batch_size`.
+
+        That stays so: an object has one backend, with the same options in each call.
+        """
+        self.parallel._get_batch_size = lambda: 1
+
     def wait_by(self, wait: Callable[[], None]) -> None:
         """Have `wait` called where joblib would sleep until there is a next result.
 

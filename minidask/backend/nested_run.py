@@ -54,8 +54,8 @@ from typing import Any
 from minidask.backend.batchfuture import BatchFuture
 from minidask.backend.run import Batch, ParallelRun
 from minidask.client.client import Client
-from minidask.client.core import Lost
 from minidask.client.helping import LOOK_SECONDS
+from minidask.client.outcomes import Lost
 from minidask.client.reading import Leadership
 from minidask.errors import MinidaskError, SerializationError
 from minidask.host.signals import start
@@ -63,6 +63,7 @@ from minidask.pickling.apart import run_apart
 from minidask.pickling.sharing import dumps
 from minidask.pickling.watch import has_state, is_generator
 from minidask.task.context import waiting
+from minidask.task.retries import tries_again
 from minidask.wire.messages import RanInline
 
 REPORT_SECONDS = 0.25
@@ -90,7 +91,14 @@ class NestedRun(ParallelRun):
             self._inside.wait_by(lambda: self._collect(self._inside.must_wait_for_next))
 
     def _send(self, batch: Batch) -> None:
-        """Send a batch if a slot is idle, else put it into the local queue."""
+        """Send a batch if a slot is idle, else put it into the local queue.
+
+        One with a time limit is sent in any case: what runs in the task cannot be stopped without it. So is one whose
+        result is to be kept, which is to be pickled.
+        """
+        if self._timeout is not None or self._outcomes is not None:
+            super()._send(batch)
+            return
         with self._sharing:
             if self._may_share():
                 self._send_or_queue(batch)
@@ -181,7 +189,22 @@ class NestedRun(ParallelRun):
             self._report()
 
     def _result(self, batch: Batch) -> list[Any]:
-        """Run a batch, on a copy if a function of it has state.
+        """Run a batch, again if it is to be tried again.
+
+        Raises:
+            Exception: what a call raises.
+        """
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return self._tried(batch)
+            except Exception as error:
+                if not tries_again(self._run_batch, error, tries):
+                    raise
+
+    def _tried(self, batch: Batch) -> list[Any]:
+        """Run a batch once, on a copy if a function of it has state.
 
         Raises:
             Exception: what a call raises.

@@ -7,11 +7,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from minidask.client.client import Client
 from minidask.host import checks
 from minidask.net.addresses import Address
 from minidask.pickling.payload import PRIVATE, SHARED
+
+
+class CallOptions(NamedTuple):
+    """What is to be done about calls of a `Parallel` that hang or fail, or that were made before.
+
+    Attributes:
+        task_timeout: seconds that a call may run, all its tries together; None: no limit.
+        on_error: "raise", or "return" to have the exception of a call in the place of its result.
+        retries: how many times a call is tried again if it raises.
+        retry_on: the classes of exceptions that are worth another try.
+        resume: the file that keeps the results; None: they are not kept.
+    """
+
+    task_timeout: float | None = None
+    on_error: str = "raise"
+    retries: int = 0
+    retry_on: tuple[type[Exception], ...] = (Exception,)
+    resume: Path | None = None
+
+    def changed(self, given: dict[str, Any]) -> CallOptions:
+        """Return these options with others in their place.
+
+        Args:
+            given: options by name; None stands for one that was not given.
+
+        Raises:
+            TypeError, ValueError: an option makes no sense.
+        """
+        checked: dict[str, Any] = {
+            name: _CHECKS[name](name, value) for name, value in given.items() if value is not None
+        }
+        return self._replace(**checked)
+
+    @property
+    def each_alone(self) -> bool:
+        """Whether each call has to be a batch of its own: all of these are about one call."""
+        return self != CallOptions()
+
+
+_CHECKS = {
+    "task_timeout": checks.time_limit,
+    "on_error": lambda name, value: checks.choice(name, value, ("raise", "return")),
+    "retries": lambda name, value: checks.whole(name, value, 0),
+    "retry_on": checks.exceptions,
+    "resume": checks.outcomes,
+}
 
 
 def check_config(scheduler: object, scatter: object, unknown: Iterable[str]) -> None:
@@ -27,7 +75,8 @@ def check_config(scheduler: object, scatter: object, unknown: Iterable[str]) -> 
     if unknown := sorted(unknown):
         raise TypeError(
             f"the minidask backend has no option {', '.join(unknown)}; it takes scheduler, scatter,"
-            " wait_for_workers_timeout, progress, initializer, initargs, n_jobs and inner_max_num_threads"
+            " wait_for_workers_timeout, reconnect_timeout, progress, initializer, initargs, task_timeout, on_error,"
+            " retries, retry_on, resume, n_jobs and inner_max_num_threads"
         )
     if scatter is not None and not isinstance(scatter, list | tuple):
         raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
@@ -52,8 +101,9 @@ def refuse_unknown(options: Iterable[str], of_joblib: Iterable[str]) -> None:
     known = {*of_joblib, "context", "idle_worker_timeout"}  # the last two are for joblib's own backends
     if unknown := sorted(set(options) - known):
         raise TypeError(
-            f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer and"
-            " initargs here; what else it takes is for parallel_config"
+            f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer,"
+            " initargs, task_timeout, on_error, retries, retry_on and resume here; what else it takes is for"
+            " parallel_config"
         )
 
 

@@ -19,7 +19,7 @@ not be asked for the next one for a long time. Its callbacks have a thread of th
 **How the waiting thread waits.** It reads the socket itself (leader/followers, see `client/reading.py`), so a result
 is not handed from thread to thread. While it leads, `_done` can only be filled by its own reading, and the order of
 one step is: run callbacks if there are any, else wait for messages. While another thread leads, it follows: it waits at
-the queue, and looks every half second whether the run is over.
+the queue until there is a callback or that thread stops, and looks every half second whether the run is over.
 
 **How the wait is cut short.** Four things end it early:
 
@@ -45,9 +45,9 @@ from minidask.backend.batchfuture import BatchFuture
 from minidask.backend.inside_joblib import InsideParallel
 from minidask.backend.total import total_calls
 from minidask.client.client import Client
-from minidask.client.core import Lost
 from minidask.client.group import TaskGroup
 from minidask.client.interrupts import INTERRUPT_SECONDS
+from minidask.client.outcomes import Lost
 from minidask.client.reading import Leadership
 from minidask.client.tally import CallCounts
 from minidask.errors import MinidaskError
@@ -57,6 +57,7 @@ from minidask.pickling.scattered import Scattered
 
 if TYPE_CHECKING:
     from minidask.client.progress import Bar
+    from minidask.resume.outcomes import Outcomes
 
 Callback = Callable[[BatchFuture], None]
 RunBatch = Callable[[list[Any], int | None, int | None], list[Any]]
@@ -88,6 +89,8 @@ class ParallelRun:
         shared: objects of `scatter=` with their handles, which are sent in their place.
         slots: how many slots joblib counts with; 0: the user has set `n_jobs`, and slots that join are not used.
         bar: shows the run; bars over all that the client submits show it too.
+        timeout: seconds that each batch may run; None: no limit.
+        outcomes: keeps the results of batches of one call, and has those of earlier runs; None: none are kept.
     """
 
     def __init__(
@@ -100,12 +103,16 @@ class ParallelRun:
         shared: list[tuple[Any, Scattered]],
         slots: int = 0,
         bar: Bar | None = None,
+        timeout: float | None = None,
+        outcomes: Outcomes | None = None,
     ) -> None:
         self._client = client
         self._group = group
         self._inside = inside
         self._run_batch = run_batch
         self._inner_threads = inner_threads
+        self._timeout = timeout
+        self._outcomes = outcomes
         self._done: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._slots = slots
         self._counting = threading.RLock()  # held to count; a garbage collection may end a future, and so count too
@@ -143,8 +150,20 @@ class ParallelRun:
         items = calls.items if hasattr(calls, "items") else [(calls, (), {})]
         future = BatchFuture(len(items), callback, self._is_done, name_of(items[0][0]))
         self._count_submitted(items)
-        self._send(Batch(items, nesting_level, future))
+        if not self._was_made(items[0], future):
+            self._send(Batch(items, nesting_level, future))
         return future
+
+    def _was_made(self, item: Any, future: BatchFuture) -> bool:
+        """Whether an earlier run has kept the result of a batch's only call; the future gets it then."""
+        if self._outcomes is None:
+            return False
+        future.key = self._outcomes.key(*item)
+        found = self._outcomes.find(future.key)
+        if found is not None:
+            future.ran_here(found.value, None, 0.0)
+            self._is_done(future)
+        return found is not None
 
     def _send(self, batch: Batch) -> None:
         """Have the cluster run a batch; an error is its outcome."""
@@ -165,7 +184,7 @@ class ParallelRun:
             self._in_flight += 1
             self._most_in_flight = max(self._most_in_flight, self._in_flight)
         try:
-            self._group.submit_for(future, self._run_batch, arguments, name=future.name)
+            self._group.submit_for(future, self._run_batch, arguments, name=future.name, timeout=self._timeout)
         except MinidaskError:
             future.number = 0  # no task runs it
             with self._counting:
@@ -174,6 +193,8 @@ class ParallelRun:
 
     def _is_done(self, future: BatchFuture) -> None:
         """Note that a batch is over, and queue its callback; the reading thread may call this."""
+        if self._outcomes is not None and future.key is not None and (payload := future.payload) is not None:
+            self._outcomes.keep(future.key, payload)
         with self._counting:
             self._in_flight -= bool(future.number)
             self._counts.add(future.count, failed=future.failed)
@@ -252,7 +273,7 @@ class ParallelRun:
         """
         if not self._done.empty():
             self._run_callbacks(leadership)
-            return True
+            return leadership is not None
         if self._work_here(leadership):
             return True
         seconds, self._oldest = self._inside.seconds_left(self._oldest)
@@ -264,15 +285,18 @@ class ParallelRun:
         return True
 
     def _follow(self, seconds: float | None) -> bool:
-        """Wait, while another thread reads, until there are callbacks to run; half a second at most.
+        """Wait, while another thread leads, until there are callbacks to run, or it stops; half a second at most.
 
         Returns:
-            False to try to lead. A run outside of tasks never does: the thread that reads goes on in any case.
+            False, to try to lead.
         """
         seconds = INTERRUPT_SECONDS if seconds is None else min(seconds, INTERRUPT_SECONDS)
-        with contextlib.suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty), self._client.shell.reader.following(self._wake):
             self._done.put(self._done.get(timeout=seconds))  # the order of callbacks does not matter
-        return True
+        return False
+
+    def _wake(self) -> None:
+        self._done.put(None)
 
     def _run_callbacks(self, leadership: Leadership | None) -> None:
         if leadership is None:
@@ -313,5 +337,7 @@ class ParallelRun:
             self._client.shell.channels.flush()
         finally:
             self._group.close()
+            if self._outcomes is not None:
+                self._outcomes.close()
         for bar in self._bars_begun:
             bar.end(self._counts, not self._aborted)

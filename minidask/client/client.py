@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +22,7 @@ from minidask.client.group import TaskGroup
 from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.screen import client_table
-from minidask.client.shell import ClientShell
+from minidask.client.shell import ClientShell, Return
 from minidask.client.versions import VersionWatch, all_versions, warn_of_left_out
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError, VersionMismatch
 from minidask.host import checks
@@ -30,11 +31,13 @@ from minidask.host.packages import versions
 from minidask.host.sizes import count
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
+from minidask.task.retries import Retried
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
     from minidask.local.cluster import LocalCluster
 
+RECONNECT_SECONDS = 60.0
 LEASES_SECONDS = 0.5
 """A question waits so long for leases without calls to end. Those that have not begun may wait for others' tasks."""
 
@@ -57,6 +60,9 @@ class Client:
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
         cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
+        reconnect_timeout: seconds to look for the scheduler again when it is lost. Tasks that are pending then wait,
+            and are submitted again. Where the cluster is this client's own, its node is started again. 0: pending
+            tasks fail at once.
 
     Raises:
         SchedulerLost: nobody answers at the address.
@@ -83,6 +89,7 @@ class Client:
         forward_output: bool = True,
         output_prefix: bool | None = None,
         cancel_dropped: bool = True,
+        reconnect_timeout: float = RECONNECT_SECONDS,
     ) -> None:
         if output_prefix is not None and not isinstance(output_prefix, bool):
             raise TypeError(f"output_prefix must be True, False or None, got {output_prefix!r}")
@@ -90,6 +97,7 @@ class Client:
         self.timeout = checks.seconds("timeout", timeout, zero=False)
         self.access_file = checks.path("access_file", access_file)
         self._cancel_dropped = checks.flag("cancel_dropped", cancel_dropped)
+        self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         forward_output = checks.flag("forward_output", forward_output)
         if name is not None:
             name = checks.text("name", name)
@@ -125,22 +133,37 @@ class Client:
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
-        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped)
+        return_by = None
+        if self._reconnect_timeout:
+            prepare = self.cluster.revive if self.cluster is not None else lambda losses: None
+            return_by = Return(self._reconnect_timeout, self.timeout, prepare)
+        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped, return_by)
 
     # --- work ---
 
     def submit(
-        self, fn: Callable[..., Any], /, *args: Any, priority: int = 0, timeout: float | None = None, **kwargs: Any
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        priority: int = 0,
+        timeout: float | None = None,
+        retries: int = 0,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        **kwargs: Any,
     ) -> Future:
         """Run `fn(*args, **kwargs)` on the cluster.
 
         Args:
             priority: a whole number of 64 bits; higher ones of this client start first.
-            timeout: seconds above 0 that the call may run, waiting not counted; it is stopped then, and `TaskTimeout`
-                raised. None and infinity: no limit.
+            timeout: seconds above 0 that the call may run, waiting not counted and all its tries together; it is
+                stopped then, and `TaskTimeout` raised. None and infinity: no limit.
+            retries: how many times the call is tried again if it raises. Each try finds the arguments as they were
+                sent. A call that was stopped, or cancelled, is not tried again.
+            retry_on: a class of exceptions, or a tuple of such, that are worth another try.
 
         Raises:
-            TypeError, ValueError: `priority` or `timeout` makes no sense, or `fn` cannot be called.
+            TypeError, ValueError: one of these makes no sense, or `fn` cannot be called.
             SerializationError: the function or an argument cannot be pickled, or is scattered data of another client.
             SchedulerLost: there is no connection any more.
         """
@@ -149,24 +172,55 @@ class Client:
             priority = checks.whole("priority", priority)
         if timeout is not None:
             timeout = checks.time_limit("timeout", timeout)
-        return self.shell.submit((fn, args, kwargs), name=name_of(fn), priority=priority, timeout=timeout)
+        call = (_retried(fn, retries, retry_on), args, kwargs)
+        return self.shell.submit(call, name=name_of(fn), priority=priority, timeout=timeout)
 
-    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], priority: int = 0) -> list[Future]:
+    def map(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        priority: int = 0,
+        retries: int = 0,
+        retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        resume: str | Path | None = None,
+    ) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; return one future for each.
+
+        Args:
+            priority, retries, retry_on: as in `submit`, for each call.
+            resume: the path of a file that keeps the results. A call whose result is there already is not made again.
+                A path without a suffix gets `.resume`.
 
         Raises:
             TypeError: there is no iterable.
+            TypeError, ValueError: an argument makes no sense.
+            MinidaskError: the file of `resume` cannot be used.
             Exception: what `submit` raises.
         """
         checks.function("map()", fn)
         if not iterables:
             raise TypeError("map() needs at least one iterable")
         priority = checks.whole("priority", priority)
+        name, function = name_of(fn), _retried(fn, retries, retry_on)
+        outcomes = None
+        if resume is not None:
+            from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
+
+            outcomes = Outcomes(checks.outcomes("resume", resume), "plain")
         group = TaskGroup(self.shell)
         try:
-            return [
-                group.submit(fn, args, name=name_of(fn), priority=priority) for args in zip(*iterables, strict=False)
-            ]
+            futures = []
+            for args in zip(*iterables, strict=False):
+                key = None if outcomes is None else outcomes.key(fn, args, {})
+                if outcomes is None or key is None:
+                    futures.append(group.submit(function, args, name=name, priority=priority))
+                elif (found := outcomes.find(key)) is not None:
+                    futures.append(_done(self.shell, name, found.value))
+                else:
+                    keep = functools.partial(outcomes.keep, key)
+                    futures.append(group.submit(function, args, name=name, priority=priority, keep=keep))
+            return futures
         finally:
             group.close()
 
@@ -444,6 +498,26 @@ class Client:
 
     def _repr_html_(self) -> str:
         return client_table(repr(self).strip("<>"), self.shell.workers.entries)
+
+
+def _retried(fn: Callable[..., Any], retries: Any, retry_on: Any) -> Callable[..., Any]:
+    """Return what is sent in the place of a function whose calls are tried again; itself for no retries.
+
+    Raises:
+        TypeError, ValueError: `retries` is no whole number from 0 on, or `retry_on` no class of exceptions.
+    """
+    if type(retries) is int and not retries and retry_on is Exception:
+        return fn
+    retries, retry_on = checks.whole("retries", retries, 0), checks.exceptions("retry_on", retry_on)
+    return Retried(fn, retries, retry_on) if retries else fn
+
+
+def _done(owner: ClientShell, name: str, value: Any) -> Future:
+    """A future whose task was over before."""
+    future = Future(0, name, owner)
+    future.set_running_or_notify_cancel()
+    future.set_result(value)
+    return future
 
 
 def _futures(method: str, futures: Future | Iterable[Future]) -> list[Future]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minidask.client.connection import Connection
 from minidask.client.helping import LOOK_SECONDS
-from minidask.client.shell import ClientShell
+from minidask.client.shell import ClientShell, Return
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
@@ -29,6 +29,7 @@ def connect(
     timeout: float,
     forward_output: bool,
     cancel_dropped: bool,
+    return_by: Return | None,
 ) -> ClientShell:
     """Connect a client to the scheduler at an address.
 
@@ -40,6 +41,7 @@ def connect(
         timeout: seconds to connect and shake hands in.
         forward_output: whether the scheduler sends what tasks print.
         cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
+        return_by: how a connection that is lost is made again; None: it is not.
 
     Raises:
         ValueError: the text is no address.
@@ -50,7 +52,7 @@ def connect(
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         return ClientShell(connection, slot)
-    return ClientShell(connection, None, cancel_dropped)
+    return ClientShell(connection, None, cancel_dropped, return_by)
 
 
 making_for_slot = threading.RLock()

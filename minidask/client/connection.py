@@ -2,6 +2,9 @@
 
 The socket is a blocking one. A thread that submits writes itself, without a switch to another thread. `outbox.py` says
 how a write survives Ctrl-C, and `reading.py` which thread reads.
+
+A connection that is lost may be replaced (`again`, `replace_by`). In between it is `away`, and messages are dropped:
+`ClientCore.resume` tells the next scheduler all that is still wanted.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minidask._version import __version__
 from minidask.client.outbox import Outbox
@@ -23,6 +26,13 @@ from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Message
+
+
+class Loss(NamedTuple):
+    """Why a connection has ended; `final` if another one would end in the same way."""
+
+    why: str
+    final: bool = False
 
 
 class Connection:
@@ -41,6 +51,10 @@ class Connection:
 
     def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
         self.address = address
+        self.away = False
+        """Whether it is lost, and another one is being made; for holders of the client's lock."""
+        self._access_file = access_file
+        self._info = info
         self._decoder = FrameDecoder()
         self.peer_info: dict[str, Any] | None = None
         """The scheduler's description of itself, from the handshake."""
@@ -62,6 +76,16 @@ class Connection:
             raise
         self._sock.settimeout(None)
         self._fd = self._sock.fileno()
+
+    def again(self, timeout: float) -> Connection:
+        """Return a new connection to the same address, by the same means. Raises what a new one does."""
+        return Connection(self.address, self._access_file, self._info, timeout)
+
+    def replace_by(self, other: Connection) -> None:
+        """Become another connection, as this one is lost; its early messages too. For holders of the client's lock."""
+        self.peer_info, self.early, self._decoder = other.peer_info, other.early, other._decoder
+        self._sock, self._outbox, self._fd = other._sock, other._outbox, other._fd
+        self.away = False
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
@@ -91,7 +115,6 @@ class Connection:
         """Write messages, in one piece.
 
         Raises:
-            SchedulerLost: the connection is gone.
             ProtocolError: a message is over the wire's limits; nothing was sent.
         """
         self.post(messages)
@@ -100,38 +123,44 @@ class Connection:
     def post(self, messages: Iterable[Message]) -> None:
         """Queue messages for the next `flush` by any thread, in the order of the calls. It does not wait.
 
+        While the connection is `away` they are dropped.
+
         Raises:
             ProtocolError: a message is over the wire's limits; none of these is posted.
         """
-        self._outbox.put([piece for message in messages for piece in encode(message)])
+        pieces = [piece for message in messages for piece in encode(message)]
+        if not self.away:
+            self._outbox.put(pieces)
 
     def flush(self) -> None:
         """Write all messages that were posted and that no other thread has written.
 
-        Raises:
-            SchedulerLost: the connection is gone.
+        If the connection is gone, the thread that reads notices, and tells whoever waits for anything.
         """
+        outbox, sock = self._outbox, self._sock
         try:
-            self._outbox.flush()
+            outbox.flush()
         except OSError as error:
             pass_on(error)
-            raise SchedulerLost(f"the connection to the scheduler at {self.address} is gone: {error}") from error
+            _shut(sock)
 
-    def receive(self, on_message: Callable[[Message], None]) -> str:
+    def receive(self, on_message: Callable[[Message], None]) -> Loss | None:
         """Wait for bytes, and call `on_message` with each message in them.
 
         Returns:
-            Why the connection has ended; an empty text if it has not.
+            None; or, if the connection has ended, why.
         """
         try:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
-                return "the scheduler closed the connection, or died"
+                return Loss("the scheduler closed the connection, or died")
             for frame in self._decoder.received(count):
                 on_message(decode(frame))
-        except (OSError, ProtocolError) as error:
-            return str(error) or type(error).__name__
-        return ""
+        except ProtocolError as error:
+            return Loss(str(error), final=True)
+        except OSError as error:
+            return Loss(str(error) or type(error).__name__)
+        return None
 
     def fileno(self) -> int:
         """The socket's file descriptor."""
@@ -139,17 +168,22 @@ class Connection:
 
     def shut(self) -> None:
         """End the connection; the thread that reads it notices."""
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        _shut(self._sock)
 
     def close(self) -> None:
         """End the connection and close the socket; for the thread that has read the connection's end."""
         self.shut()
         self._sock.close()
+        self._fd = -1
 
     def abandon(self) -> None:
         """In a forked child: close the descriptor, and leave the parent's connection as it is."""
         self._sock.close()
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:

@@ -13,78 +13,27 @@ messages go out in the order in which they were decided.
 3. A blob is sent once and released once. Groups, handles, the session, and the tasks that will map it hold it, and
    `_blobs` counts them. A shell announces a blob first and has it counted then: a signal's handler that ends the shell
    in between leaves a blob that is sent twice, and none that is never sent.
+4. The scheduler may die, and another one take its place that knows nothing. So what a scheduler has to know is kept
+   here until it is over, and `resume` tells it again.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from minidask.client.outcomes import Lost, Outcome, Returned, outcome_of
 from minidask.client.queued import QueueEffect, QueueTable
-from minidask.errors import (
-    KilledWorker,
-    MinidaskError,
-    NoWorkersError,
-    ProtocolError,
-    SchedulerLost,
-    SerializationError,
-    TaskTimeout,
-    VersionMismatch,
-)
+from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.wire import messages as m
+from minidask.wire.large import LARGE_BYTES
 
 HandleT = TypeVar("HandleT")
+MessageT = TypeVar("MessageT", m.Submit, m.PutBlob)
 OnAnswer = Callable[[dict[str, Any] | None], None]
 """Called with the scheduler's answer; with None if the connection ends before."""
-
-_LOSSES: dict[str, type[MinidaskError]] = {
-    m.Reason.TIMEOUT: TaskTimeout,
-    m.Reason.KILLED: KilledWorker,
-    m.Reason.NO_WORKERS: NoWorkersError,
-    m.Reason.SERIALIZATION: SerializationError,
-    m.Reason.WORKER_LEFT: SchedulerLost,
-    m.Reason.VERSION: VersionMismatch,
-    m.Reason.CANCELLED: MinidaskError,
-    m.Reason.INTERNAL: MinidaskError,
-}
-"""The exception by the scheduler's reason. A later scheduler may have more reasons: those give a `MinidaskError`."""
-
-
-class Returned(NamedTuple):
-    """The task returned; the value is in `payload`."""
-
-    payload: m.Payload
-    duration: float
-    worker: str
-
-
-class Raised(NamedTuple):
-    """The task raised; exception and notes are in `payload`, the text for people in `traceback`."""
-
-    payload: m.Payload
-    traceback: str
-    worker: str
-
-
-class Lost(NamedTuple):
-    """The task has no outcome of its own."""
-
-    error: MinidaskError
-
-
-Outcome = Returned | Raised | Lost
-
-
-def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
-    """Return the outcome that a message of the scheduler has for a task."""
-    match message:
-        case m.TaskDone(_, duration, worker, payload):
-            return Returned(payload, duration, worker)
-        case m.TaskRaised(_, _, worker, traceback, payload):
-            return Raised(payload, traceback, worker)
-        case m.TaskLost(_, reason, text):
-            return Lost(_LOSSES.get(reason, MinidaskError)(text))
 
 
 class Settle(NamedTuple, Generic[HandleT]):
@@ -112,7 +61,23 @@ class _Task(NamedTuple, Generic[HandleT]):
     handle: HandleT
     name: str
     group: int
-    mapped: Sequence[bytes]  # blobs that are held for this task
+    held: Sequence[bytes]  # blobs that are held for this task
+    submit: m.Submit | None  # what submits it again; None for a call of a queue, and if nothing is kept
+
+
+@dataclass(slots=True)
+class _Group:
+    limit: int
+    parent: list[int]
+    takes: bool = True  # more tasks
+    closed: bool = False
+    pending: int = 0
+
+
+def _kept(message: MessageT) -> MessageT:
+    """A message as it can be sent again later, when its user may have written to what was pickled without a copy."""
+    payload = [part if type(part) is bytes or len(part) > LARGE_BYTES else bytes(part) for part in message.payload]
+    return message._replace(payload=payload)
 
 
 class ClientCore(Generic[HandleT]):
@@ -120,12 +85,14 @@ class ClientCore(Generic[HandleT]):
 
     Args:
         address: of the scheduler, for people.
+        keeps: whether what the scheduler needs is kept, to tell another one.
 
     A task's handle is whatever the shell gives: it is only given back.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, keeps: bool = False) -> None:
         self._address = address
+        self._keeps = keeps
         self.why_closed = ""
         """Why the connection has ended; empty while it lasts."""
         self.forked_from = 0
@@ -133,11 +100,13 @@ class ClientCore(Generic[HandleT]):
         self.idle: bool | None = None
         """Whether slots are idle; None as long as the scheduler has not told a new group."""
         self._tasks: dict[int, _Task[HandleT]] = {}
-        self._groups: dict[int, bool] = {}  # open ones; whether they take more tasks
-        self._answers: dict[int, OnAnswer] = {}
+        self._groups: dict[int, _Group] = {}  # open ones, and those with tasks if they are kept
+        self._answers: dict[int, tuple[OnAnswer, m.Ask | m.Restart]] = {}
         self._questions: list[m.Message] = []  # that wait for leases to end
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
+        self._announced: dict[bytes, m.PutBlob | m.OfferBlob] = {}  # what announces each again, if they are kept
+        self.losses = 0  # of the scheduler, since a task had an outcome
         self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
         self.queues = QueueTable(self.next_task)
 
@@ -169,21 +138,26 @@ class ClientCore(Generic[HandleT]):
         """
         if self.why_closed or self.forked_from:
             self.check()
-        if message.group and not self._groups.get(message.group):
+        group = self._groups.get(message.group)
+        if message.group and not (group and group.takes):
             raise MinidaskError("the call that this task is of has ended")
-        mapped = message.blobs
-        if mapped:
-            self.check_held(mapped, f"task {message.name!r}")
+        held: Sequence[bytes] = message.blobs
+        if held:
+            self.check_held(held, f"task {message.name!r}")
         queued = bool(self.queues) and self.queues.takes(message.group)
-        if mapped and not queued:
-            mapped = [blob for blob in mapped if blob in self._stored]  # the scheduler holds the others
-        if mapped:
-            self.hold(mapped)
+        submit = None if queued else message._replace(blobs=[*session, *message.blobs])
+        if submit is not None and self._keeps:
+            held = submit.blobs
+        elif submit is not None:
+            held = [blob for blob in held if blob in self._stored]  # the scheduler holds the others
+        if held:
+            self.hold(held)
         # First the task, then what runs it: Ctrl-C may come in between, and what is here can be cancelled.
-        self._tasks[message.task] = _Task(handle, message.name, message.group, mapped)
-        if queued:
-            return self.queues.submit(message, session, slots)
-        return [message._replace(blobs=[*session, *message.blobs])]
+        kept = _kept(submit) if submit is not None and self._keeps else None
+        self._tasks[message.task] = _Task(handle, message.name, message.group, held, kept)
+        if group is not None:
+            group.pending += 1
+        return self.queues.submit(message, session, slots) if submit is None else [submit]
 
     def handle_of(self, number: int) -> HandleT | None:
         """Return the handle of a task; None if nobody waits for the task."""
@@ -207,8 +181,18 @@ class ClientCore(Generic[HandleT]):
 
     def take_back(self, number: int) -> list[m.Message]:
         """Forget a task whose message was not sent."""
+        task = self._forget(number)
+        return self.release(task.held) if task is not None else []
+
+    def _forget(self, number: int) -> _Task[HandleT] | None:
+        """Forget a task, and its group if that is closed and has no other."""
         task = self._tasks.pop(number, None)
-        return self.release(task.mapped) if task is not None else []
+        group = self._groups.get(task.group) if task is not None else None
+        if task is not None and group is not None:
+            group.pending -= 1
+            if group.closed and not group.pending:
+                del self._groups[task.group]
+        return task
 
     def cancel(self, numbers: Sequence[int], force: bool) -> list[m.Message | QueueEffect]:
         """Forget tasks that were cancelled, and tell the scheduler; with `force`, those that run are stopped too.
@@ -245,20 +229,25 @@ class ClientCore(Generic[HandleT]):
     def open_group(self, limit: int, parent: list[int]) -> tuple[int, list[m.Message]]:
         """Open a group of which at most `limit` tasks run at once; return its number and the messages to send."""
         number = next(self._group_numbers)
-        self._groups[number] = True
+        self._groups[number] = _Group(limit, parent)
         return number, [m.OpenGroup(number, limit, parent)]
 
     def end_group(self, number: int) -> None:
         """Take no more tasks for a group; it stays open for those that were submitted."""
         if number in self._groups:
-            self._groups[number] = False
+            self._groups[number].takes = False
 
     def close_group(self, number: int) -> list[m.Message | QueueEffect]:
         """Take no more tasks for a group, and have the scheduler forget it when those submitted are over.
 
         The queue of a group is kept for the next group of the same limit.
         """
-        known = self._groups.pop(number, None) is not None
+        group = self._groups.get(number)
+        known = group is not None and not group.closed
+        if group is not None:
+            group.takes, group.closed = False, True
+            if not group.pending or not self._keeps:
+                del self._groups[number]
         kept = self.queues.close(number)
         return ([m.CloseGroup(number)] if known else []) if kept is None else [*kept, *self._ask_now()]
 
@@ -266,7 +255,7 @@ class ClientCore(Generic[HandleT]):
         """Open a group again whose queue was kept, with this limit. Returns its number; 0 if there is none."""
         number = self.queues.reuse(limit)
         if number:
-            self._groups[number] = True
+            self._groups[number] = _Group(limit, [])
         return number
 
     # --- questions ---
@@ -278,7 +267,7 @@ class ClientCore(Generic[HandleT]):
         that.
         """
         first = not self._questions
-        self._questions.append(m.Ask(self._request(on_answer)))
+        self._questions.append(self._request(m.Ask, on_answer))
         return self._ask_now() or ([*self.queues.idle()] if first else [])
 
     def _ask_now(self) -> list[m.Message | QueueEffect]:
@@ -292,12 +281,12 @@ class ClientCore(Generic[HandleT]):
 
     def restart(self, on_answer: OnAnswer) -> list[m.Message]:
         """Return the messages that have all slots replaced; the answer comes when the fresh ones are ready."""
-        return [m.Restart(self._request(on_answer))]
+        return [self._request(m.Restart, on_answer)]
 
-    def _request(self, on_answer: OnAnswer) -> int:
-        number = next(self._requests)
-        self._answers[number] = on_answer
-        return number
+    def _request(self, kind: type[m.Ask | m.Restart], on_answer: OnAnswer) -> m.Message:
+        question = kind(next(self._requests))
+        self._answers[question.request] = on_answer, question
+        return question
 
     # --- blobs ---
 
@@ -324,7 +313,11 @@ class ClientCore(Generic[HandleT]):
             blobs: payloads by blob.
             offers: the messages for those that are in the store; all others are sent whole.
         """
-        return [offers.get(blob) or m.PutBlob(blob, blobs[blob]) for blob in self.lacking(blobs)]
+        messages = {blob: offers.get(blob) or m.PutBlob(blob, blobs[blob]) for blob in self.lacking(blobs)}
+        if self._keeps:
+            for blob, message in messages.items():
+                self._announced[blob] = _kept(message) if isinstance(message, m.PutBlob) else message
+        return [*messages.values()]
 
     def hold(self, blobs: Iterable[bytes], stored: Iterable[bytes] = ()) -> None:
         """Count one more need of each of these.
@@ -345,6 +338,7 @@ class ClientCore(Generic[HandleT]):
                 self._blobs[blob] = count
             elif self._blobs.pop(blob, 0):
                 gone.append(blob)
+                self._announced.pop(blob, None)
         self._stored.difference_update(gone)
         return [m.ReleaseBlobs(gone)] if gone else []
 
@@ -370,8 +364,8 @@ class ClientCore(Generic[HandleT]):
                     return [*lease.effects, *self._lose(lease.lost, outcome_of(message)), *self._ask_now()]
                 return self._over(message.task, outcome_of(message))
             case m.Answer(request, info):
-                on_answer = self._answers.pop(request, None)
-                return [Tell(on_answer, info)] if on_answer is not None else []
+                asked = self._answers.pop(request, None)
+                return [Tell(asked[0], info)] if asked is not None else []
             case m.IdleSlots(idle):
                 self.idle = idle
                 return []
@@ -388,14 +382,15 @@ class ClientCore(Generic[HandleT]):
 
     def _over(self, number: int, outcome: Outcome) -> list[Effect[HandleT]]:
         """Settle a task. One that nobody waits for has no handle: the outcome may have left buffers in the store."""
-        task = self._tasks.pop(number, None)
+        task = self._forget(number)
         if task is None:
             return [Settle(None, outcome)]
+        self.losses = 0
         effects: list[Effect[HandleT]] = []
         if self.queues:
             effects += self.queues.over(task.group, number, failed=type(outcome) is not Returned)
-        if task.mapped:
-            effects += self.release(task.mapped)
+        if task.held:
+            effects += self.release(task.held)
         effects.append(Settle(task.handle, outcome))
         return effects
 
@@ -406,15 +401,30 @@ class ClientCore(Generic[HandleT]):
             outcome: None if they were cancelled.
         """
         for number, text in calls.items():
-            task = self._tasks.pop(number)
-            yield from self.release(task.mapped)
+            task = self._tasks[number]
+            yield from self.take_back(number)
             what = f"task {task.name!r}"
             if text is not None:
                 yield Settle(task.handle, Lost(KilledWorker(f"{what}: {text}")))
             else:
                 yield Settle(task.handle, outcome or Lost(MinidaskError(f"{what}: it was cancelled")))
 
-    # --- the end ---
+    # --- another scheduler, and the end ---
+
+    def resume(self) -> list[m.Message | QueueEffect]:
+        """Return what tells a scheduler all that it has to know: the last one is lost, and so are all leases."""
+        self.losses += 1
+        self.idle = None
+        groups = {number: m.OpenGroup(number, group.limit, group.parent) for number, group in self._groups.items()}
+        return [
+            *{**groups, **self.queues.groups()}.values(),
+            *(self._announced[blob] for blob in self._blobs),
+            *(task.submit for task in self._tasks.values() if task.submit is not None),
+            *(m.CloseGroup(number) for number, group in self._groups.items() if group.closed),
+            *(question for _, question in self._answers.values() if question not in self._questions),
+            *self.queues.restart(),
+            *self._ask_now(),
+        ]
 
     @property
     def closed(self) -> bool:
@@ -443,6 +453,7 @@ class ClientCore(Generic[HandleT]):
         handles = self.handles()
         self.forked_from = process
         self._tasks, self._answers, self._blobs, self._stored = {}, {}, {}, set()
+        self._announced = {}
         self.queues.clear()
         return handles
 
@@ -458,4 +469,4 @@ class ClientCore(Generic[HandleT]):
         self.queues.clear()
         text = f"was pending when {self.why_closed}"
         lost = [Settle(task.handle, Lost(SchedulerLost(f"task {task.name!r} {text}"))) for task in tasks.values()]
-        return [*lost, *(Tell(on_answer, None) for on_answer in answers.values())]
+        return [*lost, *(Tell(on_answer, None) for on_answer, _ in answers.values())]

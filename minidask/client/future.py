@@ -13,13 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from minidask.client.core import Lost, Outcome, Raised, Returned
 from minidask.client.interrupts import Condition
+from minidask.client.outcomes import Lost, Outcome, Raised, Returned
 from minidask.errors import MinidaskError, SerializationError, TaskError
 from minidask.host.signals import pass_on
 from minidask.pickling.payload import loads
 from minidask.pickling.tracebacks import with_source
 from minidask.task.missing import advised, lacking_here
+from minidask.wire.messages import Payload
 
 CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"  # a state of the standard future
 LOGGER = logging.getLogger("concurrent.futures")  # where the standard library tells of callbacks that raise
@@ -75,6 +76,7 @@ class Future(concurrent.futures.Future[Any]):
         duration: seconds that the call took in its slot; None until it has returned.
         worker: name of the worker that ran it; None until then.
         failed: whether it has ended with an exception, and not because it was cancelled.
+        keep: called with the payload of the result, before anybody has that.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Future(concurrent.futures.Future[Any]):
         self.duration: float | None = None
         self.worker: str | None = None
         self.failed = False
+        self.keep: Callable[[Payload], None] | None = None
         self._owner = owner
         self._held = held
         self._wait_for_messages: Callable[[float], object] | None = None
@@ -176,8 +179,10 @@ class Future(concurrent.futures.Future[Any]):
         self._wait_for_messages = wait_for_messages
         self.failed = not isinstance(outcome, Returned)
         match outcome:
-            case Returned(_, duration, worker):
+            case Returned(payload, duration, worker):
                 self.duration, self.worker = duration, worker
+                if self.keep is not None:
+                    self.keep(payload)
                 self.set_result(_Undecoded(outcome))
             case Raised(_, _, worker):
                 self.worker = worker

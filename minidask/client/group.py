@@ -14,6 +14,7 @@ from minidask.client.shell import ClientShell, Settled
 from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.large import LARGE_BYTES
+from minidask.wire.messages import Payload
 
 
 class TaskGroup:
@@ -24,7 +25,8 @@ class TaskGroup:
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
-        queued: whether the calls go through a call queue, where slots take leases. They have no priority then.
+        queued: whether the calls go through a call queue, where slots take leases. They have no priority and no time
+            limit then.
     """
 
     def __init__(
@@ -43,7 +45,15 @@ class TaskGroup:
         self._shell = shell
         self._pickling = threading.RLock()
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], *, name: str, priority: int = 0) -> Future:
+    def submit(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        priority: int = 0,
+        keep: Callable[[Payload], None] | None = None,
+    ) -> Future:
         """Have the cluster run a call of the group; return its future.
 
         Args:
@@ -51,6 +61,7 @@ class TaskGroup:
             args: its arguments.
             name: of the task, for people.
             priority: tasks of this client with a higher one start first.
+            keep: called with the payload of the result when it comes.
 
         Raises:
             MinidaskError: the group was cancelled or closed.
@@ -64,15 +75,29 @@ class TaskGroup:
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,
+                keep=keep,
             )
 
-    def submit_for(self, handle: Settled, function: Callable[..., Any], args: tuple[Any, ...], *, name: str) -> None:
-        """Have the cluster run a call of the group; `handle` gets its outcome. Raises what `submit` does."""
+    def submit_for(
+        self,
+        handle: Settled,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        name: str,
+        timeout: float | None = None,
+    ) -> None:
+        """Have the cluster run a call of the group; `handle` gets its outcome. Raises what `submit` does.
+
+        Args:
+            timeout: seconds that the call may run; None: no limit.
+        """
         with self._pickling:
             self._shell.submit_for(
                 handle,
                 (function, args, {}),
                 name=name,
+                timeout=timeout,
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,

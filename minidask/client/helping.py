@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from minidask.client.core import Outcome
 from minidask.client.future import Future, Owner
+from minidask.client.outcomes import Outcome
 from minidask.client.reading import Reader
 from minidask.task.context import waiting, working_for
 

@@ -243,6 +243,16 @@ class Queue:
             effects.append(self._put(self._waiting.popleft()))
         return effects + self.more_leases([])
 
+    def restart(self) -> list[QueueEffect | m.Submit]:
+        """All leases are lost with their scheduler: nobody has a call in hand. Put all calls again."""
+        leases, self.leases = self.leases, {}
+        if not leases:
+            return []
+        number = next(iter(leases))
+        self.leases = {number: leases[number]}
+        self._recount = bool(self._tickets)
+        return self.lease_over(number)
+
     def lease_died(self, number: int, claim: int, story: str) -> tuple[list[QueueEffect | m.Submit], Death | None]:
         """A lease's slot has died.
 
@@ -423,6 +433,10 @@ class QueueTable:
 
     # --- leases ---
 
+    def leases(self) -> list[int]:
+        """The numbers of all leases."""
+        return [*self._leases]
+
     def lease(self, number: int) -> tuple[int, int] | None:
         """The group and the line of claims of a lease; None if the task is none."""
         queue = self._leases.get(number)
@@ -459,6 +473,18 @@ class QueueTable:
             off = queue.turn_off() if type(message) is m.TaskRaised else []
             effects = [*off, *queue.lease_over(message.task)]
         return LeaseOver([*self.counted(), *self._noted(queue, effects), *self._ended(queue)], lost)
+
+    def groups(self) -> dict[int, m.OpenGroup]:
+        """What opens again the groups that have a queue, also a kept one."""
+        return {group: m.OpenGroup(group, queue.limit, []) for group, queue in self._queues.items()}
+
+    def restart(self) -> list[QueueEffect | m.Message]:
+        """All leases are lost with their scheduler. Returns what has the calls run again."""
+        self._leases.clear()
+        effects: list[QueueEffect | m.Message] = []
+        for queue in list(self._queues.values()):
+            effects += [*self._noted(queue, queue.restart()), *self._ended(queue)]
+        return effects
 
     def idle(self) -> list[QueueEffect]:
         """What ends the leases of queues without calls, which would end in a moment anyway."""

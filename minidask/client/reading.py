@@ -26,15 +26,17 @@ There are two locks, taken in this order:
 3. To resume, the leader sets `_wanted` first and only then wakes who is in the wait for messages. In the other order
    the reading thread could come out of its wait, see that nobody wants the reading, and begin another wait.
 4. The thread that waits for messages waits for a pipe too. A byte in it ends the wait: `wake` writes one.
-5. Signals' handlers wait while a thread leads (`Uninterrupted`): bytes that were read would be lost with what a handler
+5. A thread that stops leading wakes the first of those that follow (`following`). Else their results would come by the
+   reading thread, and late: see 2.
+6. Signals' handlers wait while a thread leads (`Uninterrupted`): bytes that were read would be lost with what a handler
    raises. They run when a wait ends, and at once while the leader runs a user's code.
 
 Inside a task there is a third thing to wait for: the slot's own socket. The thread that leads also runs what the slot
 is given meanwhile, calls that the task waits for or that those wait for. And two rules are different:
 
-6. The leader lets others lead while it runs a user's code, be it a callback or a call. That code may depend on results
+7. The leader lets others lead while it runs a user's code, be it a callback or a call. That code may depend on results
    that other threads of the task wait for, and a follower could not run calls for the slot.
-7. A thread that comes back from such code wants to lead again, on top of its own stack. It stands in `_returning` until
+8. A thread that comes back from such code wants to lead again, on top of its own stack. It stands in `_returning` until
    it does. The thread that leads meanwhile looks at that (`wanted_back`) after each wait, and ends its turn.
 """
 
@@ -64,7 +66,9 @@ class Reader:
     Args:
         connection: whose socket is to be read.
         on_message: called with each message, by the thread that reads; never by two at once.
-        on_end: called once, with the reason, when the connection has ended.
+        on_lost: called with the reason when the connection is lost. Whether `back` will be called, with another one in
+            its place; or `end`.
+        on_end: called once, with the reason, when there is no connection any more, nor will be.
         slot: the slot whose task this process runs; None outside of tasks.
         on_wake: called by the thread that reads, each time that `wake` has ended a wait.
     """
@@ -73,6 +77,7 @@ class Reader:
         self,
         connection: Connection,
         on_message: Callable[[Message], None],
+        on_lost: Callable[[str], bool],
         on_end: Callable[[str], None],
         slot: SlotOfTask | None = None,
         on_wake: Callable[[], None] = lambda: None,
@@ -80,11 +85,13 @@ class Reader:
         self.slot = slot
         self._connection = connection
         self._on_message = on_message
+        self._on_lost = on_lost
         self._on_end = on_end
         self._reading = threading.Lock()
         self._leader = threading.Lock()
         self._leading = 0  # the thread that leads
         self._returning: set[int] = set()  # threads that want to lead again
+        self._followers: dict[Callable[[], object], None] = {}  # what wakes each, the first that came first
         self._wanted = False  # whether the leader waits for `_reading`
         self._turns = 0  # how often leaders have paused: whether their callbacks get on
         self._handling = 0  # the thread that handles messages right now
@@ -93,7 +100,8 @@ class Reader:
         self._wake_read_fd, self._wake_write_fd = os.pipe()
         os.set_blocking(self._wake_read_fd, False)
         os.set_blocking(self._wake_write_fd, False)
-        self._descriptors = [connection.fileno(), self._wake_read_fd]
+        self._socket = [connection.fileno()]  # empty while there is none
+        self._others = [self._wake_read_fd]
         self._also: tuple[int, Callable[[], None]] | None = None
         self._set_ready()
         self._thread = _ReadingThread(target=self._read_forever, name="minidask-reader", daemon=True)
@@ -104,14 +112,26 @@ class Reader:
         os.close(self._wake_write_fd)
 
     def _set_ready(self) -> None:
-        self._ready = _wait_for(self._descriptors)
-        self._ready_all = _wait_for([*self._descriptors, *([self.slot.fileno()] if self.slot is not None else [])])
+        descriptors = [*self._socket, *self._others]
+        self._ready = _wait_for(descriptors)
+        self._ready_all = _wait_for([*descriptors, *([self.slot.fileno()] if self.slot is not None else [])])
 
     def read_also(self, descriptor: int, handle: Callable[[], None]) -> None:
         """From now on, the thread that reads also calls `handle` when this descriptor is readable."""
         self._also = descriptor, handle
-        self._descriptors = [*self._descriptors, descriptor]
+        self._others = [*self._others, descriptor]
         self._set_ready()
+        self.wake()
+
+    def back(self) -> None:
+        """Read the connection again: another one has taken the place of the one that was lost."""
+        self._socket = [self._connection.fileno()]
+        self._set_ready()
+        self.wake()
+
+    def end(self, reason: str) -> None:
+        """There will be no connection any more."""
+        self._end(reason)
         self.wake()
 
     def in_this_thread(self) -> bool:
@@ -171,9 +191,6 @@ class Reader:
             self._end(_failure(error))
 
     def _read_until_end(self) -> None:
-        with self._reading:
-            for message in self._connection.early:
-                self._on_message(message)
         look_in = threading.Event()
         turns = -1
         while not self._ended:
@@ -198,6 +215,8 @@ class Reader:
         """
         if self._ended:
             return False
+        if self._connection.early:
+            seconds = 0
         ready = (self._ready_all if for_slot else self._ready)(seconds)
         if for_slot and self.slot is not None and self.slot.fileno() in ready:
             self.slot.receive()
@@ -205,6 +224,8 @@ class Reader:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read_fd, 4096)
             self._on_wake()
+        if self._connection.early:
+            self._handle_messages(self._receive_early)
         if self._connection.fileno() in ready:
             self._handle_messages(self._receive)
         also = self._also is not None and self._also[0] in ready
@@ -213,7 +234,17 @@ class Reader:
         return also and len(ready) == 1
 
     def _receive(self) -> str | None:
-        return self._connection.receive(self._on_message)
+        loss = self._connection.receive(self._on_message)
+        if loss is None:
+            return None
+        self._socket = []
+        self._set_ready()
+        return None if not loss.final and self._on_lost(loss.why) else loss.why
+
+    def _receive_early(self) -> None:
+        early, self._connection.early = self._connection.early, []
+        for message in early:
+            self._on_message(message)
 
     def _handle_messages(self, receive: Callable[[], str | None]) -> None:
         self._handling = threading.get_ident()
@@ -257,6 +288,19 @@ class Reader:
         """Release `_leader`, so that another thread may lead."""
         self._leading = 0
         self._leader.release()
+        for wake in list(self._followers)[:1]:
+            wake()
+
+    @contextlib.contextmanager
+    def following(self, wake: Callable[[], object]) -> Iterator[None]:
+        """In the block, have `wake` called when no thread leads any more. Of several followers, the first one's is."""
+        self._followers[wake] = None
+        try:
+            if not self._returning and not self._leader.locked():  # it has stopped since this thread looked
+                wake()
+            yield
+        finally:
+            self._followers.pop(wake, None)
 
     def _lead_again(self) -> None:
         this_thread = threading.get_ident()

@@ -10,7 +10,7 @@ import contextlib
 import mmap
 from collections.abc import Callable, Iterable, Sequence
 
-from minidask.client.core import Lost, Outcome, Returned
+from minidask.client.outcomes import Lost, Outcome, Returned
 from minidask.data.downloads import Downloads, Send, Serve
 from minidask.errors import SerializationError
 from minidask.pickling.payload import left_in, taken
@@ -81,6 +81,10 @@ class Results:
         """Drop the buffers that nobody will take: their tasks are over or were cancelled."""
         if self._origins:
             self._forget([blob for blob, (task, _) in self._origins.items() if not self._wanted(task)])
+
+    def clear(self) -> None:
+        """Drop all: the connection is lost, and the tasks will run again."""
+        self._downloads, self._origins, self._memory = Downloads(), {}, {}
 
     def _forget(self, blobs: Sequence[bytes]) -> None:
         for blob in blobs:

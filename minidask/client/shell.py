@@ -26,18 +26,21 @@ cancels or submits. For the same reason whatever a garbage collection tells the 
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from weakref import ref
 
 from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
-from minidask.client.core import ClientCore, Effect, OnAnswer, Outcome, Returned, Settle, Tell
+from minidask.client.core import ClientCore, Effect, OnAnswer, Settle, Tell
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
+from minidask.client.outcomes import Outcome, Returned
 from minidask.client.queued import QueueEffect
 from minidask.client.queues import Queues
 from minidask.client.reading import Reader
@@ -47,9 +50,9 @@ from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
-from minidask.errors import MinidaskError
+from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.packages import python_version
-from minidask.host.signals import Uninterrupted
+from minidask.host.signals import Uninterrupted, start
 from minidask.pickling.scattered import Scattered
 from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
@@ -57,7 +60,27 @@ from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
 
+FIRST_PAUSE_SECONDS = 0.05
+LAST_PAUSE_SECONDS = 1.0
+
+log = logging.getLogger("minidask.client")
+
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class Return(NamedTuple):
+    """How a client's lost connection is made again.
+
+    Attributes:
+        seconds: how long it is tried.
+        timeout: seconds that each try may take.
+        prepare: called before each try, with how often the scheduler was lost since a task had an outcome. It raises
+            `MinidaskError` if there is no use in trying.
+    """
+
+    seconds: float
+    timeout: float
+    prepare: Callable[[int], None]
 
 
 class SubmitCounter(Protocol):
@@ -99,11 +122,18 @@ class ClientShell:
         connection: a new one.
         slot: the slot whose tasks this client is for; None outside of tasks.
         cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
+        return_by: how a lost connection is made again; None: it is not.
     """
 
-    def __init__(self, connection: Connection, slot: SlotOfTask | None = None, cancel_dropped: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        slot: SlotOfTask | None = None,
+        cancel_dropped: bool = False,
+        return_by: Return | None = None,
+    ) -> None:
         self.connection = connection
-        self.core: ClientCore[Handle] = ClientCore(str(connection.address))
+        self.core: ClientCore[Handle] = ClientCore(str(connection.address), keeps=return_by is not None)
         self.store = BlobStore.of(connection.peer_info)
         """The store of the cluster, if the cluster is on this machine."""
         self.screen = Screen(marks_output=not self.is_here)
@@ -117,6 +147,8 @@ class ClientShell:
         self._pid = os.getpid()
         self._slot = slot
         self._cancel_dropped = cancel_dropped
+        self._return_by = return_by
+        self._closing = threading.Event()
         self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
@@ -135,7 +167,7 @@ class ClientShell:
             m.NoBlob: self._results.refused,
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
         }
-        self.reader = Reader(connection, self._handle, self._ended, slot, self.cancel_dropped)
+        self.reader = Reader(connection, self._handle, self._lost, self._ended, slot, self.cancel_dropped)
         leases = slot is None and bool((connection.peer_info or {}).get("leases"))
         self.queues = Queues(self.core, self.store.folder if self.store is not None and leases else None)
 
@@ -157,6 +189,7 @@ class ClientShell:
         parent: list[int] | None = None,
         pin: str | None = None,
         interner: Interner | None = None,
+        keep: Callable[[m.Payload], None] | None = None,
     ) -> Future:
         """Have the cluster run a call; return its future.
 
@@ -168,6 +201,7 @@ class ClientShell:
             parent: number and attempt of the task that submits; None: the one that this thread works for.
             pin: the address of the one worker that may run the task; None: any.
             interner: names what the tasks of its group share; None: it shares large data with all that have the same.
+            keep: called with the payload of the result when it comes, by the thread that reads.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -182,6 +216,7 @@ class ClientShell:
             payload, blobs = self._pickle(call, name, interner)
             number = self.core.next_task()
             future, handle = self._new_future(number, name, parent)
+            future.keep = keep
             self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
         finally:
             if alone:
@@ -191,12 +226,20 @@ class ClientShell:
         return future
 
     def submit_for(
-        self, handle: Settled, call: Call, *, name: str, group: int, parent: list[int], interner: Interner
+        self,
+        handle: Settled,
+        call: Call,
+        *,
+        name: str,
+        timeout: float | None = None,
+        group: int,
+        parent: list[int],
+        interner: Interner,
     ) -> None:
         """Have the cluster run a call; `handle` gets its number and its outcome. Raises what `submit` does."""
         payload, blobs = self._pickle(call, name, interner)
         number = handle.number = self.core.next_task()
-        self._submit(m.Submit(number, name, 0, None, group, None, blobs, parent, False, payload), handle)
+        self._submit(m.Submit(number, name, 0, timeout, group, None, blobs, parent, False, payload), handle)
 
     def _pickle(self, call: Call, name: str, interner: Interner) -> tuple[m.Payload, list[bytes]]:
         """Pickle a call, and announce the blobs that it is the first to need."""
@@ -432,6 +475,9 @@ class ClientShell:
     def close(self, seconds: float = 10.0) -> None:
         """Disconnect, and wait `seconds` at most for the end of the reading thread. Pending futures fail."""
         self.core.close()
+        self._closing.set()
+        if self.connection.away:
+            self.reader.end("the client was closed")
         self.connection.shut()
         self.blobs.close()
         self.reader.join(seconds)
@@ -447,6 +493,63 @@ class ClientShell:
             future.abandon(
                 MinidaskError(f"task {future.name!r} belongs to process {self._pid}, which this one forked off")
             )
+
+    # --- another connection ---
+
+    def _lost(self, why: str) -> bool:
+        """The connection is lost. Begin to make it again; returns False if that is not to be."""
+        how = self._return_by
+        if how is None or self.core.closed:
+            return False
+        with self._lock:
+            self.connection.away = True
+        self.connection.close()
+        self._results.clear()
+        log.warning(
+            "%s: %s; the client connects again, for %g seconds at most", self.connection.address, why, how.seconds
+        )
+        start(threading.Thread(target=self._return, args=(how, why), name="minidask-return", daemon=True))
+        return True
+
+    def _return(self, how: Return, why: str) -> None:
+        """Connect again, and tell the scheduler there what this client wants; end it if that is not possible."""
+        end, pause = time.monotonic() + how.seconds, FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                how.prepare(self.core.losses)
+                self._resume(self.connection.again(how.timeout))
+            except (SchedulerLost, OSError) as error:
+                if time.monotonic() + pause < end and not self._closing.wait(pause):
+                    pause = min(2 * pause, LAST_PAUSE_SECONDS)
+                    continue
+                why = f"{why}, and {error}"
+            except MinidaskError as error:
+                why = f"{why}, and {error}"
+            else:
+                return
+            self.reader.end(why)
+            return
+
+    def _resume(self, connection: Connection) -> None:
+        """Go on with another connection.
+
+        Raises:
+            SchedulerLost: the client was closed meanwhile.
+        """
+
+        def decide() -> Sequence[Effect[Handle]]:
+            if self.core.closed:
+                connection.close()
+                self.core.check()
+            self.connection.replace_by(connection)
+            self.reader.back()
+            given = self._results_given()
+            for lease in self.core.queues.leases():
+                self.queues.claim(lease)  # no lease to come may find what a lost one has had in hand
+            return [*given, *self.core.resume()]
+
+        self._carry_out(decide)
+        log.warning("%s: the client is connected again", self.connection.address)
 
     # --- receiving, in the thread that reads ---
 

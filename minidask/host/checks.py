@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from pathlib import Path
 from typing import Any
 
 from minidask.host.sizes import parse_bytes
@@ -98,6 +99,33 @@ def function(method: str, value: object) -> None:
         raise TypeError(f"{method} needs a function to call, got {type(value).__name__}")
 
 
+def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
+    """Check that a text is one of those that are allowed, and return it.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be {' or '.join(map(repr, choices))}, got {_shown(value)}")
+    return value
+
+
+def exceptions(name: str, value: Any) -> tuple[type[Exception], ...]:
+    """Check a class of exceptions, or a tuple of such, as `except` takes them; return a tuple.
+
+    Raises:
+        TypeError: there is something else, or a class that is not under `Exception`, as `KeyboardInterrupt` is not.
+        ValueError: the tuple is empty.
+    """
+    found = value if isinstance(value, tuple) else (value,)
+    if not found:
+        raise ValueError(f"{name} must be a class of exceptions or a tuple of such, got an empty tuple")
+    for kind in found:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            raise TypeError(f"{name} must be a class under Exception, or a tuple of such, got {_shown(value)}")
+    return found
+
+
 def path(name: str, value: Any) -> str | None:
     """Check the path of a file, a str or a path object, and return it as a str. None stays None.
 
@@ -116,6 +144,22 @@ def path(name: str, value: Any) -> str | None:
     if "\0" in found or not found:
         raise ValueError(f"{name} must be a path, got {_shown(value)}")
     return found
+
+
+def outcomes(name: str, value: Any) -> Path:
+    """Check the path of a file of outcomes, and return it, absolute. Without a suffix, it gets `.resume`.
+
+    Raises:
+        TypeError: the value is no path, or one of bytes.
+        ValueError: the path is empty, contains a NUL, or is that of a folder.
+    """
+    found = path(name, value)
+    if found is None:
+        raise TypeError(f"{name} must be a path, got None")
+    whole = Path(found).expanduser().absolute()
+    if whole.is_dir() or found.endswith(os.sep):
+        raise ValueError(f"{name} must be the path of a file, and {found} is a folder: add a name")
+    return whole if whole.suffix else whole.with_name(f"{whole.name}.resume")
 
 
 def workers(name: str, value: Any) -> int:

@@ -43,6 +43,7 @@ from minidask.task.context import SlotConfig
 if TYPE_CHECKING:
     from minidask.local.node import LocalNode
 
+MAX_LOSSES = 3
 START_SECONDS = 30.0
 CLOSE_SECONDS = 8.0
 
@@ -92,9 +93,10 @@ class LocalCluster:
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
         slot_config = SlotConfig(str(self._store.folder), self.scheduler_address, self.access_file)
-        config = NodeConfig(self.n_workers, slot_limit if processes else None, memory_total(), slot_config)
+        self._config = NodeConfig(self.n_workers, slot_limit if processes else None, memory_total(), slot_config)
+        self._reviving = threading.Lock()
         try:
-            self._node = _NodeProcess(config) if processes else _NodeThread(config)
+            self._node = _NodeProcess(self._config) if processes else _NodeThread(self._config)
         except OSError as error:
             self._remove_folders()
             pass_on(error)
@@ -118,6 +120,25 @@ class LocalCluster:
             descriptors.check(count)
         self.n_workers = count
         self._node.scale(count)
+
+    def revive(self, losses: int) -> None:
+        """Start the cluster's process again if it has died. Clients call this when they have lost their connection.
+
+        Args:
+            losses: how often a client has lost it since a task of its had an outcome.
+
+        Raises:
+            MinidaskError: the cluster is closed, does not start, or has died `MAX_LOSSES` times for nothing.
+        """
+        with self._reviving:
+            if self._pid != os.getpid() or self not in _live_clusters:
+                raise MinidaskError("the cluster is closed")
+            if not isinstance(self._node, _NodeProcess) or not self._node.has_ended():
+                return
+            if losses >= MAX_LOSSES:
+                raise MinidaskError(f"the cluster's process has died {losses + 1} times, and no task ended in between")
+            self._node.close()
+            self._node = _NodeProcess(self._config._replace(slots=self.n_workers))
 
     def close(self) -> None:
         """End the cluster, stop all of its tasks and wait for its processes to end. Further calls do nothing."""
@@ -188,6 +209,10 @@ class _NodeProcess:
         except OSError as error:
             pass_on(error)
             return ""
+
+    def has_ended(self) -> bool:
+        """Whether the node has ended, by whatever cause."""
+        return self._process is None or self._process.poll() is not None
 
     def scale(self, slots: int) -> None:
         """Have this many slots from now on."""

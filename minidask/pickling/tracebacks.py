@@ -89,20 +89,22 @@ def _is_by_value(frame: FrameType) -> bool:
     return module is None or module.__dict__ is not frame.f_globals
 
 
-def note(name: str, call: str, worker: str) -> str:
+def note(name: str, call: str, worker: str, tries: int = 1) -> str:
     """Return one line for an exception's notes: which task raised it, and where.
 
     Args:
         name: the name of the task.
         call: the call that raised, as `short_call` writes it; empty if no call had begun.
         worker: the name of the worker.
+        tries: how many times the call was tried there.
     """
     try:
         folder = os.getcwd()
     except OSError:
         folder = "a folder that is gone"
     what = f"{name!r}: {call}" if call and not call.startswith(f"{name}(") else call or repr(name)
-    return f"task {what}, on worker {worker} of {socket.gethostname()}, process {os.getpid()}, in {folder}"
+    tried = f", in try {tries} of {tries}" if tries > 1 else ""
+    return f"task {what}, on worker {worker} of {socket.gethostname()}, process {os.getpid()}, in {folder}{tried}"
 
 
 class _Short(reprlib.Repr):

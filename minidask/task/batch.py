@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from minidask.host.resources import SHARE_VARIABLES
+from minidask.task.retries import Retried
 
 T = TypeVar("T")
 Nested = Callable[[int | None], AbstractContextManager[Any]]
@@ -45,6 +46,8 @@ def joblib_is_loaded(nested: Nested) -> None:
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a task's function. If joblib is loaded, or the function loads it, calls of `Parallel` inside are nested."""
+    if isinstance(function, Retried):
+        function = function.function
     if function is run_batch or isinstance(function, RunsBatches):
         return function(*args, **kwargs)
     return _run_nested(None, lambda: function(*args, **kwargs))

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minidask.client import core as client_core
-from minidask.client.core import ClientCore, Lost, Raised, Returned, Settle, Tell
+from minidask.client import outcomes
+from minidask.client.core import ClientCore, Settle, Tell
+from minidask.client.outcomes import Lost, Raised, Returned
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.wire import messages as m
 
@@ -274,9 +275,9 @@ def test_all_know_the_same_reasons_why_a_task_may_be_lost() -> None:
     text = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
     listed = text[text.index("`reason` is `") :].partition(".")[0]
     assert sorted(re.findall(r'"([\w-]+)"', listed)) == sorted(m.REASONS)
-    assert sorted(client_core._LOSSES) == sorted(m.REASONS)
+    assert sorted(outcomes._LOSSES) == sorted(m.REASONS)
     for reason in m.REASONS:
-        outcome = client_core.outcome_of(m.TaskLost(1, reason, "text"))
+        outcome = outcomes.outcome_of(m.TaskLost(1, reason, "text"))
         assert isinstance(outcome, Lost)
-        assert type(outcome.error) is client_core._LOSSES[reason]
-    assert type(client_core.outcome_of(m.TaskLost(1, "of the future", "text")).error) is MinidaskError
+        assert type(outcome.error) is outcomes._LOSSES[reason]
+    assert type(outcomes.outcome_of(m.TaskLost(1, "of the future", "text")).error) is MinidaskError

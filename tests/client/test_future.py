@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from minidask.client.core import Returned
 from minidask.client.future import Future
+from minidask.client.outcomes import Returned
 from minidask.pickling.sharing import dumps
 
 BOTH = threading.Barrier(2)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from minidask.client import queued
-from minidask.client.core import ClientCore, Lost, Returned, Settle, Tell
+from minidask.client.core import ClientCore, Settle, Tell
+from minidask.client.outcomes import Lost, Returned
 from minidask.client.queued import AskBack, CloseQueue, Drain, Put, PutAgain, Revoke, Withdraw, as_task
 from minidask.errors import KilledWorker, MinidaskError
 from minidask.wire import messages as m

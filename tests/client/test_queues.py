@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from minidask.client import queued, queues
-from minidask.client.core import ClientCore, Returned, Settle
+from minidask.client.core import ClientCore, Settle
+from minidask.client.outcomes import Returned
 from minidask.client.queues import Queues
 from minidask.client.shell import ClientShell
 from minidask.data import callqueue

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minidask.client import reading
+from minidask.client.connection import Loss
 from minidask.client.reading import Leadership, Reader
 
 MAX_STEPS = 20_000
@@ -46,7 +47,7 @@ class Stage:
     def __init__(self, script: list[int]) -> None:
         self.passed: list[str] = []
         self.errors: list[BaseException] = []
-        self._script: Iterator[int] = itertools.chain(script, itertools.cycle([0, 1, 2]))
+        self._script: Iterator[int] = itertools.chain(script, itertools.cycle(range(7)))  # fair to all
         self._actors: list[_Actor] = []
         self._threads: list[threading.Thread] = []
         self._back = threading.Semaphore(0)
@@ -77,8 +78,9 @@ class Stage:
         """Let others go on; this thread does so when that is true."""
         actor: _Actor = self._this.actor
         actor.ready, actor.alarm = ready, alarm
-        self._back.release()
-        actor.go.acquire()
+        if not self._aborted:
+            self._back.release()
+            actor.go.acquire()
         if self._aborted:
             raise _Aborted
 
@@ -153,17 +155,17 @@ class Wire:
     def fileno(self) -> int:
         return -1
 
-    def receive(self, on_message: Callable[[Any], None]) -> str:
+    def receive(self, on_message: Callable[[Any], None]) -> Loss | None:
         assert not self._reads, "two threads read at once"
         self._reads = True
         while self.incoming:
             message = self.incoming.popleft()
             self._stage.step()
             if message == END:
-                return "it is over"
+                return Loss("it is over")
             on_message(message)
         self._reads = False
-        return ""
+        return None
 
 
 class Scene:
@@ -177,7 +179,7 @@ class Scene:
         self.waiters = 0
 
         def wait_for(descriptors: list[int]) -> Callable[[float | None], list[int]]:
-            wake_fd = descriptors[1]
+            wake_fd = next(descriptor for descriptor in descriptors if descriptor >= 0)
 
             def ready() -> list[int]:
                 woken = select.select([wake_fd], [], [], 0)[0]
@@ -199,7 +201,7 @@ class Scene:
         monkeypatch.setattr(reading, "threading", fake)
         monkeypatch.setattr(reading, "_wait_for", wait_for)
         monkeypatch.setattr(reading, "start", lambda thread: stage.spawn("reading thread", thread.run))
-        self.reader = Reader(wire, self.done.append, self.reasons.append, slot)  # type: ignore[arg-type]
+        self.reader = Reader(wire, self.done.append, lambda reason: False, self.reasons.append, slot)  # type: ignore[arg-type]
         monkeypatch.setattr(self.reader, "wake", functools.partial(self._wake, self.reader.wake))
         stage.spawn("scheduler", lambda: self._send(messages))
 
@@ -232,11 +234,16 @@ class Scene:
         while called != wanted:
             with self.reader.lead() as leadership:
                 if leadership is None:
-                    self.stage.step(lambda: (wanted & {*self.done}) - called, alarm=True)
+                    self._follow(lambda: (wanted & {*self.done}) - called)
                     run_callbacks()
                     continue
                 self._lead(leadership, wanted, called, run_callbacks)
         self.waiters -= first
+
+    def _follow(self, is_done: Callable[[], object]) -> None:
+        woken: list[None] = []
+        with self.reader.following(functools.partial(woken.append, None)):
+            self.stage.step(lambda: woken or is_done(), alarm=True)
 
     def _lead(self, leadership: Leadership, wanted: set[int], called: set[int], callbacks: Callable[[], None]) -> None:
         while called != wanted and not self.reader.wanted_back:
@@ -293,6 +300,17 @@ def test_a_leader_never_sits_out_a_limit_while_its_message_is_there(script: list
         scene = Scene(script, 4, monkeypatch)
         scene.wait_for({0, 1, 2, 3})
         scene.play(4)
+    assert [name for name in scene.stage.passed if name.startswith("waits")] == []
+
+
+@given(SCRIPTS)
+def test_a_follower_never_sits_out_a_limit_while_nobody_leads(script: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        scene = Scene(script, 6, monkeypatch)
+        scene.wait_for({0, 3})
+        scene.wait_for({1, 4})
+        scene.wait_for({2, 5})
+        scene.play(6)
     assert [name for name in scene.stage.passed if name.startswith("waits")] == []
 
 

@@ -16,7 +16,7 @@ def test_a_slot_that_cannot_be_started_leaves_no_descriptors(monkeypatch: pytest
     def fail(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    launch._life_pipe()  # this process keeps one as long as it lives, whatever it starts
+    launch._life_pipe()  # which this process keeps
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(subprocess, "Popen", fail)
     with pytest.raises(BlockingIOError):

@@ -382,7 +382,9 @@ def test_a_lease_ends_as_early_as_anybody_has_asked(rig: Rig, afters: tuple[floa
     assert rig.ran == [1, 2]
 
 
-def test_a_lease_that_is_asked_for_does_not_wait_for_calls(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_is_asked_for_waits_for_calls_only_as_long_as_a_client_takes_to_send_the_next(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease_module, "IDLE_SECONDS", 1e6)
     rig.lease.heed(asked(1e6))
     rig.lease.serve()

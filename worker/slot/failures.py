@@ -17,7 +17,7 @@ from minidask.wire.messages import Failed, Run
 
 
 def failed(
-    error: BaseException, run: Run, seconds: float, session: SessionInfo | None, around: Sequence[str]
+    error: BaseException, run: Run, seconds: float, session: SessionInfo | None, around: Sequence[str], tries: int
 ) -> Failed:
     """The message for a call that raised.
 
@@ -27,6 +27,7 @@ def failed(
         seconds: how long it ran.
         session: of the caller; None if it could not be taken over.
         around: files of the slot's own frames, which the traceback does not show.
+        tries: how many times the call was tried here.
     """
     worker = os.environ.get("MINIDASK_WORKER", "local")
 
@@ -37,7 +38,7 @@ def failed(
     if session is not None:
         error = explained(error, run.name, f"{worker!r} on {socket.gethostname()}", session)
     text = tracebacks.remote_text(error, is_around)
-    notes = [*getattr(error, "__notes__", ()), tracebacks.note(run.name, call, worker)]
+    notes = [*getattr(error, "__notes__", ()), tracebacks.note(run.name, call, worker, tries)]
     try:
         payload = dumps((_presentable(error, run.name), notes), "the exception")
     except SerializationError:

@@ -14,7 +14,8 @@ daemon counts before it reads, and the slot looks into the pipes before it looks
 
 **When a lease ends.** The queue was empty for `IDLE_SECONDS`; others need the slot (`Yield`, `LEAVE`); a call was
 stopped; the client is gone. And a call that leaves tasks of its own behind ends it too: they are children of the lease,
-and end with that.
+and end with that. Where a lease waits for the slot, this one has some time left (`Yield.after`), and ends before that
+only if the queue is empty for `PAUSE_SECONDS`: a client takes less to put the next call after a result.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from .reads import OutputCount
 from .stops import RunningCall
 
 IDLE_SECONDS = 0.02
+PAUSE_SECONDS = 0.001
 
 
 class Host(Protocol):
@@ -125,10 +127,10 @@ class Lease:
                 if isinstance(queued, QueuedCall):
                     self._serve(queued)
                     ready = waiter.wait(0)
-                elif queued == LEAVE or self._ends_at is not None:
+                elif queued == LEAVE:
                     break
                 else:
-                    ready = waiter.wait(IDLE_SECONDS)
+                    ready = waiter.wait(IDLE_SECONDS if self._ends_at is None else PAUSE_SECONDS)
                     if not ready:
                         break
                 if self._slot.fileno() in ready:

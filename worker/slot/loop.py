@@ -32,6 +32,7 @@ from minidask.pickling.payload import SlotBlobs, handed_over, loads
 from minidask.pickling.sharing import dumps
 from minidask.task import batch
 from minidask.task.context import SlotConfig, bind_slot
+from minidask.task.retries import tries_again
 from minidask.task.session import refuse_other_python
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
@@ -294,20 +295,26 @@ class Slot:
             signal.signal(signal.SIGINT, self._calls.interrupt)
 
     def outcome(self, run: m.Run, call: RunningCall) -> m.Done | m.Failed:
-        """Run a call in the caller's session. Returns the message that tells how it ended."""
+        """Run a call in the caller's session, again if it is to be. Returns the message that tells how it ended."""
         began = time.perf_counter()
-        try:
-            if not call.before:  # the call below it has the same caller, and its own working directory
-                self._apply_session(run)
-        except BaseException as error:  # noqa: BLE001 - this task alone fails
-            return self.failed(run, error, began)
-        blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
-        try:
-            return self._called(run, call, began)
-        finally:
-            blobs.end()
+        outcome, tries = None, 0
+        while outcome is None:
+            tries += 1
+            try:
+                if not call.before:  # the call below it has the same caller, and its own working directory
+                    self._apply_session(run)
+            except BaseException as error:  # noqa: BLE001 - this task alone fails
+                return self.failed(run, error, began)
+            blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
+            try:
+                outcome = self._called(run, call, began, tries)
+            finally:
+                blobs.end()
+        return outcome
 
-    def _called(self, run: m.Run, call: RunningCall, began: float) -> m.Done | m.Failed:
+    def _called(self, run: m.Run, call: RunningCall, began: float, tries: int) -> m.Done | m.Failed | None:
+        """Unpickle a call and run it. Returns None if it has raised and is to be tried again."""
+        function: Any = None
         try:
             try:
                 call.interruptible = True
@@ -324,12 +331,15 @@ class Slot:
             call.interruptible = False
             if call.cut_import:
                 os._exit(0)  # half an import cannot be mended: the daemon starts a fresh slot
-            return self.failed(run, error, began)
+            return self.failed(run, error, began, tries)
         except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
             call.interruptible = False
-            return self.failed(run, error, began)
+            ended = call.stopped or call.stop_pending or os.getpid() != self._pid
+            if not ended and tries_again(function, error, tries):
+                return None
+            return self.failed(run, error, began, tries)
 
-    def failed(self, run: m.Run, error: BaseException, began: float) -> m.Failed:
+    def failed(self, run: m.Run, error: BaseException, began: float, tries: int = 1) -> m.Failed:
         """The message for a call that raised; in a fork of the slot, ends that process instead."""
         if os.getpid() != self._pid:
             _end_fork(error)
@@ -338,7 +348,7 @@ class Slot:
             self._caller.explain(error)
         in_session = bool(run.blobs) and run.blobs[0] == self._session
         session = self._blobs.resolve(run.blobs[0]) if in_session else None
-        return failures.failed(error, run, seconds, session, (__file__, batch.__file__))
+        return failures.failed(error, run, seconds, session, (__file__, batch.__file__), tries)
 
     # --- the caller's session ---
 

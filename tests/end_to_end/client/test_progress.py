@@ -231,7 +231,7 @@ def test_futures_are_shown_until_they_are_done(client: minidask.Client, capsys: 
 
 
 def test_a_lost_cluster_ends_the_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with minidask.Client(n_workers=1) as client:
+    with minidask.Client(n_workers=1, reconnect_timeout=0) as client:
         future = client.submit(time.sleep, 60)
         os.kill(client.scheduler_info()["pid"], signal.SIGKILL)
         client.progress(future)

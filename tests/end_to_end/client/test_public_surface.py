@@ -327,7 +327,7 @@ def test_an_executor_runs_what_nobody_holds() -> None:
 
 
 def test_parallel_does_not_leave_a_lost_cluster_for_this_machine() -> None:
-    with minidask.Client(n_workers=1) as client:
+    with minidask.Client(n_workers=1, reconnect_timeout=0) as client:
         assert joblib.Parallel(n_jobs=2, backend="minidask")(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
         os.kill(client.scheduler_info()["pid"], signal.SIGKILL)
         wait_until(lambda: client.closed, "the loss was noticed")

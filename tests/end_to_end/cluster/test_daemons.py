@@ -170,7 +170,7 @@ def test_a_worker_comes_back_to_a_scheduler_that_was_started_again(programs: Pro
     scheduler, address = programs.scheduler()
     _, port = host_and_port(address)
     worker = programs.worker(address, "--nworkers", "1")
-    with minidask.Client(address) as client:
+    with minidask.Client(address, reconnect_timeout=0) as client:
         pending = client.submit(time.sleep, 60)
         wait_until(lambda: not at_rest(client), "the task was sent")
         scheduler.send(signal.SIGKILL)

@@ -22,11 +22,11 @@ import joblib, minidask, os, signal, sys
 
 way, address = sys.argv[1:3]
 if way == "client":
-    client = minidask.Client(address)
+    client = minidask.Client(address, reconnect_timeout=0)
 options = {"scheduler": address} if way == "option" else {}
 
 def squares(n_jobs):
-    with joblib.parallel_config("minidask", **options):
+    with joblib.parallel_config("minidask", reconnect_timeout=0, **options):
         return joblib.Parallel(n_jobs=n_jobs)(joblib.delayed(pow)(i, 2) for i in range(4))
 
 def lost(text, n_jobs=(2, -1)):
@@ -116,7 +116,7 @@ IMPLICIT = """
 import joblib, minidask, os, signal, time
 
 def run():
-    with joblib.parallel_config("minidask", n_jobs=2):
+    with joblib.parallel_config("minidask", n_jobs=2, reconnect_timeout=0):
         assert joblib.Parallel()(joblib.delayed(pow)(i, 2) for i in range(4)) == [0, 1, 4, 9]
     return minidask.get_client()
 

@@ -161,7 +161,7 @@ except KeyboardInterrupt:
 
 
 def test_the_death_of_the_node_is_an_error_and_no_hang(programs: Programs, tmp_path: Path) -> None:
-    pids = started_sleeper(programs, tmp_path)
+    pids = started_sleeper(programs, tmp_path, options=", reconnect_timeout=0")
     os.kill(pids[1], signal.SIGKILL)
     wait_until(lambda: not alive(pids), "all had ended", 5)
     logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
