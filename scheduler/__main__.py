@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError
+from minidask.host import descriptors
 from minidask.host.folders import sweep
 from minidask.host.packages import installed, python_version
 from minidask.host.program import (
@@ -101,8 +102,10 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             host = f"[{options.host}]" if ":" in options.host else options.host
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
+        descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
+        descriptors.raise_limit()
         return run_loop(_serve(address, access_file, options.no_workers_timeout))
-    except (MinidaskError, ValueError) as error:
+    except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 
 

@@ -63,14 +63,15 @@ from minidask.wire import messages as m
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Left, Received
-from .holds import KEY_BITS, Holds, number_of
+from .events import Event, Joined, Lagging, Left, Received
+from .holds import Holds, holds_of, keys_of, number_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
+from .submissions import check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
 LOST_AFTER_SECONDS = 30.0
@@ -81,10 +82,7 @@ MOST_BETWEEN_TICKS = 5.0
 # More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
 MAX_SLOTS = 1 << 16
 MAX_COUNT = 1 << 32
-MAX_BLOBS = 1 << 19
-MAX_NAME = 1 << 20
 MAX_OUTPUT = 1 << 23
-MAX_KEYS = 64
 PLAIN = (str, int, float, bool, type(None))
 
 Outbox = list[tuple[int, m.Message]]
@@ -138,6 +136,8 @@ class SchedulerCore:
             self._join(event, now)
         elif type(event) is Left:
             self._leave(event.peer, event.reason)
+        elif type(event) is Lagging:
+            self._lag(event)
         else:
             self._tick(now)
         return self.take()
@@ -242,7 +242,7 @@ class SchedulerCore:
         info, name = _plain(event)
         forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
         client = ClientRecord(
-            event.peer, name, forward_output, nested, minor(info.get("python")), keys=_keys(event.info)
+            event.peer, name, forward_output, nested, minor(info.get("python")), keys=keys_of(event.info)
         )
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
@@ -267,7 +267,7 @@ class SchedulerCore:
             serves=str(info.get("serves") or ""), place=str(info.get("place") or ""),
             versions=versions, python=minor(info.get("python")), uid=str(info.get("uid") or ""),
         )  # fmt: skip
-        self._take_over(worker, _holds(event.info), now)
+        self._take_over(worker, holds_of(event.info), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
@@ -302,6 +302,16 @@ class SchedulerCore:
             self.restarts.lose_client(client)
             self.attempts.lose_client(client)
             self.data.leave(client)
+
+    def _lag(self, event: Lagging) -> None:
+        """Begin no more tasks of a client that does not read: their results would pile up here.
+
+        The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
+        """
+        client = self.clients.get(event.peer)
+        if client is not None and not client.nested and client.lags is not event.lags:
+            client.lags = event.lags
+            (self.ready.hold if client.lags else self.ready.go_on)(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
@@ -361,11 +371,11 @@ class SchedulerCore:
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
-        _check_submission(client, message)
+        check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(message) if message.parent else None
         died = self.nesting.died_before(parent, message) if parent is not None else ()
-        refusal = _refusal(client, message, group, parent)
+        refusal = refusal_of(client, message, group, parent)
         if len(died) >= MAX_DEATHS:
             refusal = m.Reason.KILLED, died_too_often(died)
         if refusal is not None:
@@ -438,7 +448,7 @@ class SchedulerCore:
 
     def _output(self, worker: WorkerRecord, message: m.Output) -> None:
         client = self.clients.get(message.client)
-        if client is not None and client.forward_output:
+        if client is not None and client.forward_output and not client.lags:
             text = message.text[:MAX_OUTPUT]
             self._send(client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text))
 
@@ -462,57 +472,3 @@ def _plain(event: Joined) -> tuple[dict[str, Any], str]:
     """What a peer says of itself, without values that cannot be passed on; and its name."""
     info = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
     return info, str(info.get("name") or event.address)
-
-
-def _keys(info: dict[str, Any]) -> tuple[int, ...]:
-    """The keys that a client has drawn, its present one first.
-
-    Raises:
-        ProtocolError: they are none.
-    """
-    keys = info.get("keys", [])
-    if type(keys) is not list or not all(type(key) is int and 0 < key < 1 << KEY_BITS for key in keys):
-        raise ProtocolError(f"a client cannot have the keys {keys!r}")
-    return tuple(keys[:MAX_KEYS])
-
-
-def _holds(info: dict[str, Any]) -> dict[int, int]:
-    """The attempts that a worker has brought along, by task.
-
-    Raises:
-        ProtocolError: they are none.
-    """
-    holds = info.get("holds", [])
-    pairs = type(holds) is list and all(type(pair) is list and len(pair) == 2 for pair in holds)
-    if not pairs or not all(type(number) is int and number > 0 for pair in holds for number in pair):
-        raise ProtocolError(f"a worker cannot hold {holds!r}")
-    return dict(holds)
-
-
-def _check_submission(client: ClientRecord, message: m.Submit) -> None:
-    if message.task in client.tasks:
-        raise ProtocolError(f"task {message.task} is submitted twice")
-    if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
-        raise ProtocolError(f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name")
-    if not message.payload:
-        raise ProtocolError(f"task {message.task} has no payload")
-    if message.group in client.groups and message.pin is not None:
-        raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
-    if message.lease and (message.pin is not None or message.parent or client.nested):
-        raise ProtocolError(f"task {message.task} is a lease, so it can have neither pin nor parent")
-    if message.timeout is not None and not message.timeout > 0:
-        raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
-
-
-def _refusal(
-    client: ClientRecord, message: m.Submit, group: GroupRecord | None, parent: TaskRecord | None
-) -> tuple[m.Reason, str] | None:
-    """Why a task cannot be taken in: no reason to end the connection, and with it every other task."""
-    for blob in message.blobs:
-        if blob not in client.blobs:
-            return m.Reason.INTERNAL, f"its client does not hold blob {blob.hex()}"
-    if message.group and group is None:
-        return m.Reason.INTERNAL, f"group {message.group} is not open"
-    if message.parent and parent is None:
-        return m.Reason.CANCELLED, "the task that has submitted it has ended"
-    return (m.Reason.VERSION, client.refused) if client.refused else None

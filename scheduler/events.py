@@ -37,8 +37,15 @@ class Received(NamedTuple):
     message: Message
 
 
+class Lagging(NamedTuple):
+    """A peer reads more slowly than messages for it come: `lags`. Or it has caught up."""
+
+    peer: int
+    lags: bool
+
+
 class Tick(NamedTuple):
     """Time has passed; the shell sends one a second."""
 
 
-Event = Joined | Left | Received | Tick
+Event = Joined | Left | Received | Lagging | Tick

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
 from .tasks import ClientRecord, WorkerRecord
 
 HOLD_SECONDS = 60.0
 KEY_BITS = 22
+MAX_KEYS = 64
 
 Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
@@ -104,3 +107,28 @@ class Holds:
 def number_of(key: int, number: int) -> int:
     """The scheduler's number of a client's task."""
     return key * m.OUTLIVES + number
+
+
+def keys_of(info: dict[str, Any]) -> tuple[int, ...]:
+    """The keys that a client has drawn, its present one first.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    keys = info.get("keys", [])
+    if type(keys) is not list or not all(type(key) is int and 0 < key < 1 << KEY_BITS for key in keys):
+        raise ProtocolError(f"a client cannot have the keys {keys!r}")
+    return tuple(keys[:MAX_KEYS])
+
+
+def holds_of(info: dict[str, Any]) -> dict[int, int]:
+    """The attempts that a worker has brought along, by task.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    holds = info.get("holds", [])
+    pairs = type(holds) is list and all(type(pair) is list and len(pair) == 2 for pair in holds)
+    if not pairs or not all(type(number) is int and number > 0 for pair in holds for number in pair):
+        raise ProtocolError(f"a worker cannot hold {holds!r}")
+    return dict(holds)

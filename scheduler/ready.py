@@ -9,6 +9,7 @@
   others. Only a task that comes back, after a death, has to be inserted.
 - A group may have a limit of tasks that run at once. At the limit its lines are taken out of the heap as a whole and
   parked with the group, so that nobody has to skip them. They come back when one of the group's tasks ends.
+- The heap of a client that lags is held aside as a whole: none of its tasks begins until the client has caught up.
 - A cancelled task stays in its line and is skipped when it is met. A line with more cancelled tasks than others is
   compacted, so that a client that cancels much does not fill the memory.
 """
@@ -73,6 +74,7 @@ class ReadyQueue:
     def __init__(self) -> None:
         self._lines: dict[int, dict[Key, Line]] = {}
         self._heaps: dict[int, list[Entry]] = {}  # by client; the first in the dict is the next to take a turn
+        self._held: dict[int, list[Entry]] = {}  # the heaps of clients that lag
         self._counts: dict[int, int] = {}
         self._within: dict[int, list[Line]] = {}  # by task: the lines of what it has submitted
         self._turns: dict[int, int] = {}  # by client: when it was last served, counted in turns
@@ -87,7 +89,17 @@ class ReadyQueue:
 
     def peers(self) -> set[int]:
         """The numbers of all clients about which the queue keeps anything."""
-        return self._lines.keys() | self._heaps.keys() | self._counts.keys() | self._turns.keys()
+        return self._lines.keys() | self._heaps.keys() | self._held.keys() | self._counts.keys() | self._turns.keys()
+
+    def hold(self, client: ClientRecord) -> None:
+        """Let no task of a client begin, but those within tasks that wait for them."""
+        self._held[client.peer] = self._heaps.pop(client.peer, [])
+
+    def go_on(self, client: ClientRecord) -> None:
+        """Let the tasks of a client begin again."""
+        heap = self._held.pop(client.peer, [])
+        if heap:
+            self._heap(client.peer).extend(heap)
 
     def push(self, task: TaskRecord) -> None:
         """Queue a task. A task that was queued before takes its old place."""
@@ -113,6 +125,8 @@ class ReadyQueue:
 
         If the client had no lines, it takes its place among those that wait for turns.
         """
+        if peer in self._held:
+            return self._held[peer]
         if peer not in self._heaps:
             self._heaps[peer] = []
             if len(self._heaps) > 1:
@@ -121,7 +135,7 @@ class ReadyQueue:
 
     def _sort(self, peer: int) -> None:
         """Put a client's heap in order, after a line of it has got an older head."""
-        heap = self._heaps.get(peer, [])
+        heap = self._held.get(peer) or self._heaps.get(peer, [])
         heap[:] = [entry[2].entry if entry[2].tasks else entry for entry in heap]
         heapq.heapify(heap)
 
@@ -200,12 +214,12 @@ class ReadyQueue:
     def _remove_line(self, line: Line) -> None:
         """Forget a line that may be anywhere in its heap."""
         self._forget_line(line)
-        heap = self._heaps.get(line.peer)
-        if heap is not None:
+        for heaps in (self._heaps, self._held):
+            heap = heaps.get(line.peer, [])
             heap[:] = [entry for entry in heap if entry[2] is not line]
             heapq.heapify(heap)
-            if not heap:
-                del self._heaps[line.peer]
+        if not self._heaps.get(line.peer, True):
+            del self._heaps[line.peer]
 
     def _next_line(self, peer: int, pythons: Collection[str]) -> Line | None:
         """The client's line whose head is to run next; None if no task may run now.
@@ -291,6 +305,7 @@ class ReadyQueue:
         """Forget a client that has left."""
         self._lines.pop(client.peer, None)
         self._heaps.pop(client.peer, None)
+        self._held.pop(client.peer, None)
         self._counts.pop(client.peer, None)
         self._turns.pop(client.peer, None)
 

@@ -31,12 +31,13 @@ from typing import Any
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.net.addresses import Address
+from minidask.net.sockets import DEAD_SECONDS
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import Goodbye, Message, Notice
 
 from .core import Outbox, SchedulerCore
-from .events import Event, Joined, Left, Received, Tick
+from .events import Event, Joined, Lagging, Left, Received, Tick
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
@@ -63,6 +64,7 @@ class SchedulerServer:
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._strangers: set[MessageLink] = set()
+        self._enduring: set[MessageLink] = set()  # clients that may read nothing for as long as they like
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
@@ -232,13 +234,15 @@ class SchedulerServer:
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        for link in [link for link in self._enduring if link.is_dead()]:
+            link.abort(OSError(f"its machine has not answered for {DEAD_SECONDS} seconds"))
         self.post(Tick())
 
     # --- sockets ---
 
     def _accept(self) -> MessageLink:
         handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=self._info)
-        link = MessageLink(handshake, self._opened, self._received, self._closed)
+        link = MessageLink(handshake, self._opened, self._received, self._closed, on_lag=self._lags)
         self._strangers.add(link)
         return link
 
@@ -252,6 +256,8 @@ class SchedulerServer:
         info = handshake.peer_info
         address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"
         peer = self.attach(link, handshake.role, address, info)
+        if handshake.role == "client" and link.endure():  # a worker is silent when it stands still, and lost then
+            self._enduring.add(link)
         self._peers[id(link)] = peer
         log.info("%s %s joined from %s", handshake.role, info.get("name", ""), address)
 
@@ -260,8 +266,14 @@ class SchedulerServer:
         if peer is not None:
             self.post(*(Received(peer, message) for message in messages))
 
+    def _lags(self, link: MessageLink, lags: bool) -> None:
+        peer = self._peers.get(id(link))
+        if peer is not None:
+            self.post(Lagging(peer, lags))
+
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._strangers.discard(link)
+        self._enduring.discard(link)
         peer = self._peers.pop(id(link), None)
         if peer is None:
             if error is not None:

@@ -134,6 +134,7 @@ class ClientRecord:
     when the scheduler first saw that it has tasks and no worker for them.
 
     `keys` are those that it has drawn, its present one first: see `holds.py`.
+    It `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
@@ -147,6 +148,7 @@ class ClientRecord:
     served: bool = False
     refused: str = ""
     starved_since: float | None = None
+    lags: bool = False
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)

@@ -143,8 +143,6 @@ def _memory(text: str) -> int | None:
 
 
 async def _work(options: argparse.Namespace) -> int:
-    descriptors.check(options.nworkers)
-    descriptors.raise_limit()
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
@@ -174,6 +172,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     start_logging(options.log_level)
     try:
+        descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks
+        descriptors.raise_limit()
         return run_loop(_work(options))
     except (MinidaskError, OSError) as error:
         return fail(PROGRAM, error)

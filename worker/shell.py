@@ -47,6 +47,7 @@ HEARTBEAT_SECONDS = 5.0
 KILL_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 6.4
+READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
@@ -106,6 +107,7 @@ class WorkerShell:
         self._busy = False
         self._touched: set[SlotHandle | Link] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._reading_first = False
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
@@ -345,9 +347,22 @@ class WorkerShell:
             self._timer.cancel()
             self._timer = None
         deadline = self._core.next_deadline()
-        if deadline is not None and not self._closing:
+        if deadline is not None and not self._closing and not self._reading_first:
             delay = max(0.0, deadline - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self.post, e.WorkerTick())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        """Read what slots have sent before the time counts: if this process stood still, that may have come in time.
+
+        An event loop may look at timers before it reads.
+        """
+        self._timer = None
+        self._reading_first = True
+        asyncio.get_running_loop().call_later(READ_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._reading_first = False
+        self.post(e.WorkerTick())
 
     # --- slots ---
 

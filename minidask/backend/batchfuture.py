@@ -145,5 +145,9 @@ class BatchFuture:
         if isinstance(outcome, Lost):
             self._error = outcome.error
             self._of_call = isinstance(outcome.error, OF_A_CALL)
+            if self.count > 1 and isinstance(outcome.error, KilledWorker):
+                outcome.error.add_note(
+                    f"It is a batch of {self.count} calls, named after the first: any may have died."
+                )
         elif outcome is not None:
             self._value, self._error = unpickle(outcome, self.name)

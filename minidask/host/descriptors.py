@@ -11,6 +11,7 @@ import contextlib
 import resource
 
 from minidask.errors import MinidaskError
+from minidask.host.sizes import count
 
 EACH = 6
 """For each slot: its socket, two pipes for its output, one for stops, its count of reads, and its tasks' own client."""
@@ -24,7 +25,7 @@ _original: tuple[int, int] | None = None
 
 
 def check(slots: int) -> None:
-    """Check that the hard limit of descriptors is enough for a daemon with so many slots.
+    """Check that the hard limit of descriptors is enough for a daemon with so many slots; none for a scheduler.
 
     Raises:
         MinidaskError: the limit is too low. The error says how to raise it, and how many slots would do.
@@ -33,8 +34,9 @@ def check(slots: int) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and wanted > hard:
         most = (hard - BESIDES) // EACH
+        needs = f"{count(slots, 'worker')} need{'s' if slots == 1 else ''}" if slots else "this program needs"
         raise MinidaskError(
-            f"{slots} workers need {wanted} open files, and the limit of this process is {hard}: raise it"
+            f"{needs} {wanted} open files, and the limit of this process is {hard}: raise it"
             f" (`ulimit -n {wanted}`, or LimitNOFILE in a systemd unit)"
             + (f", or have at most {most} workers" if most > 0 else "")
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Any
 
 from minidask.errors import SchedulerLost
 from minidask.host.signals import suppress
 from minidask.net.addresses import Address
 
+TCP_INFO_FIELDS = "=2xBB52xI"  # of the kernel's `struct tcp_info`: retransmits, probes, last_ack_recv
+TCP_INFO_BYTES = struct.calcsize(TCP_INFO_FIELDS)
 DEAD_SECONDS = 30
 """A peer whose machine has not answered the kernel for so long is taken for dead."""
 
@@ -28,6 +31,27 @@ def keep_alive(sock: Any, seconds: int = DEAD_SECONDS) -> None:
         if option is not None:  # macOS names or lacks some of them
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def endure(sock: Any) -> bool:
+    """Keep a connection however long the peer does not read, as long as its machine answers the kernel.
+
+    The kernel's own limit takes a peer that is stopped, and has no room for more bytes, for one that is dead. The
+    caller has to look at `unanswered` instead. Returns whether that is possible: on Linux, for TCP.
+    """
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6) or not hasattr(socket, "TCP_INFO"):
+        return False
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+    return True
+
+
+def unanswered(sock: Any) -> float:
+    """For how many seconds the peer's machine has answered nothing, if it was sent something since; else 0."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    if len(info) < TCP_INFO_BYTES:
+        return 0.0
+    retransmits, probes, last_answer = struct.unpack(TCP_INFO_FIELDS, info)
+    return last_answer / 1000 if retransmits or probes else 0.0
 
 
 def no_scheduler(address: Address, error: OSError) -> SchedulerLost:

@@ -19,7 +19,7 @@ from typing import Protocol, cast
 
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.net.addresses import Address
-from minidask.net.sockets import DEAD_SECONDS, keep_alive
+from minidask.net.sockets import DEAD_SECONDS, endure, keep_alive, unanswered
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
@@ -27,6 +27,8 @@ from minidask.wire.messages import Goodbye, Message
 
 HANDSHAKE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
+LAG_BYTES = 64 << 20
+LOOKS = 3
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -51,6 +53,8 @@ class MessageLink(asyncio.BufferedProtocol):
         on_messages: called with the link and the messages that one read has brought.
         on_closed: called once, with the link and the error that ended it; None if the peer has closed it.
         dead_seconds: after how long without an answer of its machine the peer is taken for dead.
+        on_lag: called with the link and True when more than 64 MiB wait because the peer does not read; with False when
+            it has caught up.
     """
 
     def __init__(
@@ -60,12 +64,15 @@ class MessageLink(asyncio.BufferedProtocol):
         on_messages: Callable[[MessageLink, list[Message]], None],
         on_closed: Callable[[MessageLink, MinidaskError | OSError | None], None],
         dead_seconds: int = DEAD_SECONDS,
+        on_lag: Callable[[MessageLink, bool], None] | None = None,
     ) -> None:
         self.handshake = handshake
         self._on_open = on_open
         self._on_messages = on_messages
         self._on_closed = on_closed
         self._dead_seconds = dead_seconds
+        self._on_lag = on_lag
+        self._old_answers = 0
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
         self._out: list[Buffer] = []
@@ -102,15 +109,39 @@ class MessageLink(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    def abort(self) -> None:
-        """Close the connection at once. Bytes that were not written are dropped; `on_closed` is called later."""
+    def abort(self, error: OSError | None = None) -> None:
+        """Close the connection at once, for this error. Bytes that were not written are dropped.
+
+        `on_closed` is called later.
+        """
+        self._error = self._error or error
         if self._transport is not None:
             self._transport.abort()
+
+    def endure(self) -> bool:
+        """Keep the connection however long the peer does not read. Returns whether that is possible.
+
+        If so, `is_dead` is to be asked from now on. Else the kernel takes a peer that reads nothing for dead.
+        """
+        return self._transport is not None and endure(self._transport.get_extra_info("socket"))
+
+    def is_dead(self) -> bool:
+        """Whether the peer's machine answers no more; to be asked once a second.
+
+        The kernel asks a peer that reads nothing ever more seldom. So its last answer may be old, and the next one on
+        its way: it has the time until the third look.
+        """
+        assert self._transport is not None
+        seconds = 0.0 if self._transport.is_closing() else unanswered(self._transport.get_extra_info("socket"))
+        self._old_answers = self._old_answers + 1 if seconds > self._dead_seconds else 0
+        return self._old_answers >= LOOKS
 
     # --- called by asyncio ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if self._on_lag is not None:
+            self._transport.set_write_buffer_limits(high=LAG_BYTES, low=LAG_BYTES // 4)
         keep_alive(transport.get_extra_info("socket"), self._dead_seconds)
         if self._open:
             self._on_open(self)
@@ -140,6 +171,14 @@ class MessageLink(asyncio.BufferedProtocol):
             self._on_messages(self, messages)
         if failure is not None:
             self._fail(failure)
+
+    def pause_writing(self) -> None:
+        if self._on_lag is not None:
+            self._on_lag(self, True)
+
+    def resume_writing(self) -> None:
+        if self._on_lag is not None:
+            self._on_lag(self, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 from typing import Any
 
 import pytest
@@ -93,3 +94,47 @@ def test_the_kernel_tells_of_a_dead_peer_in_time(seconds: int, expected: tuple[i
     with socket.socket() as sock:
         keep_alive(sock, seconds)
         assert tuple(sock.getsockopt(socket.IPPROTO_TCP, option) for option in options) == expected
+
+
+class Kernel:
+    """A socket whose kernel tells what a test says."""
+
+    family = socket.AF_INET
+
+    def __init__(self) -> None:
+        self.options: dict[int, int] = {}
+        self.retransmits = self.probes = self.last_answer = 0
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        self.options[option] = value
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return struct.pack("=BBBB4x12II", 1, 0, self.retransmits, self.probes, *range(12), self.last_answer)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="only Linux tells that")
+def test_a_peer_that_reads_nothing_is_kept_and_one_that_answers_nothing_is_dead() -> None:
+    link, transport = opened([])
+    kernel = Kernel()
+    transport.get_extra_info = lambda name: kernel  # type: ignore[method-assign, assignment]
+    assert link.endure()
+    assert kernel.options == {socket.TCP_USER_TIMEOUT: 0}
+
+    def looks(*seconds: float) -> list[bool]:
+        found = []
+        for last_answer in seconds:
+            kernel.last_answer = int(1000 * last_answer)
+            found.append(link.is_dead())
+        return found
+
+    assert looks(100, 101, 102) == [False] * 3, "nothing was sent that it could answer"
+    kernel.probes = 1
+    assert looks(58, 59, 1, 31, 32, 2, 29) == [False] * 7, "it was asked whether it has room, and answers"
+    assert looks(31, 32, 33, 34) == [False, False, True, True]
+    kernel.probes, kernel.retransmits = 0, 3
+    assert looks(1, 31, 32, 33) == [False, False, False, True]
+
+
+def test_over_a_unix_socket_nobody_has_to_be_asked() -> None:
+    link, _ = opened([])
+    assert not link.endure()

@@ -62,3 +62,38 @@ def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> 
     assert not core.handle(e.Tick(), now)
     assert not pass_time(core, now, NO_WORKERS_SECONDS - 6)
     assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 6, 2)] == [m.TaskLost]
+
+
+# --- a client that does not read ---
+
+
+def runs(sent: list[tuple[int, m.Message]]) -> list[int]:
+    return [message.task for _, message in sent if isinstance(message, m.Run)]
+
+
+def test_no_task_begins_whose_client_does_not_read_but_those_that_a_task_waits_for() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(1, "client", "a", {}), 0.0)
+    core.handle(e.Joined(2, "client", "slot", {"nested": True}), 0.0)
+    core.handle(e.Joined(3, "worker", "b", {"slots": 1}), 0.0)
+    for number in (7, 8):
+        core.handle(e.Received(1, m.Submit(number, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    assert runs(core.assign(0.0)) == [1]
+    assert core.handle(e.Lagging(1, True), 0.0) == []
+    core.handle(e.Received(2, m.Submit(1, "f", 0, None, 0, None, [], [1, 1], False, [b"call"])), 0.0)
+    core.handle(e.Received(3, m.Waiting(1, 1)), 0.0)
+    assert runs(core.assign(0.0)) == [3], "it runs on top of the one that waits for it"
+    assert core.handle(e.Received(3, m.Output(1, 0, "stdout", "line")), 0.0) == []
+    core.handle(e.Received(3, m.Done(3, 1, 0.1, [b"result"])), 0.0)
+    core.handle(e.Received(3, m.Resumed(1, 1)), 0.0)
+    assert [type(message) for _, message in core.handle(e.Received(3, m.Done(1, 1, 0.1, [b"result"])), 0.0)] == [
+        m.TaskDone
+    ]
+    assert core.assign(0.0) == []
+    core.handle(e.Joined(4, "client", "another", {}), 0.0)
+    core.handle(e.Received(4, m.Submit(1, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    assert runs(core.assign(0.0)) == [4], "others are not held up"
+    core.handle(e.Received(3, m.Done(4, 1, 0.1, [b"result"])), 0.0)
+    assert core.handle(e.Lagging(2, True), 0.0) == core.assign(0.0) == [], "a slot's client has no tasks of its own"
+    assert core.handle(e.Lagging(1, False), 0.0) == []
+    assert runs(core.assign(0.0)) == [2]

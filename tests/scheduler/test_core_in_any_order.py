@@ -14,7 +14,7 @@ from minidask.host.versions import fits
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
 from minidask.scheduler.core import LOST_AFTER_SECONDS, MOST_BETWEEN_TICKS, NO_WORKERS_SECONDS
-from minidask.scheduler.events import Joined, Left, Received, Tick
+from minidask.scheduler.events import Joined, Lagging, Left, Received, Tick
 from minidask.scheduler.tasks import Running
 from minidask.wire import messages as m
 from tests.scheduler.bad_words import HUGE, bad_words_of_a_client, bad_words_of_a_worker
@@ -67,6 +67,13 @@ class SchedulerMachine(Book):
         info = {"name": "nested", "nested": True, "python": self.pythons[worker]}
         self.send(Joined(self.peers, "client", f"tcp://n:{self.peers}", info))
         return self.peers
+
+    @rule(client=clients, lags=st.booleans())
+    def client_lags(self, client: int, lags: bool) -> None:
+        began = {worker: set(held) for worker, held in self.holding.items()}
+        self.send(Lagging(client, lags))
+        if lags:
+            assert began == {worker: set(held) for worker, held in self.holding.items()}
 
     @rule(client=clients)
     def client_vanishes(self, client: int) -> None:

@@ -14,6 +14,7 @@ STEPS = st.lists(
         st.tuples(st.just("push"), st.integers(0, 2), st.integers(0, 2), st.integers(0, 1)),
         st.tuples(st.just("pop")),
         st.tuples(st.sampled_from(["cancel", "end", "return"]), st.integers(0, 1000)),
+        st.tuples(st.just("lag"), st.integers(0, 2)),
     ),
     max_size=120,
 )
@@ -37,7 +38,15 @@ class Model:
         self.tasks.append(task)
         self.queue.push(task)
 
+    def lag(self, client: int) -> None:
+        """A client begins to lag, or has caught up."""
+        record = self.clients[client]
+        record.lags = not record.lags
+        (self.queue.hold if record.lags else self.queue.go_on)(record)
+
     def runnable(self, client: ClientRecord) -> list[TaskRecord]:
+        if client.lags:
+            return []
         waiting = [t for t in self.tasks if t.client is client and type(t.state) is Ready]
         return [t for t in waiting if t.group is None or not t.group.full]
 
@@ -92,6 +101,9 @@ def test_the_next_task_is_the_models(steps: list[tuple[str, int, int, int]]) -> 
     model = Model()
     for step in steps:
         model.step(*step)
+    for number, client in enumerate(model.clients):
+        if client.lags:
+            model.lag(number)
     while len(model.queue):
         model.step("pop")
         model.step("end", 0)

@@ -15,6 +15,16 @@ from minidask.worker import peers
 from minidask.worker.peers import Peers
 
 
+class Told:
+    """In the place of transfers: whether they are told that a source is lost."""
+
+    def __init__(self) -> None:
+        self.lost = asyncio.Event()
+
+    def source_lost(self, source: str, why: str) -> None:
+        self.lost.set()
+
+
 def test_a_worker_notices_sooner_that_its_source_is_gone_than_that_who_fetches_here_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -31,13 +41,17 @@ def test_a_worker_notices_sooner_that_its_source_is_gone_than_that_who_fetches_h
                 both.set()
 
         monkeypatch.setattr(transport, "keep_alive", keep)
-        told: Any = None
+        told: Any = Told()
         host, guest = Peers(b"s" * 32, told), Peers(b"s" * 32, told)
         server = await asyncio.get_running_loop().create_server(host._accept, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         guest.send(f"tcp://127.0.0.1:{port}", FetchChunk(b"n" * 16, 0, 1, 0))
         await asyncio.wait_for(both.wait(), 10)
+        guest.close()
+        host.close()
         server.close()
+        await asyncio.wait_for(told.lost.wait(), 10)
+        await asyncio.sleep(0)
 
     asyncio.run(scene())
     assert patience == {True: peers.DEAD_SECONDS, False: DEAD_SECONDS}

@@ -206,6 +206,15 @@ def raises(error: Callable[[], BaseException]) -> None:
     raise error()
 
 
+def test_any_text_of_an_exception_comes_back(client: minidask.Client) -> None:
+    def fail(text: str) -> None:
+        raise ValueError(text)
+
+    for text in ("", "\0", "caf\udce9", "\ud800"):
+        error = client.submit(fail, text).exception(30)
+        assert isinstance(error, ValueError) and error.args == (text,)
+
+
 @pytest.mark.parametrize(
     ("function", "arguments", "error", "text"),
     [

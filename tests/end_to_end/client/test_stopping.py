@@ -31,6 +31,29 @@ def test_a_time_limit_stops_the_call(client: minidask.Client, function: Callable
     assert client.submit(neg, 1).result(10) == -1
 
 
+def test_a_call_that_was_in_time_is_not_stopped_because_the_node_stood_still(
+    client: minidask.Client, tmp_path: Path
+) -> None:
+    def call() -> int:
+        (tmp_path / "begun").touch()
+        wait_until((tmp_path / "stopped").exists, "the node stood still")
+        (tmp_path / "over").touch()
+        return 7
+
+    node = client.scheduler_info()["pid"]
+    future = client.submit(call, timeout=1.0)
+    wait_until((tmp_path / "begun").exists, "the call had begun")
+    began = time.monotonic()
+    os.kill(node, signal.SIGSTOP)
+    try:
+        (tmp_path / "stopped").touch()
+        wait_until((tmp_path / "over").exists, "the call was over")
+        wait_until(lambda: time.monotonic() > began + 1.2, "its time was up")
+    finally:
+        os.kill(node, signal.SIGCONT)
+    assert future.result(30) == 7
+
+
 def test_cancelling_what_waits_and_stopping_what_runs(client: minidask.Client, tmp_path: Path) -> None:
     def runs(mark: Path) -> None:
         mark.touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import psutil
 import pytest
 from joblib import Parallel, delayed
 
@@ -196,3 +198,39 @@ def test_what_one_client_has_changed_another_does_not_see(programs: Programs) ->
         again = one.submit(changed).result(20)
         assert not again[0]
         wait_until(lambda: one.nthreads() and sum(one.nthreads().values()) == 1, "there was one slot again")
+
+
+# --- a client that is stopped ---
+
+READS_NOTHING = """
+import sys, minidask
+
+def result(i):
+    return bytes([i % 256]) * 900_000
+
+client = minidask.Client(sys.argv[1])
+futures = client.map(result, range(400))
+print("all submitted", flush=True)
+assert all(future.result() == result(i) for i, future in enumerate(futures))
+print("all is right", flush=True)
+"""
+
+
+def test_results_for_a_client_that_reads_nothing_do_not_pile_up_and_others_go_on(programs: Programs) -> None:
+    """It was stopped with Ctrl-Z, say. When it goes on, so do its tasks."""
+    scheduler, address = programs.scheduler()
+    programs.worker(address, "--nworkers", "2")
+    memory = psutil.Process(scheduler.process.pid).memory_info
+    before = memory().rss
+    program = programs.script(READS_NOTHING, address)
+    with minidask.Client(address) as client:
+        program.wait_for("all submitted")
+        program.send(signal.SIGSTOP)
+        try:
+            wait_until(lambda: not client.scheduler_info()["tasks"]["running"], "no task ran any more")
+            assert client.scheduler_info()["tasks"]["queued"] > 100
+            assert memory().rss - before < 150 << 20
+            assert client.submit(neg, 1).result(30) == -1
+        finally:
+            program.send(signal.SIGCONT)
+        program.wait_for("all is right")

@@ -214,6 +214,13 @@ def test_empty_iterables() -> None:
     assert list(Parallel(n_jobs=2, return_as="generator")([])) == []
 
 
+def test_a_batch_that_kills_its_process_does_not_blame_its_first_call_alone(client: minidask.Client) -> None:
+    calls = [*delayed_calls(neg, 7), delayed(os._exit)(3)]
+    with pytest.raises(errors.KilledWorker, match=r"task 'neg'.*exit code 3") as raised:
+        Parallel(n_jobs=2, batch_size=4, pre_dispatch="all")(calls)
+    assert raised.value.__notes__ == ["It is a batch of 4 calls, named after the first: any may have died."]
+
+
 def test_an_iterable_may_itself_use_the_cluster(client: minidask.Client) -> None:
     def iterable() -> Iterator[Any]:
         for i in range(20):

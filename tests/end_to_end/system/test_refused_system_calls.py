@@ -198,6 +198,19 @@ def test_a_worker_says_in_a_line_what_it_lacks(programs: Programs, tmp_path: Pat
     few = subprocess.run(command, preexec_fn=limit, capture_output=True, text=True, timeout=60, check=False)
     assert (few.returncode, few.stderr.count("\n")) == (1, 1), few.stderr
     assert "20 workers need 152 open files" in few.stderr
+    for limit_of_files in (9, 12, 20):  # with 8 Python itself does not start
+        for daemon in ([sys.executable, "-m", "minidask.scheduler", "--port", "0"], [*command[:4], "--nworkers", "1"]):
+            files = (limit_of_files, limit_of_files)
+            least = subprocess.run(
+                daemon,
+                preexec_fn=lambda files=files: resource.setrlimit(resource.RLIMIT_NOFILE, files),  # type: ignore[misc]
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert (least.returncode, least.stderr.count("\n")) == (1, 1), least.stderr
+            assert "open files, and the limit of this process is" in least.stderr
     command += ["--local-directory", str(tmp_path / "missing")]
     missing = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert missing.returncode == 2  # wrong usage

@@ -1,0 +1,46 @@
+"""Which tasks the scheduler takes in. Part of `SchedulerCore`, and as pure."""
+
+from __future__ import annotations
+
+from minidask.errors import ProtocolError
+from minidask.wire import messages as m
+
+from .tasks import ClientRecord, GroupRecord, TaskRecord
+
+# More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
+MAX_BLOBS = 1 << 19
+MAX_NAME = 1 << 20
+
+
+def check_submission(client: ClientRecord, message: m.Submit) -> None:
+    """Check what no client of ours would send.
+
+    Raises:
+        ProtocolError: the connection is to be closed.
+    """
+    if message.task in client.tasks:
+        raise ProtocolError(f"task {message.task} is submitted twice")
+    if len(message.blobs) > MAX_BLOBS or len(message.name) > MAX_NAME:
+        raise ProtocolError(f"task {message.task} needs too many blobs, {len(message.blobs)}, or has too long a name")
+    if not message.payload:
+        raise ProtocolError(f"task {message.task} has no payload")
+    if message.group in client.groups and message.pin is not None:
+        raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
+    if message.lease and (message.pin is not None or message.parent or client.nested):
+        raise ProtocolError(f"task {message.task} is a lease, so it can have neither pin nor parent")
+    if message.timeout is not None and not message.timeout > 0:
+        raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
+
+
+def refusal_of(
+    client: ClientRecord, message: m.Submit, group: GroupRecord | None, parent: TaskRecord | None
+) -> tuple[m.Reason, str] | None:
+    """Why a task cannot be taken in: no reason to end the connection, and with it every other task."""
+    for blob in message.blobs:
+        if blob not in client.blobs:
+            return m.Reason.INTERNAL, f"its client does not hold blob {blob.hex()}"
+    if message.group and group is None:
+        return m.Reason.INTERNAL, f"group {message.group} is not open"
+    if message.parent and parent is None:
+        return m.Reason.CANCELLED, "the task that has submitted it has ended"
+    return (m.Reason.VERSION, client.refused) if client.refused else None
