@@ -64,7 +64,7 @@ PATCHES = (
     Patch(
         "._get_batch_size",
         "minidask/backend/inside_joblib.py",
-        "one `Parallel` object with `task_timeout`, `on_error` or `retries`",
+        "one `Parallel` object with `task_timeout`, `on_error`, `retries` or `resume`",
         "A limit, an error and a try are those of one call, and `batch_size` may put several into a batch.",
     ),
     Patch(

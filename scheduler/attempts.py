@@ -15,6 +15,7 @@ from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
+from .holds import Hold
 from .leases import Leases
 from .nesting import Nesting
 from .overtaken import OvertakenBlobs
@@ -80,14 +81,37 @@ class Attempts:
 
     # --- on the way to a worker ---
 
-    def add(self, task: TaskRecord) -> None:
-        """Take in a task that a client has submitted: enter it in all tables, and queue it."""
+    def add(self, task: TaskRecord, hold: Hold | None = None) -> None:
+        """Take in a task that a client has submitted: enter it in all tables. Queue it, or adopt what runs of it."""
         self.tasks[task.id] = task.client.tasks[task.number] = task
         task.counts.submitted += 1
         if task.parent is not None:
             self._nesting.add(task)
         self._data.table.use(task.blobs)
-        self._queue(task)
+        if hold is None:
+            self._queue(task)
+            return
+        worker, task.attempt = hold.worker, hold.attempt
+        task.move("assign", Running(worker))
+        worker.tasks[task.id] = task
+        if task.group is not None:
+            task.group.running += 1
+        self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
+        self._pool.update(worker)
+
+    def move_over(self, number: int, attempt: int, old: WorkerRecord, worker: WorkerRecord) -> bool:
+        """A worker has joined again, and still has an attempt. Returns whether that goes on.
+
+        It does not if it was cancelled, or has to do with a lent slot: what is waited for there is not known any more.
+        """
+        task = current_attempt(old.tasks, number, attempt)
+        lent = task is not None and task.nest is not None and (task.nest.waits or task.nest.guest is not None)
+        if task is None or type(task.state) is not Running or lent or number in old.guests:
+            return False
+        del old.tasks[number]
+        task.move("moved", Running(worker))
+        worker.tasks[number] = task
+        return True
 
     def _queue(self, task: TaskRecord) -> None:
         if task.pin is None:
@@ -201,12 +225,12 @@ class Attempts:
         """An attempt was stopped, or has never started: its task is lost, for the reason that the worker gives.
 
         If the reason is `NO_DATA`, the task is tried again: another worker may be able to fetch its data. So it is if
-        the reason is `GUEST_DIED`: that is the guest's death alone.
+        the reason is `GUEST_DIED`: that is the guest's death alone. And if it is `CUT_OFF`.
 
         Raises:
             ProtocolError: the worker gives a reason that does not exist.
         """
-        if message.reason in (m.NO_DATA, m.GUEST_DIED):
+        if message.reason in (m.NO_DATA, m.GUEST_DIED, m.CUT_OFF):
             what = "its data could not be had: " if message.reason == m.NO_DATA else ""
             what = f"on {worker.name} {what}{message.text[:MAX_TEXT]}"
             if message.reason == m.GUEST_DIED:

@@ -64,6 +64,7 @@ from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Lagging, Left, Received
+from .holds import KEY_BITS, Holds, number_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
@@ -82,6 +83,7 @@ MOST_BETWEEN_TICKS = 5.0
 MAX_SLOTS = 1 << 16
 MAX_COUNT = 1 << 32
 MAX_OUTPUT = 1 << 23
+MAX_KEYS = 64
 PLAIN = (str, int, float, bool, type(None))
 
 Outbox = list[tuple[int, m.Message]]
@@ -112,6 +114,7 @@ class SchedulerCore:
             self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
+        self.holds = Holds(self._send, self.pool.update)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client = self._client_table()
@@ -169,7 +172,8 @@ class SchedulerCore:
             handler = self._from_worker.get(type(message))
             if handler is None:
                 raise ProtocolError(f"a worker may not send {type(message).__name__}")
-            handler(worker, message)
+            if not self.holds.keep(worker, message):
+                handler(worker, message)
             return
         client = self.clients.get(peer)
         if client is None:
@@ -194,6 +198,7 @@ class SchedulerCore:
             m.Submit: self._submit,
             m.Cancel: self._cancel,
             m.CancelAll: self._cancel_all,
+            m.Resubmitted: lambda client, message: self.holds.stop_others(client),
             m.Restart: self.restarts.ask,
             m.Ask: self._answer,
             m.RanInline: self._ran_inline,
@@ -237,7 +242,11 @@ class SchedulerCore:
     def _client_joins(self, event: Joined) -> None:
         info, name = _plain(event)
         forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
-        client = ClientRecord(event.peer, name, forward_output, nested, minor(info.get("python")))
+        client = ClientRecord(
+            event.peer, name, forward_output, nested, minor(info.get("python")), keys=_keys(event.info)
+        )
+        if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
+            client.keys = ()
         self.clients[event.peer] = client
         workers = [[w.address, w.name, w.slots, w.versions] for w in self.workers.values()]
         self._send(event.peer, m.Workers(workers))
@@ -257,14 +266,32 @@ class SchedulerCore:
         worker = WorkerRecord(
             event.peer, event.address, name, slots, prefetch, info, now,
             serves=str(info.get("serves") or ""), place=str(info.get("place") or ""),
-            versions=versions, python=minor(info.get("python")),
+            versions=versions, python=minor(info.get("python")), uid=str(info.get("uid") or ""),
         )  # fmt: skip
+        self._take_over(worker, _holds(event.info), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
         self._slots_changed(worker, slots)
         for client in self.clients.values():
             self.pythons.note(worker, client)
+
+    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
+        """Take over the attempts that a worker has brought along: those that this scheduler has sent it before.
+
+        Others wait for their clients. If a client has another attempt meanwhile, or wants none, that one is stopped.
+        """
+        old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
+        present = {key for client in self.clients.values() for key in client.keys}
+        for task, attempt in holds.items():
+            if old is not None and self.attempts.move_over(task, attempt, old, worker):
+                continue
+            if task in self.attempts.tasks or task < m.OUTLIVES or task // m.OUTLIVES in present:
+                self._send(worker.peer, m.Stop(task, attempt))
+            else:
+                self.holds.add(worker, task, attempt, now)
+        if old is not None:
+            self._leave(old.peer, "it has joined again")
 
     def _leave(self, peer: int, reason: str) -> None:
         worker = self.workers.pop(peer, None)
@@ -289,6 +316,7 @@ class SchedulerCore:
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
+        self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
         self.attempts.lose_worker(worker, reason)
         self._slots_changed(worker, None)
@@ -307,6 +335,7 @@ class SchedulerCore:
                 self._leave(worker.peer, silence)
         self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
+        self.holds.tick(now)
 
     def _discount_standstill(self, now: float) -> None:
         """Move on what is measured from, by the time in which this process stood still: paused, stopped, out of memory.
@@ -358,12 +387,21 @@ class SchedulerCore:
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
         # A million tasks of one function have one name: interned, it is in memory once.
+        hold = self.holds.take(client, message.task)
+        number = hold.task if hold is not None else self._number(client, message.task)
         task = TaskRecord(
-            self._next_task, client, message.task, sys.intern(message.name), message.priority, message.timeout,
+            number, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload,
-            story=died, deaths=len(died), parent=parent, lease=message.lease,
+            story=died, deaths=len(died), parent=parent, lease=message.lease, order=self._next_task,
         )  # fmt: skip
-        self.attempts.add(task)
+        self.attempts.add(task, hold)
+        if hold is not None:
+            for report in hold.early:
+                self._from_worker[type(report)](hold.worker, report)
+
+    def _number(self, client: ClientRecord, number: int) -> int:
+        named = client.keys and 0 < number < m.OUTLIVES
+        return number_of(client.keys[0], number) if named else self._next_task
 
     def _parent(self, message: m.Submit | m.RanInline | m.OpenGroup) -> TaskRecord | None:
         """The task that a message is from; None if that attempt of it is over or was stopped."""
@@ -435,3 +473,28 @@ def _plain(event: Joined) -> tuple[dict[str, Any], str]:
     """What a peer says of itself, without values that cannot be passed on; and its name."""
     info = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
     return info, str(info.get("name") or event.address)
+
+
+def _keys(info: dict[str, Any]) -> tuple[int, ...]:
+    """The keys that a client has drawn, its present one first.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    keys = info.get("keys", [])
+    if type(keys) is not list or not all(type(key) is int and 0 < key < 1 << KEY_BITS for key in keys):
+        raise ProtocolError(f"a client cannot have the keys {keys!r}")
+    return tuple(keys[:MAX_KEYS])
+
+
+def _holds(info: dict[str, Any]) -> dict[int, int]:
+    """The attempts that a worker has brought along, by task.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    holds = info.get("holds", [])
+    pairs = type(holds) is list and all(type(pair) is list and len(pair) == 2 for pair in holds)
+    if not pairs or not all(type(number) is int and number > 0 for pair in holds for number in pair):
+        raise ProtocolError(f"a worker cannot hold {holds!r}")
+    return dict(holds)

@@ -53,7 +53,7 @@ class Line:
     @property
     def entry(self) -> Entry:
         """The line's entry in the heap of its client. The line must have a task."""
-        return -self.priority, self.tasks[0].id, self
+        return -self.priority, self.tasks[0].order, self
 
     def skip_cancelled(self) -> None:
         """Remove cancelled tasks from the head of the line, up to the first one that waits."""
@@ -113,10 +113,10 @@ class ReadyQueue:
             if task.parent is not None:
                 self._within.setdefault(task.parent.id, []).append(line)
             heapq.heappush(self._heap(peer), line.entry)
-        elif not line.tasks or task.id > line.tasks[-1].id:
+        elif not line.tasks or task.order > line.tasks[-1].order:
             line.tasks.append(task)
         else:
-            line.tasks.insert(bisect.bisect(line.tasks, task.id, key=_id), task)
+            line.tasks.insert(bisect.bisect(line.tasks, task.order, key=_order), task)
             if line.tasks[0] is task:
                 self._sort(peer)
 
@@ -230,7 +230,7 @@ class ReadyQueue:
             heap = self._heaps[peer]
             _, head, line = heap[0]
             line.skip_cancelled()
-            if not line.tasks or line.tasks[0].id != head:
+            if not line.tasks or line.tasks[0].order != head:
                 self._advance(line)
             elif line.group is not None and line.group.full:
                 heapq.heappop(heap)
@@ -315,5 +315,5 @@ def _key(task: TaskRecord) -> Key:
     return id(task.group), task.priority, 0 if task.parent is None else task.parent.id
 
 
-def _id(task: TaskRecord) -> int:
-    return task.id
+def _order(task: TaskRecord) -> int:
+    return task.order

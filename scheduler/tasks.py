@@ -80,6 +80,7 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "gave_back"): (Ready,),
     (Running, "cancel"): (Cancelled,),
     (Running, "offer"): (Delivering,),
+    (Running, "moved"): (Running,),
     (Delivering, "done"): (Ended,),
     (Delivering, "raised"): (Ended,),
     (Delivering, "stopped"): (Ended,),
@@ -132,7 +133,8 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
-    It `lags` while it reads more slowly than messages for it come.
+    It `lags` while it reads more slowly than messages for it come. `keys` are those that it has drawn, its present one
+    first: see `holds.py`.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
@@ -150,6 +152,7 @@ class ClientRecord:
     tasks: dict[int, TaskRecord] = field(default_factory=dict)
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
+    keys: tuple[int, ...] = ()
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
@@ -194,7 +197,8 @@ class WorkerRecord:
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
 
     `versions` are those of its Python and packages; `python` is the first as "3.11", or "" if it is unknown. Its log
-    has a line about clients of each of the `noted_pythons`.
+    has a line about clients of each of the `noted_pythons`. `uid` is the same each time that the daemon joins; `held`
+    is how many attempts of unknown tasks it runs: see `holds.py`.
     """
 
     peer: int
@@ -216,6 +220,8 @@ class WorkerRecord:
     versions: dict[str, str] = field(default_factory=dict)
     python: str = ""
     noted_pythons: set[str] = field(default_factory=set)
+    uid: str = ""
+    held: int = 0
 
     @property
     def free(self) -> int:
@@ -224,7 +230,7 @@ class WorkerRecord:
         A Delivering task needs no slot any more. Only as many of those as there are slots count, so that results do
         not pile up at the worker.
         """
-        return self.slots - len(self.tasks) + len(self.guests) + min(self.delivering, self.slots)
+        return self.slots - self.held - len(self.tasks) + len(self.guests) + min(self.delivering, self.slots)
 
 
 @dataclass(slots=True, eq=False)
@@ -250,7 +256,7 @@ class Nest:
 
 @dataclass(slots=True, eq=False)
 class TaskRecord:
-    """One submitted task. `id` is the scheduler's number for it, and its order in the queue; `number` is its client's.
+    """One submitted task. `id` is the scheduler's number for it, `number` its client's; `order` is its age.
 
     `attempt` is the number of the last attempt, 0 before the first. A task within another one has that as its
     `parent`; `root` is the client of the outermost task. `counts` is where the task is counted. A `lease` stands for
@@ -274,11 +280,13 @@ class TaskRecord:
     last_worker: str | None = None
     parent: TaskRecord | None = None
     lease: bool = False
+    order: int = 0
     nest: Nest | None = None
     root: ClientRecord = field(init=False)
     counts: TaskCounts = field(init=False)
 
     def __post_init__(self) -> None:
+        self.order = self.order or self.id
         self.root = self.client if self.parent is None else self.parent.root
         self.counts = self.client.counts if self.parent is None else self.root.within
 

@@ -29,6 +29,8 @@ from .data import WorkerData
 from .slots import CALLS, ORPHANED, Busy, Ending, Idle, SlotRecord, SlotTable, Starting, report_stopped
 
 GRACE_SECONDS = 0.3
+LOADING_SECONDS = 30.0
+"""What a call with a time limit may take beside it, to import and unpickle what it needs, before `Began` comes."""
 NOTHING_LARGE: Mapping[bytes, int] = {}
 
 
@@ -88,7 +90,7 @@ class WorkerCore:
             case e.Resize(slots):
                 self._effects += self.table.resize(slots)
             case e.SchedulerGone():
-                self._drop_everything(now)
+                self._scheduler_gone(now)
             case e.WorkerTick():
                 self._tick(now)
         self._fill_slots(now)
@@ -151,6 +153,8 @@ class WorkerCore:
                 self._stop(task, attempt, now)
             case m.Yield():
                 self._yield(message)
+            case m.Adopted():
+                self._adopted(message)
             case m.Restart(request):
                 self._effects += self.table.restart(request, now)
             case m.Notice(text):
@@ -219,17 +223,32 @@ class WorkerCore:
         slot.replace(call, Ending(call.run, reason, text, now + GRACE_SECONDS))
         self._effects.append(e.Interrupt(slot.number, call.run.task, call.run.attempt))
 
-    def _drop_everything(self, now: float) -> None:
-        """End all calls and forget all data: the scheduler is gone, and nobody is left to report to."""
+    def _scheduler_gone(self, now: float) -> None:
+        """Forget all data, and the calls that have not begun. Those that run go on, for a scheduler that is to come.
+
+        Tasks within tasks do not: nobody will ask for them. Nor do leases, into whose queue nobody puts calls.
+        """
         self.table.restarts.clear()
         self.queue.clear()
         self._effects += self.data.drop_everything(self.slots.values())
         for slot in self.slots.values():
             for call in slot.calls:
-                if isinstance(call, Busy):
-                    self._interrupt(slot, call, ORPHANED, "", now)
-                else:
+                if isinstance(call, Ending):
                     slot.replace(call, call._replace(reason=ORPHANED))
+                elif call.run.lease or call.run.task < m.OUTLIVES:
+                    self._interrupt(slot, call, ORPHANED, "", now)
+
+    def holds(self) -> dict[int, int]:
+        """The attempts that run, by task: what a scheduler is told that knows nothing of them."""
+        calls = [call for slot in self.slots.values() for call in slot.calls]
+        return {call.run.task: call.run.attempt for call in calls if isinstance(call, Busy)}
+
+    def _adopted(self, message: m.Adopted) -> None:
+        for slot in self.slots.values():
+            call = slot.find(message.task, message.attempt)
+            if isinstance(call, Busy):
+                slot.client = message.client
+                slot.replace(call, call._replace(run=call.run._replace(client=message.client)))
 
     # --- from the queue into slots ---
 
@@ -265,7 +284,7 @@ class WorkerCore:
         if not slot.blobs.issuperset(run.blobs):
             self._effects += self.data.missing_in(slot, run)
         slot.client = run.client
-        slot.state = Busy(run, None if run.timeout is None else now + run.timeout)
+        slot.state = Busy(run, None if run.timeout is None else now + LOADING_SECONDS + run.timeout)
         self._effects.append(e.ToSlot(slot.number, run))
         if run[:2] in self._yields:
             self._effects.append(e.ToSlot(slot.number, self._yields.pop(run[:2])))
@@ -296,8 +315,12 @@ class WorkerCore:
                 if type(slot.state) is not Starting:
                     raise ProtocolError(f"worker {slot.number} says again that it is ready")
                 self.table.ready(slot)
-            case m.Done() | m.Failed():
+            case m.Done() | m.Failed() | m.Stopped():
                 self._finished(slot, message, now, large)
+            case m.Began(task, attempt):
+                call = slot.find(task, attempt)
+                if isinstance(call, Busy) and call.run.timeout is not None:
+                    slot.replace(call, call._replace(deadline=now + call.run.timeout))
             case m.CallDone(task, attempt) | m.CallFailed(task, attempt):
                 self._call_over(message, slot.find(task, attempt), large)
             case m.WantBlobs(task, attempt):
@@ -313,9 +336,11 @@ class WorkerCore:
         if type(slot.state) is Idle and (slot.retiring or slot.worn):
             self._effects += self.table.retire(slot, now)
 
-    def _finished(self, slot: SlotRecord, message: m.Done | m.Failed, now: float, large: Mapping[bytes, int]) -> None:
+    def _finished(
+        self, slot: SlotRecord, message: m.Done | m.Failed | m.Stopped, now: float, large: Mapping[bytes, int]
+    ) -> None:
         """Report the outcome of a call, and free its slot."""
-        if len(message.payload) != 1:
+        if not isinstance(message, m.Stopped) and len(message.payload) != 1:
             check_outcome(message)
         call = slot.find(message.task, message.attempt)
         if call is None or isinstance(call, Ending):

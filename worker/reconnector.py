@@ -1,11 +1,11 @@
 """The worker daemon's connection to a scheduler on the network: made, lost, and made again.
 
-    connect ─► joined: work ─► lost: drop all work ─► wait 0.1 s, 0.2 s, … 3 s ─► connect
+    connect ─► joined: work ─► lost: what runs goes on ─► wait 0.1 s, 0.2 s, … 1 s ─► connect
                   │                                        └─ no scheduler for death_timeout seconds: give up
                   └─ drain, shut down, signal ─► the end
 
-A worker that joins again is a new worker. The scheduler has taken it for lost and tries its tasks elsewhere. So what
-runs here when the connection is lost is stopped, and nobody is told.
+A worker that joins again tells what it runs. If the scheduler still knows these attempts, or clients submit their tasks
+again, they go on. All others are stopped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .events import SchedulerGone
 from .shell import WorkerShell
 
 FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 3.0
+LAST_RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
 log = logging.getLogger("minidask.worker")

@@ -51,6 +51,8 @@ READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
+Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
+
 log = logging.getLogger("minidask.worker")
 
 
@@ -87,6 +89,7 @@ class WorkerShell:
         self.drained = asyncio.Event()
         """Set after `drain()`, when every call is over and its outcome is on its way."""
         self.reason = ""
+        self._uid = os.urandom(16).hex()
         self._size = slots
         self._make_slot = make_slot
         self._limits = limits
@@ -108,6 +111,7 @@ class WorkerShell:
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
+        self._unsent: list[Report] = []  # of calls that have ended while there is no scheduler
         self._groups = ProcessGroups()
         self._draining = False
         self._closing = False
@@ -125,6 +129,11 @@ class WorkerShell:
             "packages": installed(),
             "serves": self._peers.address if self._peers is not None else "",
             "place": place_of(self._store.folder),
+            "uid": self._uid,
+            "holds": [
+                [task, attempt]
+                for task, attempt in {**dict(report[:2] for report in self._unsent), **self._core.holds()}.items()
+            ],
         }
 
     # --- life ---
@@ -146,6 +155,10 @@ class WorkerShell:
         self._link = link
         if link is None:
             self._transfers.close()
+            return
+        unsent, self._unsent = self._unsent, []
+        for message in unsent:
+            self._send(message)
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on, and tell the scheduler. Surplus ones end after their calls."""
@@ -321,6 +334,8 @@ class WorkerShell:
             self._touched.add(self._link)
             if not self._busy:
                 self._flush()
+        elif isinstance(message, Report):
+            self._unsent.append(message)
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, set()

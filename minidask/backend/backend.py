@@ -111,13 +111,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         progress = checks.flag("progress", progress)
         self._options = CallOptions().changed(
-            {
-                "task_timeout": task_timeout,
-                "on_error": on_error,
-                "retries": retries,
-                "retry_on": retry_on,
-                "resume": resume,
-            }
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
         )
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
@@ -224,13 +218,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
         options = self._options.changed(
-            {
-                "task_timeout": task_timeout,
-                "on_error": on_error,
-                "retries": retries,
-                "retry_on": retry_on,
-                "resume": resume,
-            }
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
         )
         effective = self.effective_n_jobs(n_jobs)
         if effective == 1 and not options.each_alone:

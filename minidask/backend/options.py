@@ -33,7 +33,7 @@ class CallOptions(NamedTuple):
     retry_on: tuple[type[Exception], ...] = (Exception,)
     resume: Path | None = None
 
-    def changed(self, given: dict[str, Any]) -> CallOptions:
+    def changed(self, **given: Any) -> CallOptions:
         """Return these options with others in their place.
 
         Args:

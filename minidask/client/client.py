@@ -156,8 +156,9 @@ class Client:
 
         Args:
             priority: a whole number of 64 bits; higher ones of this client start first.
-            timeout: seconds above 0 that the call may run, waiting not counted and all its tries together; it is
-                stopped then, and `TaskTimeout` raised. None and infinity: no limit.
+            timeout: seconds above 0 that the call may run, all its tries together; it is stopped then, and
+                `TaskTimeout` raised. Waiting does not count, nor does what a worker imports and unpickles before.
+                None and infinity: no limit.
             retries: how many times the call is tried again if it raises. Each try finds the arguments as they were
                 sent. A call that was stopped, or cancelled, is not tried again.
             retry_on: a class of exceptions, or a tuple of such, that are worth another try.

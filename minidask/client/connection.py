@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +26,10 @@ from minidask.net.sockets import keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
-from minidask.wire.messages import Message
+from minidask.wire.messages import Message, WorkerChanged, Workers
+
+MAX_KEY = 1 << 22
+MAX_KEYS = 64
 
 
 class Loss(NamedTuple):
@@ -54,7 +58,7 @@ class Connection:
         self.away = False
         """Whether it is lost, and another one is being made; for holders of the client's lock."""
         self._access_file = access_file
-        self._info = info
+        self._info = info if info.get("nested") else {**info, "keys": [_fresh_key(), *info.get("keys", [])][:MAX_KEYS]}
         self._decoder = FrameDecoder()
         self.peer_info: dict[str, Any] | None = None
         """The scheduler's description of itself, from the handshake."""
@@ -62,7 +66,9 @@ class Connection:
         self._sock = _connect(address, timeout)
         self._outbox = Outbox(self._sock.send)
         try:
-            self._shake_hands(secret_for(address, access_file), info)  # only now: where nobody listens, no secret helps
+            self._shake_hands(
+                secret_for(address, access_file), self._info
+            )  # only now: where nobody listens, no secret helps
         except TimeoutError as error:
             self._sock.close()
             pass_on(error)
@@ -81,10 +87,44 @@ class Connection:
         """Return a new connection to the same address, by the same means. Raises what a new one does."""
         return Connection(self.address, self._access_file, self._info, timeout)
 
+    def wait_for(self, names: set[str], seconds: float) -> None:
+        """Wait until workers of these names have joined, so many seconds at most. All messages are kept as early ones.
+
+        Raises:
+            SchedulerLost: the connection has ended.
+        """
+        end, names = time.monotonic() + seconds, set(names)
+        while True:
+            for message in self.early:
+                if isinstance(message, Workers):
+                    names.difference_update(str(name) for _, name, slots, _ in message.workers if slots)
+                elif isinstance(message, WorkerChanged) and message.slots:
+                    names.discard(message.name)
+            left = end - time.monotonic()
+            if not names or left <= 0 or not self._readable_within(left):
+                return
+            loss = self.receive(self.early.append)
+            if loss is not None:
+                raise SchedulerLost(loss.why)
+
+    def _readable_within(self, seconds: float) -> bool:
+        try:
+            self._sock.settimeout(seconds)
+            self._sock.recv(1, socket.MSG_PEEK)
+        except TimeoutError as error:
+            pass_on(error)
+            return False
+        except OSError as error:
+            pass_on(error)  # `receive` tells what it is
+        finally:
+            self._sock.settimeout(None)
+        return True
+
     def replace_by(self, other: Connection) -> None:
         """Become another connection, as this one is lost; its early messages too. For holders of the client's lock."""
         self.peer_info, self.early, self._decoder = other.peer_info, other.early, other._decoder
         self._sock, self._outbox, self._fd = other._sock, other._outbox, other._fd
+        self._info = other._info
         self.away = False
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
@@ -179,6 +219,11 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: close the descriptor, and leave the parent's connection as it is."""
         self._sock.close()
+
+
+def _fresh_key() -> int:
+    """A number that no other client has, most likely; its tasks are named by it: see `scheduler/holds.py`."""
+    return int.from_bytes(os.urandom(3)) % (MAX_KEY - 1) + 1
 
 
 def _shut(sock: socket.socket) -> None:

@@ -21,17 +21,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from minidask.client.kept import KnownGroup, PendingTask, as_kept
 from minidask.client.outcomes import Lost, Outcome, Returned, outcome_of
 from minidask.client.queued import QueueEffect, QueueTable
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.wire import messages as m
-from minidask.wire.large import LARGE_BYTES
 
 HandleT = TypeVar("HandleT")
-MessageT = TypeVar("MessageT", m.Submit, m.PutBlob)
 OnAnswer = Callable[[dict[str, Any] | None], None]
 """Called with the scheduler's answer; with None if the connection ends before."""
 
@@ -57,29 +55,6 @@ Effect = m.Message | QueueEffect | Settle[HandleT] | Tell
 """What a shell is to do: send a message, do something to a queue, settle a task, or pass on an answer."""
 
 
-class _Task(NamedTuple, Generic[HandleT]):
-    handle: HandleT
-    name: str
-    group: int
-    held: Sequence[bytes]  # blobs that are held for this task
-    submit: m.Submit | None  # what submits it again; None for a call of a queue, and if nothing is kept
-
-
-@dataclass(slots=True)
-class _Group:
-    limit: int
-    parent: list[int]
-    takes: bool = True  # more tasks
-    closed: bool = False
-    pending: int = 0
-
-
-def _kept(message: MessageT) -> MessageT:
-    """A message as it can be sent again later, when its user may have written to what was pickled without a copy."""
-    payload = [part if type(part) is bytes or len(part) > LARGE_BYTES else bytes(part) for part in message.payload]
-    return message._replace(payload=payload)
-
-
 class ClientCore(Generic[HandleT]):
     """Decides for one client; the module's docstring says by what rules.
 
@@ -99,13 +74,14 @@ class ClientCore(Generic[HandleT]):
         """In a forked child: the number of the parent process, whose client this is; else 0."""
         self.idle: bool | None = None
         """Whether slots are idle; None as long as the scheduler has not told a new group."""
-        self._tasks: dict[int, _Task[HandleT]] = {}
-        self._groups: dict[int, _Group] = {}  # open ones, and those with tasks if they are kept
+        self._tasks: dict[int, PendingTask[HandleT]] = {}
+        self._groups: dict[int, KnownGroup] = {}  # open ones, and those with tasks if they are kept
         self._answers: dict[int, tuple[OnAnswer, m.Ask | m.Restart]] = {}
         self._questions: list[m.Message] = []  # that wait for leases to end
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
         self._announced: dict[bytes, m.PutBlob | m.OfferBlob] = {}  # what announces each again, if they are kept
+        self._given_up: set[int] = set()  # tasks that the scheduler was told to cancel, and will tell of
         self.losses = 0  # of the scheduler, since a task had an outcome
         self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
         self.queues = QueueTable(self.next_task)
@@ -153,11 +129,17 @@ class ClientCore(Generic[HandleT]):
         if held:
             self.hold(held)
         # First the task, then what runs it: Ctrl-C may come in between, and what is here can be cancelled.
-        kept = _kept(submit) if submit is not None and self._keeps else None
-        self._tasks[message.task] = _Task(handle, message.name, message.group, held, kept)
+        kept = as_kept(submit) if submit is not None and self._keeps else None
+        self._tasks[message.task] = PendingTask(handle, message.name, message.group, held, kept)
         if group is not None:
             group.pending += 1
         return self.queues.submit(message, session, slots) if submit is None else [submit]
+
+    def keep(self, submit: m.Submit) -> None:
+        """Note what submits a call of a queue that has become a task."""
+        task = self._tasks.get(submit.task)
+        if self._keeps and task is not None and task.submit is None:
+            self._tasks[submit.task] = task._replace(submit=as_kept(submit))
 
     def handle_of(self, number: int) -> HandleT | None:
         """Return the handle of a task; None if nobody waits for the task."""
@@ -184,7 +166,7 @@ class ClientCore(Generic[HandleT]):
         task = self._forget(number)
         return self.release(task.held) if task is not None else []
 
-    def _forget(self, number: int) -> _Task[HandleT] | None:
+    def _forget(self, number: int) -> PendingTask[HandleT] | None:
         """Forget a task, and its group if that is closed and has no other."""
         task = self._tasks.pop(number, None)
         group = self._groups.get(task.group) if task is not None else None
@@ -218,6 +200,7 @@ class ClientCore(Generic[HandleT]):
         calls, which end with the first one that is lost.
         """
         stopped = self.queues.stop_all()
+        self._given_up = {*self._tasks}
         return [*stopped.effects, m.CancelAll(force), *self._lose(stopped.lost, None), *self._ask_now()]
 
     def drop(self, numbers: Iterable[int]) -> list[m.Message | QueueEffect]:
@@ -229,7 +212,7 @@ class ClientCore(Generic[HandleT]):
     def open_group(self, limit: int, parent: list[int]) -> tuple[int, list[m.Message]]:
         """Open a group of which at most `limit` tasks run at once; return its number and the messages to send."""
         number = next(self._group_numbers)
-        self._groups[number] = _Group(limit, parent)
+        self._groups[number] = KnownGroup(limit, parent)
         return number, [m.OpenGroup(number, limit, parent)]
 
     def end_group(self, number: int) -> None:
@@ -255,7 +238,7 @@ class ClientCore(Generic[HandleT]):
         """Open a group again whose queue was kept, with this limit. Returns its number; 0 if there is none."""
         number = self.queues.reuse(limit)
         if number:
-            self._groups[number] = _Group(limit, [])
+            self._groups[number] = KnownGroup(limit, [])
         return number
 
     # --- questions ---
@@ -316,7 +299,7 @@ class ClientCore(Generic[HandleT]):
         messages = {blob: offers.get(blob) or m.PutBlob(blob, blobs[blob]) for blob in self.lacking(blobs)}
         if self._keeps:
             for blob, message in messages.items():
-                self._announced[blob] = _kept(message) if isinstance(message, m.PutBlob) else message
+                self._announced[blob] = as_kept(message) if isinstance(message, m.PutBlob) else message
         return [*messages.values()]
 
     def hold(self, blobs: Iterable[bytes], stored: Iterable[bytes] = ()) -> None:
@@ -411,18 +394,23 @@ class ClientCore(Generic[HandleT]):
 
     # --- another scheduler, and the end ---
 
-    def resume(self) -> list[m.Message | QueueEffect]:
+    def resume(self) -> list[Effect[HandleT]]:
         """Return what tells a scheduler all that it has to know: the last one is lost, and so are all leases."""
         self.losses += 1
         self.idle = None
+        cancelled = self._lose(dict.fromkeys(self._given_up & self._tasks.keys()), None)
+        settled = [effect for effect in cancelled if isinstance(effect, Settle)]
+        queued = self.queues.groups()
         groups = {number: m.OpenGroup(number, group.limit, group.parent) for number, group in self._groups.items()}
         return [
-            *{**groups, **self.queues.groups()}.values(),
+            *settled,
+            *{**groups, **queued}.values(),
             *(self._announced[blob] for blob in self._blobs),
             *(task.submit for task in self._tasks.values() if task.submit is not None),
-            *(m.CloseGroup(number) for number, group in self._groups.items() if group.closed),
+            *(m.CloseGroup(number) for number, group in self._groups.items() if group.closed and number not in queued),
             *(question for _, question in self._answers.values() if question not in self._questions),
             *self.queues.restart(),
+            m.Resubmitted(),
             *self._ask_now(),
         ]
 

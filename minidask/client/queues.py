@@ -80,6 +80,9 @@ class Queues:
                 others += self._carry_out(effect)
             else:
                 others.append(effect)
+        for message in others:
+            if type(message) is m.Submit and not message.lease:
+                self._core.keep(message)
         return others
 
     def _put(self, put: Put) -> list[Any]:

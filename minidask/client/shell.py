@@ -62,6 +62,8 @@ from minidask.wire.large import LARGE_BYTES
 
 FIRST_PAUSE_SECONDS = 0.05
 LAST_PAUSE_SECONDS = 1.0
+WORKERS_SECONDS = 1.5
+"""How long a client that is back waits for the workers that it knew: they may still run its tasks."""
 
 log = logging.getLogger("minidask.client")
 
@@ -517,7 +519,9 @@ class ClientShell:
         while True:
             try:
                 how.prepare(self.core.losses)
-                self._resume(self.connection.again(how.timeout))
+                connection = self.connection.again(how.timeout)
+                connection.wait_for(self.workers.names(), WORKERS_SECONDS)
+                self._resume(connection)
             except (SchedulerLost, OSError) as error:
                 if time.monotonic() + pause < end and not self._closing.wait(pause):
                     pause = min(2 * pause, LAST_PAUSE_SECONDS)

@@ -47,6 +47,10 @@ class WorkerTable:
         """Return how many of this client's tasks the whole cluster runs at once."""
         return self._slots
 
+    def names(self) -> set[str]:
+        """The names of the workers that have slots."""
+        return {worker.name for worker in self.entries.values() if worker.slots}
+
     def any_name(self) -> str:
         """The name of one worker; empty if there is none."""
         return next((worker.name for worker in self.entries.values()), "")

@@ -23,6 +23,8 @@ import cloudpickle
 _cloudpickle: Any = cloudpickle.cloudpickle
 _MAKERS = (_cloudpickle._make_skeleton_class, _cloudpickle._make_skeleton_enum)
 MP_MAIN = "__mp_main__"
+MAKER = b"make_class"
+"""In each pickle that has a class by value: the name of the function that it calls."""
 _MADE_WITH_A_CLASS = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "__slots__", "__annotations__", "__abstractmethods__"),
     *("__firstlineno__", "__static_attributes__"),
@@ -159,6 +161,15 @@ def send_mp_main_by_value() -> None:
     module = sys.modules.get(MP_MAIN)
     if module is not None and MP_MAIN not in _cloudpickle._PICKLE_BY_VALUE_MODULES:
         cloudpickle.register_pickle_by_value(module)
+
+
+def classes_in(text: bytes) -> dict[str, tuple[str, str]]:
+    """Return module and qualified name of those classes of this process that a pickle names by a tracker."""
+    if MAKER not in text:
+        return {}
+    with _cloudpickle._DYNAMIC_CLASS_TRACKER_LOCK:
+        known = dict(_cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID)
+    return {t: (cls.__module__, cls.__qualname__) for t, cls in known.items() if t.encode() in text}
 
 
 # --- the receiving side: what pickles call ---

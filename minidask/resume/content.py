@@ -9,7 +9,7 @@ the place of such objects:
     a set  ─► the hashes of its members, sorted
     a text  ─► itself: pickles tell whether two equal texts are one object
     a large buffer  ─► the blob ids of its pieces, by the `Interner`: an array is hashed once a call of `Parallel`
-    scikit-learn's callbacks, and filters of warnings  ─► nothing: they differ in each run, and change no result
+    what scikit-learn sends along and changes no result: callbacks, filters of warnings, the search itself  ─► nothing
 
 Code is what runs: bytecode, constants and names, without places in the file, so comments and moved lines change
 nothing. A function refers to its defaults, its closure, and the globals that its code names. Of a module of the user's
@@ -44,6 +44,9 @@ MAX_KNOWN = 1000
 _BYTES = 16
 _CACHED = type(functools.cache(len))
 _OF_EACH_PROCESS = "sklearn.callback"
+_FIT = "_fit_and_score"
+_TO_SHOW = {"caller", "callback_ctx", "split_progress", "candidate_progress", "verbose"}
+"""Arguments of `_FIT` that are for callbacks and for printing. With them, a search with another `n_jobs` is another."""
 _NOT_CONTENT = {
     *("__module__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__", "_abc_impl"),
     *("__slotnames__", "__annotations_cache__"),  # Python adds these to a class that is used
@@ -193,6 +196,12 @@ class _Walker(cloudpickle.Pickler):  # type: ignore[misc]
         if type(obj) is types.CodeType:
             return tuple, (_code(obj),)
         return super().reducer_override(obj)
+
+
+def that_count(function: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those keyword arguments of a call that may change its result."""
+    is_fit = is_wrapper(function) and vars(function).get("__name__") == _FIT
+    return {name: value for name, value in kwargs.items() if not (is_fit and name in _TO_SHOW)}
 
 
 def _joined(parts: Iterable[Any]) -> bytes:

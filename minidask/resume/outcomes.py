@@ -9,13 +9,14 @@ what was written in the milliseconds since the last sync began. Nobody waits for
 **Calls with the same content** are told apart by their number: the first one of a run finds the outcome of the first
 one. So a hundred calls of a simulation without arguments have a hundred outcomes.
 
-**A class of `__main__`** comes back as the class that the program has now, whose content is the same: it is part of the
-key. minidask's pickles name such a class by a number that only the process that sent it knows.
+**A class of `__main__`** comes back as the class that the program has now. minidask's pickles name such a class by a
+tracker, which only the process that sent it knows. So a record tells beside the payload what these classes are called.
 """
 
 from __future__ import annotations
 
 import collections
+import functools
 import io
 import pickle
 import sys
@@ -28,8 +29,9 @@ from typing import Any, NamedTuple
 from minidask.errors import MinidaskError
 from minidask.host.signals import pass_on, start
 from minidask.pickling import byvalue
-from minidask.resume.content import Contents
+from minidask.resume.content import Contents, that_count
 from minidask.resume.records import Records, packed
+from minidask.wire.frames import Buffer
 from minidask.wire.messages import Payload
 
 
@@ -70,7 +72,7 @@ class Outcomes:
     def key(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
         """Return the key of the next call; None, with a warning, for one whose content cannot be told."""
         try:
-            content = self._contents.key(self._form, function, args, kwargs)
+            content = self._contents.key(self._form, function, args, that_count(function, kwargs))
         except Exception as error:  # noqa: BLE001 - whatever a user's object raises
             pass_on(error)
             self._warn("key", f"a call cannot be kept, as its arguments cannot be pickled: {error}")
@@ -85,7 +87,8 @@ class Outcomes:
         if payload is None:
             return None
         try:
-            return Found(_Loader(io.BytesIO(payload[0]), buffers=payload[1:]).load())
+            names, text, *buffers = payload
+            return Found(_Loader(text, buffers, pickle.loads(names)).load())
         except Exception as error:  # noqa: BLE001 - whatever a user's class raises
             pass_on(error)
             self._warn("load", f"a result cannot be unpickled any more, and is computed again: {error}")
@@ -97,8 +100,9 @@ class Outcomes:
             if self._gave_up:
                 return
             try:
-                self._records.add(packed(key, payload))
-            except (OSError, MinidaskError) as error:
+                names = pickle.dumps(byvalue.classes_in(bytes(payload[0])))
+                self._records.add(packed(key, [names, *payload]))
+            except (OSError, MinidaskError, MemoryError) as error:
                 pass_on(error)
                 self._give_up(error)
                 return
@@ -147,16 +151,27 @@ class Outcomes:
 
 
 class _Loader(pickle.Unpickler):
-    """Unpickles a result of an earlier process. See the module's docstring for classes."""
+    """Unpickles a result of an earlier process.
+
+    Args:
+        text: the pickle.
+        buffers: those beside it.
+        names: module and qualified name of classes, by tracker.
+    """
+
+    def __init__(self, text: Buffer, buffers: Payload, names: dict[str, tuple[str, str]]) -> None:
+        super().__init__(io.BytesIO(text), buffers=buffers)
+        self._names = names
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
-        return _class_of_now if found is byvalue.make_class else found
+        return functools.partial(_class_of_now, self._names) if found is byvalue.make_class else found
 
 
-def _class_of_now(make: Callable[..., Any], *arguments: Any) -> Any:
+def _class_of_now(names: dict[str, tuple[str, str]], make: Callable[..., Any], *arguments: Any) -> Any:
     """Return the class that the program has under the name of a pickled one; one that it does not have is made."""
-    is_enum = make.__name__ == "_make_skeleton_enum"  # cloudpickle's
-    module = arguments[4] if is_enum else arguments[3].get("__module__")
-    found = getattr(sys.modules.get(module), arguments[1], None)
+    module, name = names.get(arguments[-2], ("", ""))
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
     return found if isinstance(found, type) else byvalue.make_class(make, *arguments)

@@ -122,6 +122,10 @@ class Restarted(NamedTuple):
     request: int
 
 
+class Resubmitted(NamedTuple):
+    """The client has submitted all that it still wants. What else runs for it was sent by a lost scheduler: stop it."""
+
+
 class Ask(NamedTuple):
     """The client wants to know about the cluster. It chooses the number of the `request`; `Answer` has the same."""
 
@@ -222,6 +226,14 @@ class Run(NamedTuple):
     payload: Payload
 
 
+class Adopted(NamedTuple):
+    """The scheduler has taken over this attempt of a lost one; its output is for `client` from now on."""
+
+    task: int
+    attempt: int
+    client: int
+
+
 class Stop(NamedTuple):
     """Forget an attempt that has not started, stop one that runs; answered by `Stopped` unless it ends first."""
 
@@ -295,6 +307,13 @@ class NoBlob(NamedTuple):
 
 class SlotReady(NamedTuple):
     """A slot's first message: it has started and waits for tasks."""
+
+
+class Began(NamedTuple):
+    """The attempt has a time limit, and its call begins now: all that it needs was imported and unpickled."""
+
+    task: int
+    attempt: int
 
 
 class Done(NamedTuple):
@@ -533,6 +552,13 @@ GUEST_DIED = "guest-died"
 """The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
 
 
+OUTLIVES = 1 << 40
+"""Attempts of tasks with this number or a higher one go on when their scheduler is lost: see `scheduler/holds.py`."""
+
+CUT_OFF = "cut-off"
+"""The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
+
+
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
     | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
@@ -547,6 +573,8 @@ Message = (
     | CancelAll
     | Restart | Restarted
     | Yield | WantBlobs | CallDone | CallFailed
+    | Began
+    | Resubmitted | Adopted
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -48,6 +48,8 @@ class Scheduler:
                 case m.Cancel(tasks):
                     for task in tasks:
                         self.tasks.pop(task, None)
+                case m.Resubmitted():
+                    pass
                 case m.Ask() | m.Restart():
                     self.questions.add(message)
                 case _:
@@ -161,7 +163,8 @@ def test_what_a_user_writes_to_after_the_submission_is_not_what_is_submitted_aga
     core.hold([b"blob"])
     core.submit(FILES._replace(task=1, blobs=[b"blob"], payload=[b"pickle", memoryview(array)]), [], "future")
     array[:], blob[:] = b"after!", b"BLOB"
-    put, submitted = core.resume()
+    put, submitted, last = core.resume()
+    assert last == m.Resubmitted()
     assert isinstance(put, m.PutBlob) and put.payload == [b"blob"]
     assert isinstance(submitted, m.Submit) and submitted.payload == [b"pickle", b"before"]
 

@@ -56,7 +56,7 @@ class Play:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.core: ClientCore[int] = ClientCore("here")
+        self.core: ClientCore[int] = ClientCore("here", keeps=True)
         self.n_slots = self.chance.randint(1, 4)
         self.limits: dict[int, int] = {}  # by group
         self.files: dict[int, Files] = {}  # by group, those that were not removed
@@ -74,6 +74,7 @@ class Play:
         self.cancelled: set[int] = set()
         self.deaths: collections.Counter[int] = collections.Counter()
         self.ran: collections.Counter[int] = collections.Counter()  # how often a call's function came to its end
+        self.lost_runs: collections.Counter[int] = collections.Counter()  # how often that was lost with the scheduler
         self.given: set[int] = set()  # calls whose result a slot has written, or told the daemon
         self.counted = 0
         self.questions = self.answers = 0
@@ -118,8 +119,12 @@ class Play:
                 case CloseQueue(group):
                     self.files.pop(group, None)
                     self.removed.add(group)
+                case m.OpenGroup(group):
+                    self.forgotten.pop(group, None)
                 case m.CloseGroup(group):
                     self.forgotten[group] += 1
+                case m.PutBlob(blob):
+                    self.released.discard(blob)
                 case m.ReleaseBlobs(blobs):
                     self.released.update(blobs)
                 case m.Submit() if effect.lease:
@@ -128,8 +133,9 @@ class Play:
                     self.asked[effect.task] = effect.group, unpack(effect.payload[0])[3]
                 case m.Submit():
                     assert self.released.isdisjoint(effect.blobs), "it would be refused"
-                    assert effect.task not in self.were_tasks and not self.forgotten[effect.group]
+                    assert effect.task not in self.tasks and not self.forgotten[effect.group]
                     self.tasks[effect.task] = effect
+                    self.core.keep(effect)
                     self.were_tasks.add(effect.task)
                 case m.Cancel(tasks, force):
                     self.stop({*tasks}, force)
@@ -202,6 +208,7 @@ class Play:
             blobs = [number.to_bytes(16)] if self.chance.random() < 0.3 else []
             message = m.Submit(number, name, 0, None, self.group, None, blobs, [], False, [b"call"])
             self.submitted[number] = self.group
+            self.carry_out(self.core.announce({blob: [blob] for blob in blobs}, {}))
             self.core.hold(blobs)
             self.carry_out(self.core.submit(message, [], number, self.n_slots))
             self.carry_out(self.core.release(blobs))  # the array is gone: the task alone holds its blob
@@ -290,6 +297,23 @@ class Play:
         self.slots.remove(slot)
         self.mail.append(m.TaskLost(slot.lease, m.Reason.KILLED, "its process ended"))
 
+    def lose_scheduler(self) -> None:
+        """The node is killed, and its slots with it. Another one is told by the client what there is to do."""
+        for slot in self.slots:
+            if slot.call is not None and not slot.given:
+                self.lost_runs[slot.call.number] += 1
+                self.ran[slot.call.number] += self.chance.random() < 0.3
+        for message in self.mail:
+            self.lost_runs[message[0]] += 1
+            self.given.discard(message[0])
+        for here in (self.slots, self.asked, self.tasks, self.mail):
+            here.clear()
+        effects = self.results_given()
+        self.cancelled.update(self.core._given_up & {*self.core.handles()})
+        for lease in self.core.queues.leases():
+            self.claim_of(lease)
+        self.carry_out([*effects, *self.core.resume()])
+
     def lease_cannot_begin(self) -> None:
         if self.asked:
             lease = next(iter(self.asked))
@@ -315,7 +339,8 @@ class Play:
             running = [other.call.number for other in self.slots if other.call is not None]
             assert call.number not in running, "it runs twice at once"
             assert call.number not in self.given, "it runs again, though its result was given"
-            assert self.ran[call.number] <= self.deaths[call.number], "it came to its end, and its slot did not die"
+            excused = self.deaths[call.number] + self.lost_runs[call.number]
+            assert self.ran[call.number] <= excused, "it came to its end, and its slot did not die"
             slot.call = call
         elif slot.files.pipe:
             slot.claim, slot.taken = TAKING, slot.files.pipe.popleft()
@@ -386,6 +411,7 @@ STEPS = {
     Play.submit: 10,
     Play.go_on: 120,
     Play.die: 8,
+    Play.lose_scheduler: 1,
     Play.cancel_some: 1,
     Play.yield_lease: 2,
     Play.lease_cannot_begin: 0.3,

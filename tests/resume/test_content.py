@@ -80,15 +80,11 @@ found = Contents().key(call, args).hex()
 
 def test_a_key_is_the_same_in_each_process(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(f"{PROGRAM}\nprint(found)")
-    programs = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "program.py")],
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        )
-        for seed in ("0", "77")
-    ]
-    keys = {program.communicate(timeout=60)[0] for program in programs}
+    keys = set()
+    for seed in ("0", "77"):
+        program = [sys.executable, str(tmp_path / "program.py")]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        keys.add(subprocess.run(program, capture_output=True, timeout=60, env=environment, check=True).stdout)
     assert len(keys) == 1
     assert keys != {b""}
 

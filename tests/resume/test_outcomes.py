@@ -127,3 +127,18 @@ def test_the_file_is_closed_when_nobody_holds_it(tmp_path: Path) -> None:
     outcomes = Outcomes(tmp_path / "f", "plain")
     del outcomes
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_how_a_search_is_run_and_shown_does_not_count(tmp_path: Path) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.model_selection._validation import _fit_and_score
+    from sklearn.utils.parallel import _FuncWrapper
+
+    def keys(**options: Any) -> bytes | None:
+        with closing(Outcomes(tmp_path / "f", "list")) as outcomes:
+            return outcomes.key(_FuncWrapper(_fit_and_score), (LogisticRegression(), np.eye(3)), options)
+
+    first = keys(caller=GridSearchCV(LogisticRegression(), {}, n_jobs=1), candidate_progress=(0, 5), error_score=1)
+    second = keys(caller=GridSearchCV(LogisticRegression(), {}, n_jobs=2), candidate_progress=(0, 9), error_score=1)
+    assert first == second != keys(error_score=2)

@@ -206,13 +206,32 @@ def test_a_stop_of_what_waits_and_of_what_is_unknown() -> None:
 def test_the_time_limit_counts_from_the_start_of_the_call() -> None:
     rig = Rig()
     rig.run(1, timeout=2.0)
-    assert rig.core.next_deadline() == 2.0
+    assert rig.pass_time(w.LOADING_SECONDS - 1) == []
+    assert rig.do(e.FromSlot(0, m.Began(1, 1))) == []
+    assert rig.core.next_deadline() == w.LOADING_SECONDS + 1
     assert rig.pass_time(1.9) == []
     assert rig.pass_time(0.1) == [e.Interrupt(0, 1, 1)]
     rig.do(e.FromSlot(0, m.Failed(1, 1, 2.0, "KeyboardInterrupt", [])))
     (told,) = rig.said
     assert isinstance(told, m.Stopped)
     assert told.reason == "timeout"
+
+
+def test_a_call_that_never_begins_is_stopped_too() -> None:
+    rig = Rig()
+    rig.run(1, timeout=2.0)
+    assert rig.core.next_deadline() == w.LOADING_SECONDS + 2
+    assert rig.pass_time(w.LOADING_SECONDS + 2) == [e.Interrupt(0, 1, 1)]
+    assert rig.do(e.FromSlot(0, m.Began(1, 1))) == [], "it is being stopped"
+    assert rig.pass_time(1) == [e.Kill(0)]
+
+
+def test_what_begins_without_a_limit_or_is_not_there_has_no_deadline() -> None:
+    rig = Rig()
+    rig.run(1)
+    for task in (1, 9):
+        assert rig.do(e.FromSlot(0, m.Began(task, 1))) == []
+    assert rig.core.next_deadline() is None
 
 
 def test_a_slot_over_its_memory_is_killed_and_the_figures_are_told() -> None:
@@ -353,6 +372,7 @@ def test_stopping_what_runs_on_top_leaves_the_call_below_alone() -> None:
 def test_the_time_limit_of_a_call_holds_while_it_waits() -> None:
     rig = Rig()
     rig.run(1, timeout=2.0)
+    rig.do(e.FromSlot(0, m.Began(1, 1)))
     lent(rig, 1)
     rig.do(e.FromScheduler(run(2, host=1)))
     assert rig.pass_time(2.0) == [e.Interrupt(0, 1, 1)]

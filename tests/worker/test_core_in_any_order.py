@@ -76,6 +76,13 @@ class WorkerMachine(RuleBasedStateMachine):
         sent = run(self.tasks, timeout, () if blob is None else (blob,), host)
         self.do(e.FromScheduler(sent._replace(lease=lease)))
 
+    @precondition(lambda self: self.slot_runs)
+    @rule(data=st.data())
+    def a_call_begins(self, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(sorted(self.slot_runs)))
+        if self.slot_runs[slot]:
+            self.do(e.FromSlot(slot, m.Began(self.slot_runs[slot][-1].task, 1)))
+
     @rule(blob=st.none() | st.sampled_from([b"a", b"b"]))
     def scheduler_sends_a_lease(self, blob: bytes | None) -> None:
         self._send(None, blob, lease=True)

@@ -66,6 +66,7 @@ def test_the_worker_of_a_shared_store_tells_outcomes_at_once_and_removes_what_no
     rig.run(1)
     assert rig.do(e.ResultLeft(0, done(1), {BLOB: 100})) == [e.AwaitTaker(1, 1, [BLOB]), e.ToScheduler(done(1))]
     rig.run(2, timeout=1.0)
+    rig.do(e.FromSlot(0, m.Began(2, 1)))
     rig.pass_time(2)
     stopped = m.Stopped(2, 1, "timeout", "it ran longer than its time limit of 1 seconds and was stopped")
     assert rig.do(e.ResultLeft(0, done(2), {BLOB: 100})) == [e.RemoveResult(BLOB), e.ToScheduler(stopped)]

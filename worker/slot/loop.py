@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.errors import MinidaskError
+from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.signals import handler_of
 from minidask.pickling.payload import SlotBlobs, handed_over, loads
 from minidask.pickling.sharing import dumps
@@ -73,6 +73,7 @@ class Slot:
         self._alone = stops is not None
         self._reads = reads
         self._lease: Lease | None = None
+        self._cut_off = False  # whether the call that has raised has lost the tasks within it, with their scheduler
         self._yield: m.Yield | None = None  # the last one, which may come together with its lease
         self.told = False
         self._pid = os.getpid()
@@ -247,7 +248,11 @@ class Slot:
         """Run a call, on top of the calls that wait in this thread, and reply."""
         call = self._calls.begin(run.task, run.attempt)
         try:
-            outcome = self._served(run, call) if run.lease else self.outcome(run, call)
+            self._cut_off = False
+            outcome: m.Message = self._served(run, call) if run.lease else self.outcome(run, call)
+            if self._cut_off and not run.lease:
+                text = "the tasks within it were lost with their scheduler"
+                outcome = m.Stopped(run.task, run.attempt, m.CUT_OFF, text)
         except BaseException:
             self._calls.end(call)
             raise
@@ -319,6 +324,8 @@ class Slot:
             try:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
+                if run.timeout is not None and tries == 1:
+                    self.send(m.Began(run.task, run.attempt))
                 result = batch.run_task(function, args, kwargs)
                 if os.getpid() != self._pid:
                     _end_fork(None)
@@ -344,6 +351,7 @@ class Slot:
         if os.getpid() != self._pid:
             _end_fork(error)
         seconds = time.perf_counter() - began
+        self._cut_off = isinstance(error, SchedulerLost) and self.client is not None and self.client.core.closed
         if self._caller is not None:
             self._caller.explain(error)
         in_session = bool(run.blobs) and run.blobs[0] == self._session

@@ -97,6 +97,30 @@ def test_waiting_does_not_count(client: minidask.Client) -> None:
         assert Parallel(pre_dispatch="all")(delayed(time.sleep)(0.3) for _ in range(10)) == [None] * 10
 
 
+class SlowToLoad:
+    """An argument that takes a second to unpickle, as one whose class has to be imported."""
+
+    def __init__(self, i: int) -> None:
+        self.i = i
+
+    def __reduce__(self) -> Any:
+        return slow_to_load, (self.i,)
+
+
+def slow_to_load(i: int) -> SlowToLoad:
+    time.sleep(0.5)
+    return SlowToLoad(i)
+
+
+def number_of(loaded: SlowToLoad) -> int:
+    return loaded.i
+
+
+def test_loading_does_not_count(client: minidask.Client) -> None:
+    with joblib.parallel_config("minidask", task_timeout=0.3):
+        assert Parallel()(delayed(number_of)(SlowToLoad(i)) for i in range(3)) == [0, 1, 2]
+
+
 def test_a_call_of_its_own_process_has_the_limit_too(client: minidask.Client, one_worker: minidask.Client) -> None:
     """joblib would run these calls itself: with `n_jobs=1`, and on a cluster of one worker."""
     for options in ({"scheduler": client, "n_jobs": 1}, {"scheduler": one_worker}, {"scheduler": client, "n_jobs": -2}):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
-from tests.helpers import Programs, wait_until
+from tests.helpers import wait_until
 
 IN_FLIGHT = 4
 """The calls that joblib has under way on 2 workers: what is computed again after a kill."""
@@ -40,6 +42,45 @@ def count(path: Path) -> int:
 def noted(path: Path, i: int) -> Result:
     note(path)
     return Result(i)
+
+
+class Started:
+    """Programs that run in one folder, each with its children in a session of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._programs: list[subprocess.Popen[str]] = []
+
+    def start(self, file: str, seed: int) -> subprocess.Popen[str]:
+        """Start a script of the folder, with this seed for the hashes of texts."""
+        program = subprocess.Popen(
+            [sys.executable, file],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            start_new_session=True,
+        )
+        self._programs.append(program)
+        return program
+
+    def kill(self, program: subprocess.Popen[str]) -> str:
+        """Kill a program and all of its children, if it still runs; return what it has printed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        return program.communicate(timeout=20)[0]
+
+    def end_all(self) -> None:
+        for program in self._programs:
+            if program.returncode is None:
+                self.kill(program)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    started = Started(tmp_path)
+    yield started
+    started.end_all()
 
 
 SEARCH = """
@@ -74,25 +115,13 @@ print("score", search.cv_results_["mean_test_score"].sum())
 """
 
 
-def test_a_search_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_was_killed_goes_on(started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With another order of sets in the second process: 120 fits."""
     (tmp_path / "search.py").write_text(SEARCH)
-
-    def start(seed: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "search.py"],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            start_new_session=True,
-        )
-
-    program = start("1")
+    program = started.start("search.py", seed=1)
     wait_until(lambda: count(tmp_path / "fits") >= 40, "there were 40 fits")
-    os.killpg(program.pid, signal.SIGKILL)
-    program.communicate(timeout=20)
-    printed = start("2").communicate(timeout=60)[0]
+    started.kill(program)
+    printed = started.start("search.py", seed=2).communicate(timeout=60)[0]
     assert 120 <= count(tmp_path / "fits") <= 120 + IN_FLIGHT
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -199,13 +228,47 @@ with minidask.Client(n_workers=2), joblib.parallel_config("minidask", resume="bo
 """
 
 
-def test_two_programs_may_use_one_file_at_once(programs: Programs, tmp_path: Path) -> None:
+def test_two_programs_may_use_one_file_at_once(started: Started, tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text(TWO)
     for least in (100, 0):
         before = count(tmp_path / "log")
-        both = [subprocess.Popen([sys.executable, "two.py"], cwd=tmp_path) for _ in range(2 if least else 1)]
-        assert [program.wait(30) for program in both] == [0] * len(both)
+        both = [started.start("two.py", seed) for seed in range(2 if least else 1)]
+        assert [program.communicate(timeout=30) and program.returncode for program in both] == [0] * len(both)
         assert least <= count(tmp_path / "log") - before <= 2 * least
+
+
+CLASSES = """
+import enum, sys
+import joblib, minidask
+class Outer:
+    class Inner:
+        def __init__(self, value):
+            self.value = value
+class Kind(enum.Enum):
+    A = 1
+class Value:
+    pass
+def local():
+    class Value:
+        text = "local"
+    return Value
+LOCAL = local()
+def call(i):
+    with open("log", "a") as file:
+        file.write("x")
+    return Outer.Inner(i), Kind.A, Value(), LOCAL()
+with minidask.Client(n_workers=2), joblib.parallel_config("minidask", resume="classes"):
+    for inner, kind, value, local in joblib.Parallel()(joblib.delayed(call)(i) for i in range(4)):
+        print(type(inner) is Outer.Inner, inner.value, kind is Kind.A, type(value) is Value, local.text)
+"""
+
+
+def test_results_have_the_classes_of_the_script(started: Started, tmp_path: Path) -> None:
+    (tmp_path / "classes.py").write_text(CLASSES)
+    for seed in range(2):
+        printed = started.start("classes.py", seed).communicate(timeout=30)[0]
+        assert printed == "".join(f"True {i} True True local\n" for i in range(4))
+        assert count(tmp_path / "log") == 4
 
 
 def test_a_damaged_file_gives_right_results(client: minidask.Client, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Attempts that run for a scheduler that was lost: workers bring them along, and clients submit their tasks again.
+
+    the lost scheduler      this one
+    ──────────────────      ────────
+    Run ─► worker           the worker joins, and says what it holds       ─► a hold
+                            Done comes                                     ─► kept with the hold
+    Submit ◄─ client        the client joins, and submits what is not done ─► the hold is adopted: the task is Running
+                            Resubmitted                                    ─► the client's other holds are stopped
+
+Both ends name a task alike, since its number at the scheduler is made of a key, which the client has drawn, and of the
+client's own number. A client draws a key each time it connects, and tells its last ones too. So a task keeps its
+number, and no message about an old attempt can be taken for one about a new one. Tasks within tasks have no such
+numbers: they end with the scheduler, and the task that has lost them is tried again (`CUT_OFF`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from minidask.wire import messages as m
+
+from .tasks import ClientRecord, WorkerRecord
+
+HOLD_SECONDS = 60.0
+KEY_BITS = 22
+
+Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet."""
+
+    worker: WorkerRecord
+    task: int
+    attempt: int
+    until: float
+    early: list[Report] = field(default_factory=list)
+
+
+class Holds:
+    """All holds, by the number of the task.
+
+    Args:
+        send: takes each message to send, with its peer.
+        changed: called with a worker whose number of free slots has changed.
+    """
+
+    def __init__(self, send: Callable[[int, m.Message], None], changed: Callable[[WorkerRecord], None]) -> None:
+        self._send = send
+        self._changed = changed
+        self._holds: dict[int, Hold] = {}
+
+    def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
+        """Note an attempt that a worker has brought along."""
+        self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
+        worker.held += 1
+
+    def keep(self, worker: WorkerRecord, message: m.Message) -> bool:
+        """Keep a worker's report if it is about a hold. Returns whether it is."""
+        if not worker.held or not isinstance(message, Report):
+            return False
+        hold = self._holds.get(message.task)
+        if hold is None or hold.worker is not worker or hold.attempt != message.attempt:
+            return False
+        hold.early.append(message)
+        return True
+
+    def take(self, client: ClientRecord, number: int) -> Hold | None:
+        """Take the hold of a task that a client submits; None if there is none."""
+        if self._holds:
+            for key in client.keys:
+                hold = self._holds.get(number_of(key, number))
+                if hold is not None:
+                    self._remove(hold)
+                    return hold
+        return None
+
+    def stop_others(self, client: ClientRecord) -> None:
+        """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
+        self._stop(hold for hold in self._holds.values() if hold.task // m.OUTLIVES in client.keys)
+
+    def tick(self, now: float) -> None:
+        """Stop what nobody has submitted again for too long."""
+        self._stop(hold for hold in self._holds.values() if now > hold.until)
+
+    def lose_worker(self, worker: WorkerRecord) -> None:
+        """A worker has left, and with it what it holds."""
+        self._holds = {task: hold for task, hold in self._holds.items() if hold.worker is not worker}
+        worker.held = 0
+
+    def _stop(self, holds: Iterable[Hold]) -> None:
+        for hold in list(holds):
+            self._send(hold.worker.peer, m.Stop(hold.task, hold.attempt))
+            self._remove(hold)
+
+    def _remove(self, hold: Hold) -> None:
+        del self._holds[hold.task]
+        hold.worker.held -= 1
+        self._changed(hold.worker)
+
+
+def number_of(key: int, number: int) -> int:
+    """The scheduler's number of a client's task."""
+    return key * m.OUTLIVES + number

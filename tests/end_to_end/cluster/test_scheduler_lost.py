@@ -1,0 +1,244 @@
+"""A scheduler or a local cluster's node is killed in the middle of a call, and the call returns all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from operator import neg
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pytest
+
+import minidask
+from minidask import errors
+from tests.helpers import Program, Programs, wait_until
+
+COUNT = 60
+
+
+def slow(i: int) -> int:
+    time.sleep(0.02)
+    return -i
+
+
+def nested(i: int) -> int:
+    inner: list[int] = joblib.Parallel(n_jobs=2)(joblib.delayed(slow)(j) for j in range(3))
+    return sum(inner) - i
+
+
+def item(array: Any, i: int) -> float:
+    time.sleep(0.02)
+    return float(array[i])
+
+
+def large(i: int) -> Any:
+    time.sleep(0.05)
+    return np.full(1 << 21, float(i))
+
+
+class Cluster:
+    """A scheduler, which can be killed and started again on its port, with one machine of two slots."""
+
+    def __init__(self, programs: Programs) -> None:
+        self._programs = programs
+        self._scheduler, self.address = programs.scheduler()
+        programs.worker(self.address, "--nworkers", "2")
+
+    def kill(self) -> None:
+        self._scheduler.send(signal.SIGKILL)
+        self._scheduler.exit_code()
+
+    def start(self) -> Program:
+        port = self.address.rpartition(":")[2]
+        self._scheduler = self._programs.start(sys.executable, "-m", "minidask.scheduler", "--port", port)
+        self._scheduler.wait_for("listens on")
+        return self._scheduler
+
+    @contextlib.contextmanager
+    def killed_after(self, seconds: float) -> Iterator[None]:
+        """Kill the scheduler in the middle of the block, and start another one."""
+
+        def kill_and_start() -> None:
+            self.kill()
+            self.start()
+
+        timer = threading.Timer(seconds, kill_and_start)
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.join()
+
+
+def parallel(function: Callable[..., Any], *shared: Any, return_as: str = "list", count: int = COUNT) -> list[Any]:
+    with joblib.parallel_config("minidask"):
+        calls = joblib.Parallel(n_jobs=2, return_as=return_as)(
+            joblib.delayed(function)(*shared, i) for i in range(count)
+        )
+        return sorted(calls) if return_as == "generator_unordered" else list(calls)
+
+
+NEGATED = [-i for i in range(COUNT)]
+ARRAY = np.arange(1 << 21, dtype=float)
+
+
+def as_scattered(client: minidask.Client) -> list[float]:
+    handle = client.scatter(ARRAY)
+    found: list[float] = client.gather([client.submit(item, handle, i) for i in range(COUNT)])
+    return found
+
+
+def large_results(client: minidask.Client) -> list[Any]:
+    found = client.gather(client.map(large, range(16)))
+    assert all(len(array) == 1 << 21 for array in found)
+    return [float(array[-1]) for array in found]
+
+
+def with_bar(client: minidask.Client) -> list[int]:
+    with client.progress():
+        found: list[int] = client.gather(client.map(slow, range(COUNT)))
+    return found
+
+
+CALLS: dict[str, tuple[Callable[[minidask.Client], list[Any]], list[Any]]] = {
+    "list": (lambda client: parallel(slow), NEGATED),
+    "generator": (lambda client: parallel(slow, return_as="generator"), NEGATED),
+    "unordered": (lambda client: parallel(slow, return_as="generator_unordered"), NEGATED[::-1]),
+    "nested": (lambda client: parallel(nested, count=20), [-3 - i for i in range(20)]),
+    "shared array": (lambda client: parallel(item, ARRAY), [float(i) for i in range(COUNT)]),
+    "map": (lambda client: client.gather(client.map(slow, range(COUNT))), NEGATED),
+    "scattered array": (as_scattered, [float(i) for i in range(COUNT)]),
+    "large results": (large_results, [float(i) for i in range(16)]),
+    "progress bar": (with_bar, NEGATED),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_returns_though_its_scheduler_was_killed_and_started_again(
+    name: str, programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    call, expected = CALLS[name]
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, cluster.killed_after(0.4):
+        client.wait_for_workers(2)
+        assert call(client) == expected
+    said = [record.getMessage() for record in caplog.records if record.name == "minidask.client"]
+    assert len(said) == 2, "one line when it is lost, one when it is found"
+    assert "connects again" in said[0] and said[1].endswith("is connected again")
+
+
+@pytest.mark.parametrize("name", ["list", "generator", "nested", "shared array", "map", "large results"])
+def test_a_call_returns_though_the_node_of_its_own_cluster_was_killed(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    call, expected = CALLS[name]
+    with minidask.Client(n_workers=2) as client:
+        node = client.scheduler_info()["pid"]
+        timer = threading.Timer(0.3, os.kill, (node, signal.SIGKILL))
+        timer.start()
+        assert call(client) == expected
+        timer.join()
+        wait_until(lambda: client.scheduler_info()["pid"] != node, "another node was there")
+        assert client.submit(neg, 1).result(20) == -1
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+
+
+def test_what_is_submitted_and_cancelled_meanwhile_counts(programs: Programs, tmp_path: Path) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client:
+        client.wait_for_workers(2)
+        handle = client.scatter(ARRAY)
+        done = client.submit(neg, 1)
+        assert done.result(20) == -1
+        busy = [client.submit(time.sleep, 0.5) for _ in range(2)]
+        cancelled = client.submit(Path.touch, tmp_path / "cancelled")
+        cluster.kill()
+        wait_until(lambda: client.shell.connection.away, "the loss was noticed")
+        assert done.result() == -1
+        cancelled.cancel()
+        later = [client.submit(item, handle, i) for i in (5, 6)]
+        array = np.arange(1 << 18, dtype=float)
+        copied = client.submit(np.sum, array)
+        array[:] = 0  # a task has what was there when it was submitted
+        cluster.start()
+        assert client.gather(later) == [5.0, 6.0]
+        assert copied.result(20) == sum(range(1 << 18))
+        assert client.gather(busy) == [None, None] and cancelled.cancelled()
+    assert not (tmp_path / "cancelled").exists()
+
+
+def test_past_the_limit_pending_tasks_fail_and_finished_ones_keep_their_results(
+    programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address, reconnect_timeout=0.5) as client:
+        client.wait_for_workers(2)
+        done, pending = client.submit(neg, 1), client.submit(time.sleep, 60)
+        assert done.result(20) == -1
+        cluster.kill()
+        with pytest.raises(errors.SchedulerLost, match=r"pending.*no scheduler answers"):
+            pending.result(20)
+        assert done.result() == -1 and client.closed
+        with pytest.raises(errors.SchedulerLost, match="make a new one"):
+            client.submit(neg, 1)
+    assert len(caplog.records) == 1
+
+
+def test_a_client_can_be_closed_while_it_looks_for_its_scheduler(programs: Programs) -> None:
+    cluster = Cluster(programs)
+    client = minidask.Client(cluster.address)
+    pending = client.submit(time.sleep, 60)
+    cluster.kill()
+    wait_until(lambda: client.shell.connection.away, "the loss was noticed")
+    client.close()
+    with pytest.raises(errors.SchedulerLost, match="closed"):
+        pending.result(5)
+    threads = threading.enumerate
+    wait_until(lambda: all(thread.name != "minidask-return" for thread in threads()), "its thread had ended", 12)
+
+
+def test_ctrl_c_ends_a_call_that_waits_for_its_scheduler(programs: Programs) -> None:
+    cluster = Cluster(programs)
+    script = programs.script(
+        """
+import joblib, minidask, sys, time
+client = minidask.Client(sys.argv[1])
+client.wait_for_workers(2)
+print("begins", flush=True)
+try:
+    with joblib.parallel_config("minidask"):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(time.sleep)(60) for _ in range(4))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+client.close()
+print("over", flush=True)
+""",
+        cluster.address,
+    )
+    script.wait_for("begins")
+    cluster.kill()
+    script.wait_for("connects again")
+    script.send(signal.SIGINT)
+    assert script.exit_code(20) == 0, script.text
+    assert "interrupted" in script.text and "over" in script.text
+
+
+def kill_the_node() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def test_a_task_that_kills_its_cluster_again_and_again_fails() -> None:
+    with minidask.Client(n_workers=1) as client:
+        future = client.submit(kill_the_node)
+        with pytest.raises(errors.SchedulerLost, match="died 4 times, and no task ended"):
+            future.result(30)
