@@ -134,6 +134,7 @@ class ClientRecord:
     when the scheduler first saw that it has tasks and no worker for them.
 
     `keys` are those that it has drawn, its present one first: see `holds.py`.
+
     It `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks

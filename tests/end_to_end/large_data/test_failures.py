@@ -175,7 +175,7 @@ def test_a_scheduler_that_was_started_again_finds_the_data_where_it_was(programs
     scheduler, address = programs.scheduler()
     worker = programs.worker(address, "--nworkers", "1")
     data = np.random.default_rng(0).random(MIB)
-    with minidask.Client(address) as client:
+    with minidask.Client(address, reconnect_timeout=0) as client:
         assert client.gather(client.map(total, [data])) == [data.sum()]
         (store,) = Path("/dev/shm").glob(f"minidask-{worker.process.pid}-*")
         (blob,) = [path for path in store.iterdir() if path.name == blob_id([data.tobytes()]).hex()]
