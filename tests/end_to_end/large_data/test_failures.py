@@ -195,7 +195,7 @@ def test_a_scheduler_that_was_started_again_finds_the_data_where_it_was(programs
 
 
 def hold_it(array: Any) -> None:
-    time.sleep(60)
+    time.sleep(2)  # it goes on for its client, which does not come again
 
 
 class Told:
