@@ -74,7 +74,7 @@ from .router import BlobRouter
 from .submissions import check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
-LOST_AFTER_SECONDS = 30.0
+HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
 MOST_BETWEEN_TICKS = 5.0
 """So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
@@ -94,10 +94,17 @@ class SchedulerCore:
     Args:
         info: what the answer to `Ask` tells of the scheduler itself.
         no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
+        heartbeat_timeout: after how many seconds of silence a worker is lost.
     """
 
-    def __init__(self, info: dict[str, Any] | None = None, no_workers_seconds: float = NO_WORKERS_SECONDS) -> None:
+    def __init__(
+        self,
+        info: dict[str, Any] | None = None,
+        no_workers_seconds: float = NO_WORKERS_SECONDS,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    ) -> None:
         self.info = info or {}
+        self.heartbeat_timeout = heartbeat_timeout
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobTable()
@@ -328,8 +335,8 @@ class SchedulerCore:
     def _tick(self, now: float) -> None:
         self._discount_standstill(now)
         for worker in list(self.workers.values()):
-            if now - worker.seen > LOST_AFTER_SECONDS:
-                silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
+            if now - worker.seen > self.heartbeat_timeout:
+                silence = f"it was silent for {self.heartbeat_timeout:g} seconds"
                 self._send(worker.peer, m.Goodbye(silence))
                 self._leave(worker.peer, silence)
         self.attempts.overtaken.tick(self.clients.values())

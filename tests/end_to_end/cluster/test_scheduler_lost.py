@@ -242,3 +242,60 @@ def test_a_task_that_kills_its_cluster_again_and_again_fails() -> None:
         future = client.submit(kill_the_node)
         with pytest.raises(errors.SchedulerLost, match="died 4 times, and no task ended"):
             future.result(30)
+
+
+# --- a scheduler that hangs ---
+
+
+def test_a_scheduler_that_stands_still_for_a_while_is_found_as_it_was(
+    programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, address = programs.scheduler("--heartbeat-timeout", "1")
+    programs.worker(address, "--nworkers", "2")
+    with minidask.Client(address, timeout=1) as client:
+        client.wait_for_workers(2)
+        running = [client.submit(process_and_sleep, 4) for _ in range(2)]
+        wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 2, "they ran")
+        scheduler.send(signal.SIGSTOP)
+        wait_until(lambda: any("silent" in text for text in caplog.messages), "the silence was noticed")
+        scheduler.send(signal.SIGCONT)
+        wait_until(lambda: any("answers again" in text for text in caplog.messages), "it was heard again")
+        assert all(seconds < 6 for seconds in client.gather(running)), "they were not started again"
+        assert not client.shell.connection.away
+
+
+def process_and_sleep(seconds: float) -> float:
+    began = time.monotonic()
+    time.sleep(seconds)
+    return time.monotonic() - began
+
+
+def test_a_scheduler_that_hangs_for_good_is_an_error_soon(programs: Programs) -> None:
+    scheduler, address = programs.scheduler("--heartbeat-timeout", "1")
+    programs.worker(address, "--nworkers", "1")
+    with minidask.Client(address, timeout=0.5, reconnect_timeout=1) as client:
+        pending = client.submit(time.sleep, 60)
+        wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 1, "it ran")
+        scheduler.send(signal.SIGSTOP)
+        with pytest.raises(errors.SchedulerLost, match=r"is silent.*did not answer within 0.5 seconds"):
+            pending.result(20)
+    scheduler.send(signal.SIGCONT)
+
+
+# --- nothing is started again ---
+
+
+def mark(folder: Path, i: int) -> int:
+    with (folder / str(i)).open("a") as file:
+        file.write("x")
+    time.sleep(1.0)
+    return -i
+
+
+def test_calls_that_run_are_not_started_again_by_the_next_scheduler(programs: Programs, tmp_path: Path) -> None:
+    cluster, marks = Cluster(programs), tmp_path / "marks"
+    marks.mkdir()
+    with minidask.Client(cluster.address) as client, cluster.killed_after(0.5):
+        client.wait_for_workers(2)
+        assert client.gather(client.map(mark, [marks] * 6, range(6))) == [-i for i in range(6)]
+    assert {path.name: path.read_text() for path in marks.iterdir()} == {str(i): "x" for i in range(6)}
