@@ -283,16 +283,21 @@ class SchedulerCore:
             self.pythons.note(worker, client)
 
     def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
-        """Take over the attempts that a worker has brought along: those that this scheduler has sent it before.
+        """Take over the attempts that a worker has brought along.
 
-        Others wait for their clients. If a client has another attempt meanwhile, or wants none, that one is stopped.
+        One of a task that runs elsewhere meanwhile, or that its client does not want, is stopped. One of a task that
+        nobody knows waits for its client.
         """
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
-        present = {key for client in self.clients.values() for key in client.keys}
+        present = {key: client for client in self.clients.values() for key in client.keys}
         for task, attempt in holds.items():
             if old is not None and self.attempts.move_over(task, attempt, old, worker):
                 continue
-            if task in self.attempts.tasks or task < m.OUTLIVES or task // m.OUTLIVES in present:
+            client = present.get(task // m.OUTLIVES)
+            known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
+            if self.attempts.adopt_ready(known, task, attempt, worker):
+                continue
+            if known is not None or client is not None or task < m.OUTLIVES:
                 self._send(worker.peer, m.Stop(task, attempt))
             else:
                 self.holds.add(worker, task, attempt, now)

@@ -159,10 +159,18 @@ class WorkerData:
         return self.drop_delivery(task) if delivery is not None and delivery.done.attempt == attempt else None
 
     def drop_everything(self, slots: Iterable[SlotRecord]) -> list[Effect]:
-        """Forget all blobs, held calls and deliveries: their scheduler is gone."""
+        """Forget all blobs, held calls and deliveries: their scheduler is gone.
+
+        Slots keep what the calls in them need: one may not have begun.
+        """
         self.held.clear()
         self.awaited.clear()
-        effects = self.forget([*self.blobs, *self.wanted], slots)
+        effects: list[Effect] = []
+        for slot in slots:
+            gone = slot.blobs.difference(*(call.run.blobs for call in slot.calls))
+            slot.blobs -= gone
+            effects += [ToSlot(slot.number, m.ReleaseBlobs(sorted(gone)))] if gone else []
+        effects += self.forget([*self.blobs, *self.wanted], ())
         for task in list(self.deliveries):
             effects += self.drop_delivery(task)
         return effects
