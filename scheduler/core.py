@@ -278,10 +278,13 @@ class SchedulerCore:
     def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
         """Take over the attempts that a worker has brought along: those that this scheduler has sent it before.
 
-        Others wait for their clients. If a client has another attempt meanwhile, or wants none, that one is stopped.
+        Others wait for their clients. If a client has another attempt meanwhile, or wants none, that one is stopped. A
+        client that was here before, under its earlier keys, has wanted none once it has submitted all again.
         """
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
-        present = {key for client in self.clients.values() for key in client.keys}
+        if old is not None:
+            self.holds.lose_worker(old)
+        present = {key for client in self.clients.values() for key in client.keys[: None if client.settled else 1]}
         for task, attempt in holds.items():
             if old is not None and self.attempts.move_over(task, attempt, old, worker):
                 continue

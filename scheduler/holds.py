@@ -56,7 +56,13 @@ class Holds:
         self._holds: dict[int, Hold] = {}
 
     def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
-        """Note an attempt that a worker has brought along."""
+        """Note an attempt that a worker has brought along. If two workers have one of a task, the later one goes on."""
+        other = self._holds.get(task)
+        if other is not None and other.attempt >= attempt:
+            self._send(worker.peer, m.Stop(task, attempt))
+            return
+        if other is not None:
+            self._stop([other])
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
         worker.held += 1
 
@@ -82,6 +88,7 @@ class Holds:
 
     def stop_others(self, client: ClientRecord) -> None:
         """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
+        client.settled = True
         self._stop(hold for hold in self._holds.values() if hold.task // m.OUTLIVES in client.keys)
 
     def tick(self, now: float) -> None:
