@@ -22,11 +22,13 @@ from typing import Any
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
-from .tasks import ClientRecord, WorkerRecord
+from .tasks import ClientRecord, TaskRecord, WorkerRecord
 
 HOLD_SECONDS = 60.0
 KEY_BITS = 22
 MAX_KEYS = 64
+MANY = 1 << 20
+"""More attempts than one scheduler has made of a task."""
 
 Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
@@ -114,6 +116,16 @@ class Holds:
 def number_of(key: int, number: int) -> int:
     """The scheduler's number of a client's task."""
     return key * m.OUTLIVES + number
+
+
+def next_attempt(task: TaskRecord) -> int:
+    """The number of a task's next attempt, after it had one.
+
+    If the task was adopted, lost schedulers may have begun others, which run on workers that come later. So the number
+    is above all that they can have given, while the client had fewer keys.
+    """
+    adopted = task.id >= m.OUTLIVES and task.id // m.OUTLIVES != task.client.keys[0]
+    return max(task.attempt, len(task.client.keys) * MANY if adopted else 0) + 1
 
 
 def keys_of(info: dict[str, Any]) -> tuple[int, ...]:

@@ -193,6 +193,20 @@ def test_another_attempt_of_a_task_that_was_adopted_is_stopped(scheduler: Schedu
     assert about(scheduler.worker(2, (task, 2)), m.Stop) == [(2, m.Stop(task, 2))]
 
 
+def test_an_attempt_has_no_number_that_one_of_a_lost_scheduler_may_have(scheduler: Scheduler) -> None:
+    """Else the end of that one, on the same worker, would be taken for the end of this one."""
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.client(3, NEW, OLD)
+    scheduler.submit(3, 1)
+    scheduler.worker(2, (task, 2))
+    ((number, attempt),) = runs(scheduler.hear(1, m.Died(task, 1, "SIGKILL", "?")))
+    assert number == task
+    assert scheduler.hear(2, m.Stopped(task, 2, m.Reason.CANCELLED, "it was cancelled")) == []
+    done = m.Done(task, attempt, 0.5, [b"result"])
+    assert about(scheduler.hear(2, done), m.TaskDone) == [(3, m.TaskDone(1, 0.5, "w2", [b"result"]))]
+
+
 # --- workers that leave, and come again ---
 
 
