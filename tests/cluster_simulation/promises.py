@@ -39,6 +39,7 @@ class Task:
     losses: int = 0
     reported: object = None
     cancelled: bool = False
+    given_up: bool = False
     outcome: str = ""
 
 
@@ -48,7 +49,12 @@ class Promises:
     def __init__(self, world: World) -> None:
         self._world = world
         self.tasks: dict[str, Task] = {}
+        self.faults = 0
         self._attempts: set[tuple[int, int, int]] = set()
+
+    def work(self) -> float:
+        """How long one slot takes for all tasks, with those that kill it."""
+        return sum(task.seconds for task in self.tasks.values()) * MAX_DEATHS
 
     def begins(self, task: Task, run: m.Run, scheduler: int) -> None:
         """A slot begins an attempt, which a scheduler of this number has sent."""
@@ -58,9 +64,8 @@ class Promises:
         self._attempts.add(attempt)
         task.starts.append(run[:2])
         task.reported = None
-        if self._world.gentle:
-            allowed = 1 + len(task.excuses)
-            assert len(task.starts) <= allowed, f"{task.key} begins again, with no reason but {task.excuses}"
+        allowed = 1 + (len(task.excuses) if self._world.gentle else task.deaths + self.faults)
+        assert len(task.starts) <= allowed, f"{task.key} begins again, with no reason but {task.excuses}"
 
     def ends(self, task: Task, outcome: str) -> None:
         """A user gets an outcome."""
@@ -68,6 +73,8 @@ class Promises:
         assert not task.outcome, f"{task.key} has two outcomes, {task.outcome} and {outcome}"
         task.outcome = outcome
         kind, _, what = outcome.partition(": ")
+        if task.given_up and kind in (m.Reason.CANCELLED, ""):
+            return
         match kind:
             case "returned":
                 assert what == task.key, f"{task.key} has the result of {what}"

@@ -89,6 +89,7 @@ class Client:
                 self._session = [self._announce(large=False)]
         else:
             self.world.log(self.name, "resumes", connection.info["keys"])
+            self._lost_reason = ""
             effects = self.core.resume()
             self.world.met["submitted again"] += sum(type(effect) is m.Submit for effect in effects)
             self.world.met["resumed"] += 1
@@ -219,6 +220,14 @@ class Client:
             force = self.world.chance(0.5)
             self.world.log(self.name, "cancels", [task.key for task in some])
             self._post(self.core.cancel([task.number for task in some], force))  # type: ignore[arg-type]
+
+    def cancel_all(self) -> None:
+        """Give up on everything: each task ends by the scheduler's word, or by the loss of the scheduler."""
+        self.world.log(self.name, "cancels all")
+        for task in self.tasks:
+            task.given_up = task.given_up or not task.outcome
+        self._lost_reason = ""
+        self._carry_out(self.core.cancel_all(self.world.chance(0.5)))
 
     def tidy(self) -> None:
         """Release all that is held, as a user does who needs nothing more."""
