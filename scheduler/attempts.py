@@ -15,7 +15,7 @@ from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
-from .holds import Hold
+from .holds import Hold, next_attempt
 from .leases import Leases
 from .nesting import Nesting
 from .overtaken import OvertakenBlobs
@@ -154,7 +154,7 @@ class Attempts:
         task, worker, host = assignment
         measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
-        task.attempt += 1
+        task.attempt = next_attempt(task) if task.attempt else 1
         task.move("assign", Running(worker, now if measured else None))
         worker.tasks[task.id] = task
         if task.group is not None:

@@ -286,9 +286,12 @@ class SchedulerCore:
         """Take over the attempts that a worker has brought along.
 
         One of a task that runs elsewhere meanwhile, or that its client does not want, is stopped. One of a task that
-        nobody knows waits for its client.
+        nobody knows waits for its client. A client that was here before, under its earlier keys, wants nothing else
+        once it has submitted all again.
         """
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
+        if old is not None:
+            self.holds.lose_worker(old)
         present = {key: client for client in self.clients.values() for key in client.keys}
         for task, attempt in holds.items():
             if old is not None and self.attempts.move_over(task, attempt, old, worker):
@@ -297,10 +300,11 @@ class SchedulerCore:
             known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
             if self.attempts.adopt_ready(known, task, attempt, worker):
                 continue
-            if known is not None or client is not None or task < m.OUTLIVES:
-                self._send(worker.peer, m.Stop(task, attempt))
-            else:
+            may_come = client is None or not (client.settled or task // m.OUTLIVES == client.keys[0])
+            if known is None and may_come and task >= m.OUTLIVES:
                 self.holds.add(worker, task, attempt, now)
+            else:
+                self._send(worker.peer, m.Stop(task, attempt))
         if old is not None:
             self._leave(old.peer, "it has joined again")
 

@@ -22,11 +22,13 @@ from typing import Any
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
-from .tasks import ClientRecord, WorkerRecord
+from .tasks import ClientRecord, TaskRecord, WorkerRecord
 
 HOLD_SECONDS = 60.0
 KEY_BITS = 22
 MAX_KEYS = 64
+MANY = 1 << 20
+"""More attempts than one scheduler has made of a task."""
 
 Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
@@ -60,7 +62,13 @@ class Holds:
         self._holds: dict[int, Hold] = {}
 
     def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
-        """Note an attempt that a worker has brought along."""
+        """Note an attempt that a worker has brought along. If two workers have one of a task, the later one goes on."""
+        other = self._holds.get(task)
+        if other is not None and other.attempt >= attempt:
+            self._send(worker.peer, m.Stop(task, attempt))
+            return
+        if other is not None:
+            self._stop([other])
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
         worker.held += 1
 
@@ -88,6 +96,7 @@ class Holds:
 
     def stop_others(self, client: ClientRecord) -> None:
         """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
+        client.settled = True
         self._stop(hold for hold in self._holds.values() if hold.task // m.OUTLIVES in client.keys)
 
     def tick(self, now: float) -> None:
@@ -118,6 +127,16 @@ class Holds:
 def number_of(key: int, number: int) -> int:
     """The scheduler's number of a client's task."""
     return key * m.OUTLIVES + number
+
+
+def next_attempt(task: TaskRecord) -> int:
+    """The number of a task's next attempt, after it had one.
+
+    If the task was adopted, lost schedulers may have begun others, which run on workers that come later. So the number
+    is above all that they can have given, while the client had fewer keys.
+    """
+    adopted = task.id >= m.OUTLIVES and task.id // m.OUTLIVES != task.client.keys[0]
+    return max(task.attempt, len(task.client.keys) * MANY if adopted else 0) + 1
 
 
 def keys_of(info: dict[str, Any]) -> tuple[int, ...]:

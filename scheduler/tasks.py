@@ -133,7 +133,8 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
-    `keys` are those that it has drawn, its present one first: see `holds.py`.
+    `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
+    again that it wants.
 
     It `lags` while it reads more slowly than messages for it come.
 
@@ -154,6 +155,7 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     keys: tuple[int, ...] = ()
+    settled: bool = False
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)

@@ -233,15 +233,20 @@ class WorkerCore:
         self._effects += self.data.drop_everything(self.slots.values())
         for slot in self.slots.values():
             for call in slot.calls:
-                if isinstance(call, Ending):
+                ends = call.run.lease or call.run.task < m.OUTLIVES
+                if isinstance(call, Ending) and (ends or call.reason != m.Reason.TIMEOUT):
                     slot.replace(call, call._replace(reason=ORPHANED))
-                elif call.run.lease or call.run.task < m.OUTLIVES:
+                elif isinstance(call, Busy) and ends:
                     self._interrupt(slot, call, ORPHANED, "", now)
 
     def holds(self) -> dict[int, int]:
-        """The attempts that run, by task: what a scheduler is told that knows nothing of them."""
+        """The attempts that run, by task: what a scheduler is told that knows nothing of them.
+
+        One that has run out of time is among them, until it has ended: else it would begin again.
+        """
         calls = [call for slot in self.slots.values() for call in slot.calls]
-        return {call.run.task: call.run.attempt for call in calls if isinstance(call, Busy)}
+        held = [call for call in calls if isinstance(call, Busy) or call.reason == m.Reason.TIMEOUT]
+        return {call.run.task: call.run.attempt for call in held}
 
     def _adopted(self, message: m.Adopted) -> None:
         for slot in self.slots.values():

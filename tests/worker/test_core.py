@@ -322,6 +322,45 @@ def test_when_the_scheduler_is_gone_calls_that_nobody_can_ask_for_end_untold() -
     assert not rig.core.queue
 
 
+OUTLIVES = m.OUTLIVES + 1
+
+
+def test_a_call_that_outlives_its_scheduler_goes_on_and_is_brought_along() -> None:
+    rig = Rig()
+    rig.run(OUTLIVES)
+    assert rig.do(e.SchedulerGone()) == []
+    assert rig.core.holds() == {OUTLIVES: 1}
+    assert rig.do(e.FromSlot(0, done(OUTLIVES))) == [e.ToScheduler(done(OUTLIVES))]
+    assert rig.core.holds() == {}
+
+
+@pytest.mark.parametrize("lost_first", [True, False])
+def test_a_call_that_has_run_out_of_time_is_told_of_to_the_next_scheduler(lost_first: bool) -> None:
+    """It would begin again there, and use up its time once more."""
+    rig = Rig()
+    rig.run(OUTLIVES, timeout=1.0)
+    rig.do(e.FromSlot(0, m.Began(OUTLIVES, 1)))
+    if lost_first:
+        rig.do(e.SchedulerGone())
+    assert rig.pass_time(1.0) == [e.Interrupt(0, OUTLIVES, 1)]
+    if not lost_first:
+        rig.do(e.SchedulerGone())
+    assert rig.core.holds() == {OUTLIVES: 1}
+    rig.do(e.FromSlot(0, done(OUTLIVES)))
+    ((task, attempt, reason, _),) = rig.said
+    assert (task, attempt, reason) == (OUTLIVES, 1, m.Reason.TIMEOUT)
+
+
+def test_a_call_that_was_cancelled_is_not_brought_along() -> None:
+    rig = Rig()
+    rig.run(OUTLIVES)
+    rig.do(e.FromScheduler(m.Stop(OUTLIVES, 1)))
+    rig.do(e.SchedulerGone())
+    assert rig.core.holds() == {}
+    rig.do(e.FromSlot(0, done(OUTLIVES)))
+    assert rig.said == []
+
+
 def lent(rig: Rig, host: int) -> None:
     """Have the call that runs wait for calls of its own."""
     assert rig.do(e.FromSlot(0, m.Waiting(host, 1))) == [e.ToScheduler(m.Waiting(host, 1))]

@@ -1,0 +1,288 @@
+"""What workers bring along from a lost scheduler, and what becomes of it: see scheduler/holds.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from minidask.errors import ProtocolError
+from minidask.scheduler import invariants
+from minidask.scheduler.core import Outbox, SchedulerCore
+from minidask.scheduler.events import Event, Joined, Left, Received, Tick
+from minidask.scheduler.holds import HOLD_SECONDS, KEY_BITS, number_of
+from minidask.wire import messages as m
+
+OLD, NEW = 5, 6
+"""Keys of a client: that of the connection which it has lost, and that of its present one."""
+
+
+class Scheduler:
+    """A core that knows nothing yet; its state is checked after each event."""
+
+    def __init__(self) -> None:
+        self.core = SchedulerCore()
+        self.now = 0.0
+
+    def do(self, event: Event) -> Outbox:
+        """Give the core an event; returns what it sends for that."""
+        sent = [*self.core.handle(event, self.now), *self.core.assign(self.now)]
+        invariants.check(self.core)
+        return sent
+
+    def worker(self, peer: int, *holds: tuple[int, int], slots: int = 1, uid: str = "") -> Outbox:
+        """A worker joins, and brings these attempts along."""
+        info = {"name": f"w{peer}", "slots": slots, "uid": uid, "holds": [[*hold] for hold in holds]}
+        return self.do(Joined(peer, "worker", f"tcp://w:{peer}", info))
+
+    def client(self, peer: int, *keys: int) -> Outbox:
+        return self.do(Joined(peer, "client", f"tcp://c:{peer}", {"keys": [*keys]}))
+
+    def submit(self, peer: int, number: int, group: int = 0) -> Outbox:
+        return self.hear(peer, m.Submit(number, "f", 0, None, group, None, [], [], False, [b"call"]))
+
+    def hear(self, peer: int, message: m.Message) -> Outbox:
+        return self.do(Received(peer, message))
+
+    def pass_time(self, seconds: float) -> Outbox:
+        """Let time pass, in which all workers send heartbeats."""
+        sent: Outbox = []
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(self.now + 1.0, end)
+            for worker in list(self.core.workers):
+                sent += self.hear(worker, m.Heartbeat(0))
+            sent += self.do(Tick())
+        return sent
+
+
+def about(sent: Outbox, *kinds: type[Any]) -> Outbox:
+    return [(peer, message) for peer, message in sent if type(message) in kinds]
+
+
+def runs(sent: Outbox) -> list[tuple[int, int]]:
+    return [(message.task, message.attempt) for _, message in sent if isinstance(message, m.Run)]
+
+
+@pytest.fixture
+def scheduler() -> Scheduler:
+    return Scheduler()
+
+
+# --- adopted ---
+
+
+def test_what_a_worker_brings_along_is_adopted_when_its_client_submits_it_again(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    assert not about(scheduler.worker(1, (task, 3)), m.Stop, m.Run)
+    scheduler.client(2, NEW, OLD)
+    assert scheduler.submit(2, 1) == [(1, m.Adopted(task, 3, 2))], "and no Run"
+    assert scheduler.hear(1, m.Done(task, 3, 0.5, [b"result"])) == [(2, m.TaskDone(1, 0.5, "w1", [b"result"]))]
+    assert not scheduler.core.attempts.tasks
+
+
+def test_the_slot_of_what_was_brought_along_is_taken(scheduler: Scheduler) -> None:
+    scheduler.worker(1, (number_of(OLD, 1), 1))
+    scheduler.client(2, NEW, OLD)
+    assert runs(scheduler.submit(2, 2)) == []
+    assert runs(scheduler.submit(2, 1)) == []
+    assert runs(scheduler.hear(1, m.Done(number_of(OLD, 1), 1, 0.5, [b"result"]))) == [(number_of(NEW, 2), 1)]
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_what_was_reported_before_the_client_came_counts_then(scheduler: Scheduler, last: bool) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    told = m.TaskMessage(task, 1, "channel", [b"x"])
+    done = m.Done(task, 1, 0.5, [b"result"])
+    for report in (told, done) if last else (told,):
+        assert scheduler.hear(1, report) == []
+    scheduler.client(2, NEW, OLD)
+    expected: Outbox = [(1, m.Adopted(task, 1, 2)), (2, m.CallerMessage("channel", [b"x"]))]
+    outcome = (2, m.TaskDone(1, 0.5, "w1", [b"result"]))
+    assert scheduler.submit(2, 1) == [*expected, outcome] if last else expected
+    assert not last or not scheduler.core.attempts.tasks
+
+
+def test_a_large_result_may_be_offered_before_the_client_comes(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.hear(1, m.OfferResult(task, 1, b"b" * 16, 100))
+    scheduler.client(2, NEW, OLD)
+    assert (2, m.ResultOffered(1, b"b" * 16, 100, 1)) in scheduler.submit(2, 1)
+    assert scheduler.hear(2, m.ResultTaken(b"b" * 16, 1)) == [(1, m.ResultTaken(b"b" * 16, 0))]
+    assert about(scheduler.hear(1, m.Done(task, 1, 0.5, [b"result"])), m.TaskDone)
+
+
+def test_an_attempt_that_died_before_the_client_came_is_followed_by_the_next_one(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.hear(1, m.Died(task, 1, "SIGKILL", "?"))
+    scheduler.client(2, NEW, OLD)
+    ((number, attempt),) = runs(scheduler.submit(2, 1))
+    assert number == task and attempt > 1
+
+
+def test_of_two_clients_with_one_key_only_the_first_has_it(scheduler: Scheduler) -> None:
+    scheduler.worker(1, slots=2)
+    for client in (2, 3):
+        scheduler.client(client, NEW)
+    first, second = runs(scheduler.submit(2, 1)), runs(scheduler.submit(3, 1))
+    assert first == [(number_of(NEW, 1), 1)]
+    assert second != first and second[0][0] < m.OUTLIVES
+
+
+# --- stopped ---
+
+
+def test_what_was_not_submitted_again_is_stopped_when_all_else_was(scheduler: Scheduler) -> None:
+    kept, gone, others = number_of(OLD, 1), number_of(OLD, 2), number_of(9, 2)
+    scheduler.worker(1, (kept, 1), (gone, 1), (others, 1), slots=3)
+    scheduler.client(2, NEW, OLD)
+    scheduler.submit(2, 1)
+    assert scheduler.hear(2, m.Resubmitted()) == [(1, m.Stop(gone, 1))]
+    assert scheduler.core.workers[1].free == 1
+
+
+def test_nothing_of_a_client_is_stopped_while_it_waits_for_its_workers(scheduler: Scheduler) -> None:
+    """It joins first, waits, and says what it wants after that."""
+    task = number_of(OLD, 1)
+    scheduler.client(2, NEW, OLD)
+    assert not about(scheduler.worker(1, (task, 1)), m.Stop)
+    assert scheduler.submit(2, 1) == [(1, m.Adopted(task, 1, 2))]
+    scheduler.hear(2, m.Resubmitted())
+    assert about(scheduler.worker(3, (number_of(OLD, 2), 1)), m.Stop) == [(3, m.Stop(number_of(OLD, 2), 1))], "too late"
+
+
+def test_what_a_client_wants_no_more_under_its_present_key_is_stopped_at_once(scheduler: Scheduler) -> None:
+    scheduler.client(2, NEW)
+    late = number_of(NEW, 1)
+    assert about(scheduler.worker(1, (late, 1)), m.Stop) == [(1, m.Stop(late, 1))]
+
+
+def test_what_nobody_submits_again_is_stopped_after_a_while(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    assert not about(scheduler.pass_time(HOLD_SECONDS), m.Stop)
+    assert about(scheduler.pass_time(2.0), m.Stop) == [(1, m.Stop(task, 1))]
+    assert scheduler.core.workers[1].free == 1
+
+
+def test_what_has_no_number_that_outlives_a_scheduler_is_stopped(scheduler: Scheduler) -> None:
+    assert about(scheduler.worker(1, (7, 1)), m.Stop) == [(1, m.Stop(7, 1))]
+
+
+def test_of_two_attempts_of_one_task_the_later_one_goes_on(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 2))
+    assert about(scheduler.worker(2, (task, 1)), m.Stop) == [(2, m.Stop(task, 1))]
+    assert about(scheduler.worker(3, (task, 3)), m.Stop) == [(1, m.Stop(task, 2))]
+    assert [worker.free for worker in scheduler.core.workers.values()] == [1, 1, 0]
+    scheduler.client(4, NEW, OLD)
+    assert scheduler.submit(4, 1) == [(3, m.Adopted(task, 3, 4))]
+    assert not scheduler.hear(1, m.Done(task, 2, 0.5, [b"stale"]))
+    assert not about(scheduler.hear(2, m.Stopped(task, 1, m.Reason.CANCELLED, "")), m.TaskLost)
+
+
+def test_another_attempt_of_a_task_that_was_adopted_is_stopped(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.client(3, NEW, OLD)
+    scheduler.submit(3, 1)
+    assert about(scheduler.worker(2, (task, 2)), m.Stop) == [(2, m.Stop(task, 2))]
+
+
+def test_an_attempt_has_no_number_that_one_of_a_lost_scheduler_may_have(scheduler: Scheduler) -> None:
+    """Else the end of that one, on the same worker, would be taken for the end of this one."""
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.client(3, NEW, OLD)
+    scheduler.submit(3, 1)
+    scheduler.worker(2, (task, 2))
+    ((number, attempt),) = runs(scheduler.hear(1, m.Died(task, 1, "SIGKILL", "?")))
+    assert number == task
+    assert scheduler.hear(2, m.Stopped(task, 2, m.Reason.CANCELLED, "it was cancelled")) == []
+    done = m.Done(task, attempt, 0.5, [b"result"])
+    assert about(scheduler.hear(2, done), m.TaskDone) == [(3, m.TaskDone(1, 0.5, "w2", [b"result"]))]
+
+
+# --- workers that leave, and come again ---
+
+
+@pytest.mark.parametrize("adopted", [True, False])
+def test_what_a_lost_worker_has_brought_along_is_tried_again(scheduler: Scheduler, adopted: bool) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1))
+    scheduler.client(2, NEW, OLD)
+    if adopted:
+        scheduler.submit(2, 1)
+    scheduler.do(Left(1, "gone"))
+    if not adopted:
+        scheduler.submit(2, 1)
+    ((number, _),) = runs(scheduler.worker(3))
+    assert number == (task if adopted else number_of(NEW, 1))
+
+
+def test_a_worker_that_joins_again_takes_over_what_it_still_has(scheduler: Scheduler) -> None:
+    scheduler.client(1, NEW)
+    scheduler.worker(2, slots=2, uid="same")
+    tasks = [number_of(NEW, number) for number in (1, 2)]
+    assert runs([*scheduler.submit(1, 1), *scheduler.submit(1, 2)]) == [(task, 1) for task in tasks]
+    sent = scheduler.worker(3, (tasks[0], 1), slots=2, uid="same")
+    assert runs(sent) == [(tasks[1], 2)], "the other one was lost with the connection"
+    assert not about(sent, m.Stop)
+    assert [*scheduler.core.workers] == [3]
+    outcome = scheduler.hear(3, m.Done(tasks[0], 1, 0.5, [b"result"]))
+    assert outcome == [(1, m.TaskDone(1, 0.5, "w3", [b"result"]))]
+
+
+def test_a_worker_that_joins_again_stops_what_was_cancelled(scheduler: Scheduler) -> None:
+    scheduler.client(1, NEW)
+    scheduler.worker(2, uid="same")
+    scheduler.submit(1, 1)
+    scheduler.hear(1, m.Cancel([1], True))
+    task = number_of(NEW, 1)
+    assert about(scheduler.worker(3, (task, 1), uid="same"), m.Stop) == [(3, m.Stop(task, 1))]
+    assert not scheduler.core.attempts.tasks and scheduler.core.workers[3].free == 1
+
+
+def test_a_worker_that_joins_again_brings_its_holds_along_once_more(scheduler: Scheduler) -> None:
+    task = number_of(OLD, 1)
+    scheduler.worker(1, (task, 1), uid="same")
+    assert not about(scheduler.worker(2, (task, 1), uid="same"), m.Stop)
+    assert scheduler.core.workers[2].free == 0
+    scheduler.client(3, NEW, OLD)
+    assert scheduler.submit(3, 1) == [(2, m.Adopted(task, 1, 3))]
+
+
+def test_a_group_may_be_over_its_limit_by_what_was_adopted(scheduler: Scheduler) -> None:
+    tasks = [number_of(OLD, number) for number in (1, 2)]
+    scheduler.worker(1, *((task, 1) for task in tasks), slots=4)
+    scheduler.client(2, NEW, OLD)
+    scheduler.hear(2, m.OpenGroup(1, 1, []))
+    sent = [scheduler.submit(2, number, group=1) for number in (1, 2, 3)]
+    assert [[type(message) for _, message in each] for each in sent] == [[m.Adopted], [m.Adopted], []]
+    assert not runs(scheduler.hear(1, m.Done(tasks[0], 1, 0.5, [b"result"]))), "one of them still runs"
+    assert runs(scheduler.hear(1, m.Done(tasks[1], 1, 0.5, [b"result"])))
+
+
+# --- handshakes ---
+
+
+@pytest.mark.parametrize("keys", [None, 7, [0], ["5"], [True], [1 << KEY_BITS], {5: 5}])
+def test_a_client_whose_keys_are_none_is_refused(scheduler: Scheduler, keys: Any) -> None:
+    with pytest.raises(ProtocolError, match="keys"):
+        scheduler.do(Joined(1, "client", "a", {"keys": keys}))
+    assert not scheduler.core.clients
+
+
+def holds_that_are_none() -> Iterable[Any]:
+    return [None, 7, [7], [[7]], [[7, 1, 1]], [[7, 0]], [[-7, 1]], [["7", 1]], [[7, 1.0]], {7: 1}]
+
+
+@pytest.mark.parametrize("holds", holds_that_are_none())
+def test_a_worker_whose_holds_are_none_is_refused(scheduler: Scheduler, holds: Any) -> None:
+    with pytest.raises(ProtocolError, match="hold"):
+        scheduler.do(Joined(1, "worker", "a", {"slots": 1, "holds": holds}))
+    assert not scheduler.core.workers
