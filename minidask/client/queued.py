@@ -320,8 +320,11 @@ class QueueTable:
     # --- groups ---
 
     def reuse(self, limit: int) -> int:
-        """Take a queue with this limit that nobody uses. Returns its group; 0 if there is none."""
-        for queue in self._idle:
+        """Take a queue with this limit that nobody uses. Returns its group; 0 if there is none.
+
+        Of several, the one that was used last: it may have its leases still.
+        """
+        for queue in reversed(self._idle):
             if queue.limit == limit:
                 self._idle.remove(queue)
                 return queue.group

@@ -811,3 +811,15 @@ def test_the_next_group_with_the_same_limit_gets_the_queue() -> None:
     assert core.reuse_group(3) == 0
     assert core.reuse_group(2) == group
     assert core.reuse_group(2) == 0
+
+
+def test_of_several_queues_the_one_that_was_used_last_is_taken() -> None:
+    core: ClientCore[int] = ClientCore("here")
+    groups = []
+    for _ in range(3):
+        group, _ = core.open_group(2, [])
+        core.queues.add(group, 2, FILES)
+        groups.append(group)
+    for group in (groups[0], groups[2], groups[1]):
+        core.close_group(group)
+    assert [core.reuse_group(2) for _ in range(3)] == [groups[1], groups[2], groups[0]]
