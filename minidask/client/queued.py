@@ -385,6 +385,14 @@ class QueueTable:
         effects = queue.add(QueuedCall(message.task, message.name, [*session, *message.blobs], message.payload))
         return effects if len(effects) == 1 and type(effects[0]) is Put else self._noted(queue, effects)
 
+    def slots_changed(self, slots: int) -> list[QueueEffect | m.Message]:
+        """The cluster has this many slots now: ask for leases that calls in lines may have there."""
+        effects: list[QueueEffect | m.Message] = []
+        for queue in self._queues.values():
+            queue.most = max(min(queue.limit or slots, slots, LEASES), 1)
+            effects += self._noted(queue, queue.more_leases([]))
+        return effects
+
     def refused(self, group: int, ticket: int, call: QueuedCall) -> Sequence[QueueEffect | m.Message]:
         """A call did not fit into its line."""
         return self._queues[group].refused(ticket, call)

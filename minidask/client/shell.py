@@ -165,8 +165,8 @@ class ClientShell:
         self._devices: dict[type, Callable[[Any], None]] = {
             m.TaskOutput: self.screen.print,
             m.CallerMessage: self._to_screen_or_handler,
-            m.Workers: lambda message: self.workers.set_all(message.workers),
-            m.WorkerChanged: lambda message: self.workers.update_one(*message),
+            m.Workers: lambda message: self._workers_changed(lambda: self.workers.set_all(message.workers)),
+            m.WorkerChanged: lambda message: self._workers_changed(lambda: self.workers.update_one(*message)),
             m.ResultOffered: self._results.offered,
             m.Chunk: self._results.received,
             m.NoBlob: self._results.refused,
@@ -614,6 +614,11 @@ class ClientShell:
         if type(message) is m.IdleSlots and message.idle:
             for call in list(self.on_idle):
                 call()
+
+    def _workers_changed(self, change: Callable[[], None]) -> None:
+        change()
+        if self.core.queues:
+            self._carry_out(lambda: self.core.queues.slots_changed(self.workers.slots()))
 
     def _take_results(self) -> None:
         """Handle the results that slots have given to queues."""

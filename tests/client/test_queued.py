@@ -823,3 +823,10 @@ def test_of_several_queues_the_one_that_was_used_last_is_taken() -> None:
     for group in (groups[0], groups[2], groups[1]):
         core.close_group(group)
     assert [core.reuse_group(2) for _ in range(3)] == [groups[1], groups[2], groups[0]]
+
+
+def test_a_slot_that_joins_while_calls_wait_gets_a_lease() -> None:
+    client = Client(limit=4, slots=2)
+    assert len(leases(client.submit(3))) == 2
+    assert len(leases(client.core.queues.slots_changed(3))) == 1
+    assert leases(client.core.queues.slots_changed(5)) == [], "there is no call for it"
