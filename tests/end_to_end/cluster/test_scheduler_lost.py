@@ -242,3 +242,23 @@ def test_a_task_that_kills_its_cluster_again_and_again_fails() -> None:
         future = client.submit(kill_the_node)
         with pytest.raises(errors.SchedulerLost, match="died 4 times, and no task ended"):
             future.result(30)
+
+
+def nests_later(folder: Path) -> int:
+    (folder / "runs").touch()
+    wait_until((folder / "lost").exists, "the scheduler was lost")
+    (folder / "nests").touch()
+    return nested(1)
+
+
+def test_a_task_may_begin_to_nest_while_its_scheduler_is_away(programs: Programs, tmp_path: Path) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client:
+        future = client.submit(nests_later, tmp_path)
+        wait_until((tmp_path / "runs").exists, "it ran")
+        cluster.kill()
+        (tmp_path / "lost").touch()
+        wait_until((tmp_path / "nests").exists, "it was about to connect")
+        time.sleep(0.3)
+        cluster.start()
+        assert future.result(20) == -4
