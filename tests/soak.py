@@ -135,13 +135,14 @@ def cancelled(client: minidask.Client, numbers: list[int]) -> None:
 def with_errors(client: minidask.Client, numbers: list[int]) -> None:
     expected = ["ValueError" if i % 3 == 0 else i for i in numbers]
     with parallel_config("minidask", scheduler=client, on_error="return"):
-        found = Parallel(n_jobs=-1)(delayed(fails)(i) for i in numbers)
-    more = client.gather(client.map(fails, numbers), errors="return")
-    for outcomes in (found, more):
+        outcomes_of_parallel = Parallel(n_jobs=-1)(delayed(fails)(i) for i in numbers)
+    outcomes_of_map = client.gather(client.map(fails, numbers), errors="return")
+    for outcomes in (outcomes_of_parallel, outcomes_of_map):
         for outcome in outcomes:
             if isinstance(outcome, Exception) and not isinstance(outcome, ValueError):
                 raise outcome
-        assert [type(o).__name__ if isinstance(o, Exception) else o for o in outcomes] == expected
+        found = [type(o).__name__ if isinstance(o, Exception) else o for o in outcomes]
+        assert found == expected, f"{found} and not {expected}"
 
 
 KINDS: list[Callable[[minidask.Client, list[int]], None]] = [
