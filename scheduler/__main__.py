@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ from minidask.host.program import (
 from minidask.net.access import default_access_file, load_or_create_secret
 from minidask.net.addresses import Address
 
-from .core import NO_WORKERS_SECONDS, SchedulerCore
+from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
 
 PROGRAM = "minidask-scheduler"
@@ -62,13 +63,33 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="SECONDS",
         help="how long tasks wait while there is no worker at all, before they fail (default: %(default)g)",
     )
+    parser.add_argument(
+        "--heartbeat-timeout",
+        type=heartbeat_option,
+        default=HEARTBEAT_TIMEOUT,
+        metavar="SECONDS",
+        help="after how many seconds of silence a worker is lost, and a client asks whether the scheduler still"
+        " answers; 1 or more (default: %(default)g)",
+    )
     return parser.parse_args(arguments)
 
 
-async def _serve(address: Address, access_file: Path, no_workers_timeout: float) -> int:
+def heartbeat_option(text: str) -> float:
+    """Read a time limit for heartbeats, in seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is less than a second, or no number.
+    """
+    seconds = seconds_option(text)
+    if not 1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 1 on")
+    return seconds
+
+
+async def _serve(address: Address, access_file: Path, no_workers_timeout: float, heartbeat_timeout: float) -> int:
     secret = load_or_create_secret(access_file)
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
-    core = SchedulerCore(info, no_workers_timeout)
+    core = SchedulerCore(info, no_workers_timeout, heartbeat_timeout)
     server = SchedulerServer(core, secret)
     try:
         address = await server.listen(address)
@@ -104,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        return run_loop(_serve(address, access_file, options.no_workers_timeout))
+        return run_loop(_serve(address, access_file, options.no_workers_timeout, options.heartbeat_timeout))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -90,8 +90,26 @@ class Attempts:
         self._data.table.use(task.blobs)
         if hold is None:
             self._queue(task)
-            return
-        worker, task.attempt = hold.worker, hold.attempt
+        else:
+            self._adopt(task, hold.worker, hold.attempt)
+
+    def adopt_ready(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
+        """A worker has joined that runs an attempt. Returns whether its task is ready, and so has adopted it.
+
+        Args:
+            number: of the task, for the worker.
+        """
+        if task is None or type(task.state) is not Ready or task.pin is not None or task.attempt > attempt:
+            return False
+        self._ready.take_out(task)
+        del self.tasks[task.id]
+        task.id = number
+        self.tasks[number] = task
+        self._adopt(task, worker, attempt)
+        return True
+
+    def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
+        task.attempt = attempt
         task.move("assign", Running(worker))
         worker.tasks[task.id] = task
         if task.group is not None:

@@ -74,7 +74,7 @@ from .router import BlobRouter
 from .submissions import check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
-LOST_AFTER_SECONDS = 30.0
+HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
 MOST_BETWEEN_TICKS = 5.0
 """So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
@@ -94,10 +94,17 @@ class SchedulerCore:
     Args:
         info: what the answer to `Ask` tells of the scheduler itself.
         no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
+        heartbeat_timeout: after how many seconds of silence a worker is lost.
     """
 
-    def __init__(self, info: dict[str, Any] | None = None, no_workers_seconds: float = NO_WORKERS_SECONDS) -> None:
+    def __init__(
+        self,
+        info: dict[str, Any] | None = None,
+        no_workers_seconds: float = NO_WORKERS_SECONDS,
+        heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+    ) -> None:
         self.info = info or {}
+        self.heartbeat_timeout = heartbeat_timeout
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobTable()
@@ -276,16 +283,21 @@ class SchedulerCore:
             self.pythons.note(worker, client)
 
     def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
-        """Take over the attempts that a worker has brought along: those that this scheduler has sent it before.
+        """Take over the attempts that a worker has brought along.
 
-        Others wait for their clients. If a client has another attempt meanwhile, or wants none, that one is stopped.
+        One of a task that runs elsewhere meanwhile, or that its client does not want, is stopped. One of a task that
+        nobody knows waits for its client.
         """
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
-        present = {key for client in self.clients.values() for key in client.keys}
+        present = {key: client for client in self.clients.values() for key in client.keys}
         for task, attempt in holds.items():
             if old is not None and self.attempts.move_over(task, attempt, old, worker):
                 continue
-            if task in self.attempts.tasks or task < m.OUTLIVES or task // m.OUTLIVES in present:
+            client = present.get(task // m.OUTLIVES)
+            known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
+            if self.attempts.adopt_ready(known, task, attempt, worker):
+                continue
+            if known is not None or client is not None or task < m.OUTLIVES:
                 self._send(worker.peer, m.Stop(task, attempt))
             else:
                 self.holds.add(worker, task, attempt, now)
@@ -328,8 +340,8 @@ class SchedulerCore:
     def _tick(self, now: float) -> None:
         self._discount_standstill(now)
         for worker in list(self.workers.values()):
-            if now - worker.seen > LOST_AFTER_SECONDS:
-                silence = f"it was silent for {LOST_AFTER_SECONDS:.0f} seconds"
+            if now - worker.seen > self.heartbeat_timeout:
+                silence = f"it was silent for {self.heartbeat_timeout:g} seconds"
                 self._send(worker.peer, m.Goodbye(silence))
                 self._leave(worker.peer, silence)
         self.attempts.overtaken.tick(self.clients.values())

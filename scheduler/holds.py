@@ -33,13 +33,17 @@ Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
 @dataclass(slots=True, eq=False)
 class Hold:
-    """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet."""
+    """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet.
+
+    It has its slot until there is a report that tells of its end.
+    """
 
     worker: WorkerRecord
     task: int
     attempt: int
     until: float
     early: list[Report] = field(default_factory=list)
+    has_slot: bool = True
 
 
 class Holds:
@@ -62,12 +66,14 @@ class Holds:
 
     def keep(self, worker: WorkerRecord, message: m.Message) -> bool:
         """Keep a worker's report if it is about a hold. Returns whether it is."""
-        if not worker.held or not isinstance(message, Report):
+        if not self._holds or not isinstance(message, Report):
             return False
         hold = self._holds.get(message.task)
         if hold is None or hold.worker is not worker or hold.attempt != message.attempt:
             return False
         hold.early.append(message)
+        if not isinstance(message, m.TaskMessage):
+            self._free_slot(hold)
         return True
 
     def take(self, client: ClientRecord, number: int) -> Hold | None:
@@ -100,8 +106,13 @@ class Holds:
 
     def _remove(self, hold: Hold) -> None:
         del self._holds[hold.task]
-        hold.worker.held -= 1
-        self._changed(hold.worker)
+        self._free_slot(hold)
+
+    def _free_slot(self, hold: Hold) -> None:
+        if hold.has_slot:
+            hold.has_slot = False
+            hold.worker.held -= 1
+            self._changed(hold.worker)
 
 
 def number_of(key: int, number: int) -> int:

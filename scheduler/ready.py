@@ -296,6 +296,11 @@ class ReadyQueue:
         line.cancelled += 1
         line.compact()
 
+    def take_out(self, task: TaskRecord) -> None:
+        """Remove a queued task that may come again."""
+        self._counts[task.root.peer] -= 1
+        self._lines[task.root.peer][_key(task)].tasks.remove(task)
+
     def waiting(self) -> set[int]:
         """The numbers of all tasks that wait here; slow, for checks."""
         lines = (line for lines in self._lines.values() for line in lines.values())

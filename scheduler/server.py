@@ -34,12 +34,13 @@ from minidask.net.addresses import Address
 from minidask.net.sockets import DEAD_SECONDS
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
-from minidask.wire.messages import Goodbye, Message, Notice
+from minidask.wire.messages import Goodbye, Heartbeat, Message, Notice
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick
 
 TICK_SECONDS = 1.0
+BEATS = 3  # heartbeats in the time after which a silent peer is lost
 MAX_REASON = 10_000
 
 log = logging.getLogger("minidask.scheduler")
@@ -61,6 +62,8 @@ class SchedulerServer:
         self.address = ""
         self._secret = secret
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
+        self._info["heartbeat_timeout"] = core.heartbeat_timeout
+        self._beat_at = 0.0
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._strangers: set[MessageLink] = set()
@@ -237,6 +240,16 @@ class SchedulerServer:
         for link in [link for link in self._enduring if link.is_dead()]:
             link.abort(OSError(f"its machine has not answered for {DEAD_SECONDS} seconds"))
         self.post(Tick())
+        self._beat()
+
+    def _beat(self) -> None:
+        """Tell every peer now and then that this process is alive, and no machine on the way is gone."""
+        now = time.monotonic()
+        if now - self._beat_at >= self.core.heartbeat_timeout / BEATS:
+            self._beat_at = now
+            for link in list(self._links.values()):
+                link.send(Heartbeat(0))
+                link.flush()
 
     # --- sockets ---
 

@@ -199,7 +199,7 @@ class WorkerRecord:
 
     `versions` are those of its Python and packages; `python` is the first as "3.11", or "" if it is unknown. Its log
     has a line about clients of each of the `noted_pythons`. `uid` is the same each time that the daemon joins; `held`
-    is how many attempts of unknown tasks it runs: see `holds.py`.
+    is how many slots attempts of unknown tasks have: see `holds.py`.
     """
 
     peer: int

@@ -25,13 +25,22 @@ from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import Goodbye, Message, Shutdown
 
 from .events import SchedulerGone
-from .shell import WorkerShell
+from .shell import BEATS, HEARTBEAT_SECONDS, WorkerShell
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 
+HEARTBEAT_TIMEOUT = BEATS * HEARTBEAT_SECONDS
+
 log = logging.getLogger("minidask.worker")
+
+
+def _heartbeat_timeout(link: MessageLink) -> float:
+    """The scheduler's time limit for heartbeats, in seconds, as it has told it in the handshake."""
+    info = link.handshake.peer_info if link.handshake is not None else None
+    told = (info or {}).get("heartbeat_timeout")
+    return float(told) if isinstance(told, int | float) and told > 0 else HEARTBEAT_TIMEOUT
 
 
 class Reconnector:
@@ -138,7 +147,7 @@ class Reconnector:
     def _opened(self, link: MessageLink) -> None:
         self._was_open = True
         log.info("joined the scheduler at %s", self._address)
-        self._shell.attach(link)
+        self._shell.attach(link, _heartbeat_timeout(link))
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:

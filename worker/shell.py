@@ -43,7 +43,8 @@ from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
 from .transfers import SCHEDULER, Transfers
 from .untaken import Recipients, Untaken
 
-HEARTBEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
+BEATS = 3  # in that time
 KILL_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 6.4
@@ -89,6 +90,7 @@ class WorkerShell:
         self.drained = asyncio.Event()
         """Set after `drain()`, when every call is over and its outcome is on its way."""
         self.reason = ""
+        self._heartbeat_seconds = HEARTBEAT_SECONDS
         self._uid = os.urandom(16).hex()
         self._size = slots
         self._make_slot = make_slot
@@ -150,8 +152,13 @@ class WorkerShell:
         if self._peers is not None:
             await self._peers.listen(scheduler, port)
 
-    def attach(self, link: Link | None) -> None:
-        """Talk to the scheduler over this link from now on; None while there is no scheduler."""
+    def attach(self, link: Link | None, heartbeat_timeout: float = BEATS * HEARTBEAT_SECONDS) -> None:
+        """Talk to the scheduler over this link from now on; None while there is no scheduler.
+
+        Args:
+            heartbeat_timeout: after how many seconds of silence the scheduler takes this worker for lost.
+        """
+        self._heartbeat_seconds = heartbeat_timeout / BEATS
         self._link = link
         if link is None:
             self._transfers.close()
@@ -427,7 +434,7 @@ class WorkerShell:
     def _send_heartbeat(self) -> float:
         self._send(m.Heartbeat(self._memory))
         self._untaken.look()
-        return HEARTBEAT_SECONDS
+        return self._heartbeat_seconds
 
     def _watch_memory(self) -> float:
         groups = functools.cache(self._groups.look)

@@ -47,6 +47,7 @@ import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from minidask.client.connection import Connection
@@ -66,6 +67,7 @@ class Reader:
     Args:
         connection: whose socket is to be read.
         on_message: called with each message, by the thread that reads; never by two at once.
+        on_silent: called when nothing has been heard for `silence` seconds, once until something is.
         on_lost: called with the reason when the connection is lost. Whether `back` will be called, with another one in
             its place; or `end`.
         on_end: called once, with the reason, when there is no connection any more, nor will be.
@@ -81,6 +83,8 @@ class Reader:
         on_end: Callable[[str], None],
         slot: SlotOfTask | None = None,
         on_wake: Callable[[], None] = lambda: None,
+        on_silent: Callable[[], None] = lambda: None,
+        silence: float | None = None,
     ) -> None:
         self.slot = slot
         self._connection = connection
@@ -97,6 +101,10 @@ class Reader:
         self._handling = 0  # the thread that handles messages right now
         self._ended = False
         self._on_wake = on_wake
+        self._on_silent = on_silent
+        self._silence = silence
+        self._heard = time.monotonic()
+        self._told_silent = False
         self._wake_read_fd, self._wake_write_fd = os.pipe()
         os.set_blocking(self._wake_read_fd, False)
         os.set_blocking(self._wake_write_fd, False)
@@ -126,8 +134,13 @@ class Reader:
     def back(self) -> None:
         """Read the connection again: another one has taken the place of the one that was lost."""
         self._socket = [self._connection.fileno()]
+        self._heard, self._told_silent = time.monotonic(), False
         self._set_ready()
         self.wake()
+
+    def silent_since(self, moment: float) -> bool:
+        """Whether nothing has come over the connection since then, on the monotonic clock."""
+        return self._heard < moment
 
     def end(self, reason: str) -> None:
         """There will be no connection any more."""
@@ -217,6 +230,8 @@ class Reader:
             return False
         if self._connection.early:
             seconds = 0
+        elif seconds is None:
+            seconds = self._silence
         ready = (self._ready_all if for_slot else self._ready)(seconds)
         if for_slot and self.slot is not None and self.slot.fileno() in ready:
             self.slot.receive()
@@ -227,7 +242,12 @@ class Reader:
         if self._connection.early:
             self._handle_messages(self._receive_early)
         if self._connection.fileno() in ready:
+            self._heard, self._told_silent = time.monotonic(), False
             self._handle_messages(self._receive)
+        elif self._silence is not None and self._socket and not self._told_silent:
+            self._told_silent = self.silent_since(time.monotonic() - self._silence)
+            if self._told_silent:
+                self._on_silent()
         also = self._also is not None and self._also[0] in ready
         if also and self._also is not None:
             self._handle_messages(self._also[1])

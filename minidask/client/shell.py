@@ -62,6 +62,7 @@ from minidask.wire.large import LARGE_BYTES
 
 FIRST_PAUSE_SECONDS = 0.05
 LAST_PAUSE_SECONDS = 1.0
+ANSWER_SECONDS = 0.5
 WORKERS_SECONDS = 1.5
 """How long a client that is back waits for the workers that it knew: they may still run its tasks."""
 
@@ -151,6 +152,8 @@ class ClientShell:
         self._cancel_dropped = cancel_dropped
         self._return_by = return_by
         self._closing = threading.Event()
+        self._other: Connection | None = None  # to go on with, when the present one has ended
+        self._given_up = ""
         self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
@@ -168,8 +171,12 @@ class ClientShell:
             m.Chunk: self._results.received,
             m.NoBlob: self._results.refused,
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
+            m.Heartbeat: lambda message: None,
         }
-        self.reader = Reader(connection, self._handle, self._lost, self._ended, slot, self.cancel_dropped)
+        silence = (connection.peer_info or {}).get("heartbeat_timeout") if return_by is not None else None
+        self.reader = Reader(
+            connection, self._handle, self._lost, self._ended, slot, self.cancel_dropped, self._silent, silence
+        )
         leases = slot is None and bool((connection.peer_info or {}).get("leases"))
         self.queues = Queues(self.core, self.store.folder if self.store is not None and leases else None)
 
@@ -501,7 +508,7 @@ class ClientShell:
     def _lost(self, why: str) -> bool:
         """The connection is lost. Begin to make it again; returns False if that is not to be."""
         how = self._return_by
-        if how is None or self.core.closed:
+        if how is None or self.core.closed or self._given_up:
             return False
         with self._lock:
             self.connection.away = True
@@ -513,13 +520,40 @@ class ClientShell:
         start(threading.Thread(target=self._return, args=(how, why), name="minidask-return", daemon=True))
         return True
 
+    def _silent(self) -> None:
+        """Nothing was heard of the scheduler for long: look whether another connection is answered."""
+        log.warning("%s: the scheduler is silent; the client asks whether it still answers", self.connection.address)
+        start(threading.Thread(target=self._look_for_it, name="minidask-return", daemon=True))
+
+    def _look_for_it(self) -> None:
+        """Connect once more beside the connection that is silent, and go on with the one that works."""
+        how, began = self._return_by, time.monotonic()
+        while how is not None and not self._closing.wait(FIRST_PAUSE_SECONDS):
+            try:
+                other = self.connection.again(how.timeout)
+                self._closing.wait(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
+            except MinidaskError as error:
+                if self.reader.silent_since(began) and time.monotonic() - began > how.seconds:
+                    self._given_up = f"it is silent, and {error}"
+                    self.connection.shut()
+                    return
+            else:
+                if self.reader.silent_since(began):
+                    self._other = other
+                    self.connection.shut()
+                    return
+                other.close()
+            if not self.reader.silent_since(began):
+                log.warning("%s: the scheduler answers again", self.connection.address)
+                return
+
     def _return(self, how: Return, why: str) -> None:
         """Connect again, and tell the scheduler there what this client wants; end it if that is not possible."""
         end, pause = time.monotonic() + how.seconds, FIRST_PAUSE_SECONDS
         while True:
             try:
                 how.prepare(self.core.losses)
-                connection = self.connection.again(how.timeout)
+                connection, self._other = self._other or self.connection.again(how.timeout), None
                 connection.wait_for(self.workers.names(), WORKERS_SECONDS)
                 self._resume(connection)
             except (SchedulerLost, OSError) as error:
@@ -560,7 +594,7 @@ class ClientShell:
     def _ended(self, why: str) -> None:
         self.connection.close()
         with self._lock:
-            lost = self.core.end(why)
+            lost = self.core.end(self._given_up or why)
             self.queues.close()
         self.workers.wake()
         for effect in lost:

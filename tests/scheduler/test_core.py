@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from minidask.scheduler import events as e
-from minidask.scheduler.core import LOST_AFTER_SECONDS, NO_WORKERS_SECONDS, SchedulerCore
+from minidask.scheduler.core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from minidask.wire import messages as m
 
 
@@ -35,8 +35,8 @@ def pass_time(core: SchedulerCore, now: float, seconds: float) -> list[m.Message
 def test_a_worker_that_is_silent_is_lost() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
-    assert not pass_time(core, 0.0, LOST_AFTER_SECONDS)
-    assert [type(message) for message in pass_time(core, LOST_AFTER_SECONDS, 1)] == [m.Goodbye]
+    assert not pass_time(core, 0.0, HEARTBEAT_TIMEOUT)
+    assert [type(message) for message in pass_time(core, HEARTBEAT_TIMEOUT, 1)] == [m.Goodbye]
 
 
 def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
@@ -49,8 +49,8 @@ def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
         now += 3600
         assert not core.handle(e.Tick(), now)
         core.handle(e.Received(2, m.Heartbeat(0)), now)
-    assert not pass_time(core, now, LOST_AFTER_SECONDS)
-    assert m.Goodbye in map(type, pass_time(core, now + LOST_AFTER_SECONDS, 1)), "from then on silence counts"
+    assert not pass_time(core, now, HEARTBEAT_TIMEOUT)
+    assert m.Goodbye in map(type, pass_time(core, now + HEARTBEAT_TIMEOUT, 1)), "from then on silence counts"
 
 
 def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> None:

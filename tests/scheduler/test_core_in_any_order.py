@@ -13,7 +13,7 @@ from minidask.errors import ProtocolError
 from minidask.host.versions import fits
 from minidask.scheduler import invariants
 from minidask.scheduler.attempts import MAX_DEATHS
-from minidask.scheduler.core import LOST_AFTER_SECONDS, MOST_BETWEEN_TICKS, NO_WORKERS_SECONDS
+from minidask.scheduler.core import HEARTBEAT_TIMEOUT, MOST_BETWEEN_TICKS, NO_WORKERS_SECONDS
 from minidask.scheduler.events import Joined, Lagging, Left, Received, Tick
 from minidask.scheduler.tasks import Running
 from minidask.wire import messages as m
@@ -388,7 +388,7 @@ class SchedulerMachine(Book):
 
     # --- time ---
 
-    @rule(seconds=st.sampled_from([1.0, LOST_AFTER_SECONDS + 1, NO_WORKERS_SECONDS + 1]), data=st.data())
+    @rule(seconds=st.sampled_from([1.0, HEARTBEAT_TIMEOUT + 1, NO_WORKERS_SECONDS + 1]), data=st.data())
     def time_passes(self, seconds: float, data: st.DataObject) -> None:
         """In steps that count in full: more time between two ticks is one in which the scheduler stood still."""
         heard = [worker for worker in self.holding if data.draw(st.booleans())]
@@ -399,7 +399,7 @@ class SchedulerMachine(Book):
                 self.report(worker, m.Heartbeat(0))
             self.send(Tick())
 
-    @rule(seconds=st.sampled_from([LOST_AFTER_SECONDS + 1, 3600.0]))
+    @rule(seconds=st.sampled_from([HEARTBEAT_TIMEOUT + 1, 3600.0]))
     def scheduler_stands_still(self, seconds: float) -> None:
         """What the workers have sent meanwhile is not read yet."""
         for worker in self.holding:

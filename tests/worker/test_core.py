@@ -279,7 +279,39 @@ def test_scaling_down_ends_a_busy_slot_after_its_call() -> None:
     assert rig.do(e.FromSlot(0, done(1))) == [e.ToScheduler(done(1)), e.Retire(0)]
 
 
-def test_when_the_scheduler_is_gone_its_calls_end_untold() -> None:
+def test_calls_of_tasks_that_outlive_their_scheduler_go_on_without_it() -> None:
+    rig, (first, second, waiting) = Rig(2), range(m.OUTLIVES + 1, m.OUTLIVES + 4)
+    blob, other = b"b" * 16, b"o" * 16
+    rig.do(e.FromScheduler(m.PutBlob(blob, [b"data"])))
+    rig.do(e.FromScheduler(m.PutBlob(other, [b"data"])))
+    rig.run(1, blobs=(other,))
+    rig.do(e.FromSlot(0, done(1)))
+    rig.run(first, blobs=(blob,))
+    rig.run(second)
+    rig.run(waiting)
+    assert rig.core.holds() == {first: 1, second: 1}, "the third has not begun"
+    gone = rig.do(e.SchedulerGone())
+    assert e.ToSlot(0, m.ReleaseBlobs([other])) in gone, "and not the one that its call may still have to look for"
+    assert not any(isinstance(effect, e.Interrupt) for effect in gone) and not rig.core.queue
+    assert rig.core.holds() == {first: 1, second: 1}
+    rig.do(e.FromScheduler(m.Adopted(first, 1, 77)))
+    call = rig.core.running(0)
+    assert call is not None and (call.task, call.client) == (first, 77)
+    rig.said.clear()
+    rig.do(e.FromSlot(0, done(first)))
+    assert rig.do(e.FromScheduler(m.Stop(second, 1))) == [e.Interrupt(1, second, 1)]
+    assert rig.said == [done(first)] and rig.core.holds() == {}
+
+
+def test_a_call_that_has_lost_the_tasks_within_with_their_scheduler_is_reported_so() -> None:
+    rig, task = Rig(1), m.OUTLIVES + 1
+    rig.run(task)
+    cut_off = m.Stopped(task, 1, m.CUT_OFF, "text")
+    assert rig.do(e.FromSlot(0, cut_off)) == [e.ToScheduler(cut_off)]
+    assert rig.core.holds() == {}
+
+
+def test_when_the_scheduler_is_gone_calls_that_nobody_can_ask_for_end_untold() -> None:
     rig = Rig(2)
     rig.run(1)
     rig.run(2)

@@ -22,6 +22,7 @@ import minidask
 from minidask import errors
 from tests.helpers import Program, Programs, wait_until
 
+ROOT = Path(__file__).parents[3]
 COUNT = 60
 
 
@@ -262,3 +263,89 @@ def test_a_task_may_begin_to_nest_while_its_scheduler_is_away(programs: Programs
         time.sleep(0.3)
         cluster.start()
         assert future.result(20) == -4
+
+
+WAITS_FOR_A_TASK = """
+import sys
+from pathlib import Path
+import minidask
+from tests.end_to_end.cluster.test_scheduler_lost import nests_later
+with minidask.Client(sys.argv[1]) as client:
+    print("result", client.submit(nests_later, Path(sys.argv[2])).result(40), flush=True)
+"""
+
+
+def test_a_task_may_nest_before_its_client_is_back(programs: Programs, tmp_path: Path) -> None:
+    """The next scheduler does not know the task yet, and so not whose tasks those within are."""
+    scheduler, address = programs.scheduler()
+    worker = programs.worker(address, "--nworkers", "2")
+    client = programs.script(WAITS_FOR_A_TASK, address, str(tmp_path), PYTHONPATH=str(ROOT))
+    wait_until((tmp_path / "runs").exists, "it ran")
+    client.send(signal.SIGSTOP)
+    scheduler.send(signal.SIGKILL)
+    scheduler.exit_code()
+    programs.start(sys.executable, "-m", "minidask.scheduler", "--port", address.rpartition(":")[2])
+    wait_until(lambda: worker.text.count("joined the scheduler") == 2, "the worker was back")
+    (tmp_path / "lost").touch()
+    wait_until((tmp_path / "nests").exists, "it was about to nest")
+    time.sleep(0.5)
+    client.send(signal.SIGCONT)
+    assert client.exit_code(30) == 0, client.text
+    assert "result -4" in client.text
+
+
+# --- a scheduler that hangs ---
+
+
+def test_a_scheduler_that_stands_still_for_a_while_is_found_as_it_was(
+    programs: Programs, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduler, address = programs.scheduler("--heartbeat-timeout", "1")
+    programs.worker(address, "--nworkers", "2")
+    with minidask.Client(address, timeout=1) as client:
+        client.wait_for_workers(2)
+        running = [client.submit(process_and_sleep, 4) for _ in range(2)]
+        wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 2, "they ran")
+        scheduler.send(signal.SIGSTOP)
+        wait_until(lambda: any("silent" in text for text in caplog.messages), "the silence was noticed")
+        scheduler.send(signal.SIGCONT)
+        wait_until(lambda: any("answers again" in text for text in caplog.messages), "it was heard again")
+        assert all(seconds < 6 for seconds in client.gather(running)), "they were not started again"
+        assert not client.shell.connection.away
+
+
+def process_and_sleep(seconds: float) -> float:
+    began = time.monotonic()
+    time.sleep(seconds)
+    return time.monotonic() - began
+
+
+def test_a_scheduler_that_hangs_for_good_is_an_error_soon(programs: Programs) -> None:
+    scheduler, address = programs.scheduler("--heartbeat-timeout", "1")
+    programs.worker(address, "--nworkers", "1")
+    with minidask.Client(address, timeout=0.5, reconnect_timeout=1) as client:
+        pending = client.submit(time.sleep, 60)
+        wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 1, "it ran")
+        scheduler.send(signal.SIGSTOP)
+        with pytest.raises(errors.SchedulerLost, match=r"is silent.*did not answer within 0.5 seconds"):
+            pending.result(20)
+    scheduler.send(signal.SIGCONT)
+
+
+# --- nothing is started again ---
+
+
+def mark(folder: Path, i: int) -> int:
+    with (folder / str(i)).open("a") as file:
+        file.write("x")
+    time.sleep(1.0)
+    return -i
+
+
+def test_calls_that_run_are_not_started_again_by_the_next_scheduler(programs: Programs, tmp_path: Path) -> None:
+    cluster, marks = Cluster(programs), tmp_path / "marks"
+    marks.mkdir()
+    with minidask.Client(cluster.address) as client, cluster.killed_after(0.5):
+        client.wait_for_workers(2)
+        assert client.gather(client.map(mark, [marks] * 6, range(6))) == [-i for i in range(6)]
+    assert {path.name: path.read_text() for path in marks.iterdir()} == {str(i): "x" for i in range(6)}

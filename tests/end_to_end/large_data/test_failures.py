@@ -181,6 +181,7 @@ def test_a_scheduler_that_was_started_again_finds_the_data_where_it_was(programs
         (blob,) = [path for path in store.iterdir() if path.name == blob_id([data.tobytes()]).hex()]
         inode = blob.stat().st_ino
         pending = client.map(hold_it, [data])
+        wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 1, "it ran")
         scheduler.send(signal.SIGKILL)
         with pytest.raises(errors.SchedulerLost):
             client.gather(pending)
