@@ -216,6 +216,7 @@ def within_a_task(scene: Scene, fault: str, **options: Any) -> Seen:
 
     with minidask.Client(n_workers=2, forward_output=False, **options) as client:
         seen = scene.search(client, begin)
+    scene.when = os.stat(f"{scene.notes}.done").st_ctime  # when a fit has found it
     return Seen(seen, scene.gone_on())
 
 
