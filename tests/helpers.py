@@ -188,6 +188,9 @@ class Programs:
         path.write_text(text)
         return self.start(sys.executable, str(path), *arguments, **environment)
 
+    def pids(self) -> list[int]:
+        return [program.process.pid for program in self._started]
+
     def end_all(self) -> None:
         for program in reversed(self._started):
             program.ask_to_end()

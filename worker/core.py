@@ -98,6 +98,8 @@ class WorkerCore:
             self._return_if_draining()
         if self.table.restarts:
             self._effects += self.table.restarted()
+        if self.data.kept:
+            self._effects += self.data.let_go(self.slots.values())
         effects, self._effects = self._effects, []
         return effects
 
@@ -136,7 +138,7 @@ class WorkerCore:
                 if not self.data.wanted or not self.data.hold(message):
                     self._admit(message, now)
             case m.PutBlob(blob, payload):
-                self.data.blobs[blob] = payload
+                self.data.put(blob, payload)
                 self._send_awaited(blob)
             case m.NeedBlob():
                 self._effects += self.data.fetch(message)
@@ -230,7 +232,6 @@ class WorkerCore:
         """
         self.table.restarts.clear()
         self.queue.clear()
-        self._effects += self.data.drop_everything(self.slots.values())
         for slot in self.slots.values():
             for call in slot.calls:
                 ends = call.run.lease or call.run.task < m.OUTLIVES
@@ -238,6 +239,7 @@ class WorkerCore:
                     slot.replace(call, call._replace(reason=ORPHANED))
                 elif isinstance(call, Busy) and ends:
                     self._interrupt(slot, call, ORPHANED, "", now)
+        self._effects += self.data.drop_everything(self.slots.values())
 
     def holds(self) -> dict[int, int]:
         """The attempts that run, by task: what a scheduler is told that knows nothing of them.

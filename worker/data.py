@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from minidask.wire import messages as m
 
 from .events import AwaitTaker, Effect, Fetch, Forget, RemoveResult, ToScheduler, ToSlot
-from .slots import SlotRecord
+from .slots import Busy, Ending, SlotRecord
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +39,7 @@ class WorkerData:
         held: calls that wait for those.
         deliveries: outcomes whose results are being fetched, by task.
         awaited: the slots whose leases wait for a blob, by blob.
+        kept: blobs of a lost scheduler that calls still need; what the next one sends is its own.
     """
 
     def __init__(self, shared: bool) -> None:
@@ -48,6 +49,7 @@ class WorkerData:
         self.held: list[m.Run] = []
         self.deliveries: dict[int, Delivery] = {}
         self.awaited: dict[bytes, set[int]] = {}
+        self.kept: set[bytes] = set()
 
     # --- blobs, and the calls that need them ---
 
@@ -58,8 +60,14 @@ class WorkerData:
         self.held.append(run)
         return True
 
+    def put(self, blob: bytes, payload: m.Payload) -> None:
+        """Take a small blob from the scheduler."""
+        self.blobs[blob] = payload
+        self.kept.discard(blob)
+
     def fetch(self, message: m.NeedBlob) -> list[Effect]:
         """Start to fetch a blob, or continue from another source."""
+        self.kept.discard(message.blob)
         self.wanted.add(message.blob)
         return [Fetch(message.blob, message.size, message.source, message.places)]
 
@@ -159,18 +167,24 @@ class WorkerData:
         return self.drop_delivery(task) if delivery is not None and delivery.done.attempt == attempt else None
 
     def drop_everything(self, slots: Iterable[SlotRecord]) -> list[Effect]:
-        """Forget all blobs, held calls and deliveries: their scheduler is gone.
+        """Forget all blobs, held calls and deliveries, as their scheduler is gone; but not what calls need that go on.
 
-        Slots keep what the calls in them need: one may not have begun.
+        A slot may have been sent such a call and not have begun to unpickle it.
         """
         self.held.clear()
         self.awaited.clear()
-        effects: list[Effect] = []
-        for slot in slots:
-            gone = slot.blobs.difference(*(call.run.blobs for call in slot.calls))
-            slot.blobs -= gone
-            effects += [ToSlot(slot.number, m.ReleaseBlobs(sorted(gone)))] if gone else []
-        effects += self.forget([*self.blobs, *self.wanted], ())
+        self.kept = self.blobs.keys() & _needed(call for slot in slots for call in slot.calls if isinstance(call, Busy))
+        effects = self.forget([blob for blob in [*self.blobs, *self.wanted] if blob not in self.kept], slots)
         for task in list(self.deliveries):
             effects += self.drop_delivery(task)
         return effects
+
+    def let_go(self, slots: Iterable[SlotRecord]) -> list[Effect]:
+        """Forget what was kept for calls of a lost scheduler, once they have ended."""
+        over = self.kept - _needed(call for slot in slots for call in slot.calls)
+        self.kept -= over
+        return self.forget(sorted(over), slots)
+
+
+def _needed(calls: Iterable[Busy | Ending]) -> set[bytes]:
+    return {blob for call in calls for blob in call.run.blobs}

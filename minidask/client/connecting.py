@@ -17,8 +17,10 @@ from minidask.host.packages import python_version
 from minidask.net.addresses import Address
 from minidask.task.context import SlotOfTask, current_slot
 
-RETURN_SECONDS = 5.0
-"""How long a task waits for the scheduler on its own machine: somebody may have removed the scheduler's socket."""
+RETURN_SECONDS = 60.0
+"""How long a task waits for a scheduler: this one may have been lost, and started again, while the task went on."""
+SECRET_SECONDS = 5.0
+"""How long a task waits for the secret of its own machine's scheduler: somebody may have removed its folder."""
 TASK_TIMEOUT = 10.0
 
 
@@ -74,12 +76,15 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
 
 
 def _connection_of(slot: SlotOfTask) -> Connection:
-    end = time.monotonic() + (RETURN_SECONDS if slot.scheduler.startswith("unix:") else 0)
+    began = time.monotonic()
     while True:
         try:
             return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
-        except (SchedulerLost, AuthenticationError):
-            if time.monotonic() > end:
+        except SchedulerLost:
+            if time.monotonic() > began + RETURN_SECONDS:
+                raise
+        except AuthenticationError:
+            if not slot.scheduler.startswith("unix:") or time.monotonic() > began + SECRET_SECONDS:
                 raise
         time.sleep(LOOK_SECONDS)
 

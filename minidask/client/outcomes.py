@@ -8,6 +8,7 @@ from minidask.errors import (
     KilledWorker,
     MinidaskError,
     NoWorkersError,
+    ParentLost,
     SchedulerLost,
     SerializationError,
     TaskTimeout,
@@ -22,6 +23,7 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     m.Reason.SERIALIZATION: SerializationError,
     m.Reason.WORKER_LEFT: SchedulerLost,
     m.Reason.VERSION: VersionMismatch,
+    m.Reason.NO_PARENT: ParentLost,
     m.Reason.CANCELLED: MinidaskError,
     m.Reason.INTERNAL: MinidaskError,
 }

@@ -537,6 +537,7 @@ class Reason(enum.StrEnum):
     SERIALIZATION = "serialization"  # its outcome cannot be sent
     WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
     VERSION = "version"  # there are only workers of other Pythons
+    NO_PARENT = "no-parent"  # the scheduler does not know the task that has submitted it
     INTERNAL = "internal"  # a mistake of minidask's own
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults import FAULTS
+
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()
 TOUR = (ROOT / "docs/tour.md").read_text()
@@ -105,3 +107,18 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
     linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     assert [file for file in named if not (ROOT / file).is_file()] == []
     assert [file for file in linked if not ((ROOT / document).parent / file).exists()] == []
+
+
+# --- faults ---
+
+
+def test_every_test_and_fault_that_faults_md_names_exists() -> None:
+    text = (ROOT / "docs/faults.md").read_text()
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(tests) > 60
+    assert [test for test in tests if test[1] not in definitions(test[0])] == []
+    named = set(re.findall(r"`([a-z-]+)`", text))
+    assert {fault.name for fault in FAULTS} <= named, "faults that it does not tell of"
+    rows = re.findall(r"^\| (?!fault|place)\w.*$", text, re.MULTILINE)
+    shown = [row.split("|")[3] for row in rows]
+    assert [row for row, by in zip(rows, shown, strict=True) if not by.strip()] == []

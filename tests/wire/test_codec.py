@@ -16,6 +16,7 @@ from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, PREFIX, Frame, FrameDecoder
+from minidask.wire.packing import pack, unpack
 from tests.wire.bytes_in import feed, joined
 
 _TEXT = st.text(st.characters(), max_size=10)  # with lone surrogates: the text of an exception may be anything
@@ -64,14 +65,14 @@ def test_every_message_round_trips(message: m.Message) -> None:
 @given(message=any_message, data=st.data())
 def test_a_field_of_another_type_is_refused(message: m.Message, data: st.DataObject) -> None:
     (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(encode(message)))
-    fields = msgpack.unpackb(frame.header)
+    fields = unpack(frame.header)
     position = data.draw(st.integers(0, len(fields)))
     if position == len(fields):
         fields.append(0)  # one too many
     else:
         fields[position] = {"not": b"expected"} if type(fields[position]) is not dict else []
     with pytest.raises(ProtocolError):
-        decode(Frame(msgpack.packb(fields), frame.buffers))
+        decode(Frame(pack(fields), frame.buffers))
 
 
 @given(header=st.binary(max_size=60))

@@ -128,6 +128,7 @@ def test_a_call_that_waits_for_data_can_be_stopped_and_its_data_forgotten() -> N
 
 
 PART = b"p" * 16
+BLOB, OTHER = b"b" * 16, b"o" * 16
 
 
 def test_a_result_is_told_when_the_client_has_its_large_parts() -> None:
@@ -359,6 +360,36 @@ def test_a_call_that_was_cancelled_is_not_brought_along() -> None:
     assert rig.core.holds() == {}
     rig.do(e.FromSlot(0, done(OUTLIVES)))
     assert rig.said == []
+
+
+def test_a_call_that_outlives_its_scheduler_keeps_its_blobs_until_it_ends() -> None:
+    """The slot has been sent the call, and need not have unpickled it."""
+    rig = Rig(2)
+    task = m.OUTLIVES + 1
+    for blob in (BLOB, OTHER):
+        rig.do(e.FromScheduler(m.PutBlob(blob, [b"content"])))
+    rig.run(task, blobs=(BLOB,))
+    rig.run(1, blobs=(OTHER,))
+    released = e.ToSlot(1, m.ReleaseBlobs([OTHER]))
+    assert rig.do(e.SchedulerGone()) == [e.Interrupt(1, 1, 1), released, e.Forget([OTHER])]
+    assert rig.do(e.FromSlot(0, done(task))) == [
+        e.ToScheduler(done(task)),
+        e.ToSlot(0, m.ReleaseBlobs([BLOB])),
+        e.Forget([BLOB]),
+    ]
+    assert not rig.core.data.blobs and not rig.core.data.kept
+
+
+def test_what_the_next_scheduler_sends_is_its_own_to_release() -> None:
+    rig = Rig()
+    task = m.OUTLIVES + 1
+    rig.do(e.FromScheduler(m.PutBlob(BLOB, [b"content"])))
+    rig.run(task, blobs=(BLOB,))
+    rig.do(e.SchedulerGone())
+    rig.do(e.FromScheduler(m.PutBlob(BLOB, [b"content"])))
+    assert rig.do(e.FromSlot(0, done(task))) == [e.ToScheduler(done(task))]
+    assert rig.run(2, blobs=(BLOB,)) == [e.ToSlot(0, run(2, blobs=(BLOB,)))]
+    assert e.ToSlot(0, m.ReleaseBlobs([BLOB])) in rig.do(e.FromScheduler(m.ReleaseBlobs([BLOB])))
 
 
 def lent(rig: Rig, host: int) -> None:

@@ -41,7 +41,7 @@ def failed(
     notes = [*getattr(error, "__notes__", ()), tracebacks.note(run.name, call, worker, tries)]
     try:
         payload = dumps((_presentable(error, run.name), notes), "the exception")
-    except SerializationError:
+    except (SerializationError, SystemExit):  # the latter is raised by its pickling
         payload = dumps((None, notes), "the notes")  # the text of the traceback tells the rest
     return Failed(run.task, run.attempt, seconds, text, payload)
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.errors import MinidaskError, SchedulerLost
+from minidask.errors import MinidaskError, ParentLost, SchedulerLost
 from minidask.host.signals import handler_of
 from minidask.pickling.payload import SlotBlobs, handed_over, loads
 from minidask.pickling.sharing import dumps
@@ -351,7 +351,8 @@ class Slot:
         if os.getpid() != self._pid:
             _end_fork(error)
         seconds = time.perf_counter() - began
-        self._cut_off = isinstance(error, SchedulerLost) and self.client is not None and self.client.core.closed
+        lost = self.client is not None and self.client.core.closed
+        self._cut_off = isinstance(error, ParentLost) or (isinstance(error, SchedulerLost) and lost)
         if self._caller is not None:
             self._caller.explain(error)
         in_session = bool(run.blobs) and run.blobs[0] == self._session

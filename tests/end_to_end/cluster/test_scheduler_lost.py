@@ -22,6 +22,7 @@ import minidask
 from minidask import errors
 from tests.helpers import Program, Programs, wait_until
 
+ROOT = Path(__file__).parents[3]
 COUNT = 60
 
 
@@ -242,6 +243,55 @@ def test_a_task_that_kills_its_cluster_again_and_again_fails() -> None:
         future = client.submit(kill_the_node)
         with pytest.raises(errors.SchedulerLost, match="died 4 times, and no task ended"):
             future.result(30)
+
+
+def nests_later(folder: Path) -> int:
+    (folder / "runs").touch()
+    wait_until((folder / "lost").exists, "the scheduler was lost")
+    (folder / "nests").touch()
+    return nested(1)
+
+
+def test_a_task_may_begin_to_nest_while_its_scheduler_is_away(programs: Programs, tmp_path: Path) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client:
+        future = client.submit(nests_later, tmp_path)
+        wait_until((tmp_path / "runs").exists, "it ran")
+        cluster.kill()
+        (tmp_path / "lost").touch()
+        wait_until((tmp_path / "nests").exists, "it was about to connect")
+        time.sleep(0.3)
+        cluster.start()
+        assert future.result(20) == -4
+
+
+WAITS_FOR_A_TASK = """
+import sys
+from pathlib import Path
+import minidask
+from tests.end_to_end.cluster.test_scheduler_lost import nests_later
+with minidask.Client(sys.argv[1]) as client:
+    print("result", client.submit(nests_later, Path(sys.argv[2])).result(40), flush=True)
+"""
+
+
+def test_a_task_may_nest_before_its_client_is_back(programs: Programs, tmp_path: Path) -> None:
+    """The next scheduler does not know the task yet, and so not whose tasks those within are."""
+    scheduler, address = programs.scheduler()
+    worker = programs.worker(address, "--nworkers", "2")
+    client = programs.script(WAITS_FOR_A_TASK, address, str(tmp_path), PYTHONPATH=str(ROOT))
+    wait_until((tmp_path / "runs").exists, "it ran")
+    client.send(signal.SIGSTOP)
+    scheduler.send(signal.SIGKILL)
+    scheduler.exit_code()
+    programs.start(sys.executable, "-m", "minidask.scheduler", "--port", address.rpartition(":")[2])
+    wait_until(lambda: worker.text.count("joined the scheduler") == 2, "the worker was back")
+    (tmp_path / "lost").touch()
+    wait_until((tmp_path / "nests").exists, "it was about to nest")
+    time.sleep(0.5)
+    client.send(signal.SIGCONT)
+    assert client.exit_code(30) == 0, client.text
+    assert "result -4" in client.text
 
 
 # --- a scheduler that hangs ---
