@@ -120,12 +120,14 @@ class Attempts:
     def move_over(self, number: int, attempt: int, old: WorkerRecord, worker: WorkerRecord) -> bool:
         """A worker has joined again, and still has an attempt. Returns whether that goes on.
 
-        It does not if it was cancelled, or has to do with a lent slot: what is waited for there is not known any more.
+        It does not if it was cancelled, or has to do with a slot that is lent: a guest was lost with the connection. If
+        it still waits, the worker says so again: its last word of that may be lost.
         """
         task = current_attempt(old.tasks, number, attempt)
-        lent = task is not None and task.nest is not None and (task.nest.waits or task.nest.guest is not None)
+        lent = task is not None and task.nest is not None and task.nest.guest is not None
         if task is None or type(task.state) is not Running or lent or number in old.guests:
             return False
+        self._nesting.stop_lending(task)
         del old.tasks[number]
         task.move("moved", Running(worker))
         worker.tasks[number] = task
@@ -307,11 +309,15 @@ class Attempts:
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         """A worker has left, and with it its attempts: their tasks are tried again elsewhere.
 
-        Tasks pinned to it are lost.
+        Tasks pinned to it are lost. The clients of its slots are sent away: what they wait for ends here, and if the
+        worker brings its attempts to another scheduler, that must not be taken for the fault of their calls.
 
         Args:
             reason: why it has left, for the clients.
         """
+        nests = [task.nest for task in worker.tasks.values() if task.nest is not None]
+        for peer in sorted({child.client.peer for nest in nests for child in nest.children.values()}):
+            self._send(peer, m.Goodbye(f"machine {worker.name} was lost: {reason}"))
         pinned = self._pinned.lose_worker(worker)
         for task in list(worker.tasks.values()):
             if type(task.state) is Ended:

@@ -250,6 +250,11 @@ class WorkerCore:
         held = [call for call in calls if isinstance(call, Busy) or call.reason == m.Reason.TIMEOUT]
         return {call.run.task: call.run.attempt for call in held}
 
+    def waiting(self) -> list[m.Waiting]:
+        """What tells a scheduler which calls wait for tasks of their own, after a loss of what was said of that."""
+        calls = [slot.state for slot in self.slots.values() if isinstance(slot.state, Busy) and slot.state.waits]
+        return [m.Waiting(call.run.task, call.run.attempt) for call in calls]
+
     def _adopted(self, message: m.Adopted) -> None:
         for slot in self.slots.values():
             call = slot.find(message.task, message.attempt)

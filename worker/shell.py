@@ -164,7 +164,7 @@ class WorkerShell:
             self._transfers.close()
             return
         unsent, self._unsent = self._unsent, []
-        for message in unsent:
+        for message in [*unsent, *self._core.waiting()]:
             self._send(message)
 
     def resize(self, slots: int) -> None:

@@ -207,6 +207,51 @@ def test_an_attempt_has_no_number_that_one_of_a_lost_scheduler_may_have(schedule
     assert about(scheduler.hear(2, done), m.TaskDone) == [(3, m.TaskDone(1, 0.5, "w2", [b"result"]))]
 
 
+# --- tasks within tasks ---
+
+
+@pytest.mark.parametrize("opens_group", [True, False])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_task_whose_client_is_not_back_yet_is_cut_off_when_it_submits(
+    scheduler: Scheduler, held: bool, opens_group: bool
+) -> None:
+    """Its user would else be told that it has ended, which nobody knows; cut off, it is tried again."""
+    parent = number_of(OLD, 1)
+    if held:
+        scheduler.worker(1, (parent, 1))
+    scheduler.client(2, NEW, OLD)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    opens, submits = m.OpenGroup(1, 0, [parent, 1]), m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"])
+    ((peer, said),) = scheduler.hear(3, opens if opens_group else submits)
+    assert peer == 3 and isinstance(said, m.Goodbye)
+    scheduler.do(Left(3, "it was sent away"))
+    if held:
+        scheduler.hear(1, m.Stopped(parent, 1, m.CUT_OFF, ""))
+        ((number, attempt),) = runs(scheduler.submit(2, 1))
+        assert number == parent and attempt > 1
+
+
+def test_a_task_that_is_over_for_sure_is_told_so_when_it_submits(scheduler: Scheduler) -> None:
+    scheduler.client(2, NEW, OLD)
+    scheduler.hear(2, m.Resubmitted())
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    for key in (OLD, NEW):
+        parent = [number_of(key, 1), 1]
+        ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], parent, False, [b"x"]))
+        assert isinstance(said, m.TaskLost) and said.reason == m.Reason.CANCELLED
+
+
+def test_the_client_of_a_slot_is_sent_away_when_the_scheduler_has_lost_its_worker(scheduler: Scheduler) -> None:
+    """The call would raise that its tasks were cancelled, and the worker bring that error to the next scheduler."""
+    scheduler.client(1, NEW)
+    scheduler.worker(2)
+    scheduler.submit(1, 1)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [number_of(NEW, 1), 1], False, [b"x"]))
+    told = [message for peer, message in scheduler.do(Left(2, "gone")) if peer == 3]
+    assert isinstance(told[0], m.Goodbye)
+
+
 # --- workers that leave, and come again ---
 
 
@@ -235,6 +280,45 @@ def test_a_worker_that_joins_again_takes_over_what_it_still_has(scheduler: Sched
     assert [*scheduler.core.workers] == [3]
     outcome = scheduler.hear(3, m.Done(tasks[0], 1, 0.5, [b"result"]))
     assert outcome == [(1, m.TaskDone(1, 0.5, "w3", [b"result"]))]
+
+
+def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(scheduler: Scheduler) -> None:
+    """What was said of its waiting may be lost with the connection: the child would never run."""
+    scheduler.client(1, NEW)
+    scheduler.worker(2, uid="same")
+    scheduler.submit(1, 1)
+    parent = number_of(NEW, 1)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    child = m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+    assert not runs(scheduler.hear(3, child)), "no slot is free"
+    sent = scheduler.worker(4, (parent, 1), uid="same")
+    assert not about(sent, m.Stop, m.Run)
+    ((_, run),) = about(scheduler.hear(4, m.Waiting(parent, 1)), m.Run)
+    assert isinstance(run, m.Run) and run.host == parent
+
+
+def test_a_task_that_waits_no_more_is_not_taken_for_one_that_does(scheduler: Scheduler) -> None:
+    scheduler.client(1, NEW)
+    scheduler.worker(2, uid="same")
+    scheduler.submit(1, 1)
+    parent = number_of(NEW, 1)
+    scheduler.hear(2, m.Waiting(parent, 1))
+    assert not about(scheduler.worker(4, (parent, 1), uid="same"), m.Stop, m.Run)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    child = m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+    assert not runs(scheduler.hear(3, child)), "what said that it waits no more is lost"
+
+
+def test_a_task_whose_slot_has_a_guest_is_tried_again_when_its_worker_joins_again(scheduler: Scheduler) -> None:
+    scheduler.client(1, NEW)
+    scheduler.worker(2, uid="same")
+    scheduler.submit(1, 1)
+    parent = number_of(NEW, 1)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.hear(2, m.Waiting(parent, 1))
+    assert runs(scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])))
+    sent = scheduler.worker(4, (parent, 1), uid="same")
+    assert (4, m.Stop(parent, 1)) in sent and runs(sent) == [(parent, 2)]
 
 
 def test_a_worker_that_joins_again_stops_what_was_cancelled(scheduler: Scheduler) -> None:

@@ -352,6 +352,17 @@ def test_a_call_that_has_run_out_of_time_is_told_of_to_the_next_scheduler(lost_f
     assert (task, attempt, reason) == (OUTLIVES, 1, m.Reason.TIMEOUT)
 
 
+def test_what_waits_is_told_again_to_a_scheduler() -> None:
+    rig = Rig(2)
+    rig.run(OUTLIVES)
+    rig.run(OUTLIVES + 1)
+    rig.do(e.SchedulerGone())
+    rig.do(e.FromSlot(0, m.Waiting(OUTLIVES, 1)))
+    assert rig.core.waiting() == [m.Waiting(OUTLIVES, 1)]
+    rig.do(e.FromSlot(0, m.Resumed(OUTLIVES, 1)))
+    assert rig.core.waiting() == []
+
+
 def test_a_call_that_was_cancelled_is_not_brought_along() -> None:
     rig = Rig()
     rig.run(OUTLIVES)

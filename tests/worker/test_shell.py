@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from minidask.data.store import BlobStore
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
+from minidask.worker.events import SchedulerGone
 from minidask.worker.memory import MemoryLimits
 from minidask.worker.shell import WorkerShell
 from tests.links import Peer
@@ -36,9 +39,9 @@ class OddSlots:
         self.killed += 1
 
 
-def shell(slots: Any) -> WorkerShell:
+def shell(slots: Any, store: Any = None) -> WorkerShell:
     slot_config = SlotConfig("", "", "")
-    return WorkerShell("w", 1, slots, MemoryLimits(None, 1 << 40), slot_config, None, None)  # type: ignore[arg-type]
+    return WorkerShell("w", 1, slots, MemoryLimits(None, 1 << 40), slot_config, store, None)
 
 
 def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
@@ -52,6 +55,41 @@ def test_a_slot_that_cannot_be_sent_its_call_is_killed() -> None:
         assert slots.killed == 1 and not worker.gave_up.is_set()
         worker._slot_exited(0, "SIGKILL", "?")
         assert [(died.task, died.how) for died in link.of(m.Died)] == [(1, "SIGKILL")]
+        worker._closing = True
+
+    asyncio.run(scene())
+
+
+class GoodSlot:
+    """A slot's handle that takes whatever it is sent."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def send(self, message: m.Message) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+
+def test_what_ends_or_waits_while_there_is_no_scheduler_is_told_to_the_next_one(tmp_path: Path) -> None:
+    async def scene() -> None:
+        worker, before, after = shell(GoodSlot, BlobStore(str(tmp_path))), Peer(), Peer()
+        worker.attach(before)
+        worker.resize(2)
+        runs = [m.Run(m.OUTLIVES + number, 1, 1, "f", None, [], 0, False, [b"call"]) for number in (1, 2)]
+        for slot, run in enumerate(runs):
+            worker._slot_said(slot, m.SlotReady())
+            worker.from_scheduler([run])
+        worker.attach(None)
+        worker.post(SchedulerGone())
+        worker._slot_said(0, done := m.Done(*runs[0][:2], 0.5, [b"result"]))
+        worker._slot_said(1, waits := m.Waiting(*runs[1][:2]))
+        assert sorted(worker.info["holds"]) == [[*run[:2]] for run in runs]
+        worker.attach(after)
+        assert after.came == [done, waits]
+        assert worker.info["holds"] == [[*runs[1][:2]]]
         worker._closing = True
 
     asyncio.run(scene())
