@@ -238,7 +238,7 @@ def test_a_task_that_is_over_for_sure_is_told_so_when_it_submits(scheduler: Sche
     for key in (OLD, NEW):
         parent = [number_of(key, 1), 1]
         ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], parent, False, [b"x"]))
-        assert isinstance(said, m.TaskLost) and said.reason == m.Reason.CANCELLED
+        assert isinstance(said, m.TaskLost) and said.reason == m.Reason.NO_PARENT
 
 
 def test_the_client_of_a_slot_is_sent_away_when_the_scheduler_has_lost_its_worker(scheduler: Scheduler) -> None:
