@@ -2,7 +2,8 @@
 
     world.py       the clock, the seed, connections, and the trace
     scheduler.py   `SchedulerCore` with what its shell decides; it can be killed, and another one takes its place
-    machine.py     `WorkerCore` with what its shell decides, and slots that are modelled
+    machine.py     `WorkerCore` with what its shell decides
+    slot.py        its slots, which are modelled, and the client of the tasks in each
     user.py        `ClientCore` with what its shell decides, and a user who submits, cancels and leaves
     promises.py    what must hold, whatever happens
     simulation.py  one seed, from the first task to an idle cluster

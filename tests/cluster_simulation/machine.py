@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from minidask.wire import messages as m
@@ -14,22 +13,8 @@ from minidask.worker.slots import Idle
 
 from .promises import Promises, Task
 from .scheduler import Scheduler
-from .world import Connection, Name, World
-
-
-class Slot:
-    """A slot's process.
-
-    Attributes:
-        run: the attempt that it runs.
-        blobs: those that it was sent.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.alive = True
-        self.run: m.Run | None = None
-        self.blobs: set[bytes] = set()
+from .slot import Slot, name_of_result
+from .world import Connection, World
 
 
 class Machine:
@@ -50,8 +35,8 @@ class Machine:
         self.core = WorkerCore()
         self.link: Connection | None = None
         self.unsent: list[m.Message] = []
-        self._promises = promises
-        self._cluster = cluster
+        self.promises = promises
+        self.cluster = cluster
         self._slots: dict[int, Slot] = {}
         self._fetching: dict[bytes, int] = {}
         self._results = 0
@@ -60,7 +45,7 @@ class Machine:
         self._was_open = False
         self._pause = FIRST_RETRY_SECONDS
         self._timer: float | None = None
-        self._handle(e.Resize(slots))
+        self.handle(e.Resize(slots))
         self._connect()
         world.later(HEARTBEAT_SECONDS, self._heartbeat)
 
@@ -77,14 +62,16 @@ class Machine:
     def _connect(self) -> None:
         if self.alive:
             self._was_open = False
-            self._joining = self._cluster.connect(self, "worker", self.info)
+            self._joining = self.cluster.connect(self, "worker", self.info)
 
     def opened(self, connection: Connection) -> None:
         if self.alive and connection is self._joining:
             self._was_open = True
             self.link = connection
             unsent, self.unsent = self.unsent, []
-            for message in unsent:
+            again = self.core.waiting()
+            self.world.met["waits still"] += len(again)
+            for message in [*unsent, *again]:
                 self._send(message)
 
     def closed(self, connection: Connection) -> None:
@@ -95,10 +82,13 @@ class Machine:
         if self._was_open:
             self._pause = FIRST_RETRY_SECONDS
             self.link = None
-            for task in self._promises.tasks.values():
+            for slot in self._slots.values():
+                for frame in slot.frames[:-1]:
+                    frame.task.excuses.append("it had a guest when the connection was lost")
+            for task in self.promises.tasks.values():
                 if task.reported is connection and not task.outcome:
                     task.excuses.append("its report was lost on the way")
-            self._handle(e.SchedulerGone())
+            self.handle(e.SchedulerGone())
         self.world.later(self._pause, self._connect)
         self._pause = min(2 * self._pause, LAST_RETRY_SECONDS)
 
@@ -120,11 +110,11 @@ class Machine:
     def received(self, connection: Connection, message: Any) -> None:
         if self.alive and connection is self.link:
             self.world.log(self.name, "hears", message)
-            self._handle(e.FromScheduler(message))
+            self.handle(e.FromScheduler(message))
 
     # --- the core ---
 
-    def _handle(self, event: e.Event) -> None:
+    def handle(self, event: e.Event) -> None:
         for effect in self.core.handle(event, self.world.now):
             self._carry_out(effect)
         deadline = self.core.next_deadline()
@@ -135,24 +125,23 @@ class Machine:
     def _tick(self, deadline: float) -> None:
         if self.alive and deadline == self._timer:
             self._timer = None
-            self._handle(e.WorkerTick())
+            self.handle(e.WorkerTick())
 
     def _carry_out(self, effect: e.Effect) -> None:
         match effect:
             case e.ToScheduler(message):
                 self._send(message)
             case e.ToSlot(number, message):
-                self._to_slot(self._slots[number], message)
+                self._slots[number].receive(message)
             case e.Spawn(number):
-                slot = self._slots[number] = Slot(number)
-                self._later(self.world.between(0.01, 0.2), slot, self._ready, slot)
+                self._slots[number] = Slot(self, number)
             case e.Interrupt(number, task, attempt):
-                self._interrupt(self._slots[number], task, attempt)
+                self._slots[number].interrupt(task, attempt)
             case e.Kill(number):
-                self._exit(self._slots[number], "SIGKILL")
+                self._slots[number].exit("SIGKILL")
             case e.Retire(number):
                 slot = self._slots[number]
-                self._later(0.01, slot, self._exit, slot, "exit code 0")
+                slot.later(0.01, slot.exit, "exit code 0")
             case e.Fetch(blob):
                 self._fetching[blob] = fetch = self._fetching.get(blob, 0) + 1
                 self.world.later(self.world.between(0.0, 0.3), self._fetched, blob, fetch, effect.source)
@@ -168,123 +157,60 @@ class Machine:
         if self.alive and self._fetching.get(blob) == fetch:
             if source and self.world.chance(0.2):
                 self.world.met["data was not to be had there"] += 1
-                self._handle(e.BlobFailed(blob, source, "nobody answers"))
+                self.handle(e.BlobFailed(blob, source, "nobody answers"))
             else:
                 del self._fetching[blob]
-                self._handle(e.BlobHere(blob))
+                self.handle(e.BlobHere(blob))
 
     # --- slots ---
 
-    def _later(self, seconds: float, slot: Slot, what: Any, *args: Any) -> None:
-        self.world.later(seconds, self._if_alive, slot, functools.partial(what, *args))
-
-    def _if_alive(self, slot: Slot, what: Any) -> None:
-        if self.alive and slot.alive:
-            what()
-
-    def _ready(self, slot: Slot) -> None:
-        self._handle(e.FromSlot(slot.number, m.SlotReady()))
-
-    def _to_slot(self, slot: Slot, message: Any) -> None:
-        match message:
-            case m.PutBlob(blob):
-                slot.blobs.add(blob)
-            case m.ReleaseBlobs(blobs):
-                slot.blobs.difference_update(blobs)
-            case m.Run():
-                self._begin(slot, message)
-            case _:
-                raise AssertionError(message)
-
-    def _begin(self, slot: Slot, run: m.Run) -> None:
-        assert slot.run is None, f"slot {slot.number} of {self.name} runs two calls"
-        task = self._promises.tasks[bytes(run.payload[0]).decode()]
-        assert slot.blobs.issuperset(run.blobs), f"{task.key} begins without its data"
-        slot.run = run
+    def begins(self, slot: Slot, run: m.Run) -> Task:
+        """A slot begins an attempt; returns its task."""
+        task = self.promises.tasks[bytes(run.payload[0]).decode()]
         scheduler = self.link.acceptor if self.link is not None else None
         assert isinstance(scheduler, Scheduler), f"{task.key} begins, and no scheduler has sent it"
         self.world.log(self.name, f"slot {slot.number} begins {task.key}", run[:2])
         self._begun[run.task, run.attempt] = task
-        self._promises.begins(task, run, int(scheduler.name.split()[1]))
-        if run.timeout is not None:
-            self._later(0.001, slot, self._handle, e.FromSlot(slot.number, m.Began(run.task, run.attempt)))
-        self._later(task.seconds, slot, self._end, slot, run, task)
+        self.promises.begins(task, run, int(scheduler.name.split()[1]))
+        return task
 
-    def _end(self, slot: Slot, run: m.Run, task: Task) -> None:
-        """The call comes to its own end."""
-        if slot.run is not run:
-            return
-        if task.kind == "kills" or (task.kind == "kills once" and not task.deaths):
-            self._exit(slot, "SIGSEGV")
-            return
-        slot.run = None
-        self.world.log(self.name, f"slot {slot.number} ends {task.key}", run[:2])
-        result = task.key.encode()
-        if task.kind == "raises":
-            self._handle(e.FromSlot(slot.number, m.Failed(run.task, run.attempt, task.seconds, "text", [result])))
-            return
-        done = m.Done(run.task, run.attempt, task.seconds, [result])
-        if task.kind == "large":
-            large: dict[bytes, int] = {}
-            for _ in range(self.world.rng.randrange(1, 3)):
-                self._results += 1
-                large[Name(f"{self.name}/{self._results}".encode().ljust(16)[-16:])] = 1 << 20
-            self._handle(e.ResultLeft(slot.number, done, large))
-        else:
-            self._handle(e.FromSlot(slot.number, done))
+    def large_result(self) -> dict[bytes, int]:
+        """The parts of a result that are to be fetched, with their sizes."""
+        first, self._results = self._results, self._results + self.world.rng.randrange(1, 3)
+        return {name_of_result(self.name, number): 1 << 20 for number in range(first, self._results)}
 
-    def _interrupt(self, slot: Slot, task: int, attempt: int) -> None:
-        run = slot.run
-        if run is not None and run[:2] == (task, attempt):
-            known = self._promises.tasks[bytes(run.payload[0]).decode()]
-            if not known.deaf:
-                self._later(self.world.between(0.0, 0.2), slot, self._interrupted, slot, run)
-
-    def _interrupted(self, slot: Slot, run: m.Run) -> None:
-        if slot.run is run:
-            slot.run = None
-            self._handle(e.FromSlot(slot.number, m.Failed(run.task, run.attempt, 0.1, "interrupted", [])))
-
-    def _exit(self, slot: Slot, how: str) -> None:
-        if not slot.alive:
-            return
-        slot.alive = False
-        if slot.run is not None:
-            task = self._promises.tasks[bytes(slot.run.payload[0]).decode()]
-            task.deaths += 1
-            task.excuses.append("its slot died")
-            self.world.log(self.name, f"slot {slot.number} dies under {task.key}", how)
-        self.world.later(0.0, self._exited, slot, how)
-
-    def _exited(self, slot: Slot, how: str) -> None:
+    def exited(self, slot: Slot, how: str) -> None:
         if self.alive:
             del self._slots[slot.number]
-            self._handle(e.SlotExited(slot.number, how, "?"))
+            self.handle(e.SlotExited(slot.number, how, "?"))
 
     # --- faults ---
 
-    def kill_slot(self) -> bool:
-        """Kill one of the slots that work; returns whether there was one."""
-        busy = [slot for slot in self._slots.values() if slot.alive and slot.run is not None]
+    def kill_slot(self) -> None:
+        """Kill one of the slots that work."""
+        busy = [slot for slot in self._slots.values() if slot.alive and slot.frames]
         if busy:
-            self._exit(self.world.rng.choice(busy), "SIGKILL")
-        return bool(busy)
+            self.world.rng.choice(busy).exit("SIGKILL")
 
     def die(self) -> None:
         """The machine is switched off."""
         self.world.log(self.name, "dies")
         self.alive = False
+        for task in self.running():
+            task.losses += 1
+        sees = self.world.rng.choice([0.0, 0.2, 3.0, None])
+        for link in self.links():
+            link.break_up(scheduler_sees=sees, peer_sees=None, lost=(self.world.chance(0.5), True))
         for slot in self._slots.values():
-            if slot.run is not None:
-                self._promises.tasks[bytes(slot.run.payload[0]).decode()].losses += 1
-        if self._joining is not None:
-            sees = self.world.rng.choice([0.0, 0.2, 3.0, None])
-            self._joining.break_up(scheduler_sees=sees, peer_sees=None, lost=(self.world.chance(0.5), True))
+            if slot.inner is not None:
+                slot.inner.link.break_up(scheduler_sees=sees or 30.0, peer_sees=None, lost=(True, True))
 
     def running(self) -> list[Task]:
-        """The tasks that are in its slots, and those whose reports wait."""
-        runs = [slot.run for slot in self._slots.values() if slot.run is not None]
-        return [self._promises.tasks[bytes(run.payload[0]).decode()] for run in runs]
+        """The tasks that are in its slots."""
+        return [frame.task for slot in self._slots.values() for frame in slot.frames]
+
+    def inner_links(self) -> list[Connection]:
+        return [slot.inner.link for slot in self._slots.values() if slot.alive and slot.inner is not None]
 
     def check_idle(self) -> None:
         """Check that nothing is left of any task."""

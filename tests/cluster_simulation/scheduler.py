@@ -12,6 +12,7 @@ from minidask.scheduler.server import TICK_SECONDS
 from minidask.scheduler.tasks import Cancelled, Delivering, Running, current_attempt
 from minidask.wire import messages as m
 
+from .promises import Promises
 from .world import Connection, World
 
 REPORTS = (m.Done, m.Failed, m.Died, m.Stopped, m.OfferResult)
@@ -21,12 +22,13 @@ class Scheduler:
     """One process of a scheduler, from its start until it is killed.
 
     Args:
-        world: where it is.
+        world, promises: of this simulation.
         number: how many there were before it.
     """
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: World, promises: Promises, number: int) -> None:
         self.world = world
+        self._promises = promises
         self.name = f"scheduler {number}"
         self.core = SchedulerCore()
         self.alive = True
@@ -78,6 +80,9 @@ class Scheduler:
             met["held"] += 1
             met["held twice"] += task in core.holds._holds
             met["held while it is known"] += task in core.attempts.tasks
+            known = core.attempts.tasks.get(task)
+            if known is not None and known.nest is not None and known.nest.guest is not None and known.payload:
+                self._promises.tasks[bytes(known.payload[0]).decode()].excuses.append("it has a guest")
 
     def received(self, connection: Connection, message: Any) -> None:
         if self.alive and self.links.get(connection.peer) is connection and connection.peer not in self._dismissed:

@@ -36,12 +36,14 @@ class Simulation:
         self.promises = Promises(world)
         self.machines: list[Machine] = []
         self.clients: list[Client] = []
-        self.scheduler: Scheduler | None = Scheduler(world, 1)
+        self.scheduler: Scheduler | None = Scheduler(world, self.promises, 1)
         self._keys = 0
         self._schedulers = 1
         for _ in range(world.rng.randrange(1, 4)):
             self._add_machine()
         self.clients = [Client(world, self.promises, self, number) for number in range(1, world.rng.randrange(2, 4))]
+        for client in self.clients:
+            client.nests = world.rng.choice([0.0, 0.0, 0.3])
         self._end_of_work = world.between(1.0, 8.0)
         self._seconds = world.rng.choice([2.0, 6.0] if self.storm else [0.02, 0.2, 0.2, 1.0, 4.0])
         self._last_fault = 0.0
@@ -93,7 +95,8 @@ class Simulation:
         world, rng = self.world, self.world.rng
         what = rng.choice(
             ["scheduler", "scheduler", "machine's link"] if self.gentle else
-            ["scheduler", "scheduler", "machine's link", "machine's link", "client's link", "slot", "machine", "both"]
+            ["scheduler", "scheduler", "machine's link", "machine's link", "client's link", "slot", "machine", "both",
+             "slot's link"]
         )  # fmt: skip
         world.met[f"fault: {what}"] += 1
         self.promises.faults += 1 + (what == "both")
@@ -116,6 +119,9 @@ class Simulation:
             self._cut(rng.choice(self.machines))
         elif what == "client's link":
             self._cut(rng.choice(self.clients))
+        elif what == "slot's link":
+            for link in rng.choice(self.machines).inner_links():
+                link.break_up(scheduler_sees=world.between(0.0, 1.0), peer_sees=0.1, lost=(True, world.chance(0.5)))
         elif what == "slot":
             rng.choice(self.machines).kill_slot()
         elif what == "machine":
@@ -123,7 +129,7 @@ class Simulation:
 
     def _start_scheduler(self) -> None:
         self._schedulers += 1
-        self.scheduler = Scheduler(self.world, self._schedulers)
+        self.scheduler = Scheduler(self.world, self.promises, self._schedulers)
 
     def _switch_off(self, machine: Machine) -> None:
         if machine.alive:

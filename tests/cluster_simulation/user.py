@@ -31,6 +31,8 @@ class Client:
         self.core: ClientCore[Task] = ClientCore("tcp://simulated:1", keeps=True)
         self.tasks: list[Task] = []
         self.left = False
+        self.nests = 0.0
+        """The share of tasks that submit some of their own."""
         self.groups: dict[int, int] = {}  # open ones, with their limits
         self.blobs: list[bytes] = []
         self._promises = promises
@@ -200,7 +202,7 @@ class Client:
             timeout = rng.choice([0.5, 2.0]) if "timeouts" in kinds and rng.random() < 0.15 else None
             task = Task(
                 f"{self.number}.{number}", number, length, rng.choice([kind for kind in kinds if kind != "timeouts"]),
-                timeout, group != 0, rng.random() < 0.2,
+                timeout, group != 0, rng.random() < 0.2, rng.randrange(1, 4) if rng.random() < self.nests else 0,
             )  # fmt: skip
             self.tasks.append(task)
             self._promises.tasks[task.key] = task

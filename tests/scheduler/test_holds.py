@@ -231,6 +231,17 @@ def test_a_task_whose_client_is_not_back_yet_is_cut_off_when_it_submits(
         assert number == parent and attempt > 1
 
 
+def test_an_attempt_that_was_given_up_with_its_worker_is_cut_off_when_it_submits(scheduler: Scheduler) -> None:
+    scheduler.client(2, NEW)
+    scheduler.worker(1)
+    scheduler.worker(4)
+    ((parent, _),) = runs(scheduler.submit(2, 1))
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    assert runs(scheduler.do(Left(1, "gone"))) == [(parent, 2)]
+    ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"]))
+    assert isinstance(said, m.Goodbye)
+
+
 def test_a_task_that_is_over_for_sure_is_told_so_when_it_submits(scheduler: Scheduler) -> None:
     scheduler.client(2, NEW, OLD)
     scheduler.hear(2, m.Resubmitted())
