@@ -14,8 +14,8 @@ Where a test belongs:
 Three processes share the tests out by file (`.ci/check`). A test that is marked `alone` runs afterwards, when no other
 test does: it sends Ctrl-C to its own process, measures milliseconds, or looks at what any program of ours removes.
 
-Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`. Three files are
-commands: `faults.py`, `soak.py` and `kills.py` inject faults for as long as one likes.
+Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`. Three are
+commands: `tests.faults`, `tests.soak` and `tests.kills` inject faults for as long as one likes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import FAULTS
+from tests.faults.table import FAULTS
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text()

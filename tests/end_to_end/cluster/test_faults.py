@@ -1,4 +1,4 @@
-"""The commands that inject faults, `tests/faults.py` and `tests/soak.py`, in their short forms."""
+"""The commands that inject faults, `tests.faults` and `tests.soak`, in their short forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.faults import FAULTS
+from tests.faults.table import FAULTS
 from tests.helpers import Programs
 
 pytestmark = pytest.mark.timeout(120)

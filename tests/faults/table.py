@@ -1,204 +1,27 @@
-"""Injects each fault while a search runs, and prints what its user saw, and what was left behind.
-
-    python -m tests.faults [--list] [--times 10] [NAME ...]
-
-Most faults hit a grid search over the digits in the middle. The result has to be that of the sequential search. A line
-has the fault, what the user saw, the seconds from the fault until the search went on, and what was left behind. The
-exit code is 1 if anything is not as docs/faults.md promises.
-"""
+"""The faults: what injects each, and what is promised."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import ctypes
-import gc
-import logging
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import psutil
 from joblib import Parallel, delayed, parallel_config
-from sklearn.datasets import load_digits
-from sklearn.model_selection import GridSearchCV
-from sklearn.svm import SVC
 
 import minidask
 from bench.hosts import Hosts, ip, possible
 from minidask.errors import KilledWorker, TaskTimeout
-from minidask.host.folders import PREFIX, SHARED_MEMORY, sweep
-from tests.helpers import RUN, Program, Programs, alive, at_rest, our_processes, wait_until
-
-GRID = {"C": [0.1, 0.3, 1, 3, 10, 30, 100], "gamma": [0.0001, 0.001, 0.01]}
-FITS = 63
-MIDDLE = FITS // 3
-"""Fits before the fault."""
-IN_FLIGHT = 8
-"""Calls that joblib has under way: what may run again when all is killed."""
-SAME = "the sequential result"
-
-
-class Skipped(Exception):
-    """A fault cannot be injected here, and why."""
-
-
-# --- the search ---
-
-
-def note(notes: str, fit: str = "") -> None:
-    """Write that a fit begins, in one piece, whatever others write."""
-    file = os.open(notes, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{time.time():.6f} {os.getpid()} {fit}\n".encode())
-    os.close(file)
-
-
-class Noted(SVC):  # type: ignore[misc]
-    """A classifier that notes each fit, and once does what the file beside its notes tells it."""
-
-    def __init__(self, C: float = 1.0, gamma: float = 0.001, notes: str = os.devnull) -> None:
-        super().__init__(C=C, gamma=gamma)
-        self.notes = notes
-
-    def fit(self, X: Any, y: Any) -> Noted:
-        note(self.notes, f"{self.C}/{self.gamma}/{X.sum()}")
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{self.notes}.fault", f"{self.notes}.done")  # one fit alone succeeds in this
-            WITHIN_A_TASK[Path(f"{self.notes}.done").read_text()]()
-        time.sleep(0.05)
-        return super().fit(X, y)  # type: ignore[no-any-return]
-
-
-def take_memory() -> None:
-    taken = []
-    for _ in range(100):
-        taken.append(bytearray(os.urandom(1 << 20) * 16))
-        time.sleep(0.02)
-
-
-WITHIN_A_TASK: dict[str, Callable[[], Any]] = {
-    "segfault": lambda: ctypes.string_at(0),
-    "exit": lambda: os._exit(1),
-    "memory": take_memory,
-}
-
-
-def scores(notes: str) -> list[float]:
-    """The search; also what the user's program below runs."""
-    X, y = load_digits(return_X_y=True)
-    search = GridSearchCV(Noted(notes=notes), GRID, cv=3, n_jobs=-1, refit=False).fit(X[:500], y[:500])
-    found: list[float] = search.cv_results_["mean_test_score"].tolist()
-    return found
-
-
-def doubled(array: Any, i: int) -> Any:
-    return array * 2 + i
-
-
-def user_program(options: argparse.Namespace) -> None:
-    """A search in a program of its own, for faults that hit that program or its machine."""
-    place: dict[str, Any] = {"address": options.scheduler} if options.scheduler else {"n_workers": 2}
-    kept: dict[str, Any] = {"resume": options.resume} if options.resume else {}
-    with minidask.Client(**place) as client, parallel_config("minidask", scheduler=client, **kept):
-        client.wait_for_workers(1)
-        if options.hang:
-            client.gather(client.map(time.sleep, [600] * 4))
-        if options.fill:
-            with contextlib.suppress(OSError), open("/dev/shm/others", "wb") as file:
-                while True:
-                    file.write(bytes(1 << 20))
-            array = np.arange(1 << 19, dtype=float)
-            for i, result in enumerate(Parallel()(delayed(doubled)(array, i) for i in range(6))):
-                assert (result == array * 2 + i).all()
-        print("scores", scores(options.user), flush=True)
-
-
-class Note(NamedTuple):
-    """A fit has begun: when, in which process, and which one."""
-
-    when: float
-    pid: int
-    fit: str
-
-
-class Scene:
-    """Where a fault is injected: a folder, programs, a search, and the moment of the fault."""
-
-    def __init__(self, folder: Path, expected: list[float], times: int) -> None:
-        self.folder = folder
-        self.expected = expected
-        self.times = times
-        self.notes = folder / "notes"
-        self.programs = Programs(folder)
-        self.when = 0.0
-
-    def noted(self) -> list[Note]:
-        lines = self.notes.read_text().splitlines() if self.notes.exists() else []
-        return [Note(float(when), int(pid), fit) for when, pid, fit in (line.split(" ") for line in lines)]
-
-    def wait_for_the_middle(self) -> None:
-        wait_until(lambda: len(self.noted()) >= MIDDLE, "the search was in its middle", 60)
-
-    @contextlib.contextmanager
-    def in_the_middle(self, fault: Callable[[], Any]) -> Iterator[None]:
-        """Inject a fault while the block runs."""
-        failed: list[Exception] = []
-
-        def inject() -> None:
-            try:
-                self.wait_for_the_middle()
-                self.when = time.time()
-                fault()
-            except Exception as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=inject)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
-        if failed:
-            raise failed[0]
-
-    def search(self, client: minidask.Client, fault: Callable[[], Any]) -> str:
-        """Search, with this fault in the middle."""
-        client.wait_for_workers(2)
-        with parallel_config("minidask", scheduler=client), self.in_the_middle(fault):
-            found = scores(str(self.notes))
-        assert found == self.expected, "the result is not the sequential one"
-        return SAME
-
-    def user(self, *options: str, before: list[str] | None = None) -> Program:
-        command = [*(before or []), sys.executable, "-m", "tests.faults", "--user", str(self.notes), *options]
-        return self.programs.start(*command)
-
-    def result_of(self, user: Program) -> str:
-        assert user.exit_code(60) == 0, user.text
-        assert f"scores {self.expected}\n" in user.text, "the result is not the sequential one"
-        return SAME
-
-    def gone_on(self) -> float:
-        """Seconds from the fault until a fit that it has ended began again; if there is none, until any fit began."""
-        before = {note.fit for note in self.noted() if note.when <= self.when}
-        after = [note for note in self.noted() if note.when > self.when]
-        return min([note.when for note in after if note.fit in before] or [note.when for note in after]) - self.when
-
-
-class Seen(NamedTuple):
-    """What the user saw, and after how many seconds it went on, if that can be told."""
-
-    what: str
-    seconds: float | None
-
+from tests.faults.scene import Scene, Seen, Skipped
+from tests.faults.search import FITS, IN_FLIGHT, SAME, note
+from tests.helpers import Program, at_rest, wait_until
 
 # --- slots and tasks, on a cluster on this machine ---
 
@@ -442,86 +265,3 @@ FAULTS = [
     Fault("all-killed", SAME, kill_all_and_resume),
     Fault("shared-memory-full", f"{SAME}, and one warning", fill_shared_memory),
 ]
-
-
-# --- running them ---
-
-
-def left_behind(programs: Programs, descriptors: int) -> list[str]:
-    """What is there that was not there before: a killed program's memory goes when the next program starts."""
-    gc.collect()
-    sweep()
-    with contextlib.suppress(AssertionError):
-        wait_until(lambda: not our_processes(), "our processes had ended", 10)
-    pids = [os.getpid(), *programs.pids()]
-    files = [str(path) for pid in pids for path in SHARED_MEMORY.glob(f"{PREFIX}{pid}-*")]
-    now = psutil.Process().num_fds()
-    more = [f"{now - descriptors} descriptors"] if now > descriptors else []
-    return [*files, *map(str, our_processes()), *(f"process {pid}" for pid in alive(programs.pids())), *more]
-
-
-def run(fault: Fault, expected: list[float], times: int) -> bool:
-    """Inject it, and print a line; whether all was as promised."""
-    print(f"{fault.name:23}", end="", flush=True)
-    descriptors = psutil.Process().num_fds()
-    with tempfile.TemporaryDirectory() as folder:
-        scene = Scene(Path(folder), expected, times)
-        try:
-            seen = fault.inject(scene)
-        except Skipped as reason:
-            print(f"skipped: {reason}")
-            return True
-        except Exception as error:
-            print(f"NOT AS PROMISED ({fault.promised}): {type(error).__name__}: {error}", flush=True)
-            return False
-        finally:
-            scene.programs.end_all()
-        left = left_behind(scene.programs, descriptors)
-    seconds = "" if seen.seconds is None else f"{seen.seconds:.2f} s"
-    print(f"{seen.what:50} {seconds:>7}   {', '.join(left) or 'nothing'}", flush=True)
-    if fault.promised not in seen.what:
-        print(f"NOT AS PROMISED: {fault.promised}")
-    return not left and fault.promised in seen.what
-
-
-def run_all(faults: list[Fault], times: int) -> bool:
-    with tempfile.TemporaryDirectory() as state:
-        os.environ.update({RUN: str(os.getpid()), "XDG_STATE_HOME": state})
-        for variable in ("MINIDASK_ACCESS_FILE", "MINIDASK_SCHEDULER"):
-            os.environ.pop(variable, None)
-        logging.getLogger("minidask").setLevel(logging.ERROR)  # that a scheduler is lost is known here
-        with parallel_config("sequential"):
-            expected = scores(os.devnull)
-        with minidask.Client(n_workers=1) as client:
-            client.submit(abs, -1).result()  # what opens descriptors once does it now
-        print(f"{'fault':23}{'what the user saw':50} {'went on':>7}   left behind")
-        outcomes = [run(fault, expected, times) for fault in faults]
-    return all(outcomes)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="faults, by name; all unless you say")
-    parser.add_argument("--list", action="store_true", help="print the faults, with what is promised")
-    parser.add_argument("--times", type=int, default=10, help="how often scheduler-killed-often kills, in one call")
-    parser.add_argument("--user", metavar="NOTES", help=argparse.SUPPRESS)
-    for name in ("--scheduler", "--resume"):
-        parser.add_argument(name, help=argparse.SUPPRESS)
-    for name in ("--hang", "--fill"):
-        parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.user:
-        user_program(options)
-        return 0
-    if unknown := set(options.names) - {fault.name for fault in FAULTS}:
-        parser.error(f"no such fault: {', '.join(sorted(unknown))}; --list names all")
-    faults = [fault for fault in FAULTS if not options.names or fault.name in options.names]
-    if options.list:
-        for fault in faults:
-            print(f"{fault.name:23}{fault.promised}")
-        return 0
-    return 0 if run_all(faults, options.times) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Faults that are injected while a search runs: `python -m tests.faults`."""
