@@ -96,10 +96,14 @@ class Attempts:
     def adopt_ready(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
         """A worker has joined that runs an attempt. Returns whether its task is ready, and so has adopted it.
 
+        If the task's group is full, it has not: others of the group have begun in its place.
+
         Args:
             number: of the task, for the worker.
         """
         if task is None or type(task.state) is not Ready or task.pin is not None or task.attempt > attempt:
+            return False
+        if task.group is not None and task.group.full:
             return False
         self._ready.take_out(task)
         del self.tasks[task.id]

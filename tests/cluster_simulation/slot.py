@@ -226,7 +226,9 @@ class Inner:
                 frame, child = effect.handle
                 frame.pending.discard(message.task)
                 outcome = effect.outcome
-                if isinstance(outcome, Lost) and message.reason != m.Reason.KILLED:
+                if isinstance(outcome, Lost) and message.reason == m.Reason.NO_PARENT:
+                    frame.cut_off = True
+                elif isinstance(outcome, Lost) and message.reason != m.Reason.KILLED:
                     frame.wrong = f"{message.reason}: {message.text}"
                 elif not isinstance(outcome, Lost):
                     assert bytes(outcome.payload[0]).decode() == child.key, "it is the outcome of another task"
