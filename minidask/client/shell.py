@@ -554,7 +554,11 @@ class ClientShell:
             try:
                 how.prepare(self.core.losses)
                 connection, self._other = self._other or self.connection.again(how.timeout), None
-                connection.wait_for(self.workers.names(), WORKERS_SECONDS)
+                try:
+                    connection.wait_for(self.workers.names(), WORKERS_SECONDS)
+                except BaseException:
+                    connection.close()
+                    raise
                 self._resume(connection)
             except (SchedulerLost, OSError) as error:
                 if time.monotonic() + pause < end and not self._closing.wait(pause):

@@ -135,7 +135,8 @@ class Book(RuleBasedStateMachine):
         asked = [self.asked_back.get((task.id, task.attempt), math.inf) for task in tasks.values() if task.lease]
         heads: dict[Any, TaskRecord] = {}
         for task in tasks.values():
-            if isinstance(task.state, Ready) and task.pin is None and not (task.group and task.group.full):
+            may_begin = task.pin is None and not (task.group and task.group.full) and not task.root.lags
+            if isinstance(task.state, Ready) and may_begin:
                 line = task.root.peer, id(task.group), task.priority, id(task.parent)
                 heads[line] = min(heads.get(line, task), task, key=lambda task: task.id)
         for task in heads.values():
