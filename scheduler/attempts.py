@@ -114,12 +114,16 @@ class Attempts:
 
     def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
         task.attempt = attempt
-        task.move("assign", Running(worker))
+        self._begin(task, worker, None)
+        self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
+        self._pool.update(worker)
+
+    def _begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
+        """A worker has the current attempt of a task from now on."""
+        task.move("assign", Running(worker, sent_at))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
-        self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
-        self._pool.update(worker)
 
     def move_over(self, number: int, attempt: int, old: WorkerRecord, worker: WorkerRecord) -> bool:
         """A worker has joined again, and still has an attempt. Returns whether that goes on.
@@ -161,10 +165,7 @@ class Attempts:
         measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
         task.attempt = next_attempt(task) if task.attempt else 1
-        task.move("assign", Running(worker, now if measured else None))
-        worker.tasks[task.id] = task
-        if task.group is not None:
-            task.group.running += 1
+        self._begin(task, worker, now if measured else None)
         if host is not None:
             self._nesting.lend(host, task, worker)
         run = m.Run(

@@ -409,9 +409,9 @@ class SchedulerCore:
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
-        # A million tasks of one function have one name: interned, it is in memory once.
         hold = self.holds.take(client, message.task)
         number = hold.task if hold is not None else self._number(client, message.task)
+        # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
             number, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload,

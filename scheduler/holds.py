@@ -25,12 +25,8 @@ from minidask.wire import messages as m
 from .tasks import ClientRecord, TaskRecord, WorkerRecord
 
 HOLD_SECONDS = 60.0
-KEY_BITS = 22
-MAX_KEYS = 64
 MANY = 1 << 20
 """More attempts than one scheduler has made of a task."""
-
-Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
 
 @dataclass(slots=True, eq=False)
@@ -44,7 +40,7 @@ class Hold:
     task: int
     attempt: int
     until: float
-    early: list[Report] = field(default_factory=list)
+    early: list[m.Report] = field(default_factory=list)
     has_slot: bool = True
 
 
@@ -74,7 +70,7 @@ class Holds:
 
     def keep(self, worker: WorkerRecord, message: m.Message) -> bool:
         """Keep a worker's report if it is about a hold. Returns whether it is."""
-        if not self._holds or not isinstance(message, Report):
+        if not self._holds or not isinstance(message, m.Report):
             return False
         hold = self._holds.get(message.task)
         if hold is None or hold.worker is not worker or hold.attempt != message.attempt:
@@ -146,9 +142,9 @@ def keys_of(info: dict[str, Any]) -> tuple[int, ...]:
         ProtocolError: they are none.
     """
     keys = info.get("keys", [])
-    if type(keys) is not list or not all(type(key) is int and 0 < key < 1 << KEY_BITS for key in keys):
+    if type(keys) is not list or not all(type(key) is int and 0 < key <= m.MAX_KEY for key in keys):
         raise ProtocolError(f"a client cannot have the keys {keys!r}")
-    return tuple(keys[:MAX_KEYS])
+    return tuple(keys[: m.MAX_KEYS])
 
 
 def holds_of(info: dict[str, Any]) -> dict[int, int]:

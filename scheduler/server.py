@@ -34,13 +34,12 @@ from minidask.net.addresses import Address
 from minidask.net.sockets import DEAD_SECONDS
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
-from minidask.wire.messages import Goodbye, Heartbeat, Message, Notice
+from minidask.wire.messages import BEATS, Goodbye, Heartbeat, Message, Notice
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick
 
 TICK_SECONDS = 1.0
-BEATS = 3  # heartbeats in the time after which a silent peer is lost
 MAX_REASON = 10_000
 
 log = logging.getLogger("minidask.scheduler")

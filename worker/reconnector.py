@@ -22,10 +22,10 @@ from minidask.net.addresses import Address
 from minidask.net.sockets import no_scheduler
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
-from minidask.wire.messages import Goodbye, Message, Shutdown
+from minidask.wire.messages import BEATS, Goodbye, Message, Shutdown
 
 from .events import SchedulerGone
-from .shell import BEATS, HEARTBEAT_SECONDS, WorkerShell
+from .shell import HEARTBEAT_SECONDS, WorkerShell
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 1.0

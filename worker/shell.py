@@ -44,15 +44,12 @@ from .transfers import SCHEDULER, Transfers
 from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
-BEATS = 3  # in that time
 KILL_SECONDS = 2.0
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 6.4
 READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
-
-Report = m.Done | m.Failed | m.Died | m.Stopped | m.OfferResult | m.TaskMessage
 
 log = logging.getLogger("minidask.worker")
 
@@ -113,7 +110,7 @@ class WorkerShell:
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
-        self._unsent: list[Report] = []  # of calls that have ended while there is no scheduler
+        self._unsent: list[m.Report] = []  # of calls that have ended while there is no scheduler
         self._groups = ProcessGroups()
         self._draining = False
         self._closing = False
@@ -152,13 +149,13 @@ class WorkerShell:
         if self._peers is not None:
             await self._peers.listen(scheduler, port)
 
-    def attach(self, link: Link | None, heartbeat_timeout: float = BEATS * HEARTBEAT_SECONDS) -> None:
+    def attach(self, link: Link | None, heartbeat_timeout: float = m.BEATS * HEARTBEAT_SECONDS) -> None:
         """Talk to the scheduler over this link from now on; None while there is no scheduler.
 
         Args:
             heartbeat_timeout: after how many seconds of silence the scheduler takes this worker for lost.
         """
-        self._heartbeat_seconds = heartbeat_timeout / BEATS
+        self._heartbeat_seconds = heartbeat_timeout / m.BEATS
         self._link = link
         if link is None:
             self._transfers.close()
@@ -341,7 +338,7 @@ class WorkerShell:
             self._touched.add(self._link)
             if not self._busy:
                 self._flush()
-        elif isinstance(message, Report):
+        elif isinstance(message, m.Report):
             self._unsent.append(message)
 
     def _flush(self) -> None:

@@ -26,10 +26,7 @@ from minidask.net.sockets import keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
-from minidask.wire.messages import Message, WorkerChanged, Workers
-
-MAX_KEY = 1 << 22
-MAX_KEYS = 64
+from minidask.wire.messages import MAX_KEY, MAX_KEYS, Message, WorkerChanged, Workers
 
 
 class Loss(NamedTuple):
@@ -66,9 +63,8 @@ class Connection:
         self._sock = _connect(address, timeout)
         self._outbox = Outbox(self._sock.send)
         try:
-            self._shake_hands(
-                secret_for(address, access_file), self._info
-            )  # only now: where nobody listens, no secret helps
+            secret = secret_for(address, access_file)  # only now: where nobody listens, no secret helps
+            self._shake_hands(secret, self._info)
         except TimeoutError as error:
             self._sock.close()
             pass_on(error)
@@ -223,7 +219,7 @@ class Connection:
 
 def _fresh_key() -> int:
     """A number that no other client has, most likely; its tasks are named by it: see `scheduler/holds.py`."""
-    return int.from_bytes(os.urandom(3)) % (MAX_KEY - 1) + 1
+    return int.from_bytes(os.urandom(3)) % MAX_KEY + 1
 
 
 def _shut(sock: socket.socket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -45,6 +46,10 @@ class KnownGroup:
 
 
 def as_kept(message: MessageT) -> MessageT:
-    """A message as it can be sent again later, when its user may have written to what was pickled without a copy."""
-    payload = [part if type(part) is bytes or len(part) > LARGE_BYTES else bytes(part) for part in message.payload]
+    """A message as it can be sent again later, when its user may have written to what was pickled without a copy.
+
+    A large blob that is sent whole has found no room in the store, so there is none for a copy.
+    """
+    most = LARGE_BYTES if isinstance(message, m.PutBlob) else math.inf
+    payload = [part if type(part) is bytes or len(part) > most else bytes(part) for part in message.payload]
     return message._replace(payload=payload)

@@ -209,6 +209,10 @@ class Queue:
 
     # --- leases ---
 
+    def set_most(self, slots: int) -> None:
+        """Note how many slots the cluster has."""
+        self.most = max(min(self.limit or slots, slots, LEASES), 1)
+
     def more_leases(self, blobs: list[bytes]) -> list[QueueEffect | m.Submit]:
         """What asks for leases, as many as there are calls in lines for.
 
@@ -381,7 +385,7 @@ class QueueTable:
             slots: how many the cluster has.
         """
         queue = self._queues[message.group]
-        queue.most = max(min(queue.limit or slots, slots, LEASES), 1)
+        queue.set_most(slots)
         effects = queue.add(QueuedCall(message.task, message.name, [*session, *message.blobs], message.payload))
         return effects if len(effects) == 1 and type(effects[0]) is Put else self._noted(queue, effects)
 
@@ -389,7 +393,7 @@ class QueueTable:
         """The cluster has this many slots now: ask for leases that calls in lines may have there."""
         effects: list[QueueEffect | m.Message] = []
         for queue in self._queues.values():
-            queue.most = max(min(queue.limit or slots, slots, LEASES), 1)
+            queue.set_most(slots)
             effects += self._noted(queue, queue.more_leases([]))
         return effects
 

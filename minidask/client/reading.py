@@ -73,6 +73,7 @@ class Reader:
         on_end: called once, with the reason, when there is no connection any more, nor will be.
         slot: the slot whose task this process runs; None outside of tasks.
         on_wake: called by the thread that reads, each time that `wake` has ended a wait.
+        silence: seconds; None: silence is not noticed.
     """
 
     def __init__(

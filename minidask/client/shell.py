@@ -600,6 +600,8 @@ class ClientShell:
         with self._lock:
             lost = self.core.end(self._given_up or why)
             self.queues.close()
+            if self._other is not None:
+                self._other.close()
         self.workers.wake()
         for effect in lost:
             self._conclude(effect)

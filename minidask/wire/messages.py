@@ -556,9 +556,21 @@ GUEST_DIED = "guest-died"
 OUTLIVES = 1 << 40
 """Attempts of tasks with this number or a higher one go on when their scheduler is lost: see `scheduler/holds.py`."""
 
+MAX_KEY = (1 << 22) - 1
+"""The highest key that a client may draw: with it and `OUTLIVES`, numbers of tasks have 62 bits."""
+
+MAX_KEYS = 64
+"""How many of its keys a client tells, its present one among them."""
+
+BEATS = 3
+"""How many heartbeats are sent in the time after which a silent peer is lost."""
+
 CUT_OFF = "cut-off"
 """The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
 
+
+Report = Done | Failed | Died | Stopped | OfferResult | TaskMessage
+"""What a worker tells of an attempt, and tells later if it has no scheduler just then."""
 
 Message = (
     PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown

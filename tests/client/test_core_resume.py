@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -12,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from minidask.client.core import ClientCore, Settle, Tell
 from minidask.client.outcomes import Lost
 from minidask.wire import messages as m
+from minidask.wire.large import LARGE_BYTES
 
 BLOBS = [b"a", b"b", b"c", b"d"]
 FILES = m.Submit(0, "", 0, None, 0, None, [], [], False, [])
@@ -156,17 +158,18 @@ TestResumes = Resumes.TestCase
 TestResumes.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
-def test_what_a_user_writes_to_after_the_submission_is_not_what_is_submitted_again() -> None:
+@pytest.mark.parametrize("size", [1, LARGE_BYTES])
+def test_what_a_user_writes_to_after_the_submission_is_not_what_is_submitted_again(size: int) -> None:
     core: ClientCore[str] = ClientCore("tcp://here:1", keeps=True)
-    array, blob = bytearray(b"before"), bytearray(b"blob")
+    array, blob = bytearray(b"before" * size), bytearray(b"blob")
     core.announce({b"blob": [memoryview(blob)]}, {})
     core.hold([b"blob"])
     core.submit(FILES._replace(task=1, blobs=[b"blob"], payload=[b"pickle", memoryview(array)]), [], "future")
-    array[:], blob[:] = b"after!", b"BLOB"
+    array[:], blob[:] = b"after!" * size, b"BLOB"
     put, submitted, last = core.resume()
     assert last == m.Resubmitted()
     assert isinstance(put, m.PutBlob) and put.payload == [b"blob"]
-    assert isinstance(submitted, m.Submit) and submitted.payload == [b"pickle", b"before"]
+    assert isinstance(submitted, m.Submit) and submitted.payload == [b"pickle", b"before" * size]
 
 
 def test_losses_are_counted_until_a_task_has_an_outcome() -> None:

@@ -8,7 +8,7 @@ from minidask.wire import messages as m
 from minidask.worker import events as e
 from minidask.worker.core import WorkerCore
 from minidask.worker.reconnector import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
-from minidask.worker.shell import HEARTBEAT_SECONDS, PREFETCH, Report
+from minidask.worker.shell import HEARTBEAT_SECONDS, PREFETCH
 from minidask.worker.slots import Idle
 
 from .promises import Promises, Task
@@ -95,10 +95,10 @@ class Machine:
     def _send(self, message: Any) -> None:
         if self.link is not None:
             self.link.to_scheduler(message)
-            task = self._begun.get(message[:2]) if isinstance(message, Report) else None
+            task = self._begun.get(message[:2]) if isinstance(message, m.Report) else None
             if task is not None:
                 task.reported = self.link
-        elif isinstance(message, Report):
+        elif isinstance(message, m.Report):
             self.world.met["unsent report"] += 1
             self.unsent.append(message)
 
