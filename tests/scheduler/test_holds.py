@@ -293,14 +293,24 @@ def test_a_worker_that_joins_again_takes_over_what_it_still_has(scheduler: Sched
     assert outcome == [(1, m.TaskDone(1, 0.5, "w3", [b"result"]))]
 
 
-def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(scheduler: Scheduler) -> None:
-    """What was said of its waiting may be lost with the connection: the child would never run."""
+def begun(scheduler: Scheduler) -> int:
+    """Have a task run on a worker that will join again; returns its number."""
     scheduler.client(1, NEW)
     scheduler.worker(2, uid="same")
     scheduler.submit(1, 1)
-    parent = number_of(NEW, 1)
+    return number_of(NEW, 1)
+
+
+def within(parent: int) -> m.Submit:
+    """What submits a task within another one."""
+    return m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+
+
+def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(scheduler: Scheduler) -> None:
+    """What was said of its waiting may be lost with the connection: the child would never run."""
+    parent = begun(scheduler)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
-    child = m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+    child = within(parent)
     assert not runs(scheduler.hear(3, child)), "no slot is free"
     sent = scheduler.worker(4, (parent, 1), uid="same")
     assert not about(sent, m.Stop, m.Run)
@@ -309,25 +319,19 @@ def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(s
 
 
 def test_a_task_that_waits_no_more_is_not_taken_for_one_that_does(scheduler: Scheduler) -> None:
-    scheduler.client(1, NEW)
-    scheduler.worker(2, uid="same")
-    scheduler.submit(1, 1)
-    parent = number_of(NEW, 1)
+    parent = begun(scheduler)
     scheduler.hear(2, m.Waiting(parent, 1))
     assert not about(scheduler.worker(4, (parent, 1), uid="same"), m.Stop, m.Run)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
-    child = m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+    child = within(parent)
     assert not runs(scheduler.hear(3, child)), "what said that it waits no more is lost"
 
 
 def test_a_task_whose_slot_has_a_guest_is_tried_again_when_its_worker_joins_again(scheduler: Scheduler) -> None:
-    scheduler.client(1, NEW)
-    scheduler.worker(2, uid="same")
-    scheduler.submit(1, 1)
-    parent = number_of(NEW, 1)
+    parent = begun(scheduler)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
     scheduler.hear(2, m.Waiting(parent, 1))
-    assert runs(scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])))
+    assert runs(scheduler.hear(3, within(parent)))
     sent = scheduler.worker(4, (parent, 1), uid="same")
     assert (4, m.Stop(parent, 1)) in sent and runs(sent) == [(parent, 2)]
 
