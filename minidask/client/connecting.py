@@ -11,7 +11,8 @@ from pathlib import Path
 
 from minidask.client.connection import Connection
 from minidask.client.helping import LOOK_SECONDS
-from minidask.client.shell import ClientShell, Return
+from minidask.client.returning import Return
+from minidask.client.shell import ClientShell
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
