@@ -83,6 +83,7 @@ def _connection_of(slot: SlotOfTask) -> Connection:
             return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
+                slot.cut_off(slot.call)
                 raise
         except AuthenticationError:
             if not slot.scheduler.startswith("unix:") or time.monotonic() > began + SECRET_SECONDS:

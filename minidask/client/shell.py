@@ -49,7 +49,7 @@ from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
 from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
-from minidask.errors import MinidaskError
+from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.host.signals import Uninterrupted
 from minidask.pickling.scattered import Scattered
@@ -252,6 +252,7 @@ class ClientShell:
         except MinidaskError:
             with self._lock:
                 self.blobs.post(self.core.take_back(message.task))
+            self.check()
             raise
 
     def _new_future(self, number: int, name: str, parent: list[int]) -> tuple[Future, Handle]:
@@ -449,7 +450,12 @@ class ClientShell:
             SchedulerLost: there is no connection any more.
             MinidaskError: this is a forked process, and the client is its parent's.
         """
-        self.core.check()
+        try:
+            self.core.check()
+        except SchedulerLost:
+            if self._slot is not None and self.core.lost:
+                self._slot.cut_off(self._slot.call)
+            raise
 
     # --- the end ---
 
@@ -574,7 +580,9 @@ class ClientShell:
 
     def _conclude(self, effect: Settle[Handle] | Tell) -> None:
         if isinstance(effect, Settle):
-            self._settle(*effect)
+            if effect.cut_off and self._slot is not None:
+                self._slot.cut_off(effect.cut_off)  # before the attempt hears of it, and may end
+            self._settle(effect.handle, effect.outcome)
         else:
             effect.on_answer(effect.info)
 

@@ -36,6 +36,21 @@ def nested(i: int) -> int:
     return sum(inner) - i
 
 
+def nested_with_a_score_for_errors(i: int) -> int:
+    """As scikit-learn's searches do: an error is a fit's score, and no end of the search."""
+    try:
+        return nested(i)
+    except Exception:
+        return 1000
+
+
+def submits_and_catches(i: int) -> int:
+    try:
+        return minidask.get_client().submit(slow, i).result()  # type: ignore[no-any-return]
+    except Exception:
+        return 1000
+
+
 def item(array: Any, i: int) -> float:
     time.sleep(0.02)
     return float(array[i])
@@ -115,6 +130,11 @@ CALLS: dict[str, tuple[Callable[[minidask.Client], list[Any]], list[Any]]] = {
     "generator": (lambda client: parallel(slow, return_as="generator"), NEGATED),
     "unordered": (lambda client: parallel(slow, return_as="generator_unordered"), NEGATED[::-1]),
     "nested": (lambda client: parallel(nested, count=20), [-3 - i for i in range(20)]),
+    "nested, and caught": (
+        lambda client: parallel(nested_with_a_score_for_errors, count=20),
+        [-3 - i for i in range(20)],
+    ),
+    "submitted within, and caught": (lambda client: parallel(submits_and_catches), NEGATED),
     "shared array": (lambda client: parallel(item, ARRAY), [float(i) for i in range(COUNT)]),
     "map": (lambda client: client.gather(client.map(slow, range(COUNT))), NEGATED),
     "scattered array": (as_scattered, [float(i) for i in range(COUNT)]),
