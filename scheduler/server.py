@@ -100,10 +100,11 @@ class SchedulerServer:
         return address
 
     async def close(self, reason: str) -> None:
-        """Stop listening, say goodbye to every peer, and close all connections.
+        """Stop listening, and close all connections.
 
         Args:
-            reason: what the peers are told.
+            reason: what the peers are told with Goodbye: for clients that is the end. If it is empty they are told
+                nothing, and look for another scheduler at this address.
         """
         self.stopped.set()
         if self._ticker is not None:
@@ -111,7 +112,8 @@ class SchedulerServer:
         for server in self._servers:
             server.close()
         for link in list(self._links.values()):
-            link.send(Goodbye(reason))
+            if reason:
+                link.send(Goodbye(reason))
             link.close()
         for stranger in list(self._strangers):
             stranger.abort()

@@ -69,8 +69,8 @@ class Cluster:
         self._scheduler, self.address = programs.scheduler()
         programs.worker(self.address, "--nworkers", "2")
 
-    def kill(self) -> None:
-        self._scheduler.send(signal.SIGKILL)
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self._scheduler.send(number)
         self._scheduler.exit_code()
 
     def start(self) -> Program:
@@ -80,11 +80,11 @@ class Cluster:
         return self._scheduler
 
     @contextlib.contextmanager
-    def killed_after(self, seconds: float) -> Iterator[None]:
+    def killed_after(self, seconds: float, number: int = signal.SIGKILL) -> Iterator[None]:
         """Kill the scheduler in the middle of the block, and start another one."""
 
         def kill_and_start() -> None:
-            self.kill()
+            self.kill(number)
             self.start()
 
         timer = threading.Timer(seconds, kill_and_start)
@@ -155,6 +155,28 @@ def test_a_call_returns_though_its_scheduler_was_killed_and_started_again(
     said = [record.getMessage() for record in caplog.records if record.name == "minidask.client"]
     assert len(said) == 2, "one line when it is lost, one when it is found"
     assert "connects again" in said[0] and said[1].endswith("is connected again")
+
+
+@pytest.mark.parametrize("name", ["list", "nested", "large results"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_call_returns_though_its_scheduler_was_ended_by_hand_and_started_again(
+    name: str, number: int, programs: Programs
+) -> None:
+    call, expected = CALLS[name]
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, cluster.killed_after(0.4, number):
+        client.wait_for_workers(2)
+        assert call(client) == expected
+
+
+def test_a_cluster_that_was_shut_down_is_an_error_at_once(programs: Programs) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, minidask.Client(cluster.address) as other:
+        client.wait_for_workers(2)
+        future = client.submit(time.sleep, 600)
+        other.shutdown()
+        with pytest.raises(errors.SchedulerLost, match="a client has shut the cluster down"):
+            future.result(10)
 
 
 @pytest.mark.parametrize("name", ["list", "generator", "nested", "shared array", "map", "large results"])
