@@ -22,6 +22,7 @@ from minidask.host.program import (
     seconds_option,
     start_logging,
     stop_on_signals,
+    unpickle_nothing,
 )
 from minidask.net.access import default_access_file, load_or_create_secret
 from minidask.net.addresses import Address
@@ -115,6 +116,7 @@ async def _serve(address: Address, access_file: Path, no_workers_timeout: float,
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()

@@ -25,6 +25,7 @@ from minidask.host.program import (
     run_loop,
     seconds_option,
     start_logging,
+    unpickle_nothing,
 )
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
@@ -170,6 +171,7 @@ async def _work(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-worker` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     try:
         descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks
