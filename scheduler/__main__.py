@@ -24,6 +24,7 @@ from minidask.host.program import (
     stop_on_signals,
     unpickle_nothing,
 )
+from minidask.host.systemd import Systemd
 from minidask.net.access import default_access_file, load_or_create_secret
 from minidask.net.addresses import Address
 
@@ -107,7 +108,10 @@ async def _serve(address: Address, access_file: Path, no_workers_timeout: float,
         flush=True,
     )
     stop_on_signals(server.stopped, log)
+    systemd = Systemd(os.environ)
+    systemd.ready()
     await server.stopped.wait()
+    systemd.stopping()
     # Without a word if a signal has ended it: as after a crash, another one may soon be started in its place.
     await server.close("a client has shut the cluster down" if core.stopping else "")
     return 0

@@ -29,6 +29,7 @@ from minidask.host.program import (
 )
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
+from minidask.host.systemd import Systemd
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
 from minidask.task.context import SlotConfig
@@ -144,6 +145,7 @@ def _memory(text: str) -> int | None:
 
 
 async def _work(options: argparse.Namespace) -> int:
+    systemd = Systemd(os.environ)  # before the slots take over the environment
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
@@ -161,9 +163,11 @@ async def _work(options: argparse.Namespace) -> int:
         flush=True,
     )
     drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
+    systemd.ready()
     try:
         await reconnector.run()
     finally:
+        systemd.stopping()
         store.remove()
     return 0
 
