@@ -146,6 +146,7 @@ class Killer:
                 while _lives(slot):
                     time.sleep(0.001)
                 note(self._path, DEAD, 0, slot)
+                Path(f"{self._path}.{slot}").unlink(missing_ok=True)  # the order that it has taken
 
     def _signal(self, number: signal.Signals) -> int | None:
         """Send a slot a signal that it dies of; returns its process."""
@@ -160,14 +161,13 @@ class Killer:
 
     def _order(self, way: str) -> int | None:
         """Leave an order for the next call; returns the process that has taken it, and None if none did."""
-        Path(f"{self._path}.new").write_text(way)
-        os.rename(f"{self._path}.new", f"{self._path}.order")
+        Path(f"{self._path}-new").write_text(way)
+        os.rename(f"{self._path}-new", f"{self._path}.order")
         while os.path.exists(f"{self._path}.order"):
             if self._over.wait(0.002):
                 return None
         folder, _, name = self._path.rpartition("/")
         taken = [file for file in os.listdir(folder) if file.startswith(f"{name}.")]
-        os.unlink(f"{folder}/{taken[0]}")
         return int(taken[0].rpartition(".")[2])
 
     def _busy_slots(self) -> list[int]:
