@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from minidask.host.program import run_loop
-from minidask.net.access import secret_for
+from minidask.net.access import access_for
 from minidask.net.addresses import Address
 from minidask.net.transport import MessageLink, connect
 from minidask.pickling.sharing import dumps
@@ -25,7 +25,7 @@ RESULT = dumps(None, "the simulated result")
 
 
 async def _serve(address: Address, count: int, access_file: Path) -> int:
-    secret = secret_for(address, access_file)
+    secret = access_for(address, access_file)
     links: list[MessageLink] = []
     joined = asyncio.Event()
 
