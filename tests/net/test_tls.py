@@ -128,7 +128,7 @@ def test_a_relay_that_changes_a_bit_ends_the_connection(position: int, bit: int,
             clear = opened(taker, change(giver.seal()))
     except (AuthenticationError, ProtocolError, ConnectionError):
         return
-    assert position >= 0 or clear == b"messages " * 1000 or not (ends[0].ready and ends[1].ready)
+    assert clear in (b"", b"messages " * 1000)
 
 
 @given(pieces=st.lists(st.one_of(st.binary(max_size=300), st.integers(1, 700_000).map(bytes)), max_size=8))
