@@ -119,7 +119,7 @@ def _cpu(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def measure(host: str, folder: Path, pids: dict[str, list[int]], rounds: int) -> None:
+def measure(host: str, folder: Path, pids: dict[str, list[int]], rounds: int, tasks_only: bool) -> None:
     """Be the client: run all rounds, and print the medians."""
     found: dict[str, dict[str, list[float]]] = {}
     clients = {}
@@ -129,6 +129,8 @@ def measure(host: str, folder: Path, pids: dict[str, list[int]], rounds: int) ->
     for number in range(rounds):
         for engine, client in clients.items():
             for name, do in MEASURES.items():
+                if tasks_only and do is _blob:
+                    continue
                 processes = [psutil.Process(), *map(psutil.Process, pids[engine])]
                 before = _cpu(processes)
                 value = do(engine, client)
@@ -151,12 +153,14 @@ def measure(host: str, folder: Path, pids: dict[str, list[int]], rounds: int) ->
 
 
 @contextlib.contextmanager
-def _programs(on: Callable[[int, list[str]], list[str]], host: str, folder: Path) -> Iterator[dict[str, list[int]]]:
+def _programs(
+    on: Callable[[int, list[str]], list[str]], host: str, folder: Path, only: str
+) -> Iterator[dict[str, list[int]]]:
     """Start a scheduler on the first host, and a worker on the second one, for each engine. Yields their processes."""
     pids: dict[str, list[int]] = {}
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(folder / "log", "w"))
-        for engine in ENGINES:
+        for engine in (engine for engine in ENGINES if engine.startswith(only)):
             for number, command in enumerate(_commands(engine, host, folder)):
                 process = subprocess.Popen(on(number, command), stdout=log, stderr=log, start_new_session=True)
                 stack.callback(process.wait)
@@ -171,11 +175,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("where", choices=["loopback", "network", "client"])
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--engines", default="", help="only those whose names begin so")
+    parser.add_argument("--tasks-only", action="store_true")
     parser.add_argument("client", nargs="*")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.where == "client":
         host, folder, pids = options.client
-        measure(host, Path(folder), json.loads(pids), options.rounds)
+        measure(host, Path(folder), json.loads(pids), options.rounds, options.tasks_only)
         return
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -186,8 +192,9 @@ def main() -> None:
             host, on = network.address(0), lambda number, command: network.on(number, *command)
         else:
             host, on = "127.0.0.1", lambda number, command: command
-        pids = stack.enter_context(_programs(on, host, folder))
+        pids = stack.enter_context(_programs(on, host, folder, options.engines))
         client = [sys.executable, "-m", "bench.encryption", "--rounds", str(options.rounds), "client"]
+        client += ["--tasks-only"] if options.tasks_only else []
         subprocess.run(on(0, [*client, host, str(folder), json.dumps(pids)]), check=True)
 
 

@@ -26,7 +26,6 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -215,18 +214,22 @@ class TLSStream:
         For one thread at a time.
         """
         assert self._ssl is not None
+        pieces: list[Buffer] = []
         room = SEAL_BYTES
+        while room and self._clear:
+            first = self._clear[0]
+            piece = first if not self._sealed and len(first) <= room else memoryview(first)[self._sealed :][:room]
+            pieces.append(piece)
+            room -= len(piece)
+            self._sealed += len(piece)
+            if self._sealed == len(first):
+                self._clear.popleft()
+                self._sealed = 0
+        self.waits -= SEAL_BYTES - room
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # fewer and larger records cost both ends less
         with self._lock:
-            while room and self._clear:
-                piece = memoryview(self._clear[0])[self._sealed : self._sealed + room]
-                if len(piece):
-                    self._ssl.write(piece)
-                    room -= len(piece)
-                    self.waits -= len(piece)
-                    self._sealed += len(piece)
-                if self._sealed == len(self._clear[0]):
-                    self._clear.popleft()
-                    self._sealed = 0
+            if len(data):
+                self._ssl.write(data)
             return self._outgoing.read()
 
     @property
@@ -252,31 +255,26 @@ class TLSStream:
             self._incoming.write(self.memory[:count])
         if not self.ready and not self._advance():
             return
+        assert self._ssl is not None
         more = True
         while more:
             memory, filled = target(), 0
+            size = len(memory)
             with self._lock:
                 self._opening = threading.get_ident()
                 try:
-                    while filled < len(memory):
-                        filled += self._read(memory[filled:])
+                    while more and filled < size:
+                        rest = memory[filled:] if filled else memory
+                        filled += self._ssl.read(size - filled, rest)  # type: ignore[operator]
+                        more = filled == size or self._incoming.pending > 0  # an error is the slower answer
                 except ssl.SSLWantReadError:
                     more = False
+                except ssl.SSLError as error:
+                    raise self._explained(error) from error
                 finally:
                     self._opening = 0
             if filled:
                 yield filled
-
-    def _read(self, memory: memoryview) -> int:
-        assert self._ssl is not None
-        try:
-            return cast("int", self._ssl.read(len(memory), cast("bytearray", memory)))  # any writable memory will do
-        except ssl.SSLWantReadError:
-            raise
-        except ssl.SSLZeroReturnError as error:
-            raise ConnectionResetError("the other side has closed the connection") from error
-        except ssl.SSLError as error:
-            raise self._explained(error) from error
 
     def _advance(self) -> bool:
         """Go on with the handshake of TLS. Returns whether it is complete."""
@@ -296,6 +294,8 @@ class TLSStream:
     def _explained(self, error: ssl.SSLError) -> Exception:
         """Tell people what an error of OpenSSL's means."""
         reason = error.reason or str(error)
+        if isinstance(error, ssl.SSLZeroReturnError):
+            return ConnectionResetError("the other side has closed the connection")
         if isinstance(error, ssl.SSLCertVerificationError):
             return AuthenticationError(
                 self._context.refusal(f"the other side's certificate is refused ({error.verify_message})")

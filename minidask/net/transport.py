@@ -123,7 +123,7 @@ class MessageLink(asyncio.BufferedProtocol):
         self.flush()
         if self._transport is not None:
             if self._tls is not None and not self._transport.is_closing():
-                while self._tls.ready and self._tls.has_clear:
+                while self._tls.ready and self._tls.waits:
                     self._transport.write(self._tls.seal())
             self._transport.close()
 
@@ -191,7 +191,7 @@ class MessageLink(asyncio.BufferedProtocol):
         try:
             if not self._heard and self._answered_http(nbytes):
                 return
-            for count in self._arrivals(nbytes):
+            for count in (nbytes,) if self._tls is None else self._arrivals(self._tls, nbytes):
                 for frame in self._decoder.received(count):
                     if self._open:
                         messages.append(decode(frame))
@@ -227,27 +227,28 @@ class MessageLink(asyncio.BufferedProtocol):
 
     # --- inside ---
 
-    def _arrivals(self, nbytes: int) -> Iterable[int]:
+    def _arrivals(self, tls: TLSStream, nbytes: int) -> Iterable[int]:
         """Yield how many bytes for the decoder are in its memory, until it has had all that have come."""
-        if self._tls is None:
-            yield nbytes
-            return
-        assert self._transport is not None and self.handshake is not None
+        found = tls.open_into(nbytes, self._decoder.get_buffer)
+        return found if self._secured else self._first_arrivals(tls, found)
+
+    def _first_arrivals(self, tls: TLSStream, found: Iterable[int]) -> Iterable[int]:
+        assert self._transport is not None
         try:
-            for count in self._tls.open_into(nbytes, self._decoder.get_buffer):
-                self._secure()
+            for count in found:
+                self._secure(tls)
                 yield count
         finally:
-            if own := self._tls.take():  # steps of its handshake, or why it has failed
+            if own := tls.take():  # steps of its handshake, or why it has failed
                 self._transport.write(own)
-        self._secure()
+        self._secure(tls)
 
-    def _secure(self) -> None:
+    def _secure(self, tls: TLSStream) -> None:
         """Begin our own handshake, if that of TLS is done by now."""
-        assert self._tls is not None and self.handshake is not None
-        if self._tls.ready and not self._secured:
+        assert self.handshake is not None
+        if tls.ready and not self._secured:
             self._secured = True
-            self.handshake.channel = self._tls.channel
+            self.handshake.channel = tls.channel
             if isinstance(self.handshake, Initiator):
                 self._write(self.handshake.start())
 
@@ -263,7 +264,7 @@ class MessageLink(asyncio.BufferedProtocol):
         """Encrypt what waits, as far as the kernel takes it. Other connections have their turn in between."""
         assert self._tls is not None and self._transport is not None
         for _ in range(SEALS):
-            if self._paused or self._transport.is_closing() or not (self._tls.ready and self._tls.has_clear):
+            if not self._tls.waits or self._paused or not self._tls.ready or self._transport.is_closing():
                 break
             self._transport.write(self._tls.seal())
         else:
