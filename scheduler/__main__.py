@@ -113,7 +113,8 @@ async def _serve(
     )
     stop_on_signals(server.stopped, log)
     await server.stopped.wait()
-    await server.close("the scheduler was ended")
+    # Without a word if a signal has ended it: as after a crash, another one may soon be started in its place.
+    await server.close("a client has shut the cluster down" if core.stopping else "")
     return 0
 
 

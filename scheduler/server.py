@@ -26,14 +26,13 @@ import functools
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.sockets import DEAD_SECONDS
+from minidask.net.sockets import DEAD_SECONDS, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, Goodbye, Heartbeat, Message, Notice
@@ -91,9 +90,7 @@ class SchedulerServer:
         accept = functools.partial(self._accept, address)
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
-            Path(address.path).unlink(missing_ok=True)
-            server = await loop.create_unix_server(accept, address.path)
-            os.chmod(address.path, 0o600)
+            server = await loop.create_unix_server(accept, sock=listen_unix(address.path))
         else:
             server = await loop.create_server(accept, address.host, address.port)
             address = Address("tcp", host=address.host, port=server.sockets[0].getsockname()[1])
@@ -105,10 +102,11 @@ class SchedulerServer:
         return address
 
     async def close(self, reason: str) -> None:
-        """Stop listening, say goodbye to every peer, and close all connections.
+        """Stop listening, and close all connections.
 
         Args:
-            reason: what the peers are told.
+            reason: what the peers are told with Goodbye: for clients that is the end. If it is empty they are told
+                nothing, and look for another scheduler at this address.
         """
         self.stopped.set()
         if self._ticker is not None:
@@ -116,7 +114,8 @@ class SchedulerServer:
         for server in self._servers:
             server.close()
         for link in list(self._links.values()):
-            link.send(Goodbye(reason))
+            if reason:
+                link.send(Goodbye(reason))
             link.close()
         for stranger in list(self._strangers):
             stranger.abort()

@@ -21,8 +21,9 @@ from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
 from minidask.client.places import address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
+from minidask.client.returning import Return
 from minidask.client.screen import client_table
-from minidask.client.shell import ClientShell, Return
+from minidask.client.shell import ClientShell
 from minidask.client.versions import VersionWatch, all_versions, warn_of_left_out
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError, VersionMismatch
 from minidask.host import checks

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from minidask.client.connection import Connection
 from minidask.client.helping import LOOK_SECONDS
-from minidask.client.shell import ClientShell, Return
+from minidask.client.returning import Return
+from minidask.client.shell import ClientShell
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
@@ -89,6 +90,7 @@ def _connection_of(slot: SlotOfTask) -> Connection:
             return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False, nested=True)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
+                slot.cut_off(slot.call)
                 raise
         except AuthenticationError:
             if not slot.scheduler.startswith("unix:") or time.monotonic() > began + SECRET_SECONDS:

@@ -169,7 +169,9 @@ def put_back(access_file: str | Path, access: Access) -> None:
 
 
 def _create(path: Path, access: Access) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for parent in [*reversed(path.parent.parents), path.parent]:
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would have the umask decide for all but the last
     _write(path, access, _link)
 
 

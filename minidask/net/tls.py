@@ -258,7 +258,7 @@ class TLSStream:
         assert self._ssl is not None
         more = True
         while more:
-            memory, filled = target(), 0
+            memory, filled, failure = target(), 0, None
             size = len(memory)
             with self._lock:
                 self._opening = threading.get_ident()
@@ -270,11 +270,13 @@ class TLSStream:
                 except ssl.SSLWantReadError:
                     more = False
                 except ssl.SSLError as error:
-                    raise self._explained(error) from error
+                    failure = error
                 finally:
                     self._opening = 0
             if filled:
                 yield filled
+            if failure is not None:
+                raise self._explained(failure) from failure
 
     def _advance(self) -> bool:
         """Go on with the handshake of TLS. Returns whether it is complete."""

@@ -33,7 +33,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from minidask.host.forks import Layer, on_fork
@@ -110,6 +110,9 @@ class SlotOfTask(Protocol):
 
     def end_wait(self, call: list[int]) -> None:
         """Note that a thread of this attempt resumes."""
+
+    def cut_off(self, call: Sequence[int]) -> None:
+        """Note that an attempt has lost its tasks with their scheduler: it is tried again, whatever it ends with."""
 
 
 _this_thread = threading.local()
