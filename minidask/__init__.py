@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minidask.client.future import Future
     from minidask.client.nested import get_client
     from minidask.local.cluster import LocalCluster
-    from minidask.net.credentials import TLSFiles
+    from minidask.net.tls_options import TLSFiles
 
 __all__ = ["Client", "Future", "LocalCluster", "TLSFiles", "__version__", "errors", "get_client"]
 
@@ -30,7 +30,7 @@ _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local.cluster",
-    "TLSFiles": "minidask.net.credentials",
+    "TLSFiles": "minidask.net.tls_options",
     "get_client": "minidask.client.nested",
 }
 

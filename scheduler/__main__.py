@@ -25,7 +25,8 @@ from minidask.host.program import (
 )
 from minidask.net.access import default_access_file, load_or_create_access
 from minidask.net.addresses import Address
-from minidask.net.credentials import PLAIN_WARNING, Credentials, TLSChoice, tls_of_options
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, tls_of_options
 
 from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from minidask.net.access import Access
 from minidask.net.addresses import Address
-from minidask.net.credentials import Credentials, TLSFiles
+from minidask.net.credentials import Credentials
 from minidask.net.tls import TLSStream
+from minidask.net.tls_options import TLSFiles
 
 TCP = Address("tcp", "127.0.0.1", 1)
 SECRET = b"s" * 32

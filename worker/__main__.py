@@ -29,7 +29,8 @@ from minidask.host.program import (
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
 from minidask.net.addresses import Address
-from minidask.net.credentials import PLAIN_WARNING, Credentials, tls_of_options, to_text
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, tls_of_options, to_text
 from minidask.task.context import SlotConfig
 
 from .memory import MemoryLimits

@@ -30,7 +30,7 @@ from minidask.host import checks
 from minidask.host.folders import sweep
 from minidask.host.packages import versions
 from minidask.host.sizes import count
-from minidask.net.credentials import TLSFiles, checked_tls
+from minidask.net.tls_options import TLSFiles, checked_tls
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
 from minidask.task.retries import Retried

@@ -17,7 +17,7 @@ from minidask.client.shell import ClientShell
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
-from minidask.net.credentials import PLAIN_WARNING, TLSChoice, from_text
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, from_text
 from minidask.task.context import SlotOfTask, current_slot
 
 RETURN_SECONDS = 60.0

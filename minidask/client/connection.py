@@ -24,8 +24,9 @@ from minidask.client.outbox import Outbox
 from minidask.errors import AuthenticationError, ProtocolError, SchedulerLost
 from minidask.host.signals import pass_on, suppress
 from minidask.net.addresses import Address
-from minidask.net.credentials import Credentials, TLSChoice
+from minidask.net.credentials import Credentials
 from minidask.net.sockets import check_user, keep_alive, no_scheduler
+from minidask.net.tls_options import TLSChoice
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -153,7 +154,7 @@ class Connection:
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
-        handshake.channel = self._tls.channel if self._tls is not None else b""
+        handshake.binding = self._tls.binding if self._tls is not None else b""
         self._outbox.send(handshake.start())
         while not handshake.done:
             try:

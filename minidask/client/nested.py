@@ -13,7 +13,7 @@ from minidask.client.connecting import making_for_slot, shell_of
 from minidask.client.registry import live_clients, remove
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
-from minidask.net.credentials import from_text
+from minidask.net.tls_options import from_text
 from minidask.task.context import SlotOfTask, current_slot
 
 

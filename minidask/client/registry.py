@@ -10,7 +10,7 @@ import contextlib
 from typing import Any, Protocol
 
 from minidask.host.forks import Layer, on_fork
-from minidask.net.credentials import TLSChoice
+from minidask.net.tls_options import TLSChoice
 
 
 class _Shell(Protocol):

@@ -33,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from minidask.errors import AuthenticationError, ProtocolError
-from minidask.net.credentials import TLSFiles
+from minidask.net.tls_options import TLSFiles
 from minidask.wire.frames import MAGIC, Buffer
 
 KEY_LABEL = b"minidask tls key 1"
@@ -180,7 +180,7 @@ class TLSStream:
         self._opening = 0
 
     @property
-    def channel(self) -> bytes:
+    def binding(self) -> bytes:
         """What both ends know of this connection, and of no other one: the certificates that they see."""
         assert self._ssl is not None
         own, other = self._context.own, self._context.accept(self._ssl.getpeercert(binary_form=True))

@@ -248,7 +248,7 @@ class MessageLink(asyncio.BufferedProtocol):
         assert self.handshake is not None
         if tls.ready and not self._secured:
             self._secured = True
-            self.handshake.channel = tls.channel
+            self.handshake.binding = tls.binding
             if isinstance(self.handshake, Initiator):
                 self._write(self.handshake.start())
 

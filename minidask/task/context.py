@@ -51,7 +51,7 @@ class SlotConfig(NamedTuple):
         store: folder of the machine's blob store.
         scheduler: the address of the scheduler, for tasks that submit tasks.
         access_file: the file with the cluster's secret; empty for the usual places.
-        tls: how TCP connections are encrypted, as `minidask/net/credentials.py` writes it; empty: as the file says.
+        tls: how TCP connections are encrypted, as `minidask/net/tls_options.py` writes it; empty: as the file says.
     """
 
     store: str

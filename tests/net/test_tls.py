@@ -18,8 +18,9 @@ from minidask.client.outbox import Outbox
 from minidask.errors import AuthenticationError, ProtocolError
 from minidask.net.access import Access, load_access, load_or_create_access
 from minidask.net.addresses import Address
-from minidask.net.credentials import Credentials, TLSFiles, checked_tls, from_text, tls_files, to_text
+from minidask.net.credentials import Credentials
 from minidask.net.tls import READ_BYTES, NotEncrypted, TLSStream, certificate_of
+from minidask.net.tls_options import TLSFiles, checked_tls, from_text, tls_files, to_text
 from minidask.wire.frames import Buffer
 from tests.tls_ends import SECRET, TCP, Authority, opened, shake_hands, stream
 
@@ -46,11 +47,11 @@ def test_the_certificate_is_the_same_on_every_machine() -> None:
 KNOWN = "a0b420ef54b115fb689d6f22eb7be37e97d718d47acd54a69c799c72a34c903f"
 
 
-def test_both_ends_know_the_channel() -> None:
+def test_both_ends_know_what_binds_proofs_to_the_connection() -> None:
     initiator, acceptor = joined()
-    assert initiator.channel == acceptor.channel
+    assert initiator.binding == acceptor.binding
     own = hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate_of(SECRET)[0].decode())).digest()
-    assert initiator.channel == own + own
+    assert initiator.binding == own + own
 
 
 def test_who_has_another_secret_is_told_which_file_it_read() -> None:
@@ -261,7 +262,7 @@ def test_certificates_of_an_authority_of_ones_own(tmp_path: Path) -> None:
     shake_hands(initiator, acceptor)
     assert initiator.ready and acceptor.ready
     own = [hashlib.sha256(ssl.PEM_cert_to_DER_cert(Path(files.cert).read_text())).digest() for files in (theirs, ours)]
-    assert initiator.channel == acceptor.channel == b"".join(own)
+    assert initiator.binding == acceptor.binding == b"".join(own)
 
 
 def test_a_certificate_of_another_authority_is_refused_by_either_side(tmp_path: Path) -> None:
