@@ -25,8 +25,10 @@ from minidask.host.program import (
     unpickle_nothing,
 )
 from minidask.host.systemd import Systemd
-from minidask.net.access import default_access_file, load_or_create_secret
+from minidask.net.access import default_access_file, load_or_create_access
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, tls_of_options
 
 from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
@@ -39,8 +41,8 @@ a cluster of several machines, in three steps:
   2. on each machine:       copy the access file over (scp), then minidask-worker THIS_HOST:8786
   3. in your program:       client = minidask.Client("THIS_HOST:8786")
 
-Whoever holds the access file may run code on every worker: keep it to yourself. The connection is
-authenticated and not encrypted: use a network that you trust, or a tunnel.
+Whoever holds the access file may run code on every worker: keep it to yourself. TCP connections are
+encrypted, by certificates that are made from the access file's secret, or by your own.
 
 exit codes: 0 ended by a signal or a client, 1 could not start, 2 wrong usage
 """
@@ -88,11 +90,16 @@ def heartbeat_option(text: str) -> float:
     return seconds
 
 
-async def _serve(address: Address, access_file: Path, no_workers_timeout: float, heartbeat_timeout: float) -> int:
-    secret = load_or_create_secret(access_file)
+async def _serve(
+    address: Address, access_file: Path, tls: TLSChoice, no_workers_timeout: float, heartbeat_timeout: float
+) -> int:
+    encrypted = tls is not False if address.scheme == "tcp" else None
+    credentials = Credentials(load_or_create_access(access_file, encrypted=encrypted), tls)
+    if credentials.are_plain(address):
+        log.warning(PLAIN_WARNING, "this scheduler")
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
     core = SchedulerCore(info, no_workers_timeout, heartbeat_timeout)
-    server = SchedulerServer(core, secret)
+    server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)
     except OSError as error:
@@ -132,7 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        return run_loop(_serve(address, access_file, options.no_workers_timeout, options.heartbeat_timeout))
+        limits = options.no_workers_timeout, options.heartbeat_timeout
+        return run_loop(_serve(address, access_file, tls_of_options(options), *limits))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import os
 import time
@@ -30,6 +31,7 @@ from typing import Any
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.sockets import DEAD_SECONDS, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
@@ -49,16 +51,16 @@ class SchedulerServer:
 
     Args:
         core: the decisions.
-        secret: the cluster's; every peer must prove that it knows it.
+        credentials: the cluster's; every peer must prove that it has the same secret.
         info: entries that every peer is told in the handshake, besides version and id.
     """
 
-    def __init__(self, core: SchedulerCore, secret: bytes, info: dict[str, Any] | None = None) -> None:
+    def __init__(self, core: SchedulerCore, credentials: Credentials, info: dict[str, Any] | None = None) -> None:
         self.core = core
         self.stopped = asyncio.Event()
         """Set when a client shuts the cluster down, when `close` is called, and when an error ends the scheduler."""
         self.address = ""
-        self._secret = secret
+        self._credentials = credentials
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
         self._info["heartbeat_timeout"] = core.heartbeat_timeout
         self._beat_at = 0.0
@@ -82,12 +84,15 @@ class SchedulerServer:
 
         Raises:
             OSError: the address is in use, or not one of this machine.
+            AuthenticationError: a certificate of the user's cannot be used.
         """
+        self._credentials.stream(address, accepts=True)  # what is wrong with certificates is told now
+        accept = functools.partial(self._accept, address)
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
-            server = await loop.create_unix_server(self._accept, sock=listen_unix(address.path))
+            server = await loop.create_unix_server(accept, sock=listen_unix(address.path))
         else:
-            server = await loop.create_server(self._accept, address.host, address.port)
+            server = await loop.create_server(accept, address.host, address.port)
             address = Address("tcp", host=address.host, port=server.sockets[0].getsockname()[1])
         self._servers.append(server)
         self.address = self.address or str(address)
@@ -251,9 +256,11 @@ class SchedulerServer:
 
     # --- sockets ---
 
-    def _accept(self) -> MessageLink:
-        handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=self._info)
-        link = MessageLink(handshake, self._opened, self._received, self._closed, on_lag=self._lags)
+    def _accept(self, address: Address) -> MessageLink:
+        secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
+        handshake = Acceptor(secret, version=__version__, nonce=nonce, info=self._info)
+        tls = self._credentials.stream(address, accepts=True)
+        link = MessageLink(handshake, self._opened, self._received, self._closed, on_lag=self._lags, tls=tls)
         self._strangers.add(link)
         return link
 

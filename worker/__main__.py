@@ -30,8 +30,9 @@ from minidask.host.program import (
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
 from minidask.host.systemd import Systemd
-from minidask.net.access import secret_for
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, tls_of_options, to_text
 from minidask.task.context import SlotConfig
 
 from .memory import MemoryLimits
@@ -146,15 +147,18 @@ def _memory(text: str) -> int | None:
 
 async def _work(options: argparse.Namespace) -> int:
     systemd = Systemd(os.environ)  # before the slots take over the environment
-    secret = secret_for(options.address, options.access_file)
+    tls = tls_of_options(options)
+    credentials = Credentials.of(options.address, options.access_file, tls)
+    if credentials.are_plain(options.address):
+        log.warning(PLAIN_WARNING, options.address)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
-    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""))
+    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""), to_text(tls))
     shell = WorkerShell(
-        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
     )
     await shell.listen(options.address, options.port)
-    reconnector = Reconnector(shell, options.address, secret, options.death_timeout)
+    reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
@@ -181,7 +185,7 @@ def main(arguments: list[str] | None = None) -> int:
         descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
         return run_loop(_work(options))
-    except (MinidaskError, OSError) as error:
+    except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 
 

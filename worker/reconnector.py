@@ -19,6 +19,7 @@ import time
 from minidask._version import __version__
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.sockets import no_scheduler
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -49,17 +50,17 @@ class Reconnector:
     Args:
         shell: the worker.
         address: the scheduler's.
-        secret: the cluster's.
+        credentials: the cluster's.
         death_timeout: seconds after which a worker without a scheduler gives up.
 
     Attributes:
         stopped: to be set to end `run`; set when `run` has ended.
     """
 
-    def __init__(self, shell: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:
+    def __init__(self, shell: WorkerShell, address: Address, credentials: Credentials, death_timeout: float) -> None:
         self._shell = shell
         self._address = address
-        self._secret = secret
+        self._credentials = credentials
         self._death_timeout = death_timeout
         self.stopped = asyncio.Event()
         self._link: MessageLink | None = None
@@ -131,11 +132,12 @@ class Reconnector:
         Raises:
             AuthenticationError, ProtocolError: the scheduler turned this worker away.
         """
-        nonce = os.urandom(NONCE_BYTES)
-        handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
+        secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
+        handshake = Initiator(secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
         self._error, self._was_open = None, False
-        self._link = MessageLink(handshake, self._opened, self._received, self._lost)
+        tls = self._credentials.stream(self._address, accepts=False)
+        self._link = MessageLink(handshake, self._opened, self._received, self._lost, tls=tls)
         try:
             await connect(self._address, self._link)
             await self._closed.wait()

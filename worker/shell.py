@@ -30,6 +30,7 @@ from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
 from minidask.host.usage import ProcessGroups, memory_left
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.transport import Link
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
@@ -62,8 +63,8 @@ class WorkerShell:
         limits: how much memory slots may use.
         slot_config: what slots have to know of the cluster.
         store: where this machine's large data is.
-        secret: of the cluster, for connections between workers; None where clients share the store, and no other
-            workers are.
+        credentials: the cluster's, for connections between workers; None where clients share the store, and no
+            other workers are.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
         recipients: knows which client waits for an outcome, where clients share the store.
     """
@@ -76,7 +77,7 @@ class WorkerShell:
         limits: MemoryLimits,
         slot_config: SlotConfig,
         store: BlobStore,
-        secret: bytes | None,
+        credentials: Credentials | None,
         fresh_slots: bool = False,
         recipients: Recipients | None = None,
     ) -> None:
@@ -92,10 +93,10 @@ class WorkerShell:
         self._limits = limits
         self._slot_config = slot_config
         self._store = store
-        self._transfers = Transfers(store, secret is None, self.post, self._send_to)
-        self._peers = Peers(secret, self._transfers) if secret is not None else None
+        self._transfers = Transfers(store, credentials is None, self.post, self._send_to)
+        self._peers = Peers(credentials, self._transfers) if credentials is not None else None
         self._untaken = Untaken(store, recipients)
-        self._core = WorkerCore(fresh_slots, shared=secret is None)
+        self._core = WorkerCore(fresh_slots, shared=credentials is None)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
         self._output = SlotOutput()

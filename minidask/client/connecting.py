@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 from minidask.client.connection import Connection
@@ -16,6 +17,7 @@ from minidask.client.shell import ClientShell
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, from_text
 from minidask.task.context import SlotOfTask, current_slot
 
 RETURN_SECONDS = 60.0
@@ -28,6 +30,7 @@ TASK_TIMEOUT = 10.0
 def connect(
     address: str,
     access_file: str | Path | None,
+    tls: TLSChoice,
     name: str,
     timeout: float,
     forward_output: bool,
@@ -40,6 +43,7 @@ def connect(
 
     Args:
         access_file: the file with the shared secret; None for the usual places.
+        tls: how a TCP connection is encrypted; None: as the access file says.
         name: what the scheduler calls this client.
         timeout: seconds to connect and shake hands in.
         forward_output: whether the scheduler sends what tasks print.
@@ -51,7 +55,9 @@ def connect(
         SchedulerLost: nobody answers there.
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
-    connection = _connection(address, access_file, name, timeout, forward_output, nested=False)
+    connection = _connection(address, access_file, tls, name, timeout, forward_output, nested=False)
+    if connection.is_plain:
+        warnings.warn(PLAIN_WARNING % address, stacklevel=4)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         return ClientShell(connection, slot)
@@ -78,9 +84,10 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
 
 def _connection_of(slot: SlotOfTask) -> Connection:
     began = time.monotonic()
+    access_file, tls = slot.access_file or None, from_text(slot.tls)
     while True:
         try:
-            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
+            return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False, nested=True)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
                 slot.cut_off(slot.call)
@@ -92,11 +99,18 @@ def _connection_of(slot: SlotOfTask) -> Connection:
 
 
 def _connection(
-    address: str, access_file: str | Path | None, name: str, timeout: float, forward_output: bool, *, nested: bool
+    address: str,
+    access_file: str | Path | None,
+    tls: TLSChoice,
+    name: str,
+    timeout: float,
+    forward_output: bool,
+    *,
+    nested: bool,
 ) -> Connection:
     info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
     info.update(nested=nested, python=python_version())
-    return Connection(Address.parse(address), access_file, info, timeout)
+    return Connection(Address.parse(address), access_file, tls, info, timeout)
 
 
 def own_name() -> str:

@@ -70,7 +70,7 @@ def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: log
 
 
 def make_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Make an argument parser with the options of both daemons: --version, --access-file, --log-level."""
+    """Make an argument parser with the options of both daemons: of the access file, of encryption, of logs."""
     parser = argparse.ArgumentParser(
         program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,6 +80,18 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         metavar="PATH",
         help="the file with the secret that scheduler, workers and clients share"
         " (default: $MINIDASK_ACCESS_FILE, else minidask/access in the user's state directory, ~/.local/state)",
+    )
+    for option, text in (
+        ("--tls-ca-file", "certificates of an authority of your own, in PEM: the other side's must be signed by it"),
+        ("--tls-cert", "this side's certificate, in PEM"),
+        ("--tls-key", "the private key of --tls-cert, in PEM, without a password"),
+    ):
+        parser.add_argument(option, metavar="FILE", help=text)
+    parser.add_argument(
+        "--no-encryption",
+        action="store_true",
+        help="do not encrypt TCP connections: whoever is on the network can read and change all that goes over it,"
+        " and so run code on the workers",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"

@@ -9,7 +9,7 @@ import stat
 import struct
 from typing import Any
 
-from minidask.errors import SchedulerLost
+from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.signals import pass_on, suppress
 from minidask.net.addresses import Address
 
@@ -34,6 +34,19 @@ def keep_alive(sock: Any, seconds: int = DEAD_SECONDS) -> None:
         if option is not None:  # macOS names or lacks some of them
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def check_user(sock: Any) -> None:
+    """Check who has opened the other end of a Unix socket. Does nothing for another socket, or where no kernel tells.
+
+    Raises:
+        AuthenticationError: it is neither this user nor root.
+    """
+    if sock is None or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return
+    _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if user not in (os.geteuid(), 0):
+        raise AuthenticationError(f"the other end of the Unix socket belongs to another user, number {user}")
 
 
 def listen_unix(path: str) -> socket.socket:

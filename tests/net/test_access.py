@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 
 from minidask.errors import AuthenticationError
-from minidask.net.access import default_access_file, load_or_create_secret, load_secret, secret_for
+from minidask.net.access import access_for, default_access_file, load_access, load_or_create_access
 from minidask.net.addresses import Address
 
 
 def test_a_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "access"
-    secret = load_or_create_secret(path)
-    assert len(secret) == 32
+    access = load_or_create_access(path)
+    assert len(access.secret) == 32 and access.encrypted
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert load_or_create_secret(path) == load_secret(path) == secret
+    assert load_or_create_access(path) == load_access(path) == access
     assert [entry.name for entry in path.parent.iterdir()] == ["access"]
 
 
 def test_no_folder_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        load_or_create_secret(tmp_path / ".local" / "state" / "minidask" / "access")
+        load_or_create_access(tmp_path / ".local" / "state" / "minidask" / "access")
     finally:
         os.umask(before)
     for path in (tmp_path / ".local").rglob("*"):
@@ -39,7 +39,7 @@ def test_no_folder_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
 def test_programs_that_start_at_once_end_with_the_same_secret(tmp_path: Path) -> None:
     secrets: list[bytes] = []
     threads = [
-        threading.Thread(target=lambda: secrets.append(load_or_create_secret(tmp_path / "access"))) for _ in range(16)
+        threading.Thread(target=lambda: secrets.append(load_or_create_access(tmp_path / "access"))) for _ in range(16)
     ]
     for thread in threads:
         thread.start()
@@ -66,35 +66,35 @@ def test_an_unsafe_or_broken_file_is_refused(content: str, mode: int, text: str,
     path.write_text(content)
     path.chmod(mode)
     with pytest.raises(AuthenticationError, match=text):
-        load_secret(path)
+        load_access(path)
 
 
 def test_no_file_and_no_regular_file(tmp_path: Path) -> None:
     with pytest.raises(AuthenticationError, match="start minidask-scheduler as this user, or copy"):
-        load_secret(tmp_path / "missing")
+        load_access(tmp_path / "missing")
     with pytest.raises(AuthenticationError, match=r"directory|regular file"):
-        load_secret(tmp_path)
+        load_access(tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(AuthenticationError, match="cannot be written"):
-        load_or_create_secret(tmp_path / "file" / "access")
+        load_or_create_access(tmp_path / "file" / "access")
 
 
 def test_a_pipe_in_the_place_of_the_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "access", 0o600)
     with pytest.raises(AuthenticationError, match="not a regular file"):
-        load_secret(tmp_path / "access")
+        load_access(tmp_path / "access")
 
 
 def test_where_the_secret_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     named, default, beside = tmp_path / "named", tmp_path / "state" / "minidask" / "access", tmp_path / "s" / "access"
-    secrets = [load_or_create_secret(path) for path in (named, default, beside)]
+    secrets = [load_or_create_access(path) for path in (named, default, beside)]
     unix, tcp = Address.parse(f"unix://{tmp_path}/s/socket"), Address.parse("host")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.delenv("MINIDASK_ACCESS_FILE", raising=False)
-    assert [secret_for(tcp, named), secret_for(tcp), secret_for(unix)] == secrets
-    assert secret_for(Address.parse(f"unix://{tmp_path}/other")) == secrets[1]
+    assert [access_for(tcp, named), access_for(tcp), access_for(unix)] == secrets
+    assert access_for(Address.parse(f"unix://{tmp_path}/other")) == secrets[1]
     monkeypatch.setenv("MINIDASK_ACCESS_FILE", str(named))
-    assert secret_for(tcp) == secret_for(unix) == secrets[0]
+    assert access_for(tcp) == access_for(unix) == secrets[0]
     monkeypatch.delenv("MINIDASK_ACCESS_FILE")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/somebody")
@@ -108,6 +108,6 @@ def test_a_secret_is_written_where_the_file_system_has_no_links(
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
 
     monkeypatch.setattr(os, "link", unsupported)
-    secret = load_or_create_secret(tmp_path / "access")
-    assert load_secret(tmp_path / "access") == secret
+    secret = load_or_create_access(tmp_path / "access")
+    assert load_access(tmp_path / "access") == secret
     assert [path.name for path in tmp_path.iterdir()] == ["access"]
