@@ -12,7 +12,7 @@ import pytest
 
 import minidask
 from minidask.host.folders import SHARED_MEMORY, owner
-from minidask.net.access import default_access_file, load_secret
+from minidask.net.access import default_access_file, load_access
 from tests.helpers import Programs, our_processes
 
 BECOMES_NOBODY = """
@@ -108,7 +108,7 @@ def test_another_user_reaches_nothing_of_a_cluster_whatever_the_umask(programs: 
 def test_nothing_tells_the_secret(programs: Programs) -> None:
     scheduler, address = programs.scheduler("--log-level", "debug")
     worker = programs.worker(address, "--nworkers", "1", "--log-level", "debug")
-    secret = load_secret(default_access_file())
+    secret = load_access(default_access_file()).secret
     forms = [secret, secret.hex().encode(), repr(secret).encode()]
     with minidask.Client(address) as client:
         seen = client.submit(lambda: (dict(os.environ), sys.argv)).result(30)
