@@ -135,9 +135,13 @@ class BlobStore:
             return None
         return cls(folder)
 
+    def folders(self) -> tuple[Path, Path]:
+        """The store's folders, on disk and in memory."""
+        return (self.folder / DISK).resolve(), self.folder
+
     def remove(self) -> None:
-        """Remove the store's folders, in memory and on disk, with all files. Mapped memory stays valid."""
-        for folder in ((self.folder / DISK).resolve(), self.folder):
+        """Remove the store's folders with all files. Mapped memory stays valid."""
+        for folder in self.folders():
             shutil.rmtree(folder, ignore_errors=True)
 
     # --- data on its way to tasks ---

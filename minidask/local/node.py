@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import signal
 import socket
 import sys
@@ -189,8 +190,8 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
         with contextlib.suppress(ConnectionError):
             writer.close()
             await writer.wait_closed()
-        _remove(config.slot.access_file, Address.parse(config.slot.scheduler).path)
-        BlobStore(config.slot.store).remove()
+        for folder in config.folders:  # the user's process may be gone
+            shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
@@ -199,15 +200,6 @@ async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
             node.shell.resize(json.loads(line)["scale"])
-
-
-def _remove(*paths: str) -> None:
-    """Remove the node's files and their folder, if they still exist: the user's process may be gone."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(paths[0]))
 
 
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
