@@ -133,12 +133,22 @@ def hold(folder: Path) -> None:
     with suppress(OSError):  # a file system without locks: then only processes of this space can judge
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with _holding:
-        removed = [held for held in _held if os.fstat(held).st_nlink == 0]
-        for held in removed:
-            del _held[held]
         _held[fd] = folder
-    for held in removed:
-        os.close(held)
+        _release_removed()
+
+
+def remove_folders(*folders: Path) -> None:
+    """Remove folders with all files, if they are still there, and release the locks on them."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    with _holding:
+        _release_removed()
+
+
+def _release_removed() -> None:
+    for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
+        del _held[fd]
+        os.close(fd)
 
 
 def _remove_own() -> None:

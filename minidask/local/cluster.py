@@ -20,7 +20,6 @@ import atexit
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import checks, descriptors
-from minidask.host.folders import runtime_folder
+from minidask.host.folders import remove_folders, runtime_folder
 from minidask.host.forks import Layer, on_fork
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.signals import pass_on, start
@@ -155,8 +154,7 @@ class LocalCluster:
                 _live_clusters.remove(self)  # last: a close that was interrupted is tried again at exit
 
     def _remove_folders(self) -> None:
-        self._store.remove()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folders(self._folder, *self._store.folders())
 
     def __enter__(self) -> LocalCluster:
         return self

@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import signal
 import socket
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.data.store import BlobStore
-from minidask.host.folders import hold
+from minidask.host.folders import hold, remove_folders
 from minidask.host.packages import installed, python_version
 from minidask.host.program import run_loop
 from minidask.local.config import NodeConfig
@@ -190,8 +189,7 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
         with contextlib.suppress(ConnectionError):
             writer.close()
             await writer.wait_closed()
-        for folder in config.folders:  # the user's process may be gone
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_folders(*map(Path, config.folders))  # the user's process may be gone
     return 0
 
 
