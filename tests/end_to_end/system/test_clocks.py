@@ -93,6 +93,7 @@ def test_a_clock_that_jumps_by_a_year_declares_nobody_dead(place: str, programs:
     program = programs.script(CALLS, address, str(clock), str(marks), **path)
     assert program.exit_code(60) == 0, program.text
     assert "all was right 240" in program.text
+    assert program.text.count(" running]") >= 9, f"the bar stood still: {program.text}"
     for word in ("Traceback", "lost", "silent", "WARNING"):
         assert word not in program.text, program.text
     for daemon, lines in zip(daemons, before, strict=True):
