@@ -14,8 +14,9 @@ Where a test belongs:
 Three processes share the tests out by file (`.ci/check`). A test that is marked `alone` runs afterwards, when no other
 test does: it sends Ctrl-C to its own process, measures milliseconds, or looks at what any program of ours removes.
 
-Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`. Three are
-commands: `tests.faults`, `tests.soak` and `tests.kills` inject faults for as long as one likes.
+Fixtures of all are here, functions and classes in `helpers.py`, simulated clusters in `simulation.py`. Some are
+commands: `tests.faults`, `tests.soak` and `tests.kills` inject faults for as long as one likes, and `tests.leaks` looks
+what clusters leave behind.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import minidask.client.registry
 from minidask.host.folders import sweep
 from minidask.wire.messages import Message
 from tests.helpers import RUN, Programs, at_rest, leftovers, our_processes, wait_until
+from tests.leaks import held_by_us
 
 TESTS = Path(__file__).parent
 ORDER = {"foreign": 0, "end_to_end": 2}  # all others are between these
@@ -83,10 +85,14 @@ def nothing_is_printed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def clients_are_closed() -> Iterator[None]:
+    """And then the process of the tests holds no thread, descriptor or file of ours."""
     sweep()
     yield
     for client in list(minidask.client.registry.live_clients):
         client.close()
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: not held_by_us(), "nothing was held", 20)
+    assert not held_by_us()
 
 
 @pytest.fixture(autouse=True, scope="session")

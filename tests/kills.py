@@ -195,13 +195,21 @@ def notes(path: str, last: int | None = None) -> Iterator[tuple[bytes, int, int,
     return struct.iter_unpack(NOTE, data[: len(data) // NOTE_BYTES * NOTE_BYTES])
 
 
+def named(path: str) -> Iterator[tuple[bytes, int, str, float]]:
+    """All that was noted, with a name for each process: the kernel gives a number again."""
+    dead: collections.Counter[int] = collections.Counter()
+    for what, call, process, when in notes(path):
+        yield what, call, f"{process}.{dead[process]}", when
+        dead[process] += what == DEAD
+
+
 def run_twice_at_once(path: str) -> list[str]:
     """The calls that began while another attempt of theirs ran, or after it had ended in a slot that was not killed."""
-    killed: set[int] = set()
-    began: dict[int, int] = {}
+    killed: set[str] = set()
+    began: dict[int, str] = {}
     over: set[int] = set()
     found = []
-    for what, call, process, _ in notes(path):
+    for what, call, process, _ in named(path):
         if what == KILLED:
             killed.add(process)
         elif what == DEAD:
@@ -223,10 +231,10 @@ def replaced_after(path: str) -> list[float]:
 
     Slots are alike, so the first new process stands for the first one that died.
     """
-    known: set[int] = set()
+    known: set[str] = set()
     waiting: collections.deque[float] = collections.deque()
     seconds = []
-    for what, _, process, when in notes(path):
+    for what, _, process, when in named(path):
         if what == DEAD:
             waiting.append(when)
         elif what == BEGINS and process not in known:

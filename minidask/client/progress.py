@@ -62,7 +62,8 @@ class Bar:
         self._life = threading.RLock()  # held while counts begin and end; never by the thread that draws
         self._open = 0
         self._ended_well = True
-        self._began = self._stretch_began = self._drawn_at = 0.0
+        self._began = 0.0  # on tqdm's clock, which may jump; the others do not
+        self._line_began = self._stretch_began = self._drawn_at = 0.0
         self._name = ""
         self._answers: _Answers | None = None
         self._bar: Any = None
@@ -83,9 +84,10 @@ class Bar:
             self._open += 1
             self._name = name or self._name
             if self._open == 1:
-                self._stretch_began = time.time()
+                self._stretch_began = time.monotonic()
                 if not self._tally:
-                    self._began, self._answers = self._stretch_began, _Answers(shell)
+                    self._began, self._line_began = time.time(), self._stretch_began
+                    self._answers = _Answers(shell)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 start(self._thread)
@@ -115,7 +117,7 @@ class Bar:
         self._end.set()
         if self._thread is not None:
             self._thread.join()
-        short = time.time() - self._stretch_began < SHORT_SECONDS
+        short = time.monotonic() - self._stretch_began < SHORT_SECONDS
         if not (self._gathers and short and self._ended_well):
             self._leave()
         elif self._bar is not None:
@@ -134,14 +136,14 @@ class Bar:
     # --- drawing ---
 
     def _draw_until_the_end(self) -> None:
-        while not self._end.wait(max(0.0, max(self._began, self._drawn_at) + DRAW_SECONDS - time.time())):
+        while not self._end.wait(max(0.0, max(self._line_began, self._drawn_at) + DRAW_SECONDS - time.monotonic())):
             assert self._answers is not None
             self._answers.follow()
             self._draw()
 
     def _draw(self, last: bool = False) -> None:
         assert self._answers is not None
-        self._drawn_at = time.time()
+        self._drawn_at = time.monotonic()
         text = self._tally.text(self._answers.latest)
         if sys.stderr is None or self._pid != os.getpid():
             return

@@ -50,7 +50,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,7 +60,7 @@ from minidask.data import files as blobfiles
 from minidask.data.files import Draft, Hashed
 from minidask.data.pieces import side_by_side
 from minidask.errors import SerializationError
-from minidask.host.folders import SHARED_MEMORY, disk_folder, is_gone, memory_folder, owner
+from minidask.host.folders import SHARED_MEMORY, disk_folder, is_gone, memory_folder, owner, remove_folders
 from minidask.host.locks import locked
 from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
@@ -136,10 +135,13 @@ class BlobStore:
             return None
         return cls(folder)
 
+    def folders(self) -> tuple[Path, Path]:
+        """The store's folders, on disk and in memory."""
+        return (self.folder / DISK).resolve(), self.folder
+
     def remove(self) -> None:
-        """Remove the store's folders, in memory and on disk, with all files. Mapped memory stays valid."""
-        for folder in ((self.folder / DISK).resolve(), self.folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove the store's folders with all files. Mapped memory stays valid."""
+        remove_folders(*self.folders())
 
     # --- data on its way to tasks ---
 

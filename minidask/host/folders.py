@@ -15,6 +15,7 @@ containers may share `/dev/shm`, and machines a disk.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import functools
@@ -114,13 +115,14 @@ def sweep() -> None:
 
 def _new_folder(parent: Path) -> Path:
     _sweep(parent)
-    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{owner()}-", dir=parent))
-    hold(folder)
+    with _holding:
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{owner()}-", dir=parent))
+        hold(folder)
     return folder
 
 
-_held: list[int] = []
-_holding = threading.Lock()
+_held: dict[int, Path] = {}
+_holding = threading.RLock()
 
 
 def hold(folder: Path) -> None:
@@ -132,15 +134,41 @@ def hold(folder: Path) -> None:
     with suppress(OSError):  # a file system without locks: then only processes of this space can judge
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     with _holding:
-        removed = [held for held in _held if os.fstat(held).st_nlink == 0]
-        _held[:] = [*(held for held in _held if held not in removed), fd]
-    for held in removed:
-        os.close(held)
+        _held[fd] = folder
+        _release_removed()
+
+
+def remove_folders(*folders: Path) -> None:
+    """Remove folders with all files, if they are still there, and release the locks on them."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    with _holding:
+        _release_removed()
+
+
+def _release_removed() -> None:
+    for fd in [fd for fd in _held if os.fstat(fd).st_nlink == 0]:
+        del _held[fd]
+        os.close(fd)
+
+
+def _remove_own() -> None:
+    """Remove what this process has made and nobody has removed, a thread that Python leaves behind for one.
+
+    Such a thread makes no more folders: the lock is not given back.
+    """
+    _holding.acquire()
+    for folder in list(_held.values()):
+        if folder.name.startswith(f"{PREFIX}{owner()}-"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+atexit.register(_remove_own)  # early, and so called late: after clusters and daemons were closed
 
 
 def _after_fork_in_child() -> None:
     global _holding
-    _holding = threading.Lock()
+    _holding = threading.RLock()
 
 
 on_fork(Layer.LOCKS, _after_fork_in_child)

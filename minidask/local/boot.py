@@ -24,16 +24,13 @@ def main(arguments: list[str]) -> None:
     """Launch the slots, then run the node until its control channel ends.
 
     Args:
-        arguments: one text, the descriptor of the control channel. The channel's first line is the configuration.
+        arguments: the descriptor of the control channel, and the configuration. It does not come through the channel,
+            whose other end may be gone: this process has to know then what to remove.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the user's process; this one ends with that
     control = socket.socket(fileno=int(arguments[0]))
     control.set_inheritable(False)
-    with control.makefile("rb", buffering=0) as lines:  # unbuffered: the lines that follow stay in the channel
-        line = lines.readline()
-    if not line:
-        return  # the user's process is gone already
-    config = NodeConfig.from_line(line)
+    config = NodeConfig.from_json(arguments[1])
     environment = thread_limits(config.slots, os.environ)
     descriptors.raise_limit()
     launched = []

@@ -20,7 +20,6 @@ import atexit
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from typing import TYPE_CHECKING
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import checks, descriptors
-from minidask.host.folders import runtime_folder
+from minidask.host.folders import remove_folders, runtime_folder
 from minidask.host.forks import Layer, on_fork
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.signals import pass_on, start
@@ -93,7 +92,13 @@ class LocalCluster:
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
         slot_config = SlotConfig(str(self._store.folder), self.scheduler_address, self.access_file)
-        self._config = NodeConfig(self.n_workers, slot_limit if processes else None, memory_total(), slot_config)
+        self._config = NodeConfig(
+            self.n_workers,
+            slot_limit if processes else None,
+            memory_total(),
+            slot_config,
+            [str(folder) for folder in (self._folder, *self._store.folders())],
+        )
         self._reviving = threading.Lock()
         try:
             self._node = _NodeProcess(self._config) if processes else _NodeThread(self._config)
@@ -149,8 +154,7 @@ class LocalCluster:
                 _live_clusters.remove(self)  # last: a close that was interrupted is tried again at exit
 
     def _remove_folders(self) -> None:
-        self._store.remove()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_folders(self._folder, *self._store.folders())
 
     def __enter__(self) -> LocalCluster:
         return self
@@ -177,14 +181,14 @@ class _NodeProcess:
         try:
             self._process = start_python(
                 "minidask.local.boot",
-                [str(theirs.fileno())],
+                [str(theirs.fileno()), config.to_json()],
                 [theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 process_group=0,  # the terminal's Ctrl-C is for the user's own process
             )
             theirs.close()
-            answer = self._answer(config.to_line())
+            answer = self._answer()
         except BaseException:
             theirs.close()
             if self._process is not None:
@@ -196,14 +200,10 @@ class _NodeProcess:
             reason = json.loads(answer)["error"] if answer else "it said nothing; see its messages above"
             raise MinidaskError(f"the local cluster did not start: {reason}")
 
-    def _answer(self, config: bytes) -> str:
-        """Send the node its configuration; return its answer, a line of JSON.
-
-        "" if the node has ended or is too slow.
-        """
+    def _answer(self) -> str:
+        """Return the node's first words, a line of JSON; "" if it has ended or is too slow."""
         self._control.settimeout(START_SECONDS)
         try:
-            self._control.sendall(config)
             with self._control.makefile() as file:
                 return file.readline()
         except OSError as error:

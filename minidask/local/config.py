@@ -1,4 +1,4 @@
-"""The configuration of a node. It travels as one line of JSON, the first line in the node's control channel."""
+"""The configuration of a node. It travels as JSON."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ class NodeConfig(NamedTuple):
         memory_limit: bytes that each slot may use; None without a limit.
         machine_memory: bytes that all slots may use together.
         slot: the store, the address to listen at, and the file for the secret.
+        folders: where all that is; the node removes them in the end, as the user's process may be gone.
     """
 
     slots: int
     memory_limit: int | None
     machine_memory: int
     slot: SlotConfig
+    folders: list[str]
 
-    def to_line(self) -> bytes:
-        """The configuration as a line of JSON."""
-        return json.dumps(self).encode() + b"\n"
+    def to_json(self) -> str:
+        """The configuration as a text."""
+        return json.dumps(self)
 
     @classmethod
-    def from_line(cls, line: bytes) -> NodeConfig:
-        """Read a configuration from a line that `to_line` has made."""
-        slots, memory_limit, machine_memory, slot = json.loads(line)
-        return cls(slots, memory_limit, machine_memory, SlotConfig(*slot))
+    def from_json(cls, text: str) -> NodeConfig:
+        """Read a configuration from a text that `to_json` has made."""
+        slots, memory_limit, machine_memory, slot, folders = json.loads(text)
+        return cls(slots, memory_limit, machine_memory, SlotConfig(*slot), folders)

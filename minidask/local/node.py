@@ -29,7 +29,7 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.data.store import BlobStore
-from minidask.host.folders import hold
+from minidask.host.folders import hold, remove_folders
 from minidask.host.packages import installed, python_version
 from minidask.host.program import run_loop, unpickle_nothing
 from minidask.local.config import NodeConfig
@@ -189,8 +189,7 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
         with contextlib.suppress(ConnectionError):
             writer.close()
             await writer.wait_closed()
-        _remove(config.slot.access_file, Address.parse(config.slot.scheduler).path)
-        BlobStore(config.slot.store).remove()
+        remove_folders(*map(Path, config.folders))  # the user's process may be gone
     return 0
 
 
@@ -199,15 +198,6 @@ async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
     with contextlib.suppress(ConnectionError):
         while line := await reader.readline():
             node.shell.resize(json.loads(line)["scale"])
-
-
-def _remove(*paths: str) -> None:
-    """Remove the node's files and their folder, if they still exist: the user's process may be gone."""
-    for path in paths:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(os.path.dirname(paths[0]))
 
 
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:

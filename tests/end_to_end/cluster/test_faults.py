@@ -1,4 +1,4 @@
-"""The commands that inject faults, `tests.faults` and `tests.soak`, in their short forms."""
+"""The commands that inject faults and look for leaks: `tests.faults`, `tests.soak`, `tests.leaks`, in short forms."""
 
 from __future__ import annotations
 
@@ -29,3 +29,9 @@ def test_three_clients_under_random_faults_for_a_few_seconds(programs: Programs)
     program = programs.start(sys.executable, "-m", "tests.soak", "--minutes", "0.1", "--seed", "7")
     assert program.exit_code(110) == 0, program.text
     assert "all was right" in program.text
+
+
+def test_a_few_clusters_in_one_process_leave_nothing_behind(programs: Programs) -> None:
+    program = programs.start(sys.executable, "-m", "tests.leaks", "--clusters", "10")
+    assert program.exit_code(110) == 0, program.text
+    assert "left behind: nothing" in program.text
