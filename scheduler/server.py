@@ -242,6 +242,10 @@ class SchedulerServer:
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for link in [link for link in self._enduring if link.is_dead()]:
             link.abort(OSError(f"its machine has not answered for {DEAD_SECONDS} seconds"))
+        if self._credentials.renew():
+            log.warning("the access file has a new secret: all connections end, and who has it may come back")
+            for link in [link for link in self._links.values() if isinstance(link, MessageLink)] + [*self._strangers]:
+                link.abort()
         self.post(Tick())
         self._beat()
 

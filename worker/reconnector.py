@@ -67,6 +67,8 @@ class Reconnector:
         self._closed = asyncio.Event()
         self._error: MinidaskError | OSError | None = None
         self._was_open = False
+        self._known = False  # whether the scheduler has let this worker in
+        self._waits_for_secret = False
         self._draining = False
 
     def drain(self) -> None:
@@ -132,6 +134,7 @@ class Reconnector:
         Raises:
             AuthenticationError, ProtocolError: the scheduler turned this worker away.
         """
+        self._credentials.renew()
         secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
         handshake = Initiator(secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
@@ -143,11 +146,16 @@ class Reconnector:
             await self._closed.wait()
         except OSError as error:
             self._error = no_scheduler(self._address, error)
-        if isinstance(self._error, AuthenticationError | ProtocolError):
+        if isinstance(self._error, AuthenticationError) and self._known:
+            if not self._waits_for_secret:
+                log.warning("turned away: %s; trying again, as the access file may come anew", self._error)
+            self._waits_for_secret = True
+        elif isinstance(self._error, AuthenticationError | ProtocolError):
             raise self._error
 
     def _opened(self, link: MessageLink) -> None:
-        self._was_open = True
+        self._was_open = self._known = True
+        self._waits_for_secret = False
         log.info("joined the scheduler at %s", self._address)
         self._shell.attach(link, _heartbeat_timeout(link))
 

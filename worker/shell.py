@@ -46,8 +46,6 @@ from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
 KILL_SECONDS = 2.0
-FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 6.4
 READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
@@ -112,6 +110,7 @@ class WorkerShell:
         self._environment: Mapping[str, str] = {}
         self._memory = 0
         self._unsent: list[m.Report] = []  # of calls that have ended while there is no scheduler
+        self._unsent_size: list[m.Resized] = []  # the last one, which may have come too late for `info`
         self._groups = ProcessGroups()
         self._draining = False
         self._closing = False
@@ -121,7 +120,7 @@ class WorkerShell:
         """What this worker tells the scheduler when it joins."""
         return {
             "name": self.name,
-            "slots": self._size,
+            "slots": self._size - self._core.table.missing,
             "prefetch": PREFETCH * self._size,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -161,7 +160,8 @@ class WorkerShell:
         if link is None:
             self._transfers.close()
             return
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent = [*self._unsent_size, *self._unsent], []
+        self._unsent_size = []
         for message in [*unsent, *self._core.waiting()]:
             self._send(message)
 
@@ -319,19 +319,13 @@ class WorkerShell:
                 self.reason = reason
                 self.gave_up.set()
 
-    def _start_slot(self, number: int, pause: float = FIRST_RETRY_SECONDS) -> None:
-        """Start a slot. While the system has no process or descriptor to spare, try again after a growing pause."""
+    def _start_slot(self, number: int) -> None:
         if self._closing:
             return
         try:
             self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._slot_config)
-        except OSError as error:
-            if pause > LAST_RETRY_SECONDS and not self._slots:
-                self._carry_out(e.GiveUp(f"no process can be started to run tasks in: {error}"))
-                return
-            pause = min(pause, LAST_RETRY_SECONDS)
-            log.warning("worker %d cannot be started: %s; trying again in %g seconds", number, error, pause)
-            asyncio.get_running_loop().call_later(pause, self._start_slot, number, 2 * pause)
+        except (OSError, MemoryError) as error:
+            self.post(e.NotStarted(number, str(error) or "there is no memory left"))
 
     def _send(self, message: m.Message) -> None:
         if self._link is not None:
@@ -341,6 +335,8 @@ class WorkerShell:
                 self._flush()
         elif isinstance(message, m.Report):
             self._unsent.append(message)
+        elif isinstance(message, m.Resized):
+            self._unsent_size = [message]
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, set()

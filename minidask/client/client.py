@@ -19,7 +19,7 @@ from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.places import address_of, address_of_environment
+from minidask.client.places import address_in, address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.returning import Return
 from minidask.client.screen import client_table
@@ -110,7 +110,7 @@ class Client:
             name = checks.text("name", name)
         local = n_workers is not None or processes is not True or memory_limit != "auto"
         if address is None and not local:
-            address = address_of_environment()
+            address = address_of_environment() or address_in(self.access_file)
         elif address is not None and local:
             arguments = "n_workers, processes and memory_limit are"
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")

@@ -169,8 +169,8 @@ def _sweep(parent: Path) -> None:
 
 def _pid_of(named: str) -> int | None:
     """The number of a process in a name `PID-SPACE…`; None if it has none."""
-    found = re.match(r"([1-9][0-9]{0,8})-", named)
-    return int(found[1]) if found else None
+    found = re.match(r"([1-9][0-9]{0,9})-", named)
+    return int(found[1]) if found and int(found[1]) < 1 << 31 else None
 
 
 def owner(pid: int | None = None) -> str:

@@ -31,7 +31,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.host.folders import hold
 from minidask.host.packages import installed, python_version
-from minidask.host.program import run_loop
+from minidask.host.program import run_loop, unpickle_nothing
 from minidask.local.config import NodeConfig
 from minidask.net.access import load_or_create_access, put_back
 from minidask.net.addresses import Address
@@ -213,4 +213,5 @@ def _remove(*paths: str) -> None:
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
     """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
+    unpickle_nothing()
     sys.exit(run_loop(_serve(control, config, launched)))

@@ -1,10 +1,11 @@
 """The access file: it holds the secret that scheduler, workers and clients share, and only its owner can read it.
 
-    SECRET                 64 hex digits
-    SECRET no-encryption   the same, and the scheduler's TCP connections are not encrypted
+    SECRET                                       64 hex digits
+    SECRET tcp://node1:8786                      the same, and where the scheduler listens
+    SECRET no-encryption tcp://node1:8786        the same, and its TCP connections are not encrypted
 
-The scheduler writes the second form if it was started with `--no-encryption`. So whoever has the file does as the
-scheduler does, and needs no option. A stranger cannot talk anybody out of encryption: only the file can.
+The scheduler writes all that when it starts, if it listens at a TCP address. So whoever has the file finds the
+scheduler, does as it does, and needs no option. A stranger cannot talk anybody out of encryption: only the file can.
 
 Everybody who knows the secret may run code on every worker. So a file that others can read is refused, as `ssh` refuses
 such a key. The scheduler writes the file when it starts for the first time. Clients and workers of the same user find
@@ -40,11 +41,13 @@ class Access(NamedTuple):
     Attributes:
         secret: of the cluster.
         encrypted: whether the scheduler's TCP connections are.
+        address: where other machines find the scheduler; None if the file does not say so.
         source: the path of the file, for people.
     """
 
     secret: bytes
     encrypted: bool = True
+    address: Address | None = None
     source: str = "no file"
 
 
@@ -100,13 +103,17 @@ def load_access(path: Path) -> Access:
         raise AuthenticationError(f"the access file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         text = ""
-    found = re.fullmatch(f"([0-9a-fA-F]{{{2 * SECRET_BYTES}}})( {PLAIN})?", text)
-    if found is None:
-        raise AuthenticationError(
-            f"the access file {path} does not hold a secret of {2 * SECRET_BYTES} hex digits: remove it, and a"
-            " scheduler that starts writes a new one"
-        )
-    return Access(bytes.fromhex(found[1]), found[2] is None, str(path))
+    found = re.fullmatch(f"([0-9a-fA-F]{{{2 * SECRET_BYTES}}})( {PLAIN})?(?: (tcp://\\S+))?", text)
+    try:
+        if found is not None:
+            address = Address.parse(found[3]) if found[3] else None
+            return Access(bytes.fromhex(found[1]), found[2] is None, address, str(_absolute(path)))
+    except ValueError as error:
+        pass_on(error)
+    raise AuthenticationError(
+        f"the access file {path} does not hold a secret of {2 * SECRET_BYTES} hex digits, and an address: remove it,"
+        " and a scheduler that starts writes a new one"
+    )
 
 
 def _absolute(path: Path) -> Path:
@@ -133,14 +140,10 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise AuthenticationError(f"others can read the access file {path}, so it is no secret: {mend}")
 
 
-def load_or_create_access(access_file: str | Path, *, encrypted: bool | None = None) -> Access:
+def load_or_create_access(access_file: str | Path) -> Access:
     """Read an access file. If there is none, write one with a new secret first.
 
     Programs that do so at the same time get the same secret.
-
-    Args:
-        access_file: its path.
-        encrypted: what the file has to say of the scheduler's TCP connections from now on; None: what it says.
 
     Raises:
         AuthenticationError: the file cannot be written or read, others can read it, or it holds something else.
@@ -148,14 +151,29 @@ def load_or_create_access(access_file: str | Path, *, encrypted: bool | None = N
     path = _absolute(Path(access_file))
     try:
         if not path.exists():
-            _create(path, Access(secrets.token_bytes(SECRET_BYTES), encrypted is not False))
-        access = load_access(path)
-        if encrypted is not None and access.encrypted != encrypted:
-            access = access._replace(encrypted=encrypted)
-            _write(path, access, os.replace)
+            _create(path, Access(new_secret()))
     except OSError as error:
         raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
-    return access
+    return load_access(path)
+
+
+def new_secret() -> bytes:
+    """Draw a secret that nobody has."""
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+def save_access(access: Access) -> None:
+    """Write an access file anew, in one step, where it says something else.
+
+    Raises:
+        AuthenticationError: the file cannot be written or read.
+    """
+    path = Path(access.source)
+    try:
+        if load_access(path) != access:
+            _write(_absolute(path), access, os.replace)
+    except OSError as error:
+        raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
 
 
 def put_back(access_file: str | Path, access: Access) -> None:
@@ -189,7 +207,8 @@ def _write(path: Path, access: Access, put: Callable[[Path, Path], object]) -> N
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(access.secret.hex() + ("\n" if access.encrypted else f" {PLAIN}\n"))
+            words = [access.secret.hex(), "" if access.encrypted else PLAIN, str(access.address or "")]
+            file.write(" ".join(filter(None, words)) + "\n")
         put(draft, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

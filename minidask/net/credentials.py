@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minidask.net.access import Access, access_for
+from minidask.errors import AuthenticationError
+from minidask.net.access import Access, access_for, load_access
 from minidask.net.addresses import Address
 from minidask.net.tls_options import TLSChoice, TLSFiles
 
@@ -23,7 +24,7 @@ class Credentials:
 
     def __init__(self, access: Access, tls: TLSChoice = None) -> None:
         self.secret = access.secret
-        self._source = access.source
+        self._access = access
         self._files = tls if isinstance(tls, TLSFiles) else None
         self.encrypted = access.encrypted if tls is None else bool(tls)
         self._contexts: dict[bool, Context] = {}
@@ -37,6 +38,18 @@ class Credentials:
             AuthenticationError: the access file is missing, or not safe to use.
         """
         return cls(access_for(address, access_file), tls)
+
+    def renew(self) -> bool:
+        """Take another secret, if the access file has one by now. Returns whether it has."""
+        try:
+            access = load_access(Path(self._access.source))
+        except AuthenticationError:
+            return False  # it is gone: what was read holds
+        renewed = access.secret != self.secret
+        if renewed:
+            self.secret, self._access = access.secret, access
+            self._contexts.clear()
+        return renewed
 
     def are_plain(self, address: Address) -> bool:
         """Whether connections there cross a network unencrypted."""
@@ -70,6 +83,6 @@ class Credentials:
         if accepts:
             return "it does not hold this side's secret"
         return (
-            f"it does not hold the same secret as this side, which has read {self._source}: copy the access file from"
-            " the scheduler's machine, or name the right one (--access-file, access_file=, MINIDASK_ACCESS_FILE)"
+            f"it does not hold the same secret as this side, which has read {self._access.source}: copy the access file"
+            " from the scheduler's machine, or name the right one (--access-file, access_file=, MINIDASK_ACCESS_FILE)"
         )

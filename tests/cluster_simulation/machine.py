@@ -35,6 +35,7 @@ class Machine:
         self.core = WorkerCore()
         self.link: Connection | None = None
         self.unsent: list[m.Message] = []
+        self.unsent_size: list[m.Message] = []
         self.promises = promises
         self.cluster = cluster
         self._slots: dict[int, Slot] = {}
@@ -55,8 +56,9 @@ class Machine:
     def info(self) -> dict[str, Any]:
         holds = {**dict(report[:2] for report in self.unsent), **self.core.holds()}  # type: ignore[misc]
         return {
-            "name": self.name, "slots": self.size, "prefetch": PREFETCH * self.size, "serves": self.name,
-            "place": f"{self.name}:store", "uid": self.name, "holds": [[*hold] for hold in holds.items()],
+            "name": self.name, "slots": self.size - self.core.table.missing, "prefetch": PREFETCH * self.size,
+            "serves": self.name, "place": f"{self.name}:store", "uid": self.name,
+            "holds": [[*hold] for hold in holds.items()],
         }  # fmt: skip
 
     def _connect(self) -> None:
@@ -71,7 +73,8 @@ class Machine:
             unsent, self.unsent = self.unsent, []
             again = self.core.waiting()
             self.world.met["waits still"] += len(again)
-            for message in [*unsent, *again]:
+            size, self.unsent_size = self.unsent_size, []
+            for message in [*size, *unsent, *again]:
                 self._send(message)
 
     def closed(self, connection: Connection) -> None:
@@ -101,6 +104,8 @@ class Machine:
         elif isinstance(message, m.Report):
             self.world.met["unsent report"] += 1
             self.unsent.append(message)
+        elif isinstance(message, m.Resized):
+            self.unsent_size = [message]
 
     def _heartbeat(self) -> None:
         if self.alive:
@@ -134,7 +139,11 @@ class Machine:
             case e.ToSlot(number, message):
                 self._slots[number].receive(message)
             case e.Spawn(number):
-                self._slots[number] = Slot(self, number)
+                if self.world.chance(0.03):
+                    self.world.met["slot could not be started"] += 1
+                    self.world.later(0.0, self._not_started, number)
+                else:
+                    self._slots[number] = Slot(self, number)
             case e.Interrupt(number, task, attempt):
                 self._slots[number].interrupt(task, attempt)
             case e.Kill(number):
@@ -148,10 +157,14 @@ class Machine:
             case e.Forget(blobs):
                 for blob in blobs:
                     self._fetching.pop(blob, None)
-            case e.RemoveResult() | e.AwaitTaker():
+            case e.RemoveResult() | e.AwaitTaker() | e.Warn():
                 pass
             case _:
                 raise AssertionError(effect)
+
+    def _not_started(self, number: int) -> None:
+        if self.alive:
+            self.handle(e.NotStarted(number, "no processes"))
 
     def _fetched(self, blob: bytes, fetch: int, source: str) -> None:
         if self.alive and self._fetching.get(blob) == fetch:

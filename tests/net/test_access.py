@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from minidask.errors import AuthenticationError
-from minidask.net.access import access_for, default_access_file, load_access, load_or_create_access
+from minidask.net.access import access_for, default_access_file, load_access, load_or_create_access, save_access
 from minidask.net.addresses import Address
 
 
@@ -49,6 +49,17 @@ def test_programs_that_start_at_once_end_with_the_same_secret(tmp_path: Path) ->
     assert len(set(secrets)) == 1
 
 
+@pytest.mark.parametrize("encrypted", [True, False])
+@pytest.mark.parametrize("address", [None, "tcp://node1:8786", "tcp://[fd00::1]:80"])
+def test_what_is_saved_is_read(encrypted: bool, address: str | None, tmp_path: Path) -> None:
+    access = load_or_create_access(tmp_path / "access")
+    assert access.address is None and access.encrypted
+    saved = access._replace(encrypted=encrypted, address=address and Address.parse(address))
+    save_access(saved)
+    assert load_access(tmp_path / "access") == load_or_create_access(tmp_path / "access") == saved
+    assert stat.S_IMODE((tmp_path / "access").stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "text"),
     [
@@ -58,6 +69,8 @@ def test_programs_that_start_at_once_end_with_the_same_secret(tmp_path: Path) ->
         ("xy" * 32, 0o600, "64 hex digits"),
         ("ab " * 32, 0o600, "64 hex digits"),
         ("", 0o600, "64 hex digits"),
+        ("ab" * 32 + " tcp://a:b:c", 0o600, "64 hex digits"),
+        ("ab" * 32 + " something else", 0o600, "64 hex digits"),
         ("é" * 64, 0o600, "64 hex digits"),
     ],
 )

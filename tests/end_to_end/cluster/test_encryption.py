@@ -16,7 +16,7 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.net.access import load_or_create_access
+from minidask.net.access import load_or_create_access, save_access
 from tests.end_to_end.cluster.test_daemons import host_and_port
 from tests.helpers import Programs, wait_until
 from tests.tls_ends import Authority
@@ -227,7 +227,7 @@ def test_no_encryption_is_followed_by_who_has_the_file_and_every_side_warns(
         assert client.submit(submits_a_task).result(30) == -5
     assert MARK[:16] in relay.seen
     other = tmp_path / "other"
-    load_or_create_access(other, encrypted=False)
+    save_access(load_or_create_access(other)._replace(encrypted=False))
     with pytest.raises(errors.AuthenticationError, match="same secret"):
         minidask.Client(address, access_file=other)
 
