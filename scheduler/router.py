@@ -46,8 +46,9 @@ from collections.abc import Callable, Iterable
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
+from minidask.wire.chunks import answer
 from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.large import BLOB_ID_BYTES, answer
+from minidask.wire.large import BLOB_ID_BYTES
 
 from .blobs import RELAY, BlobRecord, BlobTable, Copy
 from .tasks import ClientRecord, WorkerRecord

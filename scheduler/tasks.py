@@ -136,6 +136,8 @@ class ClientRecord:
     `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
     again that it wants.
 
+    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
+
     It `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
@@ -155,6 +157,7 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     keys: tuple[int, ...] = ()
+    slot_of: str = ""
     settled: bool = False
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list

@@ -146,7 +146,8 @@ async def _work(options: argparse.Namespace) -> int:
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
-    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""))
+    access_file, uid = str(options.access_file or ""), os.urandom(16).hex()
+    slot_config = SlotConfig(str(store.folder), str(options.address), access_file, uid)
     shell = WorkerShell(
         options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
     )

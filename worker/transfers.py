@@ -16,7 +16,7 @@ from minidask.data.downloads import Downloads, Send, Serve
 from minidask.data.files import Draft
 from minidask.data.store import RESULT, BlobStore
 from minidask.host.folders import folders_here
-from minidask.wire.large import answer
+from minidask.wire.chunks import answer
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
 from .events import BlobFailed, BlobHere, Event, NoRoom

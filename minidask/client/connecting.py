@@ -51,10 +51,11 @@ def connect(
         SchedulerLost: nobody answers there.
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
-    connection = _connection(address, access_file, name, timeout, forward_output, nested=False)
+    connection = _connection(address, access_file, name, timeout, forward_output)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
-        return ClientShell(connection, slot)
+        connection.close()  # only now it is known that this is the scheduler that may know of which slot this is
+        return ClientShell(_connection(address, access_file, name, timeout, forward_output, slot_of=slot.uid), slot)
     return ClientShell(connection, None, cancel_dropped, return_by)
 
 
@@ -80,7 +81,9 @@ def _connection_of(slot: SlotOfTask) -> Connection:
     began = time.monotonic()
     while True:
         try:
-            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
+            return _connection(
+                slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, True, slot.uid
+            )
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
                 slot.cut_off(slot.call)
@@ -92,10 +95,16 @@ def _connection_of(slot: SlotOfTask) -> Connection:
 
 
 def _connection(
-    address: str, access_file: str | Path | None, name: str, timeout: float, forward_output: bool, *, nested: bool
+    address: str,
+    access_file: str | Path | None,
+    name: str,
+    timeout: float,
+    forward_output: bool,
+    nested: bool = False,
+    slot_of: str = "",
 ) -> Connection:
     info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-    info.update(nested=nested, python=python_version())
+    info.update(nested=nested, python=python_version(), slot_of=slot_of)
     return Connection(Address.parse(address), access_file, info, timeout)
 
 

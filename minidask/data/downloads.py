@@ -31,7 +31,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from minidask.wire.large import CHUNK_BYTES, is_chunk
+from minidask.wire.chunks import is_chunk
+from minidask.wire.large import CHUNK_BYTES
 from minidask.wire.messages import Chunk, FetchChunk, NoBlob
 
 WINDOW_BYTES = 8 * CHUNK_BYTES

@@ -51,11 +51,13 @@ class SlotConfig(NamedTuple):
         store: folder of the machine's blob store.
         scheduler: the address of the scheduler, for tasks that submit tasks.
         access_file: the file with the cluster's secret; empty for the usual places.
+        uid: known to the slots of one worker and to the scheduler alone.
     """
 
     store: str
     scheduler: str
     access_file: str
+    uid: str = ""
 
 
 class SlotOfTask(Protocol):
@@ -64,6 +66,7 @@ class SlotOfTask(Protocol):
     Attributes:
         scheduler: the address of its scheduler.
         access_file: the file with the cluster's secret; empty for the usual places.
+        uid: proves to the scheduler that what this slot submits comes from a task of its worker.
         store: the machine's large data.
         client: the shell of the client of its tasks, once one of them has needed it; else None.
         described: gives the blobs that describe the caller of the task that runs; None where that is this process.
@@ -71,6 +74,7 @@ class SlotOfTask(Protocol):
 
     scheduler: str
     access_file: str
+    uid: str
     store: BlobStore
     client: Any
     described: Callable[[], Mapping[bytes, Payload]] | None

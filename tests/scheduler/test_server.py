@@ -156,3 +156,71 @@ def test_a_worker_with_no_sensible_slots_is_turned_away(info: dict[str, Any], sc
     _, link = scheduler.join("worker", **info)
     assert link.of(m.Goodbye) and link.closed
     assert not scheduler.core.workers
+
+
+NESTED: list[Any] = []
+for _ in range(1000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("role", "info"),
+    [
+        ("worker", {"slots": 1, "name": 7}),
+        ("worker", {"slots": 1, "name": "n" * 5000}),
+        ("worker", {"slots": 1, "python": 311}),
+        ("worker", {"slots": 1, "serves": ["x"]}),
+        ("worker", {"slots": 1, "packages": {"numpy": 2}}),
+        ("worker", {"slots": 1, "packages": {4: "numpy"}}),
+        ("worker", {"slots": 1, "packages": NESTED}),
+        ("worker", {"slots": 1, "holds": [[1, 1, 1]]}),
+        ("worker", {"slots": 1, "holds": [[0, 1]]}),
+        ("worker", {"slots": 1, "pid": -1}),
+        ("client", {"keys": [0]}),
+        ("client", {"keys": [True]}),
+        ("client", {"keys": [1] * 65}),
+        ("client", {"nested": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_who_describes_itself_otherwise_than_declared_is_turned_away(
+    role: str, info: dict[str, Any], scheduler: Scheduler
+) -> None:
+    client, to_client = scheduler.join("client")
+    _, link = scheduler.join(role, **info)
+    assert "description of itself is malformed" in link.of(m.Goodbye)[0].reason and link.closed
+    scheduler.say(client, m.Ask(1))
+    assert not to_client.of(m.Answer)[0].info["machines"] and not to_client.closed
+
+
+def test_what_a_peer_adds_to_its_description_reaches_others_in_a_form_that_can_be_sent_and_shown(
+    scheduler: Scheduler,
+) -> None:
+    client, to_client = scheduler.join("client")
+    odd = {"deep": NESTED, "\x1b[2J": "\x1b]0;title\x07", "long": "x" * 5000, "name": "\x1b[31mred\nline"}
+    scheduler.join("worker", slots=1, uid="secret", **odd, **{str(i): i for i in range(5000)})
+    scheduler.say(client, m.Ask(1))
+    (machine,) = to_client.of(m.Answer)[0].info["machines"]
+    assert machine["name"] == r"\x1b[31mred\nline" and machine[r"\x1b[2J"] == r"\x1b]0;title\x07"
+    assert "deep" not in machine and "long" not in machine and len(machine) < 60
+    assert "uid" not in machine, "with that, anybody could take the worker's place"
+    assert to_client.of(m.WorkerChanged)[0].name == r"\x1b[31mred\nline"
+
+
+def test_nobody_submits_in_the_name_of_a_task_of_another_worker(scheduler: Scheduler) -> None:
+    """What it prints would go to the terminal of somebody else, and its place in the queue be theirs."""
+    client, to_client = scheduler.join("client")
+    _, to_worker = scheduler.join("worker", slots=2, uid="secret")
+    scheduler.submit(client, 1)
+    (run,) = to_worker.of(m.Run)
+    for info in ({}, {"nested": True}, {"slot_of": "another"}, {"name": "secret"}):
+        liar, to_liar = scheduler.join("client", **info)
+        scheduler.say(liar, m.OpenGroup(1, 0, [run.task, run.attempt]), m.RanInline([run.task, run.attempt], 9, 9))
+        scheduler.say(liar, m.Submit(1, "f", 0, None, 1, None, [], [run.task, run.attempt], False, [b"call"]))
+        assert [lost.reason for lost in to_liar.of(m.TaskLost)] == ["no-parent"]
+    assert to_worker.of(m.Run) == [run]
+    scheduler.say(client, m.Ask(1))
+    assert to_client.of(m.Answer)[0].info["clients"][0]["nested"]["failed"] == 0
+    slot, _ = scheduler.join("client", nested=True, slot_of="secret")
+    scheduler.say(slot, m.Submit(1, "f", 0, None, 0, None, [], [run.task, run.attempt], False, [b"call"]))
+    assert [run.client for run in to_worker.of(m.Run)] == [client, client]

@@ -67,6 +67,7 @@ class Slot:
     ) -> None:
         self.scheduler = slot_config.scheduler
         self.access_file = slot_config.access_file
+        self.uid = slot_config.uid
         self.store = BlobStore(slot_config.store)
         self.client: Any = None
         self._sock = sock
