@@ -71,6 +71,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="after how many seconds of silence a worker is lost, and a client asks whether the scheduler still"
         " answers; 1 or more (default: %(default)g)",
     )
+    parser.add_argument(
+        "--allow-shutdown",
+        action="store_true",
+        help="let any client, and any task, end the whole cluster with Client.shutdown()",
+    )
     return parser.parse_args(arguments)
 
 
@@ -86,10 +91,10 @@ def heartbeat_option(text: str) -> float:
     return seconds
 
 
-async def _serve(address: Address, access_file: Path, no_workers_timeout: float, heartbeat_timeout: float) -> int:
+async def _serve(address: Address, access_file: Path, options: argparse.Namespace) -> int:
     secret = load_or_create_secret(access_file)
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
-    core = SchedulerCore(info, no_workers_timeout, heartbeat_timeout)
+    core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown)
     server = SchedulerServer(core, secret)
     try:
         address = await server.listen(address)
@@ -126,7 +131,7 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        return run_loop(_serve(address, access_file, options.no_workers_timeout, options.heartbeat_timeout))
+        return run_loop(_serve(address, access_file, options))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -93,6 +93,7 @@ class SchedulerCore:
         info: what the answer to `Ask` tells of the scheduler itself.
         no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
         heartbeat_timeout: after how many seconds of silence a worker is lost.
+        allow_shutdown: whether any client may end the cluster.
     """
 
     def __init__(
@@ -100,9 +101,11 @@ class SchedulerCore:
         info: dict[str, Any] | None = None,
         no_workers_seconds: float = NO_WORKERS_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        allow_shutdown: bool = False,
     ) -> None:
         self.info = info or {}
         self.heartbeat_timeout = heartbeat_timeout
+        self.allow_shutdown = allow_shutdown
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobTable()
@@ -318,8 +321,14 @@ class SchedulerCore:
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
 
+        A worker that does not read is given none.
+
         The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
         """
+        worker = self.workers.get(event.peer)
+        if worker is not None:
+            worker.lags = event.lags
+            self.pool.update(worker)
         client = self.clients.get(event.peer)
         if client is not None and not client.nested and client.lags is not event.lags:
             client.lags = event.lags
@@ -459,6 +468,8 @@ class SchedulerCore:
             parent.root.within.add(message.finished, message.failed)
 
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:
+        if not self.allow_shutdown:
+            raise ProtocolError("this cluster is not for its clients to end")
         self.stopping = True
         self._out += [(peer, m.Shutdown()) for peer in self.workers]
 
@@ -466,13 +477,15 @@ class SchedulerCore:
 
     def _output(self, worker: WorkerRecord, message: m.Output) -> None:
         client = self.clients.get(message.client)
-        if client is not None and client.forward_output and not client.lags:
+        if client is None or not any(task.root is client for task in worker.tasks.values()):
+            return  # what a worker prints that runs nothing for a client is none of the client's
+        if client.forward_output and not client.lags:
             text = message.text[:MAX_OUTPUT]
             self._send(client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text))
 
     def _task_message(self, worker: WorkerRecord, message: m.TaskMessage) -> None:
         task = current_attempt(worker.tasks, message.task, message.attempt)
-        if task is not None:
+        if task is not None and not (task.root.lags and message.channel == m.RECORDS):
             self._send(task.root.peer, m.CallerMessage(message.channel, message.payload))
 
     def _heartbeat(self, worker: WorkerRecord, message: m.Heartbeat) -> None:

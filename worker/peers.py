@@ -57,6 +57,7 @@ class Peers:
         self._links: dict[Peer, MessageLink] = {}
         self._numbers = itertools.count(1)
         self._unsent: dict[Peer, list[Message]] = {}  # for links that are not open yet
+        self._asked: dict[int, list[Message]] = {}  # by reader that lags: what it has asked for meanwhile
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def listen(self, scheduler: Address, port: int) -> None:
@@ -139,14 +140,26 @@ class Peers:
 
         def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
             del self._links[number]
+            self._asked.pop(number, None)
 
-        link = MessageLink(handshake, lambda _: None, lambda _, messages: self._received(number, messages), closed)
+        def lags(link: MessageLink, lags: bool) -> None:
+            if lags:
+                self._asked.setdefault(number, [])
+            else:
+                self._received(number, self._asked.pop(number, []))
+
+        def received(_: MessageLink, messages: list[Message]) -> None:
+            self._received(number, messages)
+
+        link = MessageLink(handshake, lambda _: None, received, closed, on_lag=lags)
         self._links[number] = link
         return link
 
     def _received(self, peer: Peer, messages: list[Message]) -> None:
         for message in messages:
-            if isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
+            if isinstance(peer, int) and peer in self._asked:
+                self._asked[peer].append(message)  # it has to read first what it has asked for
+            elif isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
                 self._receiver.received(peer, message)
 
 

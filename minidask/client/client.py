@@ -470,9 +470,18 @@ class Client:
         remove(self)  # only now: what is interrupted before is tried again at exit
 
     def shutdown(self) -> None:
-        """End the scheduler and all workers, even if another client has started them; then close this client."""
+        """End the scheduler and all workers, even if another client has started them; then close this client.
+
+        Raises:
+            MinidaskError: the scheduler allows that to no client.
+        """
         if self.shell.core.forked_from:
             self.shell.check()
+        if not self.closed and not (self.shell.connection.peer_info or {}).get("shutdown"):
+            raise MinidaskError(
+                f"no client may end the cluster at {self.address}: end minidask-scheduler and minidask-worker where they"
+                " run, or start minidask-scheduler with --allow-shutdown"
+            )
         self.shell.send_if_open([Shutdown()])
         if not self._owns_cluster:
             self.shell.workers.wait(lambda: self.shell.core.why_closed, self.timeout)

@@ -36,6 +36,8 @@ from minidask.wire.large import CHUNK_BYTES
 from minidask.wire.messages import Chunk, FetchChunk, NoBlob
 
 WINDOW_BYTES = 8 * CHUNK_BYTES
+MOST_WAITING = 64
+"""How many requests of one reader wait for bytes of one blob: more than a window has."""
 
 PeerT = TypeVar("PeerT")
 """A source or a reader, as the process names it: by an address, a connection or a number."""
@@ -149,10 +151,12 @@ class Downloads(Generic[PeerT]):
 
     # --- as source ---
 
-    def serve(self, reader: PeerT, request: FetchChunk) -> list[Serve[PeerT]]:
+    def serve(self, reader: PeerT, request: FetchChunk) -> list[Send[PeerT] | Serve[PeerT]]:
         """Handle a reader's request for a chunk. If its bytes are still to come, it waits; nothing is returned then."""
         download = self._downloads.get(request.blob)
         if download is not None and is_chunk(request) and download.have < _end(request) <= download.size:
+            if sum(waiting.peer == reader for waiting in download.waiting) >= MOST_WAITING:
+                return [Send(reader, NoBlob(request.blob, request.peer, "too many requests wait for it"))]
             download.waiting.append(Serve(reader, request))
             return []
         return [Serve(reader, request)]

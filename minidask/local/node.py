@@ -31,7 +31,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.host.folders import hold
 from minidask.host.packages import installed, python_version
-from minidask.host.program import run_loop
+from minidask.host.program import run_loop, start_logging
 from minidask.local.config import NodeConfig
 from minidask.net.access import load_or_create_secret, put_back
 from minidask.net.addresses import Address
@@ -63,7 +63,8 @@ class LocalNode:
 
     def __init__(self, config: NodeConfig, make_slot: SlotFactory) -> None:
         core = SchedulerCore(
-            {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
+            {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()},
+            allow_shutdown=True,
         )
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
@@ -212,5 +213,5 @@ def _remove(*paths: str) -> None:
 
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
     """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
+    start_logging("warning", "%(levelname)s:%(name)s: %(message)s")
     sys.exit(run_loop(_serve(control, config, launched)))

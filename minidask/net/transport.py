@@ -28,6 +28,7 @@ from minidask.wire.messages import Goodbye, Message
 HANDSHAKE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 LAG_BYTES = 64 << 20
+FLUSH_BYTES = 4 << 20
 LOOKS = 3
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
@@ -76,6 +77,9 @@ class MessageLink(asyncio.BufferedProtocol):
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
         self._out: list[Buffer] = []
+        self._queued = 0  # the bytes of `_out`
+        self.lags = False
+        """Whether the peer reads so slowly that more than 64 MiB wait for it; known if there is an `on_lag`."""
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._error: MinidaskError | OSError | None = None
@@ -86,6 +90,11 @@ class MessageLink(asyncio.BufferedProtocol):
         name = self._transport.get_extra_info("peername") if self._transport else None
         return str(Address("tcp", host=name[0], port=name[1])) if isinstance(name, tuple) else ""
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait to be read by the peer, apart from what the kernel has."""
+        return self._queued + (self._transport.get_write_buffer_size() if self._transport is not None else 0)
+
     # --- called by the shell ---
 
     def send(self, message: Message) -> None:
@@ -94,12 +103,16 @@ class MessageLink(asyncio.BufferedProtocol):
         Raises:
             ProtocolError: the message exceeds the limits of the wire. Nothing is queued then.
         """
-        self._out += encode(message)
+        pieces = encode(message)
+        self._out += pieces
+        self._queued += sum(map(len, pieces))
+        if self._queued > FLUSH_BYTES:  # so that it is known soon whether the peer lags
+            self.flush()
 
     def flush(self) -> None:
         """Write all queued messages, in one call of the transport."""
         if self._out and self._transport is not None:
-            out, self._out = self._out, []
+            out, self._out, self._queued = self._out, [], 0
             if not self._transport.is_closing():
                 self._transport.writelines(out)
 
@@ -174,10 +187,12 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         if self._on_lag is not None:
+            self.lags = True
             self._on_lag(self, True)
 
     def resume_writing(self) -> None:
         if self._on_lag is not None:
+            self.lags = False
             self._on_lag(self, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
