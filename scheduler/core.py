@@ -65,7 +65,7 @@ from minidask.wire.infos import ClientInfo, WorkerInfo, checked
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Lagging, Left, Received
+from .events import Event, Joined, Lagging, Left, Received, Unsent
 from .holds import Holds, number_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
@@ -82,6 +82,7 @@ MOST_BETWEEN_TICKS = 5.0
 """So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
 
 MAX_OUTPUT = 1 << 23
+MAX_ROWS = 1000
 
 Outbox = list[tuple[int, m.Message]]
 
@@ -146,6 +147,8 @@ class SchedulerCore:
             self._leave(event.peer, event.reason)
         elif type(event) is Lagging:
             self._lag(event)
+        elif type(event) is Unsent:
+            self._unsent(event)
         else:
             self._tick(now)
         return self.take()
@@ -256,7 +259,8 @@ class SchedulerCore:
             client.keys = ()
         self.clients[event.peer] = client
         workers = [m.WorkerRow(w.address, w.name, w.slots, w.versions) for w in self.workers.values()]
-        self._send(event.peer, m.Workers(workers))
+        self._send(event.peer, m.Workers(workers[:MAX_ROWS]))
+        self._out += [(event.peer, m.WorkerChanged(*row)) for row in workers[MAX_ROWS:]]
         self.pythons.check([client])
         for worker in self.workers.values():
             self.pythons.note(worker, client)
@@ -333,6 +337,20 @@ class SchedulerCore:
         if client is not None and not client.nested and client.lags is not event.lags:
             client.lags = event.lags
             (self.ready.hold if client.lags else self.ready.go_on)(client)
+
+    def _unsent(self, event: Unsent) -> None:
+        """End what a message was about that cannot be sent: one task, blob or question, and never the connection."""
+        peer, message, text = event
+        what = f"its {type(message).__name__} cannot be sent: {text}"
+        match message:
+            case m.Run():
+                self.attempts.cannot_run(message, what)
+            case m.TaskDone() | m.TaskRaised() | m.TaskLost():
+                self._send(peer, m.TaskLost(message.task, m.Reason.SERIALIZATION, what))
+            case m.PutBlob(blob) | m.NeedBlob(blob):
+                self._send(peer, m.BlobLost(blob, what))
+            case m.Answer(request):
+                self._send(peer, m.Answer(request, {"error": what}))
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)

@@ -242,7 +242,7 @@ class ReadyQueue:
             self._remove_line(line)
 
     def _remove_line(self, line: Line) -> None:
-        """Forget a line that may be anywhere in its heap: its entry goes when it is met, or when half of all are such."""
+        """Forget a line anywhere in its heap: its entry goes when it is met, or when half of all are such."""
         self._forget_line(line)
         peer = line.peer
         self._dead[peer] = self._dead.get(peer, 0) + 1

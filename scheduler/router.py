@@ -114,7 +114,9 @@ class BlobRouter:
             known = worker.blobs.intersection(blobs)
             if known:
                 worker.blobs -= known
-                self._send(worker.peer, m.ReleaseBlobs(sorted(known)))
+                some = sorted(known)
+                for start in range(0, len(some), m.MAX_BLOBS):
+                    self._send(worker.peer, m.ReleaseBlobs(some[start : start + m.MAX_BLOBS]))
 
     def _direct(self, blob: bytes, worker: WorkerRecord, why: str) -> None:
         """Tell a worker where to fetch a blob.
@@ -154,13 +156,27 @@ class BlobRouter:
         copy = self._copy(worker, message.blob)
         source = self._serving.get(copy.source) if copy is not None else None
         if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
-            copy.failed.add(copy.source)
+            if copy.source != RELAY or not self._refute(self.table.records[message.blob]):
+                copy.failed.add(copy.source)
             self._direct(message.blob, worker, message.text[:MAX_TEXT])
+
+    def _refute(self, record: BlobRecord) -> bool:
+        """Ask the client for a blob no more that has given none, or other bytes. Returns whether another one offers it.
+
+        Any client may offer any name. So what one has told, the size too, holds for its own offer alone.
+        """
+        liar = record.offering()
+        if liar is not None:
+            record.refuted.add(liar)
+        other = record.offering()
+        if other is not None:
+            record.size = record.sizes[other]
+        return other is not None
 
     def chunk_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
         """Pass a worker's request for a chunk to a client that offers the blob; answer it if the bytes are here."""
         record = self._record(message.blob)
-        holder = _offering(record) if record is not None else None
+        holder = record.offering() if record is not None else None
         if holder is not None and self._windows.ask(worker.peer, RELAY, message.size):
             self._send(holder, message._replace(peer=worker.peer))
             return
@@ -219,7 +235,7 @@ class BlobRouter:
 
     def _release(self, client: ClientRecord, blobs: set[bytes]) -> None:
         client.blobs -= blobs
-        sources = {blob: _offering(self.table.records[blob]) for blob in blobs}
+        sources = {blob: self.table.records[blob].offering() for blob in blobs}
         self.forget(self.table.release(blobs, client.peer))
         for blob, source in sources.items():
             if source == client.peer and blob in self.table.records:
@@ -265,8 +281,3 @@ def _check_id(blob: bytes) -> None:
 
 def _size(answer: m.Chunk | m.NoBlob) -> list[int]:
     return [len(answer.payload[0])] if isinstance(answer, m.Chunk) and answer.payload else []
-
-
-def _offering(record: BlobRecord) -> int | None:
-    """The client that is asked for the chunks of a blob; None if no client offers it."""
-    return next((client for client, place in record.holders.items() if place is not None), None)

@@ -38,6 +38,7 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
+from minidask.host.texts import printable
 from minidask.net.addresses import Address
 from minidask.net.sockets import DEAD_SECONDS
 from minidask.net.transport import Link, MessageLink
@@ -45,10 +46,11 @@ from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
 
 from .core import Outbox, SchedulerCore
-from .events import Event, Joined, Lagging, Left, Received, Tick
+from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
+MAX_ADDRESS = 200
 MOST_WAITING = 1 << 30
 
 log = logging.getLogger("minidask.scheduler")
@@ -241,9 +243,8 @@ class SchedulerServer:
                 link.send(message)
             except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
                 log.warning("peer %d cannot be sent a %s: %s", peer, type(message).__name__, error)
-                self._dismissed.add(peer)
-                message = Goodbye(f"it cannot be sent a {type(message).__name__}: {error}"[:MAX_REASON])
-                link.send(message)
+                self._inbox.append(Unsent(peer, message, f"{error}"[:MAX_REASON]))
+                continue
             if type(message) is Goodbye:
                 link.close()
             elif type(message) is Notice:
@@ -291,7 +292,7 @@ class SchedulerServer:
             link.close()  # the handshake ended while `close` went through the others
             return
         info = handshake.peer_info
-        address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"
+        address = link.peer or printable(f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"[:MAX_ADDRESS])
         peer = self.attach(link, handshake.role, address, info)
         if handshake.role == "client" and link.endure():  # a worker is silent when it stands still, and lost then
             self._enduring.add(link)

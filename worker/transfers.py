@@ -59,6 +59,9 @@ class Transfers:
         The core is sent `BlobHere` when the blob is there, at once if it was there before. It is sent `NoRoom` if there
         is no room for it. If the blob is under way already, it goes on from the new source.
         """
+        if blob in self._drafts and self._downloads.size(blob) != size:
+            self._drafts.pop(blob).abandon()  # it was another one's, who has told another size
+            self._carry_out(self._downloads.drop([blob], "its size is another one"))
         if blob not in self._drafts:
             try:
                 if self._shared or self._store.pin(blob) or self._store.adopt(blob, folders_here(places)):

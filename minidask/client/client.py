@@ -479,8 +479,8 @@ class Client:
             self.shell.check()
         if not self.closed and not (self.shell.connection.peer_info or {}).get("shutdown"):
             raise MinidaskError(
-                f"no client may end the cluster at {self.address}: end minidask-scheduler and minidask-worker where they"
-                " run, or start minidask-scheduler with --allow-shutdown"
+                f"no client may end the cluster at {self.address}: end minidask-scheduler and minidask-worker"
+                " where they run, or start minidask-scheduler with --allow-shutdown"
             )
         self.shell.send_if_open([Shutdown()])
         if not self._owns_cluster:

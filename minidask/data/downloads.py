@@ -95,6 +95,11 @@ class Downloads(Generic[PeerT]):
         download = self._downloads.get(blob)
         return download.source if download is not None else None
 
+    def size(self, blob: bytes) -> int:
+        """The size of a blob that is under way; 0 if it is not."""
+        download = self._downloads.get(blob)
+        return download.size if download is not None else 0
+
     def from_source(self, source: PeerT) -> list[bytes]:
         """The blobs that are under way from a source, in the order in which they are requested."""
         return [download.blob for download in self._of_source.get(source, ())]

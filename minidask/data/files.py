@@ -27,15 +27,6 @@ MAP_FIXED = 0x10
 MAP_FAILED = ctypes.c_void_p(-1).value
 
 
-def blob_id(payload: Sequence[Buffer]) -> bytes:
-    """The id of a blob: 16 bytes of a hash over the sizes and the content of its buffers."""
-    digest = xxhash.xxh3_128()
-    for buffer in payload:
-        digest.update(len(buffer).to_bytes(8, "little"))
-        digest.update(buffer)
-    return digest.digest()
-
-
 def link(path: Path, pin: Path) -> bool:
     """Give a file a second name, a hard link. Returns False if there is no such file."""
     try:

@@ -67,6 +67,7 @@ from minidask.host.locks import locked
 from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
 from minidask.wire.frames import Buffer
+from minidask.wire.large import blob_id
 
 LOCK = "lock"
 DISK = "disk"
@@ -222,7 +223,7 @@ class BlobStore:
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
                 if not theirs.is_symlink() and blobfiles.link(theirs, draft):
-                    if blobfiles.blob_id([blobfiles.mapped([draft], shared=True, writable=False)]) == blob:
+                    if blob_id([blobfiles.mapped([draft], shared=True, writable=False)]) == blob:
                         self._seal(blob, draft)
                         return True
                     blobfiles.remove(draft)

@@ -6,6 +6,8 @@
     workers: list[WorkerRow]                               lists that are rows: `WorkerRow` is a named tuple
     info: Annotated[dict[str, Any], Depth(8)]              any plain value, nested so deep at most
 
+What concerns several fields at once is a method of the message, `unsound`.
+
 `Fields` makes one expression of all that, for each message once, at import: a check then costs a few comparisons. What
 has passed can be used without another look, and be sent on: a handler needs no check of its own, and cannot raise.
 """

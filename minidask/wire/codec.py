@@ -31,6 +31,7 @@ class _Layout:
         self.fields = Fields(kind)
         self.types = self.fields.types
         self.fits = self.fields.fits
+        self.unsound = getattr(kind, "unsound", None)
         self.fits_payload = self.fields.fits_payload
         self.has_payload = "payload" in kind._fields
 
@@ -74,4 +75,6 @@ def decode(frame: Frame) -> Message:
     elif frame.buffers:
         raise ProtocolError(f"{layout.name} carries no buffers, but {len(frame.buffers)} came with it")
     message: Message = layout.build(fields)
+    if layout.unsound is not None and (why := layout.unsound(message)):
+        raise ProtocolError(f"{layout.name} is malformed: {why}")
     return message

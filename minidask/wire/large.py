@@ -10,6 +10,12 @@ What a frame may hold at most is in `frames.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import xxhash
+
+from minidask.wire.frames import Buffer
+
 BLOB_ID_BYTES = 16
 """The length of a blob's id: a hash of its sizes and its content."""
 
@@ -24,3 +30,12 @@ LARGE_BYTES = 1024 * 1024
 
 CHUNK_BYTES = 1024 * 1024
 """Every chunk of a blob but the last has this size."""
+
+
+def blob_id(payload: Sequence[Buffer]) -> bytes:
+    """The id of a blob: 16 bytes of a hash over the sizes and the content of its buffers."""
+    digest = xxhash.xxh3_128()
+    for buffer in payload:
+        digest.update(len(buffer).to_bytes(8, "little"))
+        digest.update(buffer)
+    return digest.digest()

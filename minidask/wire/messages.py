@@ -30,7 +30,7 @@ from minidask.wire.bounds import (
     Size,
 )  # fmt: skip
 from minidask.wire.frames import Buffer
-from minidask.wire.large import BLOB_ID_BYTES, CHUNK_BYTES
+from minidask.wire.large import BLOB_ID_BYTES, CHUNK_BYTES, blob_id
 
 Payload = list[Buffer]
 
@@ -106,6 +106,12 @@ class PutBlob(NamedTuple):
 
     blob: BlobId
     payload: Payload
+
+    def unsound(self) -> str:
+        """Why the whole is wrong, though each field is right: an empty text if it is not."""
+        if self.payload and blob_id(self.payload) != self.blob:
+            return f"the bytes of blob {self.blob.hex()} are not what its name says"
+        return ""
 
 
 class OfferBlob(NamedTuple):
@@ -577,6 +583,10 @@ class RanInline(NamedTuple):
     parent: Parent
     finished: Annotated[int, Range(0, MAX_COUNT)]
     failed: Annotated[int, Range(0, MAX_COUNT)]
+
+    def unsound(self) -> str:
+        """As in `PutBlob`."""
+        return "more calls have failed than there were" if self.failed > self.finished else ""
 
 
 # --- from a task that runs to its caller: slot to worker, worker to scheduler, scheduler to client ---

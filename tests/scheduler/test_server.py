@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from minidask.errors import ProtocolError
 from minidask.scheduler import attempts
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Left, Received, Tick
 from minidask.scheduler.server import SchedulerServer
 from minidask.wire import messages as m
+from minidask.wire.codec import encode
+from minidask.wire.large import blob_id
 from tests.links import Peer
 
 SECRET = b"s" * 32
@@ -124,15 +127,49 @@ def test_where_nothing_can_be_relied_on_every_peer_is_told(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_who_cannot_be_sent_something_is_the_only_one_to_go(scheduler: Scheduler) -> None:
+def test_what_cannot_be_sent_ends_what_it_is_about_and_no_connection(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, an outcome, an answer, the data of a task."""
     client, to_client = scheduler.join("client")
-    other, to_other = scheduler.join("client")
+    worker, to_worker = scheduler.join("worker", slots=1)
+    too_long: set[type] = set()
+
+    def check(message: m.Message) -> list[Any]:
+        if type(message) in too_long:
+            raise ProtocolError("a frame is over the limit")
+        return encode(message)
+
+    monkeypatch.setattr("tests.links.encode", check)
+    too_long.add(m.Run)
+    scheduler.submit(client, 1)
+    (lost,) = to_client.of(m.TaskLost)
+    assert (lost.task, lost.reason) == (1, "serialization") and "over the limit" in lost.text
+    too_long.clear()
+    scheduler.submit(client, 2)
+    (run,) = to_worker.of(m.Run)
+    too_long.add(m.TaskDone)
+    scheduler.say(worker, m.Done(run.task, run.attempt, 0.1, [b"r"]))
+    assert [lost.task for lost in to_client.of(m.TaskLost)] == [1, 2]
+    too_long.add(m.PutBlob)
+    blob = blob_id([b"data"])
+    scheduler.say(client, m.PutBlob(blob, [b"data"]))
+    scheduler.say(client, m.Submit(3, "f", 0, None, 0, None, [blob], [], False, [b"call"]))
+    assert [lost.blob for lost in to_worker.of(m.BlobLost)] == [blob]
     scheduler.core.info["odd"] = 1 << 70  # no msgpack can hold it
     scheduler.say(client, m.Ask(1))
-    assert "it cannot be sent a Answer" in to_client.of(m.Goodbye)[0].reason
-    del scheduler.core.info["odd"]
-    scheduler.say(other, m.Ask(1))
-    assert to_other.of(m.Answer)
+    (answer,) = to_client.of(m.Answer)
+    assert "cannot be sent" in answer.info["error"]
+    assert not to_client.closed and not to_worker.closed
+    assert not to_client.of(m.Goodbye) and not to_worker.of(m.Goodbye)
+
+
+def test_whoever_joins_is_told_of_thousands_of_workers_in_messages_that_can_be_sent(scheduler: Scheduler) -> None:
+    for _ in range(2500):
+        scheduler.join("worker", slots=0, packages={f"package{i}": "1" * 64 for i in range(40)})
+    _, to_client = scheduler.join("client")
+    assert len(to_client.of(m.Workers)[0].workers) + len(to_client.of(m.WorkerChanged)) == 2500
+    assert not to_client.closed
 
 
 def test_a_worker_can_send_parts_of_results_to_clients_only(scheduler: Scheduler) -> None:

@@ -10,6 +10,7 @@ import hypothesis.strategies as st
 
 from minidask.wire import messages as m
 from minidask.wire.bounds import Depth, OneOf, Range
+from minidask.wire.large import blob_id
 
 TEXT = st.text(st.characters(), max_size=10)  # with lone surrogates: the text of an exception may be anything
 PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | TEXT
@@ -99,7 +100,10 @@ def _beyond(hint: Any) -> list[Any]:
 def messages(kind: Any) -> st.SearchStrategy[m.Message]:
     """Messages of this type."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    return st.tuples(*(values(hints[name]) for name in kind._fields)).map(kind._make)
+    some = st.tuples(*(values(hints[name]) for name in kind._fields)).map(kind._make)
+    if kind is m.PutBlob:
+        return some.map(lambda put: put._replace(blob=blob_id(put.payload)))
+    return some.filter(lambda message: not message.unsound()) if hasattr(kind, "unsound") else some
 
 
 def _beyond_in_one(kind: Any) -> list[st.SearchStrategy[tuple[m.Message, str]]]:

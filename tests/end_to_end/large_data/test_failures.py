@@ -21,8 +21,8 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.data.files import blob_id
 from minidask.net import transport
+from minidask.wire.large import blob_id
 from minidask.wire.messages import FetchChunk
 from minidask.worker.peers import Peers
 from tests.helpers import Program, Programs, alive, black_hole, wait_until
