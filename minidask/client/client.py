@@ -30,6 +30,7 @@ from minidask.host import checks
 from minidask.host.folders import sweep
 from minidask.host.packages import versions
 from minidask.host.sizes import count
+from minidask.host.texts import printable
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
 from minidask.task.retries import Retried
@@ -422,10 +423,13 @@ class Client:
 
         Raises:
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+            MinidaskError: the answer is too long to be sent.
         """
         info = self._ask(self.shell.ask, self.timeout)
         if info is None:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        if "error" in info:
+            raise MinidaskError(f"the scheduler cannot describe the cluster: {printable(str(info['error']))}")
         return info
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
