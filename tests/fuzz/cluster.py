@@ -7,13 +7,14 @@ import random
 import select
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from operator import neg
 
 import psutil
 
 import minidask
-from minidask.errors import ProtocolError
+from minidask.errors import ProtocolError, VersionWarning
 from minidask.wire.codec import decode
 from tests.fuzz.core import Wrong
 from tests.fuzz.words import Liar
@@ -61,6 +62,7 @@ class Siege:
     """
 
     def __init__(self, programs: Programs, seed: int) -> None:
+        warnings.filterwarnings("ignore", category=VersionWarning)  # of the workers that are none
         self._chance = random.Random(seed)
         scheduler, self._address = programs.scheduler()
         worker = programs.worker(self._address, "--nworkers", "2")

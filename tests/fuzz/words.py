@@ -21,7 +21,8 @@ from minidask.wire.packing import pack
 
 FROM_CLIENT = (
     m.PutBlob, m.OfferBlob, m.ReleaseBlobs, m.OpenGroup, m.CloseGroup, m.Submit, m.Submit, m.Submit, m.Cancel,
-    m.CancelAll, m.Restart, m.Resubmitted, m.Ask, m.FetchChunk, m.Chunk, m.NoBlob, m.ResultTaken, m.RanInline, m.Shutdown,
+    m.CancelAll, m.Restart, m.Resubmitted, m.Ask, m.FetchChunk, m.Chunk, m.NoBlob, m.ResultTaken, m.RanInline,
+    m.Shutdown,
 )  # fmt: skip
 FROM_WORKER = (
     m.Done, m.Failed, m.Died, m.Stopped, m.GaveBack, m.CallDone, m.CallFailed, m.WantBlobs, m.OfferResult, m.Waiting,

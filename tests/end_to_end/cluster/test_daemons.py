@@ -258,7 +258,7 @@ def test_what_tasks_have_started_ends_with_a_worker_that_is_killed(programs: Pro
 
 
 def test_shutdown_ends_the_whole_cluster(programs: Programs) -> None:
-    scheduler, address = programs.scheduler()
+    scheduler, address = programs.scheduler("--allow-shutdown")
     worker = programs.worker(address, "--nworkers", "1")
     minidask.Client(address).shutdown()
     assert scheduler.exit_code(10) == 0
