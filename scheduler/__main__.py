@@ -22,7 +22,9 @@ from minidask.host.program import (
     seconds_option,
     start_logging,
     stop_on_signals,
+    unpickle_nothing,
 )
+from minidask.host.systemd import Systemd
 from minidask.net.access import default_access_file, load_or_create_secret
 from minidask.net.addresses import Address
 
@@ -111,7 +113,10 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
         flush=True,
     )
     stop_on_signals(server.stopped, log)
+    systemd = Systemd(os.environ)
+    systemd.ready()
     await server.stopped.wait()
+    systemd.stopping()
     # Without a word if a signal has ended it: as after a crash, another one may soon be started in its place.
     await server.close("a client has shut the cluster down" if core.stopping else "")
     return 0
@@ -120,6 +125,7 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()

@@ -33,14 +33,13 @@ import collections
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.host.texts import printable
 from minidask.net.addresses import Address
-from minidask.net.sockets import DEAD_SECONDS
+from minidask.net.sockets import DEAD_SECONDS, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
@@ -99,9 +98,7 @@ class SchedulerServer:
         """
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
-            Path(address.path).unlink(missing_ok=True)
-            server = await loop.create_unix_server(self._accept, address.path)
-            os.chmod(address.path, 0o600)
+            server = await loop.create_unix_server(self._accept, sock=listen_unix(address.path))
         else:
             server = await loop.create_server(self._accept, address.host, address.port)
             address = Address("tcp", host=address.host, port=server.sockets[0].getsockname()[1])

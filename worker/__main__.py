@@ -25,9 +25,11 @@ from minidask.host.program import (
     run_loop,
     seconds_option,
     start_logging,
+    unpickle_nothing,
 )
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
+from minidask.host.systemd import Systemd
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
 from minidask.task.context import SlotConfig
@@ -143,6 +145,7 @@ def _memory(text: str) -> int | None:
 
 
 async def _work(options: argparse.Namespace) -> int:
+    systemd = Systemd(os.environ)  # before the slots take over the environment
     secret = secret_for(options.address, options.access_file)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
@@ -161,9 +164,11 @@ async def _work(options: argparse.Namespace) -> int:
         flush=True,
     )
     drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
+    systemd.ready()
     try:
         await reconnector.run()
     finally:
+        systemd.stopping()
         store.remove()
     return 0
 
@@ -171,6 +176,7 @@ async def _work(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-worker` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     try:
         descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks

@@ -28,6 +28,20 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
+def unpickle_nothing() -> None:
+    """Have this process find no class and no function for a pickle any more. There is no way back.
+
+    The daemons pass pickles on, and never look into them. So whoever reaches a daemon runs no code there, not even by a
+    fault of ours or of a library.
+    """
+    sys.addaudithook(_refuse_pickles)
+
+
+def _refuse_pickles(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "pickle.find_class":
+        raise RuntimeError(f"this process unpickles nothing, but was given a pickle of {'.'.join(map(str, arguments))}")
+
+
 def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
     """Have SIGTERM and SIGINT set `stopped`, and log it. To be called in the event loop."""
 

@@ -31,7 +31,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.host.folders import hold
 from minidask.host.packages import installed, python_version
-from minidask.host.program import run_loop, start_logging
+from minidask.host.program import run_loop, start_logging, unpickle_nothing
 from minidask.local.config import NodeConfig
 from minidask.net.access import load_or_create_secret, put_back
 from minidask.net.addresses import Address
@@ -214,4 +214,5 @@ def _remove(*paths: str) -> None:
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
     """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
     start_logging("warning", "%(levelname)s:%(name)s: %(message)s")
+    unpickle_nothing()
     sys.exit(run_loop(_serve(control, config, launched)))

@@ -137,7 +137,9 @@ def put_back(access_file: str | Path, secret: bytes) -> None:
 
 
 def _create(path: Path, secret: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for parent in [*reversed(path.parent.parents), path.parent]:
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would have the umask decide for all but the last
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

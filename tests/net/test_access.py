@@ -25,6 +25,17 @@ def test_a_secret_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["access"]
 
 
+def test_no_folder_is_open_to_others_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        load_or_create_secret(tmp_path / ".local" / "state" / "minidask" / "access")
+    finally:
+        os.umask(before)
+    for path in (tmp_path / ".local").rglob("*"):
+        assert not path.stat().st_mode & 0o077, path
+    assert stat.S_IMODE((tmp_path / ".local").stat().st_mode) == 0o700
+
+
 def test_programs_that_start_at_once_end_with_the_same_secret(tmp_path: Path) -> None:
     secrets: list[bytes] = []
     threads = [
