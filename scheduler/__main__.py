@@ -31,7 +31,7 @@ from minidask.host.systemd import Systemd
 from minidask.net.access import Access, default_access_file, load_or_create_access, new_secret, save_access
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, tls_of_options
+from minidask.net.tls_options import PLAIN_WARNING, tls_of_options
 
 from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
@@ -85,6 +85,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="after how many seconds of silence a worker is lost, and a client asks whether the scheduler still"
         " answers; 1 or more (default: %(default)g)",
     )
+    parser.add_argument(
+        "--allow-shutdown",
+        action="store_true",
+        help="let any client, and any task, end the whole cluster with Client.shutdown()",
+    )
     return parser.parse_args(arguments)
 
 
@@ -100,10 +105,8 @@ def heartbeat_option(text: str) -> float:
     return seconds
 
 
-async def _serve(
-    address: Address, access_file: Path, tls: TLSChoice, no_workers_timeout: float, heartbeat_timeout: float
-) -> int:
-    access = load_or_create_access(access_file)
+async def _serve(address: Address, access_file: Path, options: argparse.Namespace) -> int:
+    access, tls = load_or_create_access(access_file), tls_of_options(options)
     if address.scheme == "tcp":
         access = access._replace(encrypted=tls is not False)
         save_access(access)  # before anybody can connect
@@ -111,7 +114,7 @@ async def _serve(
     if credentials.are_plain(address):
         log.warning(PLAIN_WARNING, "this scheduler")
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
-    core = SchedulerCore(info, no_workers_timeout, heartbeat_timeout)
+    core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown)
     server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)
@@ -122,9 +125,10 @@ async def _serve(
         )
     print(f"{PROGRAM} {__version__} listens on {address}")
     if address.scheme == "tcp":
-        access = access._replace(address=_as_others_see_it(address))
+        address = _as_others_see_it(address)
+        access = access._replace(address=address)
         save_access(access)
-    _tell_how_to_join(access, access.address or address)
+    _tell_how_to_join(access, address)
     stop_on_signals(server.stopped, log)
     systemd = Systemd(os.environ)
     systemd.ready()
@@ -182,8 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        limits = options.no_workers_timeout, options.heartbeat_timeout
-        return run_loop(_serve(address, access_file, tls_of_options(options), *limits))
+        return run_loop(_serve(address, access_file, options))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -311,6 +311,19 @@ class Attempts:
             self._pool.update(worker)
         self._tell(task, m.ResultOffered(task.number, message.blob, message.size, worker.peer))
 
+    def cannot_run(self, run: m.Run, text: str) -> None:
+        """A worker cannot be sent an attempt: its task is lost."""
+        task = current_attempt(self.tasks, run.task, run.attempt)
+        if task is None or not isinstance(task.state, Running | Cancelled):
+            return
+        worker = task.state.worker
+        self._take_off(task, worker)
+        self._pool.update(worker)
+        if type(task.state) is Cancelled:
+            self._end(task, "end")
+        else:
+            self.lose(task, "stopped", m.Reason.SERIALIZATION, text)
+
     def lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         """A worker has left, and with it its attempts: their tasks are tried again elsewhere.
 

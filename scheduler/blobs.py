@@ -43,6 +43,13 @@ class BlobRecord:
     holders: dict[int, str | None] = field(default_factory=dict)  # by client: the place of its store, if it offers it
     copies: dict[int, Copy] = field(default_factory=dict)  # by worker
     users: int = 0
+    sizes: dict[int, int] = field(default_factory=dict)  # by client that offers it: as each has told it
+    refuted: set[int] = field(default_factory=set)  # clients from which it could not be had
+
+    def offering(self) -> int | None:
+        """The client that is asked for the chunks; None if no client offers the blob."""
+        able = (client for client, place in self.holders.items() if place is not None)
+        return next((client for client in able if client not in self.refuted), None)
 
 
 class BlobTable:
@@ -59,7 +66,9 @@ class BlobTable:
 
     def offer(self, blob: bytes, size: int, place: str, holder: int) -> None:
         """Have a client hold a blob whose bytes stay there. `place` says where they lie on its machine."""
-        self.records.setdefault(blob, BlobRecord([], size)).holders[holder] = place
+        record = self.records.setdefault(blob, BlobRecord([], size))
+        record.holders[holder] = place
+        record.sizes[holder] = size
 
     def size(self, blob: bytes) -> int:
         """The bytes of a blob: what has to be sent to a worker that does not have it."""
@@ -87,6 +96,7 @@ class BlobTable:
         for blob in blobs:
             record = self.records[blob]
             record.holders.pop(holder, None)
+            record.sizes.pop(holder, None)
             if not record.users and not record.holders:
                 gone.append(blob)
         return self._remove(gone)

@@ -57,14 +57,16 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.errors import ProtocolError
+from minidask.host.texts import printable
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
+from minidask.wire.infos import ClientInfo, WorkerInfo, checked
 
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Lagging, Left, Received
-from .holds import Holds, holds_of, keys_of, number_of
+from .events import Event, Joined, Lagging, Left, Received, Unsent
+from .holds import Holds, number_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
@@ -79,11 +81,8 @@ NO_WORKERS_SECONDS = 60.0
 MOST_BETWEEN_TICKS = 5.0
 """So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
 
-# More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
-MAX_SLOTS = 1 << 16
-MAX_COUNT = 1 << 32
 MAX_OUTPUT = 1 << 23
-PLAIN = (str, int, float, bool, type(None))
+MAX_ROWS = 1000
 
 Outbox = list[tuple[int, m.Message]]
 
@@ -95,6 +94,7 @@ class SchedulerCore:
         info: what the answer to `Ask` tells of the scheduler itself.
         no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
         heartbeat_timeout: after how many seconds of silence a worker is lost.
+        allow_shutdown: whether any client may end the cluster.
     """
 
     def __init__(
@@ -102,9 +102,11 @@ class SchedulerCore:
         info: dict[str, Any] | None = None,
         no_workers_seconds: float = NO_WORKERS_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
+        allow_shutdown: bool = False,
     ) -> None:
         self.info = info or {}
         self.heartbeat_timeout = heartbeat_timeout
+        self.allow_shutdown = allow_shutdown
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
         self.blobs = BlobTable()
@@ -145,6 +147,8 @@ class SchedulerCore:
             self._leave(event.peer, event.reason)
         elif type(event) is Lagging:
             self._lag(event)
+        elif type(event) is Unsent:
+            self._unsent(event)
         else:
             self._tick(now)
         return self.take()
@@ -246,39 +250,38 @@ class SchedulerCore:
             self._worker_joins(event, now)
 
     def _client_joins(self, event: Joined) -> None:
-        info, name = _plain(event)
-        forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
+        info, _ = checked(ClientInfo, event.info)
         client = ClientRecord(
-            event.peer, name, forward_output, nested, minor(info.get("python")), keys=keys_of(event.info)
-        )
+            event.peer, printable(info.name or event.address), info.forward_output, info.nested,
+            printable(minor(info.python)), keys=tuple(info.keys), slot_of=info.slot_of,
+        )  # fmt: skip
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
         self.clients[event.peer] = client
-        workers = [[w.address, w.name, w.slots, w.versions] for w in self.workers.values()]
-        self._send(event.peer, m.Workers(workers))
+        workers = [m.WorkerRow(w.address, w.name, w.slots, w.versions) for w in self.workers.values()]
+        self._send(event.peer, m.Workers(workers[:MAX_ROWS]))
+        self._out += [(event.peer, m.WorkerChanged(*row)) for row in workers[MAX_ROWS:]]
         self.pythons.check([client])
         for worker in self.workers.values():
             self.pythons.note(worker, client)
 
     def _worker_joins(self, event: Joined, now: float) -> None:
-        info, name = _plain(event)
-        slots, prefetch = info.get("slots"), info.get("prefetch", 0)
-        if type(slots) is not int or not 0 <= slots <= MAX_SLOTS:
-            raise ProtocolError(f"a machine must say how many workers it has, 0 to {MAX_SLOTS}, and not {slots!r}")
-        if type(prefetch) is not int or not prefetch >= 0:
-            raise ProtocolError(f"a worker cannot hold {prefetch!r} calls in advance")
-        versions = described(event.info)
-        info["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
+        info, more = checked(WorkerInfo, event.info)
+        told = described({PYTHON: info.python, "packages": info.packages})
+        versions = {printable(package): printable(version) for package, version in told.items()}
+        shown = {**more, "host": info.host, "pid": info.pid, "prefetch": info.prefetch, "serves": info.serves,
+                 "place": info.place, "python": versions.get(PYTHON, "")}  # fmt: skip
+        shown = {printable(key): printable(value) if type(value) is str else value for key, value in shown.items()}
+        shown["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
         worker = WorkerRecord(
-            event.peer, event.address, name, slots, prefetch, info, now,
-            serves=str(info.get("serves") or ""), place=str(info.get("place") or ""),
-            versions=versions, python=minor(info.get("python")), uid=str(info.get("uid") or ""),
+            event.peer, event.address, printable(info.name or event.address), info.slots, info.prefetch, shown, now,
+            serves=info.serves, place=info.place, versions=versions, python=minor(versions.get(PYTHON)), uid=info.uid,
         )  # fmt: skip
-        self._take_over(worker, holds_of(event.info), now)
+        self._take_over(worker, dict(info.holds), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
-        self._slots_changed(worker, slots)
+        self._slots_changed(worker, worker.slots)
         for client in self.clients.values():
             self.pythons.note(worker, client)
 
@@ -322,12 +325,32 @@ class SchedulerCore:
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
 
+        A worker that does not read is given none.
+
         The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
         """
+        worker = self.workers.get(event.peer)
+        if worker is not None:
+            worker.lags = event.lags
+            self.pool.update(worker)
         client = self.clients.get(event.peer)
         if client is not None and not client.nested and client.lags is not event.lags:
             client.lags = event.lags
             (self.ready.hold if client.lags else self.ready.go_on)(client)
+
+    def _unsent(self, event: Unsent) -> None:
+        """End what a message was about that cannot be sent: one task, blob or question, and never the connection."""
+        peer, message, text = event
+        what = f"its {type(message).__name__} cannot be sent: {text}"
+        match message:
+            case m.Run():
+                self.attempts.cannot_run(message, what)
+            case m.TaskDone() | m.TaskRaised() | m.TaskLost():
+                self._send(peer, m.TaskLost(message.task, m.Reason.SERIALIZATION, what))
+            case m.PutBlob(blob) | m.NeedBlob(blob):
+                self._send(peer, m.BlobLost(blob, what))
+            case m.Answer(request):
+                self._send(peer, m.Answer(request, {"error": what}))
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         self.data.lose(worker)
@@ -377,7 +400,7 @@ class SchedulerCore:
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
             raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
-        parent = self._parent(message) if message.parent else None
+        parent = self._parent(client, message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
             self.idle_notices.subscribe(client, message.group, parent)
@@ -389,7 +412,7 @@ class SchedulerCore:
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:
         check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
-        parent = self._parent(message) if message.parent else None
+        parent = self._parent(client, message) if message.parent else None
         died = self.nesting.died_before(parent, message) if parent is not None else ()
         refusal = refusal_of(client, message, group, parent)
         if len(died) >= MAX_DEATHS:
@@ -418,15 +441,21 @@ class SchedulerCore:
         named = client.keys and 0 < number < m.OUTLIVES
         return number_of(client.keys[0], number) if named else self._next_task
 
-    def _parent(self, message: m.Submit | m.RanInline | m.OpenGroup) -> TaskRecord | None:
-        """The task that a message is from; None if that attempt of it is over or was stopped."""
+    def _parent(self, client: ClientRecord, message: m.Submit | m.RanInline | m.OpenGroup) -> TaskRecord | None:
+        """The task that a message is from; None if that attempt of it is over or was stopped, or runs elsewhere.
+
+        Its worker has told its slots its `uid`, and nobody else: so a client cannot submit in the name of a task of
+        others, whose client is shown what the tasks within it print.
+        """
         if len(message.parent) != 2:
             raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
         task = current_attempt(self.attempts.tasks, *message.parent)
         if task is None:
             return None
         state = task.state
-        return task if type(state) is Running or (type(state) is Cancelled and not state.stopped) else None
+        if type(state) is Running or (type(state) is Cancelled and not state.stopped):
+            return task if state.worker.uid == client.slot_of else None
+        return None
 
     def _cancel(self, client: ClientRecord, message: m.Cancel) -> None:
         for number in message.tasks:
@@ -446,17 +475,19 @@ class SchedulerCore:
         self._send(client.peer, m.Answer(message.request, {**info, "you": client.peer}))
 
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
-        if not 0 <= message.failed <= message.finished <= MAX_COUNT:
+        if not 0 <= message.failed <= message.finished:
             raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
         if not message.parent:
             client.counts.add(message.finished, message.failed)
             self.attempts.finished += message.finished
             return
-        parent = self._parent(message)
+        parent = self._parent(client, message)
         if parent is not None:
             parent.root.within.add(message.finished, message.failed)
 
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:
+        if not self.allow_shutdown:
+            raise ProtocolError("this cluster is not for its clients to end")
         self.stopping = True
         self._out += [(peer, m.Shutdown()) for peer in self.workers]
 
@@ -464,27 +495,21 @@ class SchedulerCore:
 
     def _output(self, worker: WorkerRecord, message: m.Output) -> None:
         client = self.clients.get(message.client)
-        if client is not None and client.forward_output and not client.lags:
+        if client is None or not any(task.root is client for task in worker.tasks.values()):
+            return  # what a worker prints that runs nothing for a client is none of the client's
+        if client.forward_output and not client.lags:
             text = message.text[:MAX_OUTPUT]
             self._send(client.peer, m.TaskOutput(f"{worker.name}.{message.slot}", message.stream, text))
 
     def _task_message(self, worker: WorkerRecord, message: m.TaskMessage) -> None:
         task = current_attempt(worker.tasks, message.task, message.attempt)
-        if task is not None:
+        if task is not None and not (task.root.lags and message.channel == m.RECORDS):
             self._send(task.root.peer, m.CallerMessage(message.channel, message.payload))
 
     def _heartbeat(self, worker: WorkerRecord, message: m.Heartbeat) -> None:
         worker.memory = message.memory
 
     def _resized(self, worker: WorkerRecord, message: m.Resized) -> None:
-        if not 0 <= message.slots <= MAX_SLOTS:
-            raise ProtocolError(f"a machine cannot have {message.slots} workers, but 0 to {MAX_SLOTS}")
         worker.slots = message.slots
         self.pool.update(worker)
         self._slots_changed(worker, worker.slots)
-
-
-def _plain(event: Joined) -> tuple[dict[str, Any], str]:
-    """What a peer says of itself, without values that cannot be passed on; and its name."""
-    info = {key: value for key, value in event.info.items() if isinstance(value, PLAIN)}
-    return info, str(info.get("name") or event.address)

@@ -37,6 +37,14 @@ class Received(NamedTuple):
     message: Message
 
 
+class Unsent(NamedTuple):
+    """A message cannot be sent to a peer, for the reason in `text`: it is over the limits of the wire."""
+
+    peer: int
+    message: Message
+    text: str
+
+
 class Lagging(NamedTuple):
     """A peer reads more slowly than messages for it come: `lags`. Or it has caught up."""
 
@@ -48,4 +56,4 @@ class Tick(NamedTuple):
     """Time has passed; the shell sends one a second."""
 
 
-Event = Joined | Left | Received | Lagging | Tick
+Event = Joined | Left | Received | Unsent | Lagging | Tick

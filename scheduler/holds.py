@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
-from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
 from .tasks import ClientRecord, TaskRecord, WorkerRecord
@@ -133,28 +131,3 @@ def next_attempt(task: TaskRecord) -> int:
     """
     adopted = task.id >= m.OUTLIVES and task.id // m.OUTLIVES != task.client.keys[0]
     return max(task.attempt, len(task.client.keys) * MANY if adopted else 0) + 1
-
-
-def keys_of(info: dict[str, Any]) -> tuple[int, ...]:
-    """The keys that a client has drawn, its present one first.
-
-    Raises:
-        ProtocolError: they are none.
-    """
-    keys = info.get("keys", [])
-    if type(keys) is not list or not all(type(key) is int and 0 < key <= m.MAX_KEY for key in keys):
-        raise ProtocolError(f"a client cannot have the keys {keys!r}")
-    return tuple(keys[: m.MAX_KEYS])
-
-
-def holds_of(info: dict[str, Any]) -> dict[int, int]:
-    """The attempts that a worker has brought along, by task.
-
-    Raises:
-        ProtocolError: they are none.
-    """
-    holds = info.get("holds", [])
-    pairs = type(holds) is list and all(type(pair) is list and len(pair) == 2 for pair in holds)
-    if not pairs or not all(type(number) is int and number > 0 for pair in holds for number in pair):
-        raise ProtocolError(f"a worker cannot hold {holds!r}")
-    return dict(holds)

@@ -57,7 +57,9 @@ def _check_workers(core: SchedulerCore) -> None:
         assert worker.delivering == delivering, f"{worker.name} miscounts the results that are fetched"
         idle, spare = core.pool.idle, core.pool.spare
         in_idle, in_spare = worker.peer in idle.get(worker.python, ()), worker.peer in spare.get(worker.python, ())
-        assert in_idle == (worker.free > 0), f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
+        assert in_idle == (worker.free > 0 and not worker.lags), (
+            f"{worker.name} has {worker.free} free slots, idle: {in_idle}"
+        )
         assert not in_spare or worker.free > -worker.prefetch, f"{worker.name} is over its load"
         assert worker.blobs <= core.blobs.records.keys(), f"{worker.name} keeps blobs that are gone"
     for pool in (core.pool.idle, core.pool.spare):

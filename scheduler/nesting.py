@@ -198,16 +198,15 @@ class Nesting:
                 above.extend(reversed(task.nest.parents.values()))
         return None
 
-    def host_for(self, task: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
+    def host_for(self, worker: WorkerRecord) -> TaskRecord | None:
         """A task on this worker that can host a pinned nested task; None if there is none.
 
         Any task that waits will do, even one that is no ancestor. Otherwise two tasks that each have a task pinned to
         the worker where the other one waits would wait for ever.
         """
-        if task.parent is not None:
-            for host in worker.tasks.values():
-                if host.nest is not None and host.nest.can_host:
-                    return host
+        for host in worker.tasks.values():
+            if host.nest is not None and host.nest.can_host:
+                return host
         return None
 
 

@@ -27,6 +27,8 @@ class PinnedTasks:
         self._workers = workers
         self._nesting = nesting
         self._tasks: dict[int, dict[int, TaskRecord]] = {}  # by worker, then by number; no worker without tasks
+        self._nested: dict[int, dict[int, TaskRecord]] = {}  # those of them that may borrow a slot
+        self._worker_of: dict[int, int] = {}
 
     def add(self, task: TaskRecord) -> tuple[Reason, str] | None:
         """Have a task wait for its worker.
@@ -40,19 +42,28 @@ class PinnedTasks:
             where = f"{worker.name} at {worker.address}, which had to run it"
             return Reason.VERSION, mismatch(task.client.python, [(where, worker.versions[PYTHON])])
         self._tasks.setdefault(worker.peer, {})[task.id] = task
+        self._worker_of[task.id] = worker.peer
+        if task.parent is not None:
+            self._nested.setdefault(worker.peer, {})[task.id] = task
         return None
 
     def remove(self, task: TaskRecord) -> None:
         """Forget a task that is over. Does nothing if it does not wait here."""
-        for peer, tasks in self._tasks.items():
-            if tasks.pop(task.id, None) is not None:
+        peer = self._worker_of.pop(task.id, None)
+        if peer is not None:
+            for by_worker in (self._tasks, self._nested):
+                tasks = by_worker.get(peer, {})
+                tasks.pop(task.id, None)
                 if not tasks:
-                    del self._tasks[peer]
-                return
+                    by_worker.pop(peer, None)
 
     def lose_worker(self, worker: WorkerRecord) -> list[TaskRecord]:
         """Forget a worker that has left; returns the tasks that have waited for it."""
-        return list(self._tasks.pop(worker.peer, {}).values())
+        self._nested.pop(worker.peer, None)
+        tasks = list(self._tasks.pop(worker.peer, {}).values())
+        for task in tasks:
+            del self._worker_of[task.id]
+        return tasks
 
     @property
     def count(self) -> int:
@@ -72,9 +83,12 @@ class PinnedTasks:
         """
         for peer, tasks in self._tasks.items():
             worker = self._workers[peer]
-            for task in tasks.values():
-                host = None if worker.free > 0 else self._nesting.host_for(task, worker)
-                if host is not None or worker.free > 0:
-                    self.remove(task)
-                    return task, worker, host
+            if worker.lags:
+                continue
+            nested = self._nested.get(peer)
+            host = self._nesting.host_for(worker) if nested and worker.free <= 0 else None
+            if worker.free > 0 or host is not None:
+                task = next(iter((tasks if worker.free > 0 else nested or tasks).values()))
+                self.remove(task)
+                return task, worker, host
         return None

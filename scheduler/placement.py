@@ -122,6 +122,8 @@ class WorkerPool:
     def update(self, worker: WorkerRecord) -> None:
         """Enter a worker anew, as the last one. To be called when its tasks, its slots or `congested` have changed."""
         self.remove(worker)
+        if worker.lags:
+            return
         free = worker.free
         if free > 0:
             self.idle.setdefault(worker.python, {})[worker.peer] = worker

@@ -29,6 +29,7 @@ from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 Entry = tuple[int, int, "Line"]
 Key = tuple[int, int, int]
 COMPACT_FROM = 64
+LOOK_AT = 64  # lines of one client: a client may have as many as it has priorities
 ANY = ("",)
 """For `peek` and `pop`: workers that can run the tasks of any Python."""
 
@@ -76,7 +77,9 @@ class ReadyQueue:
         self._heaps: dict[int, list[Entry]] = {}  # by client; the first in the dict is the next to take a turn
         self._held: dict[int, list[Entry]] = {}  # the heaps of clients that lag
         self._counts: dict[int, int] = {}
-        self._within: dict[int, list[Line]] = {}  # by task: the lines of what it has submitted
+        self._dead: dict[int, int] = {}  # by client: how many entries of its heap may be of lines that are forgotten
+        self._within: dict[int, dict[Line, None]] = {}  # by task: the lines of what it has submitted
+        self._children: dict[int, list[Entry]] = {}  # the same as heaps; entries of forgotten lines go when met
         self._turns: dict[int, int] = {}  # by client: when it was last served, counted in turns
         self._turn = 0
 
@@ -111,7 +114,8 @@ class ReadyQueue:
             line = lines[key] = Line(peer, key, task.group, task.priority, task.parent, task.client.python)
             line.tasks.append(task)
             if task.parent is not None:
-                self._within.setdefault(task.parent.id, []).append(line)
+                self._within.setdefault(task.parent.id, {})[line] = None
+                heapq.heappush(self._children.setdefault(task.parent.id, []), line.entry)
             heapq.heappush(self._heap(peer), line.entry)
         elif not line.tasks or task.order > line.tasks[-1].order:
             line.tasks.append(task)
@@ -119,6 +123,8 @@ class ReadyQueue:
             line.tasks.insert(bisect.bisect(line.tasks, task.order, key=_order), task)
             if line.tasks[0] is task:
                 self._sort(peer)
+                if task.parent is not None:
+                    heapq.heappush(self._children[task.parent.id], line.entry)
 
     def _heap(self, peer: int) -> list[Entry]:
         """The heap of a client's lines.
@@ -152,14 +158,26 @@ class ReadyQueue:
         return None
 
     def open_lines(self, pythons: Collection[str] = ANY) -> Iterator[Line]:
-        """The lines whose heads may run now: by the turns of the clients, and of each client the next one first.
+        """The first lines whose heads may run now: by the turns of the clients, and of each client the next one first.
 
         Args:
             pythons: the Pythons of the workers that could take them.
         """
         for peer in list(self._heaps):
             if self._next_line(peer, pythons) is not None:
-                yield from sorted(self._open(self._heaps[peer], pythons), key=lambda line: line.entry)
+                yield from self._first(self._heaps[peer], pythons)
+
+    def _first(self, heap: list[Entry], pythons: Collection[str]) -> Iterator[Line]:
+        """The first lines of a heap that may run now, in the order of their entries: no more than `LOOK_AT` are met."""
+        frontier = [(heap[0], 0)]
+        for _ in range(LOOK_AT):
+            if not frontier:
+                return
+            entry, place = heapq.heappop(frontier)
+            yield from self._open([entry], pythons)
+            for below in (2 * place + 1, 2 * place + 2):
+                if below < len(heap):
+                    heapq.heappush(frontier, (heap[below], below))
 
     def pop(self, pythons: Collection[str] = ANY) -> TaskRecord | None:
         """Take out the next task that may run now, and end its client's turn; None if there is none.
@@ -194,11 +212,23 @@ class ReadyQueue:
         return task
 
     def _child_line(self, parent: TaskRecord) -> Line | None:
-        lines = self._within.get(parent.id, ())
-        for line in lines:
+        """The line of the next child. On the way, as in `_next_line`, lines are forgotten and parked."""
+        heap = self._children.get(parent.id, [])
+        while heap:
+            _, head, line = heap[0]
             line.skip_cancelled()
-        open_lines = [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
-        return min(open_lines, key=lambda line: line.entry, default=None)
+            if not line.tasks or line not in self._within.get(parent.id, ()):
+                heapq.heappop(heap)
+                if line in self._within.get(parent.id, ()):
+                    self._remove_line(line)
+            elif line.tasks[0].order != head:
+                heapq.heapreplace(heap, line.entry)
+            elif line.group is not None and line.group.full:
+                heapq.heappop(heap)
+                line.group.parked_children.append(line)
+            else:
+                return line
+        return None
 
     def _settle(self, line: Line) -> None:
         """Clean up a line from which a task was taken. Its entry in the heap is corrected once that comes first."""
@@ -212,14 +242,18 @@ class ReadyQueue:
             self._remove_line(line)
 
     def _remove_line(self, line: Line) -> None:
-        """Forget a line that may be anywhere in its heap."""
+        """Forget a line anywhere in its heap: its entry goes when it is met, or when half of all are such."""
         self._forget_line(line)
+        peer = line.peer
+        self._dead[peer] = self._dead.get(peer, 0) + 1
         for heaps in (self._heaps, self._held):
-            heap = heaps.get(line.peer, [])
-            heap[:] = [entry for entry in heap if entry[2] is not line]
-            heapq.heapify(heap)
-        if not self._heaps.get(line.peer, True):
-            del self._heaps[line.peer]
+            heap = heaps.get(peer, [])
+            if heap and 2 * self._dead[peer] >= len(heap):
+                heap[:] = [entry for entry in heap if self._is_known(entry[2])]
+                heapq.heapify(heap)
+                self._dead[peer] = 0
+        if not self._heaps.get(peer, True):
+            del self._heaps[peer]
 
     def _next_line(self, peer: int, pythons: Collection[str]) -> Line | None:
         """The client's line whose head is to run next; None if no task may run now.
@@ -230,7 +264,7 @@ class ReadyQueue:
             heap = self._heaps[peer]
             _, head, line = heap[0]
             line.skip_cancelled()
-            if not line.tasks or line.tasks[0].order != head:
+            if not line.tasks or line.tasks[0].order != head or not self._is_known(line):
                 self._advance(line)
             elif line.group is not None and line.group.full:
                 heapq.heappop(heap)
@@ -251,19 +285,26 @@ class ReadyQueue:
         lines = [entry[2] for entry in heap if fits(entry[2].python, pythons)]
         for line in lines:
             line.skip_cancelled()
-        return [line for line in lines if line.tasks and not (line.group is not None and line.group.full)]
+        return [
+            line
+            for line in lines
+            if line.tasks and self._is_known(line) and not (line.group is not None and line.group.full)
+        ]
 
     def _advance(self, line: Line) -> None:
         """Correct the first entry of a heap, whose line has another head or none."""
         heap = self._heaps[line.peer]
         line.skip_cancelled()
-        if line.tasks:
+        if line.tasks and self._is_known(line):
             heapq.heapreplace(heap, line.entry)
             return
         heapq.heappop(heap)
         self._forget_line(line)
         if not heap:
             del self._heaps[line.peer]
+
+    def _is_known(self, line: Line) -> bool:
+        return self._lines.get(line.peer, {}).get(line.key) is line
 
     def _forget_line(self, line: Line) -> None:
         lines = self._lines.get(line.peer, {})
@@ -272,11 +313,11 @@ class ReadyQueue:
             if not lines:
                 del self._lines[line.peer]
         if line.parent is not None:
-            siblings = self._within.get(line.parent.id, [])
-            if line in siblings:
-                siblings.remove(line)
+            siblings = self._within.get(line.parent.id, {})
+            siblings.pop(line, None)
             if not siblings:
                 self._within.pop(line.parent.id, None)
+                self._children.pop(line.parent.id, None)
 
     def unpark(self, group: GroupRecord) -> None:
         """Put the lines of a group back into their heaps, after one of its tasks has ended."""
@@ -287,6 +328,10 @@ class ReadyQueue:
                 heapq.heappush(self._heap(line.peer), line.entry)
             else:
                 self._forget_line(line)
+        children, group.parked_children = group.parked_children, []
+        for line in children:
+            if line.tasks and line in self._within.get(line.parent.id, ()):
+                heapq.heappush(self._children.setdefault(line.parent.id, []), line.entry)
 
     def remove(self, task: TaskRecord) -> None:
         """Count a queued task as cancelled; it has left the state `Ready`, and is skipped when met."""
@@ -313,6 +358,7 @@ class ReadyQueue:
         self._held.pop(client.peer, None)
         self._counts.pop(client.peer, None)
         self._turns.pop(client.peer, None)
+        self._dead.pop(client.peer, None)
 
 
 def _key(task: TaskRecord) -> Key:

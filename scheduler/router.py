@@ -46,13 +46,16 @@ from collections.abc import Callable, Iterable
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
+from minidask.wire.chunks import answer
 from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.large import BLOB_ID_BYTES, answer
+from minidask.wire.large import BLOB_ID_BYTES
 
 from .blobs import RELAY, BlobRecord, BlobTable, Copy
 from .tasks import ClientRecord, WorkerRecord
+from .windows import Windows
 
 MAX_TEXT = 10_000
+TOO_MUCH = "too much was asked for that has not come yet"
 
 
 class BlobRouter:
@@ -76,6 +79,7 @@ class BlobRouter:
         self._clients = clients
         self._workers = workers
         self._send = send
+        self._windows = Windows()
         self._serving: dict[int, WorkerRecord] = {}  # the workers at which others can fetch
 
     # --- workers ---
@@ -88,6 +92,7 @@ class BlobRouter:
     def lose(self, worker: WorkerRecord) -> None:
         """Forget a worker that is gone. Workers that were fetching from it are told of another source."""
         self._serving.pop(worker.peer, None)
+        self._windows.lose(worker.peer)
         for blob in worker.blobs:
             for peer in self.table.lose_copy(blob, worker.peer):
                 self._direct(blob, self._workers[peer], f"machine {worker.name}, which had it, was lost")
@@ -109,7 +114,9 @@ class BlobRouter:
             known = worker.blobs.intersection(blobs)
             if known:
                 worker.blobs -= known
-                self._send(worker.peer, m.ReleaseBlobs(sorted(known)))
+                some = sorted(known)
+                for start in range(0, len(some), m.MAX_BLOBS):
+                    self._send(worker.peer, m.ReleaseBlobs(some[start : start + m.MAX_BLOBS]))
 
     def _direct(self, blob: bytes, worker: WorkerRecord, why: str) -> None:
         """Tell a worker where to fetch a blob.
@@ -126,6 +133,8 @@ class BlobRouter:
             return
         source = self._serving.get(record.copies[worker.peer].source)
         address = source.serves if source else ""
+        if source is None:
+            self._windows.begin(worker.peer, RELAY)
         self._send(worker.peer, m.NeedBlob(blob, record.size, address, self._places(record, worker)))
 
     def _places(self, record: BlobRecord, worker: WorkerRecord) -> list[str]:
@@ -147,15 +156,32 @@ class BlobRouter:
         copy = self._copy(worker, message.blob)
         source = self._serving.get(copy.source) if copy is not None else None
         if copy is not None and not copy.complete and message.source == (source.serves if source else ""):
-            copy.failed.add(copy.source)
+            if copy.source != RELAY or not self._refute(self.table.records[message.blob]):
+                copy.failed.add(copy.source)
             self._direct(message.blob, worker, message.text[:MAX_TEXT])
+
+    def _refute(self, record: BlobRecord) -> bool:
+        """Ask the client for a blob no more that has given none, or other bytes. Returns whether another one offers it.
+
+        Any client may offer any name. So what one has told, the size too, holds for its own offer alone.
+        """
+        liar = record.offering()
+        if liar is not None:
+            record.refuted.add(liar)
+        other = record.offering()
+        if other is not None:
+            record.size = record.sizes[other]
+        return other is not None
 
     def chunk_wanted(self, worker: WorkerRecord, message: m.FetchChunk) -> None:
         """Pass a worker's request for a chunk to a client that offers the blob; answer it if the bytes are here."""
         record = self._record(message.blob)
-        holder = _offering(record) if record is not None else None
-        if holder is not None:
+        holder = record.offering() if record is not None else None
+        if holder is not None and self._windows.ask(worker.peer, RELAY, message.size):
             self._send(holder, message._replace(peer=worker.peer))
+            return
+        if holder is not None:
+            self._send(worker.peer, m.NoBlob(message.blob, 0, TOO_MUCH))
             return
         content = memoryview(record.payload[0]) if record is not None and record.payload else memoryview(b"")
 
@@ -204,11 +230,12 @@ class BlobRouter:
 
     def leave(self, client: ClientRecord) -> None:
         """Release all blobs of a client that is gone. Workers go on with another client that has the same."""
+        self._windows.lose(client.peer)
         self._release(client, set(client.blobs))
 
     def _release(self, client: ClientRecord, blobs: set[bytes]) -> None:
         client.blobs -= blobs
-        sources = {blob: _offering(self.table.records[blob]) for blob in blobs}
+        sources = {blob: self.table.records[blob].offering() for blob in blobs}
         self.forget(self.table.release(blobs, client.peer))
         for blob, source in sources.items():
             if source == client.peer and blob in self.table.records:
@@ -219,6 +246,8 @@ class BlobRouter:
         """Pass a client's answer to the worker that fetches the blob from clients; any other answer is dropped."""
         worker = self._workers.get(message.peer)
         copy = self._copy(worker, message.blob) if worker is not None else None
+        if worker is not None:
+            self._windows.came(worker.peer, RELAY, *_size(message))
         if worker is not None and copy is not None and not copy.complete and copy.source == RELAY:
             self._send(worker.peer, message._replace(peer=0))
 
@@ -226,13 +255,16 @@ class BlobRouter:
 
     def result_chunk_wanted(self, client: ClientRecord, message: m.FetchChunk) -> None:
         """Pass a client's request to the worker that has the result; refuse it if that worker was lost."""
-        if message.peer in self._workers:
+        if message.peer not in self._workers:
+            self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
+        elif self._windows.ask(client.peer, message.peer, message.size):
             self._send(message.peer, message._replace(peer=client.peer))
         else:
-            self._send(client.peer, m.NoBlob(message.blob, message.peer, "its machine was lost"))
+            self._send(client.peer, m.NoBlob(message.blob, message.peer, TOO_MUCH))
 
     def result_chunk(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
         """Pass a worker's answer to the client that has asked; an answer for a client that has left is dropped."""
+        self._windows.came(message.peer, worker.peer, *_size(message))
         if message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 
@@ -247,6 +279,5 @@ def _check_id(blob: bytes) -> None:
         raise ProtocolError(f"a blob's id has {BLOB_ID_BYTES} bytes, and not {len(blob)}")
 
 
-def _offering(record: BlobRecord) -> int | None:
-    """The client that is asked for the chunks of a blob; None if no client offers it."""
-    return next((client for client, place in record.holders.items() if place is not None), None)
+def _size(answer: m.Chunk | m.NoBlob) -> list[int]:
+    return [len(answer.payload[0])] if isinstance(answer, m.Chunk) and answer.payload else []

@@ -9,6 +9,14 @@ Events wait in an inbox until the event before is dealt with. The worker that sh
 `post`, and does so while its own message is being sent: without the inbox the core would be entered from within. All
 links that were written to are flushed once, when the inbox is empty: one write for many messages.
 
+Peers that do not read
+----------------------
+
+For each peer a link queues what it has not read. From 64 MiB on the peer *lags*. The core then begins none of a
+client's tasks, and gives a worker none. What a client asks for waits here until it has caught up, and so do a worker's
+requests for chunks: so nobody has more made ready than it reads. Where more than `MOST_WAITING` pile up all the same,
+the connection ends.
+
 Errors
 ------
 
@@ -30,18 +38,21 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
+from minidask.host.texts import printable
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.sockets import DEAD_SECONDS, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
-from minidask.wire.messages import BEATS, Goodbye, Heartbeat, Message, Notice
+from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
 
 from .core import Outbox, SchedulerCore
-from .events import Event, Joined, Lagging, Left, Received, Tick
+from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
+MAX_ADDRESS = 200
+MOST_WAITING = 1 << 30
 
 log = logging.getLogger("minidask.scheduler")
 
@@ -63,6 +74,7 @@ class SchedulerServer:
         self._credentials = credentials
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
         self._info["heartbeat_timeout"] = core.heartbeat_timeout
+        self._info["shutdown"] = core.allow_shutdown
         self._beat_at = 0.0
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
@@ -72,6 +84,7 @@ class SchedulerServer:
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
         self._dismissed: set[int] = set()  # peers that were told goodbye, and are still connected
+        self._lagging: dict[int, list[Event]] = {}  # by peer: what it has asked for meanwhile
         self._next_peer = 0
         self._ticker: asyncio.TimerHandle | None = None
 
@@ -163,6 +176,8 @@ class SchedulerServer:
     def _handle(self, event: Event, touched: set[int]) -> None:
         if type(event) is Received and event.peer in self._dismissed:
             return
+        if self._lagging and type(event) is Received and self._has_to_wait(event):
+            return
         try:
             self._write(self.core.handle(event, time.monotonic()), touched)
         except ProtocolError as error:
@@ -178,6 +193,14 @@ class SchedulerServer:
                 self._mend(touched)
             else:
                 self._end_all(touched)
+
+    def _has_to_wait(self, event: Received) -> bool:
+        """Whether a peer has to read first what waits for it. A worker's reports never wait."""
+        asked = self._lagging.get(event.peer)
+        if asked is None or (event.peer in self.core.workers and type(event.message) is not FetchChunk):
+            return False
+        asked.append(event)
+        return True
 
     def _assign(self, touched: set[int]) -> None:
         try:
@@ -222,14 +245,15 @@ class SchedulerServer:
                 link.send(message)
             except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
                 log.warning("peer %d cannot be sent a %s: %s", peer, type(message).__name__, error)
-                self._dismissed.add(peer)
-                message = Goodbye(f"it cannot be sent a {type(message).__name__}: {error}"[:MAX_REASON])
-                link.send(message)
+                self._inbox.append(Unsent(peer, message, f"{error}"[:MAX_REASON]))
+                continue
             if type(message) is Goodbye:
                 link.close()
             elif type(message) is Notice:
                 log.warning("%s", message.text)
             touched.add(peer)
+            if peer in self._lagging and isinstance(link, MessageLink) and link.waiting > MOST_WAITING:
+                link.abort(OSError(f"it does not read: {link.waiting} bytes wait for it"))
 
     def _flush(self, touched: set[int]) -> None:
         for peer in touched:
@@ -276,7 +300,7 @@ class SchedulerServer:
             link.close()  # the handshake ended while `close` went through the others
             return
         info = handshake.peer_info
-        address = link.peer or f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"
+        address = link.peer or printable(f"unix://{info.get('host', '?')}/{info.get('pid', '?')}"[:MAX_ADDRESS])
         peer = self.attach(link, handshake.role, address, info)
         if handshake.role == "client" and link.endure():  # a worker is silent when it stands still, and lost then
             self._enduring.add(link)
@@ -290,8 +314,13 @@ class SchedulerServer:
 
     def _lags(self, link: MessageLink, lags: bool) -> None:
         peer = self._peers.get(id(link))
-        if peer is not None:
-            self.post(Lagging(peer, lags))
+        if peer is None:
+            return
+        if lags:
+            self._lagging.setdefault(peer, [])
+            self.post(Lagging(peer, True))
+        else:
+            self.post(Lagging(peer, False), *self._lagging.pop(peer, ()))
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         self._strangers.discard(link)
@@ -303,6 +332,7 @@ class SchedulerServer:
             return
         del self._links[peer]
         self._dismissed.discard(peer)
+        self._lagging.pop(peer, None)
         reason = str(error) if error else "it closed the connection"
         log.info("peer %d has left: %s", peer, reason)
         self.post(Left(peer, reason))

@@ -136,6 +136,8 @@ class ClientRecord:
     `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
     again that it wants.
 
+    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
+
     It `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
@@ -155,6 +157,7 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     keys: tuple[int, ...] = ()
+    slot_of: str = ""
     settled: bool = False
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
@@ -172,14 +175,15 @@ class ClientRecord:
 class GroupRecord:
     """The tasks of one `Parallel` or `map` call, of which `limit` may run at once (0: all).
 
-    Lines of the queue wait in `parked` while the group is full. `seconds` is the smoothed duration of its finished
-    tasks; None until the first one has finished.
+    Lines of the queue wait in `parked` while the group is full, and in `parked_children` for slots that are lent.
+    `seconds` is the smoothed duration of its finished tasks; None until the first one has finished.
     """
 
     number: int
     limit: int
     running: int = 0
     parked: list[Any] = field(default_factory=list)
+    parked_children: list[Any] = field(default_factory=list)
     seconds: float | None = None
 
     @property
@@ -201,7 +205,7 @@ class WorkerRecord:
 
     `versions` are those of its Python and packages; `python` is the first as "3.11", or "" if it is unknown. Its log
     has a line about clients of each of the `noted_pythons`. `uid` is the same each time that the daemon joins; `held`
-    is how many slots attempts of unknown tasks have: see `holds.py`.
+    is how many slots attempts of unknown tasks have: see `holds.py`. It `lags` as a client may, and gets no tasks then.
     """
 
     peer: int
@@ -225,6 +229,7 @@ class WorkerRecord:
     noted_pythons: set[str] = field(default_factory=set)
     uid: str = ""
     held: int = 0
+    lags: bool = False
 
     @property
     def free(self) -> int:

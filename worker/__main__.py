@@ -170,7 +170,8 @@ async def _work(options: argparse.Namespace) -> int:
         log.warning(PLAIN_WARNING, options.address)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
-    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""), to_text(tls))
+    access_file, uid = str(options.access_file or ""), os.urandom(16).hex()
+    slot_config = SlotConfig(str(store.folder), str(options.address), access_file, to_text(tls), uid)
     shell = WorkerShell(
         options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
     )

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.pickling.payload import left_in
-from minidask.wire.large import LARGE_BYTES
+from minidask.wire.large import LARGE_BYTES, blob_id
 from minidask.wire.messages import CallDone, Done, PutBlob
 
 log = logging.getLogger("minidask.worker")

@@ -61,6 +61,7 @@ class Peers:
         self._links: dict[Peer, MessageLink] = {}
         self._numbers = itertools.count(1)
         self._unsent: dict[Peer, list[Message]] = {}  # for links that are not open yet
+        self._asked: dict[int, list[Message]] = {}  # by reader that lags: what it has asked for meanwhile
         self._connecting: set[asyncio.Task[None]] = set()
 
     async def listen(self, scheduler: Address, port: int) -> None:
@@ -145,18 +146,27 @@ class Peers:
 
         def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
             del self._links[number]
+            self._asked.pop(number, None)
+
+        def lags(link: MessageLink, lags: bool) -> None:
+            if lags:
+                self._asked.setdefault(number, [])
+            else:
+                self._received(number, self._asked.pop(number, []))
 
         def received(_: MessageLink, messages: list[Message]) -> None:
             self._received(number, messages)
 
         tls = self._credentials.stream(ANYWHERE, accepts=True)
-        link = MessageLink(handshake, lambda _: None, received, closed, tls=tls)
+        link = MessageLink(handshake, lambda _: None, received, closed, on_lag=lags, tls=tls)
         self._links[number] = link
         return link
 
     def _received(self, peer: Peer, messages: list[Message]) -> None:
         for message in messages:
-            if isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
+            if isinstance(peer, int) and peer in self._asked:
+                self._asked[peer].append(message)  # it has to read first what it has asked for
+            elif isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
                 self._receiver.received(peer, message)
 
 

@@ -87,7 +87,7 @@ class WorkerShell:
         """Set after `drain()`, when every call is over and its outcome is on its way."""
         self.reason = ""
         self._heartbeat_seconds = HEARTBEAT_SECONDS
-        self._uid = os.urandom(16).hex()
+        self._uid = slot_config.uid
         self._size = slots
         self._make_slot = make_slot
         self._limits = limits

@@ -16,7 +16,7 @@ from minidask.data.downloads import Downloads, Send, Serve
 from minidask.data.files import Draft
 from minidask.data.store import RESULT, BlobStore
 from minidask.host.folders import folders_here
-from minidask.wire.large import answer
+from minidask.wire.chunks import answer
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
 from .events import BlobFailed, BlobHere, Event, NoRoom
@@ -59,6 +59,9 @@ class Transfers:
         The core is sent `BlobHere` when the blob is there, at once if it was there before. It is sent `NoRoom` if there
         is no room for it. If the blob is under way already, it goes on from the new source.
         """
+        if blob in self._drafts and self._downloads.size(blob) != size:
+            self._drafts.pop(blob).abandon()  # it was another one's, who has told another size
+            self._carry_out(self._downloads.drop([blob], "its size is another one"))
         if blob not in self._drafts:
             try:
                 if self._shared or self._store.pin(blob) or self._store.adopt(blob, folders_here(places)):

@@ -19,8 +19,9 @@ from minidask.data.store import BlobStore, warn_of_sending
 from minidask.errors import SchedulerLost, SerializationError
 from minidask.host.folders import place_of
 from minidask.host.signals import pass_on
+from minidask.wire.chunks import answer
 from minidask.wire.frames import Buffer
-from minidask.wire.large import OUT_OF_BAND_BYTES, answer
+from minidask.wire.large import OUT_OF_BAND_BYTES
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob, OfferBlob, Payload, ReleaseBlobs
 
 

@@ -30,6 +30,7 @@ from minidask.host import checks
 from minidask.host.folders import sweep
 from minidask.host.packages import versions
 from minidask.host.sizes import count
+from minidask.host.texts import printable
 from minidask.net.tls_options import TLSFiles, checked_tls
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
@@ -429,10 +430,13 @@ class Client:
 
         Raises:
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+            MinidaskError: the answer is too long to be sent.
         """
         info = self._ask(self.shell.ask, self.timeout)
         if info is None:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        if "error" in info:
+            raise MinidaskError(f"the scheduler cannot describe the cluster: {printable(str(info['error']))}")
         return info
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
@@ -477,9 +481,18 @@ class Client:
         remove(self)  # only now: what is interrupted before is tried again at exit
 
     def shutdown(self) -> None:
-        """End the scheduler and all workers, even if another client has started them; then close this client."""
+        """End the scheduler and all workers, even if another client has started them; then close this client.
+
+        Raises:
+            MinidaskError: the scheduler allows that to no client.
+        """
         if self.shell.core.forked_from:
             self.shell.check()
+        if not self.closed and not (self.shell.connection.peer_info or {}).get("shutdown"):
+            raise MinidaskError(
+                f"no client may end the cluster at {self.address}: end minidask-scheduler and minidask-worker"
+                " where they run, or start minidask-scheduler with --allow-shutdown"
+            )
         self.shell.send_if_open([Shutdown()])
         if not self._owns_cluster:
             self.shell.workers.wait(lambda: self.shell.core.why_closed, self.timeout)

@@ -27,6 +27,7 @@ from minidask.client.kept import KnownGroup, PendingTask, as_kept
 from minidask.client.outcomes import Lost, Outcome, Returned, outcome_of
 from minidask.client.queued import QueueEffect, QueueTable
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
+from minidask.host.texts import printable
 from minidask.wire import messages as m
 
 HandleT = TypeVar("HandleT")
@@ -359,7 +360,7 @@ class ClientCore(Generic[HandleT]):
                 self.idle = idle
                 return []
             case m.Goodbye(reason):
-                self.why_closed = f"the scheduler at {self._address} said goodbye: {reason}"
+                self.why_closed = f"the scheduler at {self._address} said goodbye: {printable(reason)}"
                 return []
         raise ProtocolError(f"{type(message).__name__} is no message for a client")
 

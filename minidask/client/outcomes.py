@@ -13,6 +13,7 @@ from minidask.errors import (
     TaskTimeout,
     VersionMismatch,
 )
+from minidask.host.texts import printable
 from minidask.wire import messages as m
 
 _LOSSES: dict[str, type[MinidaskError]] = {
@@ -62,4 +63,4 @@ def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
         case m.TaskRaised(_, _, worker, traceback, payload):
             return Raised(payload, traceback, worker)
         case m.TaskLost(_, reason, text):
-            return Lost(_LOSSES.get(reason, MinidaskError)(text))
+            return Lost(_LOSSES.get(reason, MinidaskError)(printable(text, keep="\n")))

@@ -282,7 +282,7 @@ class _Answers:
             return
         with contextlib.suppress(queue.Empty):
             info = self._received.get(seconds > 0, seconds or None)
-            counts = None if info is None else counts_of_asker(info)
+            counts = None if info is None or "error" in info else counts_of_asker(info)
             self._ended = counts is None
             if counts is not None:
                 self._asked = False

@@ -18,6 +18,7 @@ import msgpack
 
 from minidask.client.aside import Aside
 from minidask.client.workers import Worker
+from minidask.host.texts import printable
 from minidask.host.versions import PYTHON
 from minidask.wire.messages import Payload, TaskOutput
 
@@ -43,7 +44,7 @@ class Screen:
 
     def print(self, output: TaskOutput) -> None:
         """Print what a task printed, and wait a moment until it is there."""
-        worker = output.worker if self.marks_output else ""
+        worker = printable(output.worker) if self.marks_output else ""
         self._put(lambda: show_output(worker, output.stream, output.text))
 
     def log(self, records: Payload) -> None:

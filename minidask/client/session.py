@@ -19,11 +19,11 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from minidask.client.code import collected
-from minidask.data.files import blob_id
 from minidask.pickling.sharing import dumps
 from minidask.task.session import describe, working_directory
 from minidask.task.sources import OwnModule, OwnModules
 from minidask.task.traits import CallerTraits
+from minidask.wire.large import blob_id
 from minidask.wire.messages import Payload
 
 

@@ -47,7 +47,6 @@ from minidask.client.returning import Return, Returning
 from minidask.client.screen import Screen
 from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.packages import python_version
@@ -57,7 +56,7 @@ from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
 from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
-from minidask.wire.large import LARGE_BYTES
+from minidask.wire.large import LARGE_BYTES, blob_id
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 

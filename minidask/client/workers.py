@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from minidask.client.interrupts import Sleepers
+from minidask.host.texts import printable
 from minidask.host.versions import PYTHON, fits, minor, mismatch
 
 
@@ -69,15 +70,17 @@ class WorkerTable:
 
     def set_all(self, workers: Iterable[Any]) -> None:
         """Replace the table; each worker is `(address, name, slots, versions)`."""
-        self._replace({address: self._worker(*of_worker) for address, *of_worker in workers})
+        self._replace({printable(address): self._worker(*of_worker) for address, *of_worker in workers})
 
     def update_one(self, address: str, name: str, slots: int | None, versions: Mapping[str, str]) -> None:
         """Note how many slots a worker has now; None: it has left."""
+        address = printable(address)
         others = {known: entry for known, entry in self.entries.items() if known != address}
         self._replace(others if slots is None else {**others, address: self._worker(name, slots, versions)})
 
     def _worker(self, name: str, slots: int, versions: Mapping[str, str]) -> Worker:
-        return Worker(name, slots, versions, fits(minor(self._python), (minor(versions.get(PYTHON)),)))
+        versions = {printable(package): printable(version) for package, version in versions.items()}
+        return Worker(printable(name), slots, versions, fits(minor(self._python), (minor(versions.get(PYTHON)),)))
 
     def _replace(self, entries: dict[str, Worker]) -> None:
         self.entries = entries

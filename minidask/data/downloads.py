@@ -31,10 +31,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
-from minidask.wire.large import CHUNK_BYTES, is_chunk
+from minidask.wire.chunks import is_chunk
+from minidask.wire.large import CHUNK_BYTES
 from minidask.wire.messages import Chunk, FetchChunk, NoBlob
 
 WINDOW_BYTES = 8 * CHUNK_BYTES
+MOST_WAITING = 64
+"""How many requests of one reader wait for bytes of one blob: more than a window has."""
 
 PeerT = TypeVar("PeerT")
 """A source or a reader, as the process names it: by an address, a connection or a number."""
@@ -92,6 +95,11 @@ class Downloads(Generic[PeerT]):
         download = self._downloads.get(blob)
         return download.source if download is not None else None
 
+    def size(self, blob: bytes) -> int:
+        """The size of a blob that is under way; 0 if it is not."""
+        download = self._downloads.get(blob)
+        return download.size if download is not None else 0
+
     def from_source(self, source: PeerT) -> list[bytes]:
         """The blobs that are under way from a source, in the order in which they are requested."""
         return [download.blob for download in self._of_source.get(source, ())]
@@ -148,10 +156,12 @@ class Downloads(Generic[PeerT]):
 
     # --- as source ---
 
-    def serve(self, reader: PeerT, request: FetchChunk) -> list[Serve[PeerT]]:
+    def serve(self, reader: PeerT, request: FetchChunk) -> list[Send[PeerT] | Serve[PeerT]]:
         """Handle a reader's request for a chunk. If its bytes are still to come, it waits; nothing is returned then."""
         download = self._downloads.get(request.blob)
         if download is not None and is_chunk(request) and download.have < _end(request) <= download.size:
+            if sum(waiting.peer == reader for waiting in download.waiting) >= MOST_WAITING:
+                return [Send(reader, NoBlob(request.blob, request.peer, "too many requests wait for it"))]
             download.waiting.append(Serve(reader, request))
             return []
         return [Serve(reader, request)]

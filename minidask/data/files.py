@@ -24,17 +24,7 @@ from minidask.wire.frames import Buffer
 
 COPY_BYTES = 256 * 1024
 MAP_FIXED = 0x10
-UNSUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 MAP_FAILED = ctypes.c_void_p(-1).value
-
-
-def blob_id(payload: Sequence[Buffer]) -> bytes:
-    """The id of a blob: 16 bytes of a hash over the sizes and the content of its buffers."""
-    digest = xxhash.xxh3_128()
-    for buffer in payload:
-        digest.update(len(buffer).to_bytes(8, "little"))
-        digest.update(buffer)
-    return digest.digest()
 
 
 def link(path: Path, pin: Path) -> bool:
@@ -99,23 +89,16 @@ class Hashed:
         return self._digest.digest()
 
 
-def reserve(path: Path, size: int) -> None:
-    """Make a new file of this size, and reserve the memory or disk space for all of it.
+def make_empty(path: Path, size: int) -> None:
+    """Make a new file that is to grow to this size. Nothing is reserved: that many bytes were announced, and none came.
 
     Raises:
-        OSError: there is no room.
+        OSError: there is no room for them.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, size)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            os.unlink(path)
-            raise
-        os.truncate(fd, size)  # on such a file system, writing tells whether there is room
-    finally:
-        os.close(fd)
+    room = os.statvfs(path.parent)
+    if size > room.f_bavail * room.f_frsize:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def read(path: Path, offset: int, size: int) -> bytes | None:
@@ -195,12 +178,16 @@ class Draft:
 
     Args:
         seal: called with the blob and the file when the file is finished; it makes the blob of the file.
+        full: called with the file, once, when there is no room for it any more; it is to make room.
     """
 
-    def __init__(self, blob: bytes, path: Path, size: int, seal: Callable[[bytes, Path], None]) -> None:
+    def __init__(
+        self, blob: bytes, path: Path, size: int, seal: Callable[[bytes, Path], None], full: Callable[[Path], None]
+    ) -> None:
         self._blob = blob
         self._path = path
         self._seal = seal
+        self._full = full
         self._digest = xxhash.xxh3_128(size.to_bytes(8, "little"))
 
     def write(self, offset: int, data: Buffer) -> None:
@@ -210,7 +197,15 @@ class Draft:
             OSError: the disk is full, or the store was removed.
         """
         self._digest.update(data)
-        view = memoryview(data)
+        try:
+            self._write(offset, memoryview(data))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            self._full(self._path)
+            self._write(offset, memoryview(data))
+
+    def _write(self, offset: int, view: memoryview) -> None:
         fd = os.open(self._path, os.O_WRONLY)
         try:
             while view.nbytes:

@@ -48,8 +48,10 @@ No age tells that: a client may be stopped for long.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
+import shutil
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -65,6 +67,7 @@ from minidask.host.locks import locked
 from minidask.host.resources import blob_memory
 from minidask.host.signals import pass_on
 from minidask.wire.frames import Buffer
+from minidask.wire.large import blob_id
 
 LOCK = "lock"
 DISK = "disk"
@@ -224,14 +227,14 @@ class BlobStore:
             theirs = Path(folder) / blob.hex()
             with contextlib.suppress(OSError):  # it is not there, or may not be read, or is on another disk
                 if not theirs.is_symlink() and blobfiles.link(theirs, draft):
-                    if blobfiles.blob_id([blobfiles.mapped([draft], shared=True, writable=False)]) == blob:
+                    if blob_id([blobfiles.mapped([draft], shared=True, writable=False)]) == blob:
                         self._seal(blob, draft)
                         return True
                     blobfiles.remove(draft)
         return False
 
     def begin(self, blob: bytes, size: int) -> Draft:
-        """Make the draft of a blob that will come in chunks, and reserve room for all of it.
+        """Make the draft of a blob that will come in chunks. It takes room as they come.
 
         Raises:
             OSError: there is no room for it, in memory or on disk.
@@ -239,15 +242,31 @@ class BlobStore:
         draft = self._draft(blob)
         if self._has_room(size):
             try:
-                blobfiles.reserve(draft, size)
-                return Draft(blob, draft, size, self._seal)
+                blobfiles.make_empty(draft, size)
+                return Draft(blob, draft, size, self._seal, self._move_to_disk)
             except OSError:
                 self._allowance = 0
         real = self._on_disk(draft)
-        blobfiles.reserve(real, size)
+        blobfiles.make_empty(real, size)
         self._link_to_disk(draft, real)
         self._tell()
-        return Draft(blob, draft, size, self._seal)
+        return Draft(blob, draft, size, self._seal, self._move_to_disk)
+
+    def _move_to_disk(self, draft: Path) -> None:
+        """Move a draft out of memory, as others have filled it meanwhile.
+
+        Raises:
+            OSError: it is on disk, or the disk has no room either.
+        """
+        if draft.is_symlink():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(draft))
+        self._allowance = 0
+        real = self._on_disk(draft)
+        blobfiles.make_empty(real, draft.stat().st_size)
+        shutil.copyfile(draft, real)
+        draft.unlink()
+        self._link_to_disk(draft, real)
+        self._tell()
 
     def read(self, blob: bytes, offset: int, size: int, suffix: str = "") -> bytes | None:
         """Read bytes of a blob, or of a result with the suffix `RESULT`. None if it is shorter, or not here."""

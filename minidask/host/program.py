@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minidask._version import __version__
+from minidask.host.texts import printable
 
 
 def run_loop(main: Coroutine[Any, Any, int]) -> int:
@@ -125,14 +126,26 @@ def port_option(text: str) -> int:
     return int(text)
 
 
-def start_logging(level: str) -> None:
+def start_logging(level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s") -> None:
     """Write log lines of this level and above to standard error, each with its time."""
-    logging.basicConfig(
-        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PrintableFormatter(line))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class PrintableFormatter(logging.Formatter):
+    """Makes lines of which each is one: what others have sent can neither control a terminal nor forge a line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a record, without its traceback."""
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """Return the traceback of a record."""
+        return printable(super().formatException(ei), keep="\n")
 
 
 def fail(program: str, error: object) -> int:
     """Print why the program cannot go on, to standard error. Returns its exit code, 1."""
-    print(f"{program}: {error}", file=sys.stderr)
+    print(printable(f"{program}: {error}", keep="\n"), file=sys.stderr)
     return 1

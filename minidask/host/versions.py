@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
+from minidask.host.texts import printable
+
 PYTHON = "python"
 MAX_VERSION = 64  # characters: a peer may send any text as its version
 
@@ -67,4 +69,4 @@ def table(columns: Mapping[str, Mapping[str, str]], names: Iterable[str]) -> str
     rows = [["", *columns]]
     rows += [[name, *(versions.get(name, "-") for versions in columns.values())] for name in names]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    return "\n".join(printable("  ".join(map(str.ljust, row, widths)).rstrip()) for row in rows)

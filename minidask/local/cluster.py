@@ -91,7 +91,9 @@ class LocalCluster:
         self.access_file = str(self._folder / "access")
         self._pid = os.getpid()
         self._node: _NodeProcess | _NodeThread
-        slot_config = SlotConfig(str(self._store.folder), self.scheduler_address, self.access_file)
+        slot_config = SlotConfig(
+            str(self._store.folder), self.scheduler_address, self.access_file, uid=os.urandom(16).hex()
+        )
         self._config = NodeConfig(
             self.n_workers,
             slot_limit if processes else None,

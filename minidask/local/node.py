@@ -31,7 +31,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.host.folders import hold, remove_folders
 from minidask.host.packages import installed, python_version
-from minidask.host.program import run_loop, unpickle_nothing
+from minidask.host.program import run_loop, start_logging, unpickle_nothing
 from minidask.local.config import NodeConfig
 from minidask.net.access import load_or_create_access, put_back
 from minidask.net.addresses import Address
@@ -64,7 +64,8 @@ class LocalNode:
 
     def __init__(self, config: NodeConfig, make_slot: SlotFactory) -> None:
         core = SchedulerCore(
-            {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
+            {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()},
+            allow_shutdown=True,
         )
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
@@ -202,6 +203,6 @@ async def _obey(reader: asyncio.StreamReader, node: LocalNode) -> None:
 
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
     """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
+    start_logging("warning", "%(levelname)s:%(name)s: %(message)s")
     unpickle_nothing()
     sys.exit(run_loop(_serve(control, config, launched)))

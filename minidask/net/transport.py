@@ -37,6 +37,7 @@ AHEAD_BYTES = 1 << 20  # so much is encrypted before the kernel takes it
 SEALS = 16  # pieces of a turn of the event loop: 4 MiB
 LAST_WORDS_SECONDS = 2.0
 TLS_HANDSHAKE = 0x16  # the first byte of a peer that speaks TLS
+FLUSH_BYTES = 4 << 20
 LOOKS = 3
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
@@ -88,9 +89,12 @@ class MessageLink(asyncio.BufferedProtocol):
         self._open = handshake is None
         self._secured = False
         self._heard = self._open
-        self._paused = self._pumps = self._lags = self._deaf = False
+        self._paused = self._pumps = self._deaf = False
         self._old_answers = 0
         self._out: list[Buffer] = []
+        self._queued = 0  # the bytes of `_out`
+        self.lags = False
+        """Whether the peer reads so slowly that more than 64 MiB wait for it; known if there is an `on_lag`."""
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._error: MinidaskError | OSError | None = None
@@ -101,6 +105,12 @@ class MessageLink(asyncio.BufferedProtocol):
         name = self._transport.get_extra_info("peername") if self._transport else None
         return str(Address("tcp", host=name[0], port=name[1])) if isinstance(name, tuple) else ""
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait to be read by the peer, apart from what the kernel has."""
+        sealed = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._queued + sealed + (self._tls.waits if self._tls is not None else 0)
+
     # --- called by the shell ---
 
     def send(self, message: Message) -> None:
@@ -109,12 +119,16 @@ class MessageLink(asyncio.BufferedProtocol):
         Raises:
             ProtocolError: the message exceeds the limits of the wire. Nothing is queued then.
         """
-        self._out += encode(message)
+        pieces = encode(message)
+        self._out += pieces
+        self._queued += sum(map(len, pieces))
+        if self._queued > FLUSH_BYTES:  # so that it is known soon whether the peer lags
+            self.flush()
 
     def flush(self) -> None:
         """Write all queued messages, in one call of the transport."""
         if self._out and self._transport is not None:
-            out, self._out = self._out, []
+            out, self._out, self._queued = self._out, [], 0
             if not self._transport.is_closing():
                 self._write(out)
 
@@ -208,15 +222,20 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        if self._tls is None and self._on_lag is not None:
-            self._on_lag(self, True)
+        if self._tls is None:
+            self._tell_lag(True)
 
     def resume_writing(self) -> None:
         self._paused = False
         if self._tls is not None:
             self._pump()
-        elif self._on_lag is not None:
-            self._on_lag(self, False)
+        else:
+            self._tell_lag(False)
+
+    def _tell_lag(self, lags: bool) -> None:
+        self.lags = lags
+        if self._on_lag is not None:
+            self._on_lag(self, lags)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._deadline is not None:
@@ -271,11 +290,9 @@ class MessageLink(asyncio.BufferedProtocol):
             if not self._pumps:
                 self._pumps = True
                 asyncio.get_running_loop().call_soon(self._pump_again)
-        lags = self._tls.waits > (LAG_BYTES // 4 if self._lags else LAG_BYTES)
-        if lags != self._lags:
-            self._lags = lags
-            if self._on_lag is not None:
-                self._on_lag(self, lags)
+        lags = self._tls.waits > (LAG_BYTES // 4 if self.lags else LAG_BYTES)
+        if lags != self.lags:
+            self._tell_lag(lags)
 
     def _pump_again(self) -> None:
         self._pumps = False

@@ -50,7 +50,6 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
-from minidask.data.files import blob_id
 from minidask.data.pieces import cut, names_in, reference, side_by_side
 from minidask.errors import MinidaskError, SerializationError
 from minidask.host.signals import pass_on
@@ -60,7 +59,7 @@ from minidask.pickling.functions import Key, fingerprint, fingerprint_of_wrapper
 from minidask.pickling.payload import PRIVATE, SHARED, resolve_blob, resolve_copy
 from minidask.pickling.scattered import Scattered
 from minidask.pickling.tracebacks import code_with_its_file
-from minidask.wire.large import OUT_OF_BAND_BYTES, REPEATED_BYTES
+from minidask.wire.large import OUT_OF_BAND_BYTES, REPEATED_BYTES, blob_id
 from minidask.wire.messages import Payload
 
 BY_NAME = b""  # in the place of a blob's id: the receiver imports the function

@@ -52,12 +52,14 @@ class SlotConfig(NamedTuple):
         scheduler: the address of the scheduler, for tasks that submit tasks.
         access_file: the file with the cluster's secret; empty for the usual places.
         tls: how TCP connections are encrypted, as `minidask/net/tls_options.py` writes it; empty: as the file says.
+        uid: known to the slots of one worker and to the scheduler alone.
     """
 
     store: str
     scheduler: str
     access_file: str
     tls: str = ""
+    uid: str = ""
 
 
 class SlotOfTask(Protocol):
@@ -67,6 +69,7 @@ class SlotOfTask(Protocol):
         scheduler: the address of its scheduler.
         access_file: the file with the cluster's secret; empty for the usual places.
         tls: how TCP connections are encrypted, as in `SlotConfig`.
+        uid: proves to the scheduler that what this slot submits comes from a task of its worker.
         store: the machine's large data.
         client: the shell of the client of its tasks, once one of them has needed it; else None.
         described: gives the blobs that describe the caller of the task that runs; None where that is this process.
@@ -75,6 +78,7 @@ class SlotOfTask(Protocol):
     scheduler: str
     access_file: str
     tls: str
+    uid: str
     store: BlobStore
     client: Any
     described: Callable[[], Mapping[bytes, Payload]] | None

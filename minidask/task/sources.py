@@ -15,8 +15,8 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from minidask.data.files import blob_id
 from minidask.host.signals import pass_on
+from minidask.wire.large import blob_id
 
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _NOT_OWN = frozenset(("__main__", "__mp_main__", "minidask"))

@@ -10,6 +10,8 @@
 All integers are little-endian. All lengths come first, so a receiver knows after a few bytes how much memory the frame
 needs, and can refuse it before any is allocated: the limits are part of the format.
 
+What a frame says of its size costs nothing: memory is taken as bytes come.
+
 Large data is never copied into one piece. Encoding returns a list of buffers to write. Decoding lends out the memory to
 receive into: small frames share one buffer and are cut out of it; the header and each buffer of a large frame are
 received straight into memory of their own, which they keep.
@@ -17,6 +19,7 @@ received straight into memory of their own, which they keep.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -30,6 +33,7 @@ PREFIX = struct.Struct("<2sHI")
 SHARED_BYTES = 256 * 1024
 STRANGERS_BYTES = 8 * 1024  # the same before authentication: anybody may open thousands of connections
 INLINE_BYTES = 4096
+AT_ONCE_BYTES = 2 * 1024 * 1024  # more is taken as it comes; less is faster from memory that was in use before
 
 
 class _Sizes(dict[int, struct.Struct]):
@@ -208,32 +212,43 @@ class FrameDecoder:
 class _LargeFrame:
     """A frame whose header and buffers are each received into memory of their own.
 
+    That memory grows with what comes: each piece gets its own when the one before is full, and a large one is mapped,
+    so that the kernel gives it page by page.
+
     Raises:
         ProtocolError: there is not enough memory.
     """
 
     def __init__(self, header_size: int, sizes: tuple[int, ...]) -> None:
-        try:
-            self._buffers = [bytearray(size) for size in (header_size, *sizes)]
-        except MemoryError as error:
-            raise ProtocolError(f"no memory to receive a frame of {sum(sizes)} bytes") from error
-        self._index = 0
+        self._sizes = [header_size, *sizes]
+        self._buffers: list[Buffer] = []
         self._filled = 0
-        self._skip_full_buffers()
+        self._next_buffer()
 
     def missing(self) -> memoryview:
         """The rest of the buffer that is being filled."""
-        return memoryview(self._buffers[self._index])[self._filled :]
+        return memoryview(self._buffers[-1])[self._filled :]
 
     def advance(self, count: int) -> Frame | None:
         """Count bytes that were put into `missing()`; returns the frame once it is complete."""
         self._filled += count
-        self._skip_full_buffers()
-        if self._index < len(self._buffers):
+        if self._filled < self._sizes[len(self._buffers) - 1] or self._next_buffer():
             return None
-        return Frame(bytes(self._buffers[0]), list(self._buffers[1:]))
+        return Frame(bytes(self._buffers[0]), self._buffers[1:])
 
-    def _skip_full_buffers(self) -> None:
-        while self._index < len(self._buffers) and self._filled == len(self._buffers[self._index]):
-            self._index += 1
+    def _next_buffer(self) -> bool:
+        """Begin the next buffer that is not empty; returns False if there is none."""
+        while len(self._buffers) < len(self._sizes):
+            size = self._sizes[len(self._buffers)]
+            self._buffers.append(_memory(size))
             self._filled = 0
+            if size:
+                return True
+        return False
+
+
+def _memory(size: int) -> Buffer:
+    try:
+        return bytearray(size) if size <= AT_ONCE_BYTES else memoryview(mmap.mmap(-1, size, mmap.MAP_PRIVATE))
+    except (MemoryError, OSError, OverflowError) as error:
+        raise ProtocolError(f"no memory to receive {size} bytes") from error

@@ -1,4 +1,4 @@
-"""What counts as large, each limit once, and the answer to a request for a chunk of a large blob.
+"""What counts as large, each limit once.
 
     32 KiB   OUT_OF_BAND_BYTES   a buffer of at least this size travels beside its pickle, uncopied
     64 KiB   REPEATED_BYTES      a buffer of at least this size becomes a blob when a second task takes it
@@ -10,10 +10,11 @@ What a frame may hold at most is in `frames.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+
+import xxhash
 
 from minidask.wire.frames import Buffer
-from minidask.wire.messages import Chunk, FetchChunk, NoBlob
 
 BLOB_ID_BYTES = 16
 """The length of a blob's id: a hash of its sizes and its content."""
@@ -31,21 +32,10 @@ CHUNK_BYTES = 1024 * 1024
 """Every chunk of a blob but the last has this size."""
 
 
-def is_chunk(request: FetchChunk) -> bool:
-    """Whether a request asks for a range that a chunk may have, in a blob that is long enough."""
-    return request.offset >= 0 and 0 < request.size <= CHUNK_BYTES
-
-
-def answer(request: FetchChunk, read: Callable[[int, int], Buffer | None], missing: str) -> Chunk | NoBlob:
-    """Make the answer to a request for a chunk: the chunk, or a refusal.
-
-    Args:
-        read: called with offset and size; returns None if those bytes are not here.
-        missing: the text of the refusal in that case.
-    """
-    if not is_chunk(request):
-        return NoBlob(request.blob, request.peer, f"a chunk has 1 to {CHUNK_BYTES} bytes")
-    data = read(request.offset, request.size)
-    if data is None:
-        return NoBlob(request.blob, request.peer, missing)
-    return Chunk(request.blob, request.offset, request.peer, [data])
+def blob_id(payload: Sequence[Buffer]) -> bytes:
+    """The id of a blob: 16 bytes of a hash over the sizes and the content of its buffers."""
+    digest = xxhash.xxh3_128()
+    for buffer in payload:
+        digest.update(len(buffer).to_bytes(8, "little"))
+        digest.update(buffer)
+    return digest.digest()

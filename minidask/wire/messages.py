@@ -14,11 +14,86 @@ from __future__ import annotations
 
 import enum
 import typing
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from minidask.wire.bounds import (
+    Depth,
+    Integer,
+    Label,
+    Length,
+    Limit,
+    Number,
+    Offset,
+    OneOf,
+    Range,
+    Seconds,
+    Size,
+)  # fmt: skip
 from minidask.wire.frames import Buffer
+from minidask.wire.large import BLOB_ID_BYTES, CHUNK_BYTES, blob_id
 
 Payload = list[Buffer]
+
+# --- what fields hold; `bounds.py` has what is more common ---
+
+MAX_BLOBS = 1 << 19  # of a task: its message has to be within the limits of a frame
+MAX_BUFFERS = 4096
+MAX_COUNT = 1 << 32
+MAX_DEPTH = 8
+MAX_KEY = (1 << 22) - 1
+"""The highest key that a client may draw: with it and `OUTLIVES`, numbers of tasks have 62 bits."""
+
+MAX_KEYS = 64
+"""How many of its keys a client tells, its present one among them."""
+
+MAX_SLOTS = 1 << 16
+
+BlobId = Annotated[bytes, Length(BLOB_ID_BYTES, BLOB_ID_BYTES)]
+ChunkSize = Annotated[int, Range(1, CHUNK_BYTES)]
+Name = Annotated[str, Length(0, 1 << 20)]
+"""The name of a task: its function's."""
+Parent = Annotated[list[Number], Length(0, 2, even=True)]
+"""Number and attempt of a task, or nothing."""
+Slots = Annotated[int, Range(0, MAX_SLOTS)]
+Stream = Annotated[str, OneOf(("stdout", "stderr"))]
+Versions = Annotated[dict[Label, Label], Length(0, 1000)]
+
+
+class Reason(enum.StrEnum):
+    """Why a task is lost: the `reason` of `TaskLost`, and of a worker's `Stopped`."""
+
+    CANCELLED = "cancelled"  # by its client, or with its parent
+    TIMEOUT = "timeout"  # it has run for longer than its client allows
+    KILLED = "killed"  # its attempts have died too often
+    NO_WORKERS = "no-workers"  # no worker that can run it has come for too long
+    SERIALIZATION = "serialization"  # its outcome cannot be sent
+    WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
+    VERSION = "version"  # there are only workers of other Pythons
+    NO_PARENT = "no-parent"  # the scheduler does not know the task that has submitted it
+    INTERNAL = "internal"  # a mistake of minidask's own
+
+
+NO_DATA = "no-data"
+"""The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
+
+GUEST_DIED = "guest-died"
+"""The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
+
+CUT_OFF = "cut-off"
+"""The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
+
+TRIED_AGAIN = (NO_DATA, GUEST_DIED, CUT_OFF)
+"""The reasons of `Stopped` that are none of a `Reason`."""
+
+
+class WorkerRow(NamedTuple):
+    """A worker, as `Workers` has it. `versions` are those of its Python and packages."""
+
+    address: Label
+    name: Label
+    slots: Slots
+    versions: Versions
+
 
 # --- client to scheduler -------------------------------------------------------------------------
 
@@ -29,8 +104,14 @@ class PutBlob(NamedTuple):
     Also scheduler to worker and worker to slot: the same, sent once, before the first task that needs the blob.
     """
 
-    blob: bytes
+    blob: BlobId
     payload: Payload
+
+    def unsound(self) -> str:
+        """Why the whole is wrong, though each field is right: an empty text if it is not."""
+        if self.payload and blob_id(self.payload) != self.blob:
+            return f"the bytes of blob {self.blob.hex()} are not what its name says"
+        return ""
 
 
 class OfferBlob(NamedTuple):
@@ -40,15 +121,15 @@ class OfferBlob(NamedTuple):
     `minidask.host.folders.place_of`.
     """
 
-    blob: bytes
-    size: int
-    place: str
+    blob: BlobId
+    size: Size
+    place: Label
 
 
 class ReleaseBlobs(NamedTuple):
     """The client needs these blobs no more. Also scheduler to worker and worker to slot: forget them."""
 
-    blobs: list[bytes]
+    blobs: list[BlobId]
 
 
 class OpenGroup(NamedTuple):
@@ -57,15 +138,15 @@ class OpenGroup(NamedTuple):
     `parent` is the number and attempt of the task that submits them, as in `Submit`, or empty.
     """
 
-    group: int
-    limit: int
-    parent: list[int]
+    group: Number
+    limit: Number
+    parent: Parent
 
 
 class CloseGroup(NamedTuple):
     """No more tasks of this group will come; its number may be used again."""
 
-    group: int
+    group: Number
 
 
 class Submit(NamedTuple):
@@ -81,22 +162,22 @@ class Submit(NamedTuple):
     dies, it is not tried again: the client knows which call did that.
     """
 
-    task: int
-    name: str
-    priority: int
-    timeout: float | None
-    group: int
-    pin: str | None
-    blobs: list[bytes]
-    parent: list[int]
+    task: Number
+    name: Name
+    priority: Integer
+    timeout: Limit | None
+    group: Number
+    pin: Label | None
+    blobs: Annotated[list[BlobId], Length(0, MAX_BLOBS)]
+    parent: Parent
     lease: bool
-    payload: Payload
+    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
 
 
 class Cancel(NamedTuple):
     """The client wants no outcome of these tasks; `force` also stops those that run."""
 
-    tasks: list[int]
+    tasks: list[Number]
     force: bool
 
 
@@ -113,13 +194,13 @@ class Restart(NamedTuple):
     passes the message on to every worker, with a number of its own.
     """
 
-    request: int
+    request: Number
 
 
 class Restarted(NamedTuple):
     """The worker has replaced all slots that it had when the `Restart` with this number came."""
 
-    request: int
+    request: Number
 
 
 class Resubmitted(NamedTuple):
@@ -129,7 +210,7 @@ class Resubmitted(NamedTuple):
 class Ask(NamedTuple):
     """The client wants to know about the cluster. It chooses the number of the `request`; `Answer` has the same."""
 
-    request: int
+    request: Number
 
 
 class Shutdown(NamedTuple):
@@ -142,24 +223,24 @@ class Shutdown(NamedTuple):
 class Workers(NamedTuple):
     """All workers, each as `[address, name, slots, versions]`: the first message to a client."""
 
-    workers: list[Any]
+    workers: list[WorkerRow]
 
 
 class WorkerChanged(NamedTuple):
     """A worker has this number of slots now; None: it has left. `versions` are those of its Python and packages."""
 
-    address: str
-    name: str
-    slots: int | None
-    versions: dict[str, Any]
+    address: Label
+    name: Label
+    slots: Slots | None
+    versions: Versions
 
 
 class TaskDone(NamedTuple):
     """The task has returned the value in `payload`, after `duration` seconds in a slot of `worker`."""
 
-    task: int
-    duration: float
-    worker: str
+    task: Number
+    duration: Seconds
+    worker: Label
     payload: Payload
 
 
@@ -169,9 +250,9 @@ class TaskRaised(NamedTuple):
     `traceback` is its text; `payload` is the pickled `(exception, notes)`, see docs/protocol.md.
     """
 
-    task: int
-    duration: float
-    worker: str
+    task: Number
+    duration: Seconds
+    worker: Label
     traceback: str
     payload: Payload
 
@@ -179,24 +260,24 @@ class TaskRaised(NamedTuple):
 class TaskLost(NamedTuple):
     """The task has ended without an outcome of its own; `reason` is a `Reason`, `text` tells the story."""
 
-    task: int
-    reason: str
+    task: Number
+    reason: Label
     text: str
 
 
 class TaskOutput(NamedTuple):
     """Text that a task of this client has written to `stream`, "stdout" or "stderr"."""
 
-    worker: str
-    stream: str
+    worker: Label
+    stream: Stream
     text: str
 
 
 class Answer(NamedTuple):
     """The answer to the `Ask` or `Restart` with this number: a dict of plain values, empty for `Restart`."""
 
-    request: int
-    info: dict[str, Any]
+    request: Number
+    info: Annotated[dict[str, Any], Depth(MAX_DEPTH)]
 
 
 class Goodbye(NamedTuple):
@@ -215,38 +296,38 @@ class Run(NamedTuple):
     that of `Submit`.
     """
 
-    task: int
-    attempt: int
-    client: int
-    name: str
-    timeout: float | None
-    blobs: list[bytes]
-    host: int
+    task: Number
+    attempt: Number
+    client: Number
+    name: Name
+    timeout: Limit | None
+    blobs: Annotated[list[BlobId], Length(0, MAX_BLOBS)]
+    host: Number
     lease: bool
-    payload: Payload
+    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
 
 
 class Adopted(NamedTuple):
     """The scheduler has taken over this attempt of a lost one; its output is for `client` from now on."""
 
-    task: int
-    attempt: int
-    client: int
+    task: Number
+    attempt: Number
+    client: Number
 
 
 class Stop(NamedTuple):
     """Forget an attempt that has not started, stop one that runs; answered by `Stopped` unless it ends first."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
 
 
 class Yield(NamedTuple):
     """Give this lease back when the call in hand is over, and when it is `after` seconds old: others need the slot."""
 
-    task: int
-    attempt: int
-    after: float
+    task: Number
+    attempt: Number
+    after: Seconds
 
 
 class NeedBlob(NamedTuple):
@@ -257,16 +338,16 @@ class NeedBlob(NamedTuple):
     can serve no longer.
     """
 
-    blob: bytes
-    size: int
-    source: str
-    places: list[str]
+    blob: BlobId
+    size: Size
+    source: Label
+    places: list[Label]
 
 
 class BlobLost(NamedTuple):
     """The blob cannot be had from anywhere, for the reason in `text`: tasks that need it cannot run on this worker."""
 
-    blob: bytes
+    blob: BlobId
     text: str
 
 
@@ -279,26 +360,26 @@ class FetchChunk(NamedTuple):
     `peer` is 0, except in messages that the scheduler passes on: there it is who asks, and the answer repeats it.
     """
 
-    blob: bytes
-    offset: int
-    size: int
-    peer: int
+    blob: BlobId
+    offset: Offset
+    size: ChunkSize
+    peer: Number
 
 
 class Chunk(NamedTuple):
     """Bytes of a blob from `offset` on, in a payload of one buffer; `peer` as in `FetchChunk`."""
 
-    blob: bytes
-    offset: int
-    peer: int
-    payload: Payload
+    blob: BlobId
+    offset: Offset
+    peer: Number
+    payload: Annotated[Payload, Length(1, 1)]
 
 
 class NoBlob(NamedTuple):
     """The blob cannot be had from the sender, for the reason in `text`; `peer` as in `FetchChunk`."""
 
-    blob: bytes
-    peer: int
+    blob: BlobId
+    peer: Number
     text: str
 
 
@@ -312,25 +393,25 @@ class SlotReady(NamedTuple):
 class Began(NamedTuple):
     """The attempt has a time limit, and its call begins now: all that it needs was imported and unpickled."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
 
 
 class Done(NamedTuple):
     """The attempt has returned the value in `payload`, after `duration` seconds."""
 
-    task: int
-    attempt: int
-    duration: float
-    payload: Payload
+    task: Number
+    attempt: Number
+    duration: Seconds
+    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
 
 
 class Failed(NamedTuple):
     """The attempt has raised, after `duration` seconds; `traceback` and `payload` are those of `TaskRaised`."""
 
-    task: int
-    attempt: int
-    duration: float
+    task: Number
+    attempt: Number
+    duration: Seconds
     traceback: str
     payload: Payload
 
@@ -338,8 +419,8 @@ class Failed(NamedTuple):
 class Died(NamedTuple):
     """The slot's process has ended under the attempt; `how` is the exit code or signal, `hint` a guess at the cause."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
     how: str
     hint: str
 
@@ -347,51 +428,51 @@ class Died(NamedTuple):
 class Stopped(NamedTuple):
     """The attempt was stopped, or forgotten before it started; `reason` is a `Reason`, `NO_DATA` or `GUEST_DIED`."""
 
-    task: int
-    attempt: int
-    reason: str
+    task: Number
+    attempt: Number
+    reason: Annotated[str, OneOf((*Reason, *TRIED_AGAIN))]
     text: str
 
 
 class GaveBack(NamedTuple):
     """The attempt has not started, since no slot became free in time: the task may go to another worker."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
 
 
 class Output(NamedTuple):
     """Text that a slot has written to `stream`, "stdout" or "stderr", while it ran a task of `client`."""
 
-    client: int
-    slot: int
-    stream: str
+    client: Number
+    slot: Number
+    stream: Stream
     text: str
 
 
 class Heartbeat(NamedTuple):
     """The worker is alive. `memory` is how many bytes its busy slots use, without shared ones, when last measured."""
 
-    memory: int
+    memory: Number
 
 
 class Resized(NamedTuple):
     """The worker has this number of slots now: fewer while some cannot be started, none when it takes no task more."""
 
-    slots: int
+    slots: Slots
 
 
 class HaveBlob(NamedTuple):
     """The worker has all of this blob now, and other workers may fetch it there."""
 
-    blob: bytes
+    blob: BlobId
 
 
 class FetchFailed(NamedTuple):
     """The worker could not fetch the blob from `source`, for the reason in `text`; it needs another source."""
 
-    blob: bytes
-    source: str
+    blob: BlobId
+    source: Label
     text: str
 
 
@@ -404,9 +485,9 @@ class WantBlobs(NamedTuple):
     The slot gets `PutBlob` for each, or `BlobLost`.
     """
 
-    task: int
-    attempt: int
-    blobs: list[bytes]
+    task: Number
+    attempt: Number
+    blobs: list[BlobId]
 
 
 class CallDone(NamedTuple):
@@ -415,20 +496,20 @@ class CallDone(NamedTuple):
     `call` is the client's number for it. Only a result that cannot go the queue's own way comes so.
     """
 
-    task: int
-    attempt: int
-    call: int
-    duration: float
-    payload: Payload
+    task: Number
+    attempt: Number
+    call: Number
+    duration: Seconds
+    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
 
 
 class CallFailed(NamedTuple):
     """A call of the lease has raised; all but `call`, as in `CallDone`, is that of `Failed`."""
 
-    task: int
-    attempt: int
-    call: int
-    duration: float
+    task: Number
+    attempt: Number
+    call: Number
+    duration: Seconds
     traceback: str
     payload: Payload
 
@@ -439,26 +520,26 @@ class CallFailed(NamedTuple):
 class OfferResult(NamedTuple):
     """The attempt has returned, and its client has to fetch a buffer of `size` bytes before `Done` comes."""
 
-    task: int
-    attempt: int
-    blob: bytes
-    size: int
+    task: Number
+    attempt: Number
+    blob: BlobId
+    size: Size
 
 
 class ResultOffered(NamedTuple):
     """The task has returned, and the client has to fetch a buffer of `size` bytes from the worker `peer`."""
 
-    task: int
-    blob: bytes
-    size: int
-    peer: int
+    task: Number
+    blob: BlobId
+    size: Size
+    peer: Number
 
 
 class ResultTaken(NamedTuple):
     """The client has fetched the buffer from the worker `peer`, or needs it no more; `peer` is 0 for the worker."""
 
-    blob: bytes
-    peer: int
+    blob: BlobId
+    peer: Number
 
 
 # --- tasks within tasks: slot to worker, worker to scheduler ---
@@ -467,8 +548,8 @@ class ResultTaken(NamedTuple):
 class Waiting(NamedTuple):
     """The attempt waits for tasks that it has submitted: its slot can run its descendants meanwhile."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
 
 
 class Resumed(NamedTuple):
@@ -477,8 +558,8 @@ class Resumed(NamedTuple):
     A guest that was sent to the slot before that answer, and has not started, is void: the worker gives it back.
     """
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
 
 
 class IdleSlots(NamedTuple):
@@ -499,9 +580,13 @@ class RanInline(NamedTuple):
     Only for the counts that are shown to users. `parent` is its number and attempt, as in `Submit`.
     """
 
-    parent: list[int]
-    finished: int
-    failed: int
+    parent: Parent
+    finished: Annotated[int, Range(0, MAX_COUNT)]
+    failed: Annotated[int, Range(0, MAX_COUNT)]
+
+    def unsound(self) -> str:
+        """As in `PutBlob`."""
+        return "more calls have failed than there were" if self.failed > self.finished else ""
 
 
 # --- from a task that runs to its caller: slot to worker, worker to scheduler, scheduler to client ---
@@ -510,16 +595,16 @@ class RanInline(NamedTuple):
 class TaskMessage(NamedTuple):
     """Something from a task that runs, for the client of the outermost task; `channel` says for what part of it."""
 
-    task: int
-    attempt: int
-    channel: str
+    task: Number
+    attempt: Number
+    channel: Label
     payload: Payload
 
 
 class CallerMessage(NamedTuple):
     """Something that a task of this client, or a task within, has sent; those of one task come in the order sent."""
 
-    channel: str
+    channel: Label
     payload: Payload
 
 
@@ -527,46 +612,17 @@ RECORDS = "log"
 """The channel for `logging`. Each buffer is the msgpack of a `LogRecord`'s attributes; one of them is `worker`."""
 
 
-class Reason(enum.StrEnum):
-    """Why a task is lost: the `reason` of `TaskLost`, and of a worker's `Stopped`."""
-
-    CANCELLED = "cancelled"  # by its client, or with its parent
-    TIMEOUT = "timeout"  # it has run for longer than its client allows
-    KILLED = "killed"  # its attempts have died too often
-    NO_WORKERS = "no-workers"  # no worker that can run it has come for too long
-    SERIALIZATION = "serialization"  # its outcome cannot be sent
-    WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
-    VERSION = "version"  # there are only workers of other Pythons
-    NO_PARENT = "no-parent"  # the scheduler does not know the task that has submitted it
-    INTERNAL = "internal"  # a mistake of minidask's own
-
-
 REASONS = frozenset(Reason)
 
 GIVE_BACK_SECONDS = 0.05
 """How long an attempt waits at a worker for a free slot, before `GaveBack`. The scheduler prefetches less than that."""
 
-NO_DATA = "no-data"
-"""The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
-
-GUEST_DIED = "guest-died"
-"""The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
-
 
 OUTLIVES = 1 << 40
 """Attempts of tasks with this number or a higher one go on when their scheduler is lost: see `scheduler/holds.py`."""
 
-MAX_KEY = (1 << 22) - 1
-"""The highest key that a client may draw: with it and `OUTLIVES`, numbers of tasks have 62 bits."""
-
-MAX_KEYS = 64
-"""How many of its keys a client tells, its present one among them."""
-
 BEATS = 3
 """How many heartbeats are sent in the time after which a silent peer is lost."""
-
-CUT_OFF = "cut-off"
-"""The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
 
 
 Report = Done | Failed | Died | Stopped | OfferResult | TaskMessage

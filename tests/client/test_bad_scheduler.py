@@ -103,9 +103,12 @@ def test_what_is_wrong_with_one_outcome_is_that_tasks_error_alone(
         (lambda task: [b"HTTP/1.0 200 OK"], "begin no minidask frame"),
         (lambda task: encode(TaskDone("1", 0.0, "w", DONE)), "malformed"),  # type: ignore[arg-type]
         (lambda task: encode(Submit(1, "", 0, None, 0, None, [], [], False, DONE)), "no message for a client"),
-        (lambda task: encode(Workers([[1]])), "could not be dealt with"),
-        (lambda task: encode(Workers([7])), "could not be dealt with"),
-        (lambda task: encode(WorkerChanged("a", "w", -1, {})) + encode(Workers(["xy"])), "could not be dealt with"),
+        (lambda task: encode(Workers([[1]])), "Workers is malformed: workers"),
+        (lambda task: encode(Workers([7])), "Workers is malformed: workers"),
+        (
+            lambda task: encode(WorkerChanged("a", "w", -1, {})) + encode(Workers(["xy"])),
+            "WorkerChanged is malformed: slots",
+        ),
     ],
 )
 def test_a_malformed_message_ends_the_connection_and_every_future_with_the_reason(

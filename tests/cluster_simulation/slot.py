@@ -171,7 +171,9 @@ class Inner:
         self._open = False
         self._ended = False
         self._waiting: list[Frame] = []
-        self.link: Connection = slot.machine.cluster.connect(self, "client", {"name": self.name, "nested": True})
+        self.link: Connection = slot.machine.cluster.connect(
+            self, "client", {"name": self.name, "nested": True, "slot_of": slot.machine.name}
+        )
 
     def submit_for(self, frame: Frame) -> None:
         if not self._open:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minidask.data.files import blob_id
 from minidask.data.store import NO_BLOBS, BlobStore
+from minidask.wire.large import blob_id
 
 KIB = 1024
 

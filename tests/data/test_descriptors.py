@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from minidask.data import files as blobfiles
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
+from minidask.wire.large import blob_id
 from tests.data.stores import new_store
 from tests.helpers import Programs
 

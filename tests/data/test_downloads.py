@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from minidask.data.downloads import WINDOW_BYTES, Downloads, Send, Serve
 from minidask.wire import messages as m
-from minidask.wire.large import CHUNK_BYTES, answer
+from minidask.wire.chunks import answer
+from minidask.wire.large import CHUNK_BYTES
 
 WINDOW = WINDOW_BYTES // CHUNK_BYTES
 HALF = CHUNK_BYTES // 2

@@ -20,9 +20,9 @@ from joblib import Parallel, delayed
 import minidask
 from minidask import errors
 from minidask.data import pieces
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.pickling import payload as p
+from minidask.wire.large import blob_id
 
 PIECE = 128 * 1024
 

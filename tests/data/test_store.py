@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask import errors
-from minidask.data.files import blob_id
 from minidask.data.store import DISK, LOOK_AFTER, BlobStore
 from minidask.host import folders
+from minidask.wire.large import blob_id
 from tests.data.stores import KIB, blob, data, files, new_store
 
 
@@ -140,7 +140,7 @@ def test_nothing_and_an_empty_buffer(store: BlobStore) -> None:
 
 def test_a_killed_process_pins_nothing(store: BlobStore) -> None:
     code = (
-        "import os, sys; from minidask.data.files import blob_id; from minidask.data.store import BlobStore;"
+        "import os, sys; from minidask.wire.large import blob_id; from minidask.data.store import BlobStore;"
         " from minidask.host.folders import owner;"
         " s = BlobStore(sys.argv[1]);"
         " data = bytes(40 * 1024); s.put(blob_id([data]), data);"

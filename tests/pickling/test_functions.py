@@ -19,10 +19,9 @@ from sklearn.svm import SVC
 
 import minidask
 from minidask.backend.backend import MinidaskBackend
-from minidask.data.files import blob_id
 from minidask.pickling import payload as p
 from minidask.pickling.sharing import MAX_TWINS, Interner, dumps_naming
-from minidask.wire.large import LARGE_BYTES
+from minidask.wire.large import LARGE_BYTES, blob_id
 from minidask.wire.messages import Payload
 
 

@@ -311,7 +311,7 @@ def within(parent: int) -> m.Submit:
 def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(scheduler: Scheduler) -> None:
     """What was said of its waiting may be lost with the connection: the child would never run."""
     parent = begun(scheduler)
-    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True, "slot_of": "same"}))
     child = within(parent)
     assert not runs(scheduler.hear(3, child)), "no slot is free"
     sent = scheduler.worker(4, (parent, 1), uid="same")
@@ -324,14 +324,14 @@ def test_a_task_that_waits_no_more_is_not_taken_for_one_that_does(scheduler: Sch
     parent = begun(scheduler)
     scheduler.hear(2, m.Waiting(parent, 1))
     assert not about(scheduler.worker(4, (parent, 1), uid="same"), m.Stop, m.Run)
-    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True, "slot_of": "same"}))
     child = within(parent)
     assert not runs(scheduler.hear(3, child)), "what said that it waits no more is lost"
 
 
 def test_a_task_whose_slot_has_a_guest_is_tried_again_when_its_worker_joins_again(scheduler: Scheduler) -> None:
     parent = begun(scheduler)
-    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True, "slot_of": "same"}))
     scheduler.hear(2, m.Waiting(parent, 1))
     assert runs(scheduler.hear(3, within(parent)))
     sent = scheduler.worker(4, (parent, 1), uid="same")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from minidask.errors import ProtocolError
 from minidask.net.access import Access
 from minidask.net.credentials import Credentials
 from minidask.scheduler import attempts
@@ -13,6 +14,8 @@ from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Left, Received, Tick
 from minidask.scheduler.server import SchedulerServer
 from minidask.wire import messages as m
+from minidask.wire.codec import encode
+from minidask.wire.large import blob_id
 from tests.links import Peer
 
 SECRET = b"s" * 32
@@ -126,15 +129,49 @@ def test_where_nothing_can_be_relied_on_every_peer_is_told(
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_who_cannot_be_sent_something_is_the_only_one_to_go(scheduler: Scheduler) -> None:
+def test_what_cannot_be_sent_ends_what_it_is_about_and_no_connection(
+    scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run, an outcome, an answer, the data of a task."""
     client, to_client = scheduler.join("client")
-    other, to_other = scheduler.join("client")
+    worker, to_worker = scheduler.join("worker", slots=1)
+    too_long: set[type] = set()
+
+    def check(message: m.Message) -> list[Any]:
+        if type(message) in too_long:
+            raise ProtocolError("a frame is over the limit")
+        return encode(message)
+
+    monkeypatch.setattr("tests.links.encode", check)
+    too_long.add(m.Run)
+    scheduler.submit(client, 1)
+    (lost,) = to_client.of(m.TaskLost)
+    assert (lost.task, lost.reason) == (1, "serialization") and "over the limit" in lost.text
+    too_long.clear()
+    scheduler.submit(client, 2)
+    (run,) = to_worker.of(m.Run)
+    too_long.add(m.TaskDone)
+    scheduler.say(worker, m.Done(run.task, run.attempt, 0.1, [b"r"]))
+    assert [lost.task for lost in to_client.of(m.TaskLost)] == [1, 2]
+    too_long.add(m.PutBlob)
+    blob = blob_id([b"data"])
+    scheduler.say(client, m.PutBlob(blob, [b"data"]))
+    scheduler.say(client, m.Submit(3, "f", 0, None, 0, None, [blob], [], False, [b"call"]))
+    assert [lost.blob for lost in to_worker.of(m.BlobLost)] == [blob]
     scheduler.core.info["odd"] = 1 << 70  # no msgpack can hold it
     scheduler.say(client, m.Ask(1))
-    assert "it cannot be sent a Answer" in to_client.of(m.Goodbye)[0].reason
-    del scheduler.core.info["odd"]
-    scheduler.say(other, m.Ask(1))
-    assert to_other.of(m.Answer)
+    (answer,) = to_client.of(m.Answer)
+    assert "cannot be sent" in answer.info["error"]
+    assert not to_client.closed and not to_worker.closed
+    assert not to_client.of(m.Goodbye) and not to_worker.of(m.Goodbye)
+
+
+def test_whoever_joins_is_told_of_thousands_of_workers_in_messages_that_can_be_sent(scheduler: Scheduler) -> None:
+    for _ in range(2500):
+        scheduler.join("worker", slots=0, packages={f"package{i}": "1" * 64 for i in range(40)})
+    _, to_client = scheduler.join("client")
+    assert len(to_client.of(m.Workers)[0].workers) + len(to_client.of(m.WorkerChanged)) == 2500
+    assert not to_client.closed
 
 
 def test_a_worker_can_send_parts_of_results_to_clients_only(scheduler: Scheduler) -> None:
@@ -158,3 +195,71 @@ def test_a_worker_with_no_sensible_slots_is_turned_away(info: dict[str, Any], sc
     _, link = scheduler.join("worker", **info)
     assert link.of(m.Goodbye) and link.closed
     assert not scheduler.core.workers
+
+
+NESTED: list[Any] = []
+for _ in range(1000):
+    NESTED = [NESTED]
+
+
+@pytest.mark.parametrize(
+    ("role", "info"),
+    [
+        ("worker", {"slots": 1, "name": 7}),
+        ("worker", {"slots": 1, "name": "n" * 5000}),
+        ("worker", {"slots": 1, "python": 311}),
+        ("worker", {"slots": 1, "serves": ["x"]}),
+        ("worker", {"slots": 1, "packages": {"numpy": 2}}),
+        ("worker", {"slots": 1, "packages": {4: "numpy"}}),
+        ("worker", {"slots": 1, "packages": NESTED}),
+        ("worker", {"slots": 1, "holds": [[1, 1, 1]]}),
+        ("worker", {"slots": 1, "holds": [[0, 1]]}),
+        ("worker", {"slots": 1, "pid": -1}),
+        ("client", {"keys": [0]}),
+        ("client", {"keys": [True]}),
+        ("client", {"keys": [1] * 65}),
+        ("client", {"nested": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_who_describes_itself_otherwise_than_declared_is_turned_away(
+    role: str, info: dict[str, Any], scheduler: Scheduler
+) -> None:
+    client, to_client = scheduler.join("client")
+    _, link = scheduler.join(role, **info)
+    assert "description of itself is malformed" in link.of(m.Goodbye)[0].reason and link.closed
+    scheduler.say(client, m.Ask(1))
+    assert not to_client.of(m.Answer)[0].info["machines"] and not to_client.closed
+
+
+def test_what_a_peer_adds_to_its_description_reaches_others_in_a_form_that_can_be_sent_and_shown(
+    scheduler: Scheduler,
+) -> None:
+    client, to_client = scheduler.join("client")
+    odd = {"deep": NESTED, "\x1b[2J": "\x1b]0;title\x07", "long": "x" * 5000, "name": "\x1b[31mred\nline"}
+    scheduler.join("worker", slots=1, uid="secret", **odd, **{str(i): i for i in range(5000)})
+    scheduler.say(client, m.Ask(1))
+    (machine,) = to_client.of(m.Answer)[0].info["machines"]
+    assert machine["name"] == r"\x1b[31mred\nline" and machine[r"\x1b[2J"] == r"\x1b]0;title\x07"
+    assert "deep" not in machine and "long" not in machine and len(machine) < 60
+    assert "uid" not in machine, "with that, anybody could take the worker's place"
+    assert to_client.of(m.WorkerChanged)[0].name == r"\x1b[31mred\nline"
+
+
+def test_nobody_submits_in_the_name_of_a_task_of_another_worker(scheduler: Scheduler) -> None:
+    """What it prints would go to the terminal of somebody else, and its place in the queue be theirs."""
+    client, to_client = scheduler.join("client")
+    _, to_worker = scheduler.join("worker", slots=2, uid="secret")
+    scheduler.submit(client, 1)
+    (run,) = to_worker.of(m.Run)
+    for info in ({}, {"nested": True}, {"slot_of": "another"}, {"name": "secret"}):
+        liar, to_liar = scheduler.join("client", **info)
+        scheduler.say(liar, m.OpenGroup(1, 0, [run.task, run.attempt]), m.RanInline([run.task, run.attempt], 9, 9))
+        scheduler.say(liar, m.Submit(1, "f", 0, None, 1, None, [], [run.task, run.attempt], False, [b"call"]))
+        assert [lost.reason for lost in to_liar.of(m.TaskLost)] == ["no-parent"]
+    assert to_worker.of(m.Run) == [run]
+    scheduler.say(client, m.Ask(1))
+    assert to_client.of(m.Answer)[0].info["clients"][0]["nested"]["failed"] == 0
+    slot, _ = scheduler.join("client", nested=True, slot_of="secret")
+    scheduler.say(slot, m.Submit(1, "f", 0, None, 0, None, [], [run.task, run.attempt], False, [b"call"]))
+    assert [run.client for run in to_worker.of(m.Run)] == [client, client]

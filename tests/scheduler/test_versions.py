@@ -88,7 +88,7 @@ def test_a_client_whose_python_has_no_free_slot_does_not_hold_up_another_one() -
     assert room.ran(other) == 1
 
 
-@pytest.mark.parametrize("unknown", [None, "", 311, ["3.11"], "unknown"])
+@pytest.mark.parametrize("unknown", [None, "", "unknown"])
 def test_whoever_tells_no_python_goes_with_all(unknown: object) -> None:
     room = Room()
     workers = [room.worker(python) for python in (OURS, OTHER, unknown)]
@@ -204,7 +204,7 @@ def test_a_workers_log_is_told_once_for_each_python() -> None:
 
 def test_who_asks_sees_which_workers_are_of_use_and_every_ones_versions() -> None:
     room = Room()
-    room.worker(OTHER, packages={"numpy": "2.0", "odd": 3, 4: "odd"}, odd=[[[]]], serves=["x"])
+    room.worker(OTHER, packages={"numpy": "2.0"}, odd=[[[]]], long="x" * 5000, shown=1)
     room.worker(OURS)
     for python, usable in ((OURS, [False, True]), (OTHER, [True, False]), ("", [True, True])):
         client = room.client(python)
@@ -212,5 +212,5 @@ def test_who_asks_sees_which_workers_are_of_use_and_every_ones_versions() -> Non
         workers = room.of(client, m.Answer)[0].info["machines"]
         assert [worker["usable"] for worker in workers] == usable
         assert workers[0]["packages"] == {"numpy": "2.0"}
-        assert "odd" not in workers[0]
+        assert "odd" not in workers[0] and "long" not in workers[0] and workers[0]["shown"] == 1
         assert room.of(client, m.Workers)[0].workers[0][3] == {"python": OTHER, "numpy": "2.0"}

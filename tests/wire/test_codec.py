@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import types
-import typing
 from typing import Any
 
 import hypothesis.strategies as st
@@ -17,41 +15,8 @@ from minidask.wire import messages as m
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, PREFIX, Frame, FrameDecoder
 from minidask.wire.packing import pack, unpack
+from tests.wire.any_message import any_message, beyond
 from tests.wire.bytes_in import feed, joined
-
-_TEXT = st.text(st.characters(), max_size=10)  # with lone surrogates: the text of an exception may be anything
-_PLAIN = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | _TEXT
-
-
-def _values(annotation: Any) -> st.SearchStrategy[Any]:
-    """Values that a field with this annotation may have."""
-    if annotation == m.Payload:
-        return st.lists(st.binary(max_size=20).map(bytearray), max_size=3)
-    if isinstance(annotation, types.UnionType):
-        return st.one_of(*(_values(part) for part in typing.get_args(annotation)))
-    origin = typing.get_origin(annotation)
-    if origin is list:
-        return st.lists(_values(typing.get_args(annotation)[0]), max_size=3)
-    if origin is dict:
-        return st.dictionaries(_TEXT, _PLAIN, max_size=3)
-    simple: dict[Any, st.SearchStrategy[Any]] = {
-        int: st.integers(-(2**63), 2**64 - 1),
-        str: _TEXT,
-        float: st.floats(allow_nan=False),
-        bytes: st.binary(max_size=16),
-        bool: st.booleans(),
-        type(None): st.none(),
-        Any: _PLAIN,
-    }
-    return simple[annotation]
-
-
-def _messages(kind: Any) -> st.SearchStrategy[m.Message]:
-    hints = typing.get_type_hints(kind)
-    return st.tuples(*(_values(hints[name]) for name in kind._fields)).map(kind._make)
-
-
-any_message = st.one_of(*(_messages(kind) for kind in m.CODES))
 
 
 @given(message=any_message)
@@ -75,6 +40,15 @@ def test_a_field_of_another_type_is_refused(message: m.Message, data: st.DataObj
         decode(Frame(pack(fields), frame.buffers))
 
 
+@given(message=beyond)
+def test_a_field_beyond_its_bounds_is_refused_and_named(message: tuple[m.Message, str]) -> None:
+    """Whatever the declaration beside the message says of a field: range, length, choice, depth."""
+    bad, name = message
+    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(encode(bad)))
+    with pytest.raises(ProtocolError, match=f"{type(bad).__name__} is malformed: {name}"):
+        decode(frame)
+
+
 @given(header=st.binary(max_size=60))
 def test_an_arbitrary_header_is_a_message_or_a_protocol_error(header: bytes) -> None:
     with contextlib.suppress(ProtocolError):
@@ -84,7 +58,7 @@ def test_an_arbitrary_header_is_a_message_or_a_protocol_error(header: bytes) -> 
 @pytest.mark.parametrize("elements", [[1, "x"], ["x"], [True], [None]])
 def test_lists_are_checked_to_the_last_element(elements: list[Any]) -> None:
     code = m.CODES.index(m.Cancel)
-    with pytest.raises(ProtocolError, match="elements"):
+    with pytest.raises(ProtocolError, match="tasks"):
         decode(Frame(msgpack.packb([code, elements, False]), []))
 
 

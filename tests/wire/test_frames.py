@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import psutil
 import pytest
 from hypothesis import given, settings
 
@@ -116,3 +117,16 @@ def test_many_small_frames_fit_through_the_small_buffer() -> None:
         buffer[:count], data = data[:count], data[count:]
         found += [frame.header[0] for frame in decoder.received(count)]
     assert found == list(range(50))
+
+
+def test_what_a_frame_says_of_its_size_costs_nothing_until_it_comes() -> None:
+    """One buffer of gigabytes, thousands of one megabyte, or a header of 16 MiB: memory grows with what has come."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    announced = [(1, 5, [3 << 30]), (4096, 5, [1 << 20] * 4096), (1, 16 << 20, [1 << 30])]
+    decoders = []
+    for count, header, sizes in announced:
+        data = PREFIX.pack(b"mD", count, header) + b"".join(size.to_bytes(8, "little") for size in sizes) + b"h" * 5
+        decoders.append(FrameDecoder(AUTHENTICATED))
+        assert feed(decoders[-1], data) == []
+    assert process.memory_info().rss - before < 16 << 20

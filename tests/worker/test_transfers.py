@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from minidask.data.downloads import WINDOW_BYTES
-from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.host.folders import place_of
 from minidask.wire import messages as m
-from minidask.wire.large import CHUNK_BYTES
+from minidask.wire.large import CHUNK_BYTES, blob_id
 from minidask.worker.events import BlobFailed, BlobHere, Event, NoRoom
 from minidask.worker.peers import Peer
 from minidask.worker.transfers import Transfers

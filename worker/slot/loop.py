@@ -68,6 +68,7 @@ class Slot:
         self.scheduler = slot_config.scheduler
         self.access_file = slot_config.access_file
         self.tls = slot_config.tls
+        self.uid = slot_config.uid
         self.store = BlobStore(slot_config.store)
         self.client: Any = None
         self._sock = sock

@@ -26,9 +26,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from minidask.data.files import blob_id
 from minidask.errors import VersionMismatch
 from minidask.task.sources import content_of, is_library, kernel
+from minidask.wire.large import blob_id
 
 from .copies import Copies
 

@@ -48,7 +48,6 @@ def test_help_teaches_and_version_tells(program: str) -> None:
 @pytest.mark.parametrize(
     ("program", "options", "text"),
     [
-        ("worker", [], "ADDRESS"),
         ("worker", ["http://x"], "unknown scheme"),
         ("worker", ["localhost", "--nworkers", "0"], "neither auto nor a whole number"),
         ("worker", ["localhost", "--memory-limit", "much"], "no number of bytes"),
@@ -259,7 +258,7 @@ def test_what_tasks_have_started_ends_with_a_worker_that_is_killed(programs: Pro
 
 
 def test_shutdown_ends_the_whole_cluster(programs: Programs) -> None:
-    scheduler, address = programs.scheduler()
+    scheduler, address = programs.scheduler("--allow-shutdown")
     worker = programs.worker(address, "--nworkers", "1")
     minidask.Client(address).shutdown()
     assert scheduler.exit_code(10) == 0

@@ -64,9 +64,9 @@ def large(i: int) -> Any:
 class Cluster:
     """A scheduler, which can be killed and started again on its port, with one machine of two slots."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, *options: str) -> None:
         self._programs = programs
-        self._scheduler, self.address = programs.scheduler()
+        self._scheduler, self.address = programs.scheduler(*options)
         programs.worker(self.address, "--nworkers", "2")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
@@ -170,7 +170,7 @@ def test_a_call_returns_though_its_scheduler_was_ended_by_hand_and_started_again
 
 
 def test_a_cluster_that_was_shut_down_is_an_error_at_once(programs: Programs) -> None:
-    cluster = Cluster(programs)
+    cluster = Cluster(programs, "--allow-shutdown")
     with minidask.Client(cluster.address) as client, minidask.Client(cluster.address) as other:
         client.wait_for_workers(2)
         future = client.submit(time.sleep, 600)

@@ -21,10 +21,10 @@ import pytest
 
 import minidask
 from minidask import errors
-from minidask.data.files import blob_id
 from minidask.net import transport
 from minidask.net.access import Access
 from minidask.net.credentials import Credentials
+from minidask.wire.large import blob_id
 from minidask.wire.messages import FetchChunk
 from minidask.worker.peers import Peers
 from tests.helpers import Program, Programs, alive, black_hole, wait_until

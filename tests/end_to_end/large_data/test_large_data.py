@@ -23,9 +23,9 @@ import minidask
 from minidask import errors
 from minidask.client.group import TaskGroup
 from minidask.data import files as blobfiles
-from minidask.data.files import blob_id
 from minidask.pickling.scattered import Scattered
 from minidask.wire.codec import encode
+from minidask.wire.large import blob_id
 from minidask.wire.messages import Message, PutBlob
 from tests.helpers import Programs, alive, forget_garbage, pinned, wait_until
 
