@@ -32,6 +32,21 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
         time.sleep(0.005)
 
 
+@contextlib.contextmanager
+def counted_steps() -> Iterator[list[int]]:
+    """Count the calls of functions in the block: a measure of its work that no load of the machine changes."""
+    steps = [0]
+
+    def count(*_: object) -> None:
+        steps[0] += 1
+
+    sys.setprofile(count)
+    try:
+        yield steps
+    finally:
+        sys.setprofile(None)
+
+
 def our_processes() -> list[psutil.Process]:
     """The processes of minidask that this run of the tests has started, also those whose parents have ended."""
     found = []

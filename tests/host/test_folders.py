@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from minidask.host import folders
-from minidask.host.folders import disk_folder
+from minidask.host.folders import disk_folder, remove_folders
 
 
 def test_threads_make_and_remove_folders_at_once(tmp_path: Path) -> None:
@@ -40,10 +40,11 @@ def test_a_folder_without_locks_is_swept_by_its_own_kind_alone(tmp_path: Path, n
     for folder in (dead, elsewhere):
         folder.mkdir()
     mine = folders.disk_folder(tmp_path)
-    folders.disk_folder(tmp_path)
+    other = folders.disk_folder(tmp_path)
     assert mine.exists()
     assert not dead.exists()
     assert elsewhere.exists(), "nothing says whether its process lives"
+    remove_folders(mine, other)
 
 
 def test_the_first_place_that_will_do_is_taken_for_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,6 +67,7 @@ def test_a_folder_of_any_name_stops_nobody(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     mine = disk_folder(tmp_path)
     assert mine.exists()
+    remove_folders(mine)
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
@@ -74,5 +76,5 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     (precious / "inside").mkdir(parents=True)
     (tmp_path / f"minidask-{folders.owner(gone.pid)}-x").symlink_to(precious)
-    disk_folder(tmp_path)
+    remove_folders(disk_folder(tmp_path))
     assert (precious / "inside").exists()

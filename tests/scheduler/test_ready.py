@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +11,7 @@ from minidask.scheduler.events import Joined, Received
 from minidask.scheduler.ready import COMPACT_FROM, ReadyQueue
 from minidask.scheduler.tasks import ClientRecord, Ended, GroupRecord, Ready, Running, TaskRecord, WorkerRecord
 from minidask.wire import messages as m
+from tests.helpers import counted_steps
 
 WORKER = WorkerRecord(1, "w", "w", 1, 0, {}, 0.0)
 STEPS = st.lists(
@@ -153,7 +152,7 @@ def test_a_group_may_take_a_closed_ones_number() -> None:
 def test_each_of_many_priorities_costs_the_same(end: str) -> None:
     """Tasks within a task that run in its slot, or end with it; or tasks that wait for the slots of leases."""
 
-    def seconds(count: int) -> float:
+    def steps(count: int) -> int:
         core = SchedulerCore()
         core.handle(Joined(1, "worker", "w", {"slots": 1}), 0.0)
         core.handle(Joined(2, "client", "c", {}), 0.0)
@@ -161,19 +160,18 @@ def test_each_of_many_priorities_costs_the_same(end: str) -> None:
         core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], lease, [b"f"])), 0.0)
         ((_, host),) = core.assign(0.0)
         assert isinstance(host, m.Run)
-        began = time.process_time()
-        for number in range(2, count):
-            parent = [] if lease else [host.task, host.attempt]
-            core.handle(Received(2, m.Submit(number, "f", number, None, 0, None, [], parent, False, [b"f"])), 0.0)
-            if lease:
-                core.assign(0.0)
-        if end == "run":
-            core.handle(Received(1, m.Waiting(host.task, host.attempt)), 0.0)
-            while runs := [message for _, message in core.assign(0.0) if isinstance(message, m.Run)]:
-                for run in runs:
-                    core.handle(Received(1, m.Done(run.task, run.attempt, 0.1, [b"r"])), 0.0)
-        core.handle(Received(1, m.Done(host.task, host.attempt, 0.1, [b"r"])), 0.0)
-        return time.process_time() - began
+        with counted_steps() as counted:
+            for number in range(2, count):
+                parent = [] if lease else [host.task, host.attempt]
+                core.handle(Received(2, m.Submit(number, "f", number, None, 0, None, [], parent, False, [b"f"])), 0.0)
+                if lease:
+                    core.assign(0.0)
+            if end == "run":
+                core.handle(Received(1, m.Waiting(host.task, host.attempt)), 0.0)
+                while runs := [message for _, message in core.assign(0.0) if isinstance(message, m.Run)]:
+                    for run in runs:
+                        core.handle(Received(1, m.Done(run.task, run.attempt, 0.1, [b"r"])), 0.0)
+            core.handle(Received(1, m.Done(host.task, host.attempt, 0.1, [b"r"])), 0.0)
+        return counted[0]
 
-    few = min(seconds(400) for _ in range(3))
-    assert min(seconds(8000) for _ in range(2)) < 3 * 20 * few
+    assert steps(2000) < 2 * 5 * steps(400)
