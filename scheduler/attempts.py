@@ -30,6 +30,7 @@ from .tasks import (
     ClientRecord,
     Delivering,
     Ended,
+    LetGo,
     Ready,
     Running,
     TaskRecord,
@@ -106,21 +107,58 @@ class Attempts:
         if task.group is not None and task.group.full:
             return False
         self._ready.take_out(task)
-        del self.tasks[task.id]
-        task.id = number
-        self.tasks[number] = task
+        self._renumber(task, number)
         self._adopt(task, worker, attempt)
         return True
 
+    def adopt_ended(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
+        """A worker has joined that has the outcome of an attempt. Returns whether its task runs elsewhere meanwhile.
+
+        The outcome counts then, and that other attempt is stopped.
+
+        Args:
+            number: of the task, for the worker.
+        """
+        if task is None or type(task.state) is not Running or task.lease or task.parent is not None:
+            return False
+        other = task.state.worker
+        self._send(other.peer, m.Stop(task.id, task.attempt))
+        self._take_off(task, other)
+        self._pool.update(other)
+        self._renumber(task, number)
+        self._adopt(task, worker, attempt)
+        return True
+
+    def _renumber(self, task: TaskRecord, number: int) -> None:
+        del self.tasks[task.id]
+        task.id = number
+        self.tasks[number] = task
+
+    def let_go(self, client: ClientRecord) -> list[LetGo]:
+        """A client is cut off, and may be back: forget what runs for it, without stopping it. Returns the attempts.
+
+        Leases and tasks with tasks of their own are not among them: without their client they come to nothing.
+        """
+        gone: list[LetGo] = []
+        for task in list(client.tasks.values()):
+            nests = task.nest is not None and (task.nest.waits or task.nest.children)
+            if type(task.state) is Running and task.id >= m.OUTLIVES and not nests and not task.lease:
+                worker, blobs, task.blobs = task.state.worker, task.blobs, []
+                self._take_off(task, worker)
+                self._end(task, "held")
+                gone.append((worker, task.id, task.attempt, blobs))
+        return gone
+
     def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
         task.attempt = attempt
+        task.newest = max(task.newest, attempt)
         self._begin(task, worker, None)
         self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
         self._pool.update(worker)
 
     def _begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
         """A worker has the current attempt of a task from now on."""
-        task.move("assign", Running(worker, sent_at))
+        task.move("assign" if type(task.state) is Ready else "moved", Running(worker, sent_at))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
@@ -164,7 +202,7 @@ class Attempts:
         task, worker, host = assignment
         measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
-        task.attempt = next_attempt(task) if task.attempt else 1
+        task.attempt = task.newest = next_attempt(task) if task.newest else 1
         self._begin(task, worker, now if measured else None)
         if host is not None:
             self._nesting.lend(host, task, worker)

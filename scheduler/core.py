@@ -57,6 +57,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.errors import ProtocolError
+from minidask.host.sizes import count
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
 
@@ -64,7 +65,7 @@ from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Lagging, Left, Received
-from .holds import Holds, holds_of, keys_of, number_of
+from .holds import Holds, holds_of, keys_of, number_of, returns_within
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
@@ -86,6 +87,9 @@ MAX_OUTPUT = 1 << 23
 PLAIN = (str, int, float, bool, type(None))
 
 Outbox = list[tuple[int, m.Message]]
+
+LOG = 0
+"""In the place of a peer: a Notice to it is a line for the scheduler's own log."""
 
 
 class SchedulerCore:
@@ -120,7 +124,7 @@ class SchedulerCore:
             self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
-        self.holds = Holds(self._send, self.pool.update)
+        self.holds = Holds(self._send, self.pool.update, self._unuse)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client = self._client_table()
@@ -142,7 +146,7 @@ class SchedulerCore:
         elif type(event) is Joined:
             self._join(event, now)
         elif type(event) is Left:
-            self._leave(event.peer, event.reason)
+            self._leave(event, now)
         elif type(event) is Lagging:
             self._lag(event)
         else:
@@ -241,16 +245,20 @@ class SchedulerCore:
 
     def _join(self, event: Joined, now: float) -> None:
         if event.role == "client":
-            self._client_joins(event)
+            self._client_joins(event, now)
         else:
             self._worker_joins(event, now)
 
-    def _client_joins(self, event: Joined) -> None:
+    def _client_joins(self, event: Joined, now: float) -> None:
         info, name = _plain(event)
         forward_output, nested = bool(info.get("forward_output", True)), bool(info.get("nested"))
         client = ClientRecord(
-            event.peer, name, forward_output, nested, minor(info.get("python")), keys=keys_of(event.info)
-        )
+            event.peer, name, forward_output, nested, minor(info.get("python")), keys=keys_of(event.info),
+            returns_within=returns_within(info),
+        )  # fmt: skip
+        for other in list(self.clients.values()):
+            if other.keys and other.keys[0] in client.keys[1:]:
+                self._leave(Left(other.peer, "it has connected again", cut=True), now)
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
         self.clients[event.peer] = client
@@ -274,7 +282,7 @@ class SchedulerCore:
             serves=str(info.get("serves") or ""), place=str(info.get("place") or ""),
             versions=versions, python=minor(info.get("python")), uid=str(info.get("uid") or ""),
         )  # fmt: skip
-        self._take_over(worker, holds_of(event.info), now)
+        self._take_over(worker, holds_of(event.info), holds_of(event.info, "ended"), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
@@ -282,13 +290,14 @@ class SchedulerCore:
         for client in self.clients.values():
             self.pythons.note(worker, client)
 
-    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
-        """Take over the attempts that a worker has brought along.
+    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], ended: dict[int, int], now: float) -> None:
+        """Take over the attempts that a worker has brought along; those that have `ended` have an outcome.
 
-        One of a task that runs elsewhere meanwhile, or that its client does not want, is stopped. One of a task that
-        nobody knows waits for its client. A client that was here before, under its earlier keys, wants nothing else
-        once it has submitted all again.
+        One of a task that runs elsewhere meanwhile is stopped, unless it has ended: then the other one is. One that its
+        client does not want is stopped. One of a task that nobody knows waits for its client. A client that was here
+        before, under its earlier keys, wants nothing else once it has submitted all again.
         """
+        stopped = 0
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
         if old is not None:
             self.holds.lose_worker(old)
@@ -300,28 +309,51 @@ class SchedulerCore:
             known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
             if self.attempts.adopt_ready(known, task, attempt, worker):
                 continue
+            if ended.get(task) == attempt and self.attempts.adopt_ended(known, task, attempt, worker):
+                continue
             may_come = client is None or not (client.settled or task // m.OUTLIVES == client.keys[0])
             if known is None and may_come and task >= m.OUTLIVES:
                 self.holds.add(worker, task, attempt, now)
             else:
+                stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
                 self._send(worker.peer, m.Stop(task, attempt))
+        if stopped:
+            self._note(f"machine {worker.name} is back; {count(stopped, 'task')} that it runs run elsewhere meanwhile")
         if old is not None:
-            self._leave(old.peer, "it has joined again")
+            self._leave(Left(old.peer, "it has joined again"), now)
 
     def _present(self) -> set[int]:
         """The keys of which all tasks are known that are still wanted."""
         return {key for client in self.clients.values() for key in client.keys[: None if client.settled else 1]}
 
-    def _leave(self, peer: int, reason: str) -> None:
-        worker = self.workers.pop(peer, None)
+    def _leave(self, event: Left, now: float) -> None:
+        worker = self.workers.pop(event.peer, None)
         if worker is not None:
-            self._lose_worker(worker, reason)
-        client = self.clients.pop(peer, None)
+            self._lose_worker(worker, event.reason)
+        client = self.clients.pop(event.peer, None)
         if client is not None:
             self.idle_notices.lose_client(client)
             self.restarts.lose_client(client)
+            if event.cut:
+                self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
             self.data.leave(client)
+
+    def _hold_for(self, client: ClientRecord, reason: str, now: float) -> None:
+        """A client is cut off: what it has running goes on for as long as it tries to come back."""
+        seconds = client.returns_within
+        held = self.attempts.let_go(client) if seconds else []
+        self.holds.add_all(held, now + seconds)
+        others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
+        if held or others:
+            go_on = f"{len(held)} of its tasks go on for {seconds:g} seconds at most"
+            self._note(f"client {client.name} is cut off, as {reason}; {go_on}, and {others} are cancelled")
+
+    def _note(self, text: str) -> None:
+        self._send(LOG, m.Notice(text))
+
+    def _unuse(self, blobs: list[bytes]) -> None:
+        self.data.forget(self.blobs.unuse(blobs))
 
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
@@ -334,6 +366,9 @@ class SchedulerCore:
             (self.ready.hold if client.lags else self.ready.go_on)(client)
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
+        again = sum(not isinstance(task.state, Cancelled) for task in worker.tasks.values())
+        if again and not self.stopping:
+            self._note(f"machine {worker.name} is lost: {reason}; {count(again, 'task')} of it go elsewhere")
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
@@ -349,9 +384,9 @@ class SchedulerCore:
         self._discount_standstill(now)
         for worker in list(self.workers.values()):
             if now - worker.seen > self.heartbeat_timeout:
-                silence = f"it was silent for {self.heartbeat_timeout:g} seconds"
-                self._send(worker.peer, m.Goodbye(silence))
-                self._leave(worker.peer, silence)
+                silent = f"was silent for {self.heartbeat_timeout:g} seconds"
+                self._send(worker.peer, m.Goodbye(f"this machine {silent}"))
+                self._leave(Left(worker.peer, f"it {silent}"), now)
         self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
         self.holds.tick(now)
@@ -409,7 +444,7 @@ class SchedulerCore:
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
-        hold = self.holds.take(client, message.task)
+        hold = self.holds.find(client, message.task)
         number = hold.task if hold is not None else self._number(client, message.task)
         # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
@@ -419,6 +454,7 @@ class SchedulerCore:
         )  # fmt: skip
         self.attempts.add(task, hold)
         if hold is not None:
+            self.holds.adopted(hold)
             for report in hold.early:
                 self._from_worker[type(report)](hold.worker, report)
 

@@ -50,7 +50,8 @@ def connect(
         SchedulerLost: nobody answers there.
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
-    connection = _connection(address, access_file, name, timeout, forward_output, nested=False)
+    seconds = return_by.seconds if return_by is not None else 0.0
+    connection = _connection(address, access_file, name, timeout, forward_output, seconds)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         return ClientShell(connection, slot)
@@ -79,7 +80,7 @@ def _connection_of(slot: SlotOfTask) -> Connection:
     began = time.monotonic()
     while True:
         try:
-            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False, nested=True)
+            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
                 raise
@@ -90,10 +91,16 @@ def _connection_of(slot: SlotOfTask) -> Connection:
 
 
 def _connection(
-    address: str, access_file: str | Path | None, name: str, timeout: float, forward_output: bool, *, nested: bool
+    address: str,
+    access_file: str | Path | None,
+    name: str,
+    timeout: float,
+    forward_output: bool,
+    reconnect_timeout: float | None = None,
 ) -> Connection:
+    """A connection of a client that connects again for so many seconds; None: of a slot."""
     info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-    info.update(nested=nested, python=python_version())
+    info.update(nested=reconnect_timeout is None, python=python_version(), reconnect_timeout=reconnect_timeout or 0.0)
     return Connection(Address.parse(address), access_file, info, timeout)
 
 

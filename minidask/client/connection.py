@@ -22,7 +22,7 @@ from minidask.errors import ProtocolError, SchedulerLost
 from minidask.host.signals import pass_on, suppress
 from minidask.net.access import secret_for
 from minidask.net.addresses import Address
-from minidask.net.sockets import keep_alive, no_scheduler
+from minidask.net.sockets import dead_seconds, keep_alive, no_scheduler
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -68,7 +68,7 @@ class Connection:
         except TimeoutError as error:
             self._sock.close()
             pass_on(error)
-            raise SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds") from error
+            raise _too_late(address, timeout) from error
         except OSError as error:
             self._sock.close()
             pass_on(error)
@@ -78,10 +78,40 @@ class Connection:
             raise
         self._sock.settimeout(None)
         self._fd = self._sock.fileno()
+        self._error = ""
+        if self.heartbeat_timeout is not None:
+            keep_alive(self._sock, dead_seconds(self.heartbeat_timeout))
 
     def again(self, timeout: float) -> Connection:
         """Return a new connection to the same address, by the same means. Raises what a new one does."""
         return Connection(self.address, self._access_file, self._info, timeout)
+
+    def ask(self, timeout: float) -> None:
+        """Ask on another connection whether the scheduler answers. The handshake is begun for that, not completed.
+
+        The kernel connects to a process that hangs, too.
+
+        Raises:
+            SchedulerLost: it does not.
+        """
+        with _connect(self.address, timeout) as sock:
+            hello = Initiator(b"", role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
+            try:
+                sock.sendall(b"".join(hello.start()))
+                if not sock.recv(1):
+                    raise SchedulerLost(f"what listens at {self.address} closed the connection")
+            except TimeoutError as error:
+                pass_on(error)
+                raise _too_late(self.address, timeout) from error
+            except OSError as error:
+                pass_on(error)
+                raise no_scheduler(self.address, error) from error
+
+    @property
+    def heartbeat_timeout(self) -> float | None:
+        """After how many seconds of silence the scheduler is looked for; None if it does not say."""
+        seconds = (self.peer_info or {}).get("heartbeat_timeout")
+        return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
 
     def wait_for(self, names: set[str], seconds: float) -> None:
         """Wait until workers of these names have joined, so many seconds at most. All messages are kept as early ones.
@@ -118,9 +148,10 @@ class Connection:
 
     def replace_by(self, other: Connection) -> None:
         """Become another connection, as this one is lost; its early messages too. For holders of the client's lock."""
+        self.close()
         self.peer_info, self.early, self._decoder = other.peer_info, other.early, other._decoder
         self._sock, self._outbox, self._fd = other._sock, other._outbox, other._fd
-        self._info = other._info
+        self._info, self._error = other._info, ""
         self.away = False
 
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
@@ -178,6 +209,7 @@ class Connection:
             outbox.flush()
         except OSError as error:
             pass_on(error)
+            self._error = str(error)
             _shut(sock)
 
     def receive(self, on_message: Callable[[Message], None]) -> Loss | None:
@@ -189,7 +221,7 @@ class Connection:
         try:
             count = self._sock.recv_into(self._decoder.get_buffer())
             if not count:
-                return Loss("the scheduler closed the connection, or died")
+                return Loss(self._error or "the scheduler closed the connection, or died")
             for frame in self._decoder.received(count):
                 on_message(decode(frame))
         except ProtocolError as error:
@@ -201,6 +233,12 @@ class Connection:
     def fileno(self) -> int:
         """The socket's file descriptor."""
         return self._fd
+
+    def stop_reading(self, why: str) -> None:
+        """Have the thread that reads take this connection for lost, for this reason. The scheduler does not notice."""
+        self._error = why
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
 
     def shut(self) -> None:
         """End the connection; the thread that reads it notices."""
@@ -215,6 +253,10 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: close the descriptor, and leave the parent's connection as it is."""
         self._sock.close()
+
+
+def _too_late(address: Address, timeout: float) -> SchedulerLost:
+    return SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds")
 
 
 def _fresh_key() -> int:

@@ -152,7 +152,7 @@ class ClientShell:
         self._cancel_dropped = cancel_dropped
         self._return_by = return_by
         self._closing = threading.Event()
-        self._other: Connection | None = None  # to go on with, when the present one has ended
+        self._silent_since: float | None = None  # while the scheduler is looked for
         self._given_up = ""
         self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
@@ -173,7 +173,7 @@ class ClientShell:
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
             m.Heartbeat: lambda message: None,
         }
-        silence = (connection.peer_info or {}).get("heartbeat_timeout") if return_by is not None else None
+        silence = connection.heartbeat_timeout if return_by is not None else None
         self.reader = Reader(
             connection, self._handle, self._lost, self._ended, slot, self.cancel_dropped, self._silent, silence
         )
@@ -512,7 +512,8 @@ class ClientShell:
             return False
         with self._lock:
             self.connection.away = True
-        self.connection.close()
+        if self._silent_since is None:  # else it stays open until the next one has taken its place
+            self.connection.close()
         self._results.clear()
         log.warning(
             "%s: %s; the client connects again, for %g seconds at most", self.connection.address, why, how.seconds
@@ -521,39 +522,50 @@ class ClientShell:
         return True
 
     def _silent(self) -> None:
-        """Nothing was heard of the scheduler for long: look whether another connection is answered."""
-        log.warning("%s: the scheduler is silent; the client asks whether it still answers", self.connection.address)
-        start(threading.Thread(target=self._look_for_it, name="minidask-return", daemon=True))
+        """Nothing was heard of the scheduler for long: ask whether it answers on another connection."""
+        self._silent_since = time.monotonic()
+        silence = f"silent for {self.connection.heartbeat_timeout:g} seconds"
+        log.warning("%s: the scheduler was %s; the client asks whether it answers", self.connection.address, silence)
+        ask = threading.Thread(
+            target=self._ask, args=(self._silent_since, silence), name="minidask-return", daemon=True
+        )
+        start(ask)
 
-    def _look_for_it(self) -> None:
-        """Connect once more beside the connection that is silent, and go on with the one that works."""
-        how, began = self._return_by, time.monotonic()
+    def _ask(self, began: float, silence: str) -> None:
+        """Ask a silent scheduler on other connections until it answers. If it does so there alone, connect again.
+
+        The next connection takes the place of this one, which is closed only then: so the scheduler does not take the
+        client for one that has ended.
+        """
+        how = self._return_by
         while how is not None and not self._closing.wait(FIRST_PAUSE_SECONDS):
+            why = ""
             try:
-                other = self.connection.again(how.timeout)
+                self.connection.ask(how.timeout)
                 self._closing.wait(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
             except MinidaskError as error:
-                if self.reader.silent_since(began) and time.monotonic() - began > how.seconds:
-                    self._given_up = f"it is silent, and {error}"
-                    self.connection.shut()
-                    return
-            else:
-                if self.reader.silent_since(began):
-                    self._other = other
-                    self.connection.shut()
-                    return
-                other.close()
+                why = str(error)
+            if self._silent_since != began or self.connection.away:
+                return  # the connection has ended meanwhile
             if not self.reader.silent_since(began):
+                self._silent_since = None
                 log.warning("%s: the scheduler answers again", self.connection.address)
+                return
+            if not why:
+                self.connection.stop_reading(f"it was {silence}")
+                return
+            if time.monotonic() - began > how.seconds:
+                self._given_up = f"it was {silence}, and {why}"
+                self.connection.shut()
                 return
 
     def _return(self, how: Return, why: str) -> None:
         """Connect again, and tell the scheduler there what this client wants; end it if that is not possible."""
-        end, pause = time.monotonic() + how.seconds, FIRST_PAUSE_SECONDS
+        end, pause = (self._silent_since or time.monotonic()) + how.seconds, FIRST_PAUSE_SECONDS
         while True:
             try:
                 how.prepare(self.core.losses)
-                connection, self._other = self._other or self.connection.again(how.timeout), None
+                connection = self.connection.again(how.timeout)
                 try:
                     connection.wait_for(self.workers.names(), WORKERS_SECONDS)
                 except BaseException:
@@ -584,6 +596,7 @@ class ClientShell:
                 connection.close()
                 self.core.check()
             self.connection.replace_by(connection)
+            self._silent_since = None
             self.reader.back()
             given = self._results_given()
             for lease in self.core.queues.leases():
@@ -600,8 +613,6 @@ class ClientShell:
         with self._lock:
             lost = self.core.end(self._given_up or why)
             self.queues.close()
-            if self._other is not None:
-                self._other.close()
         self.workers.wake()
         for effect in lost:
             self._conclude(effect)
