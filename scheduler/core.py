@@ -77,8 +77,8 @@ from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, Ta
 
 HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
-MOST_BETWEEN_TICKS = 5.0
-"""So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
+LEAST_STANDSTILL, MOST_BETWEEN_TICKS = 1.5, 5.0
+"""Seconds between two ticks. If it was more than one of these, this process stood still, and could hear nobody."""
 
 # More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
 MAX_SLOTS = 1 << 16
@@ -318,7 +318,7 @@ class SchedulerCore:
                 stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
                 self._send(worker.peer, m.Stop(task, attempt))
         if stopped:
-            self._note(f"machine {worker.name} is back; {count(stopped, 'task')} that it runs run elsewhere meanwhile")
+            self._note(f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}")
         if old is not None:
             self._leave(Left(old.peer, "it has joined again"), now)
 
@@ -346,8 +346,8 @@ class SchedulerCore:
         self.holds.add_all(held, now + seconds)
         others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
         if held or others:
-            go_on = f"{len(held)} of its tasks go on for {seconds:g} seconds at most"
-            self._note(f"client {client.name} is cut off, as {reason}; {go_on}, and {others} are cancelled")
+            go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
+            self._note(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
 
     def _note(self, text: str) -> None:
         self._send(LOG, m.Notice(text))
@@ -368,7 +368,7 @@ class SchedulerCore:
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         again = sum(not isinstance(task.state, Cancelled) for task in worker.tasks.values())
         if again and not self.stopping:
-            self._note(f"machine {worker.name} is lost: {reason}; {count(again, 'task')} of it go elsewhere")
+            self._note(f"machine {worker.name} is lost: {reason}; to be run elsewhere: {count(again, 'task')}")
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
@@ -384,7 +384,7 @@ class SchedulerCore:
         self._discount_standstill(now)
         for worker in list(self.workers.values()):
             if now - worker.seen > self.heartbeat_timeout:
-                silent = f"was silent for {self.heartbeat_timeout:g} seconds"
+                silent = f"was silent for {count(self.heartbeat_timeout, 'second')}"
                 self._send(worker.peer, m.Goodbye(f"this machine {silent}"))
                 self._leave(Left(worker.peer, f"it {silent}"), now)
         self.attempts.overtaken.tick(self.clients.values())
@@ -396,9 +396,9 @@ class SchedulerCore:
 
         What the others sent meanwhile may not be read yet. So their silence would be this process's own.
         """
-        lost = 0.0 if self._last_tick is None else now - self._last_tick - MOST_BETWEEN_TICKS
+        lost = 0.0 if self._last_tick is None else now - self._last_tick
         self._last_tick = now
-        if lost > 0:
+        if lost > max(LEAST_STANDSTILL, min(MOST_BETWEEN_TICKS, self.heartbeat_timeout / 2)):
             for worker in self.workers.values():
                 worker.seen = min(now, worker.seen + lost)
             self.pythons.discount(lost, now)

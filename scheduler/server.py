@@ -30,6 +30,7 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
+from minidask.host.sizes import count
 from minidask.net.addresses import Address
 from minidask.net.sockets import dead_seconds
 from minidask.net.transport import Link, MessageLink
@@ -239,7 +240,7 @@ class SchedulerServer:
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         limit = self.core.heartbeat_timeout
         for link in [link for link in self._enduring if link.is_dead(limit)]:
-            link.abort(OSError(f"its machine has not answered for {limit:g} seconds"))
+            link.abort(OSError(f"its machine has not answered for {count(limit, 'second')}"))
         self.post(Tick())
         self._beat()
 

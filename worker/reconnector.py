@@ -79,6 +79,7 @@ class Reconnector:
         self._closed = asyncio.Event()
         self._error: MinidaskError | OSError | None = None
         self._was_open = False
+        self._goodbye = ""
         self._draining = False
 
     def drain(self) -> None:
@@ -150,7 +151,7 @@ class Reconnector:
         nonce = os.urandom(NONCE_BYTES)
         handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
-        self._error, self._was_open = None, False
+        self._error, self._was_open, self._goodbye = None, False, ""
         self._link = MessageLink(handshake, self._opened, self._received, self._lost)
         try:
             await connect(self._address, self._link)
@@ -168,13 +169,14 @@ class Reconnector:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), limit / LOOKS)
             if self._was_open and silence.look(link.reads):
-                log.warning("the scheduler at %s was silent for %g seconds; asking for it", self._address, limit)
+                how = f"silent for {count(limit, 'second')}"
+                log.warning("the scheduler at %s was %s; asking whether it answers", self._address, how)
                 self._silent_since = time.monotonic()
                 if await self._answers_here(link):
                     self._silent_since, silence = None, Silence()
-                    log.warning("the scheduler at %s answers again", self._address)
+                    log.warning("the scheduler at %s is heard again", self._address)
                 elif not self._closed.is_set():
-                    self._leave_silent(link, SchedulerLost(f"it was silent for {limit:g} seconds"))
+                    self._leave_silent(link, SchedulerLost(f"it was {how}"))
 
     async def _answers_here(self, link: MessageLink) -> bool:
         """Ask a silent scheduler on other connections. Returns whether it is heard on this one again.
@@ -219,7 +221,7 @@ class Reconnector:
                 log.info("ending: a client has shut the cluster down")
                 self.stopped.set()
             elif isinstance(message, Goodbye):
-                log.warning("the scheduler said goodbye: %s", message.reason)
+                self._goodbye = message.reason
         self._shell.from_scheduler(messages)
 
     def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
@@ -227,7 +229,7 @@ class Reconnector:
             self._disconnected(error)
 
     def _disconnected(self, error: MinidaskError | OSError | None) -> None:
-        self._error = error
+        self._error = SchedulerLost(f"the scheduler said goodbye: {self._goodbye}") if self._goodbye else error
         self._closed.set()
         if self._was_open and not self.stopped.is_set():
             self._shell.attach(None)

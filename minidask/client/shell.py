@@ -53,6 +53,7 @@ from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.host.signals import Uninterrupted, start
+from minidask.host.sizes import count
 from minidask.pickling.scattered import Scattered
 from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
@@ -524,7 +525,7 @@ class ClientShell:
     def _silent(self) -> None:
         """Nothing was heard of the scheduler for long: ask whether it answers on another connection."""
         self._silent_since = time.monotonic()
-        silence = f"silent for {self.connection.heartbeat_timeout:g} seconds"
+        silence = f"silent for {count(self.connection.heartbeat_timeout or 0, 'second')}"
         log.warning("%s: the scheduler was %s; the client asks whether it answers", self.connection.address, silence)
         ask = threading.Thread(
             target=self._ask, args=(self._silent_since, silence), name="minidask-return", daemon=True
