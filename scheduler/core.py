@@ -116,6 +116,8 @@ class SchedulerCore:
         self.pool = WorkerPool()
         self.stopping = False
         self._next_task = 0
+        self.replaced: set[int] = set()
+        """Connections whose peer has joined again on another one: what still comes over them is void."""
         self._last_tick: float | None = None
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
@@ -146,6 +148,7 @@ class SchedulerCore:
         elif type(event) is Joined:
             self._join(event, now)
         elif type(event) is Left:
+            self.replaced.discard(event.peer)
             self._leave(event, now)
         elif type(event) is Lagging:
             self._lag(event)
@@ -186,6 +189,8 @@ class SchedulerCore:
                 handler(worker, message)
             return
         client = self.clients.get(peer)
+        if client is None and peer in self.replaced:
+            return
         if client is None:
             raise ProtocolError(f"{type(message).__name__} from a peer that has not joined")
         command = self._from_client.get(type(message))
@@ -258,6 +263,7 @@ class SchedulerCore:
         )  # fmt: skip
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
+                self.replaced.add(other.peer)
                 self._leave(Left(other.peer, "it has connected again", cut=True), now)
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
@@ -320,6 +326,7 @@ class SchedulerCore:
         if stopped:
             self._note(f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}")
         if old is not None:
+            self.replaced.add(old.peer)
             self._leave(Left(old.peer, "it has joined again"), now)
 
     def _present(self) -> set[int]:

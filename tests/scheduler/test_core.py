@@ -60,8 +60,8 @@ def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> 
     core.handle(e.Tick(), 0.0)
     now = 3600.0
     assert not core.handle(e.Tick(), now)
-    assert not pass_time(core, now, NO_WORKERS_SECONDS)
-    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS, 1)] == [m.TaskLost]
+    assert not pass_time(core, now, NO_WORKERS_SECONDS - 1)
+    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 1, 1)] == [m.TaskLost]
 
 
 # --- a client that does not read ---
