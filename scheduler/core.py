@@ -117,7 +117,7 @@ class SchedulerCore:
         self.stopping = False
         self._next_task = 0
         self.replaced: set[int] = set()
-        """Connections whose peer has joined again on another one: what still comes over them is void."""
+        """Connections whose client is here again on another one: what still comes over them is void."""
         self._last_tick: float | None = None
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
@@ -326,7 +326,6 @@ class SchedulerCore:
         if stopped:
             self._note(f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}")
         if old is not None:
-            self.replaced.add(old.peer)
             self._leave(Left(old.peer, "it has joined again"), now)
 
     def _present(self) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidask.errors import ProtocolError
 from minidask.scheduler import invariants
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
@@ -33,6 +34,7 @@ class Scheduler:
         self.alive = True
         self.links: dict[int, Connection] = {}
         self._dismissed: set[int] = set()
+        self._taken_over: set[int] = set()
         self._peers = 0
         self._assigning = False
         world.later(TICK_SECONDS, self._tick)
@@ -67,6 +69,7 @@ class Scheduler:
         connection.welcome()
         self._post(Joined(self._peers, connection.role, address, info))
         gone = before - set(self.core.workers)
+        self._taken_over |= gone
         if gone:
             self.world.met["moved over"] += len(self.core.workers[self._peers].tasks)
             self.world.met["taken over"] += 1
@@ -112,9 +115,14 @@ class Scheduler:
     # --- events ---
 
     def _post(self, event: Event) -> None:
-        if isinstance(event, Received):
-            self.world.met["word of a connection that was taken over"] += event.peer in self.core.replaced
-        self._write(self.core.handle(event, self.world.now))
+        try:
+            self._write(self.core.handle(event, self.world.now))
+        except ProtocolError as error:
+            if not isinstance(event, Received) or event.peer not in self._taken_over:
+                raise
+            self.world.met["word of a connection that was taken over"] += 1
+            self._dismissed.add(event.peer)
+            self._write([(event.peer, m.Goodbye(str(error)))])
         # The shell lets the core assign once for all that it has read in one go.
         if self.world.chance(0.7):
             self._assign()
