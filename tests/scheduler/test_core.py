@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from minidask.scheduler import events as e
 from minidask.scheduler.core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from minidask.wire import messages as m
@@ -51,6 +53,15 @@ def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
         core.handle(e.Received(2, m.Heartbeat(0)), now)
     assert not pass_time(core, now, HEARTBEAT_TIMEOUT)
     assert m.Goodbye in map(type, pass_time(core, now + HEARTBEAT_TIMEOUT, 1)), "from then on silence counts"
+
+
+@pytest.mark.parametrize("limit", [1.0, 2.0, 15.0])
+def test_a_scheduler_with_any_limit_takes_nobody_for_silent_when_it_stood_still(limit: float) -> None:
+    core = SchedulerCore(heartbeat_timeout=limit)
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    core.handle(e.Tick(), 0.0)
+    assert not core.handle(e.Tick(), 3 * limit)
+    assert m.Goodbye in map(type, pass_time(core, 3 * limit, limit + 1))
 
 
 def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> None:
