@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from minidask.host.program import run_loop
-from minidask.net.access import secret_for
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.transport import MessageLink, connect
 from minidask.pickling.sharing import dumps
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -25,7 +25,7 @@ RESULT = dumps(None, "the simulated result")
 
 
 async def _serve(address: Address, count: int, access_file: Path) -> int:
-    secret = secret_for(address, access_file)
+    credentials = Credentials.of(address, access_file)
     links: list[MessageLink] = []
     joined = asyncio.Event()
 
@@ -42,8 +42,10 @@ async def _serve(address: Address, count: int, access_file: Path) -> int:
 
     for number in range(count):
         info = {"name": f"machine {number}", "slots": 0, "prefetch": SLOTS}
-        handshake = Initiator(secret, role="worker", version="bench", nonce=os.urandom(NONCE_BYTES), info=info)
-        await connect(address, MessageLink(handshake, opened, answer, lambda link, error: None))
+        secret, nonce = credentials.secret, os.urandom(NONCE_BYTES)
+        handshake = Initiator(secret, role="worker", version="bench", nonce=nonce, info=info)
+        tls = credentials.stream(address, accepts=False)
+        await connect(address, MessageLink(handshake, opened, answer, lambda link, error: None, tls=tls))
     await joined.wait()
     print("joined", flush=True)
     stdin = asyncio.StreamReader()

@@ -72,7 +72,7 @@ class _Client:
     """A client that submits no-ops and counts what comes back."""
 
     def __init__(self, address: Address, access_file: Path, name: str) -> None:
-        self._connection = Connection(address, access_file, {"name": name}, 30)
+        self._connection = Connection(address, access_file, None, {"name": name}, 30)
         self._connection.send([OpenGroup(1, 0, [])])
         self._next = 0
         self.missing = 0

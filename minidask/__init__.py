@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from minidask.client.future import Future
     from minidask.client.nested import get_client
     from minidask.local.cluster import LocalCluster
+    from minidask.net.tls_options import TLSFiles
 
-__all__ = ["Client", "Future", "LocalCluster", "__version__", "errors", "get_client"]
+__all__ = ["Client", "Future", "LocalCluster", "TLSFiles", "__version__", "errors", "get_client"]
 
 _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local.cluster",
+    "TLSFiles": "minidask.net.tls_options",
     "get_client": "minidask.client.nested",
 }
 

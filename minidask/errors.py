@@ -31,13 +31,6 @@ class SchedulerLost(MinidaskError, ConnectionError):
     """No scheduler answers at the address, or the connection to it broke while work was pending."""
 
 
-class ParentLost(SchedulerLost):
-    """A task has submitted another one, and its scheduler does not know it: it was lost, and has another one meanwhile.
-
-    It is not seen outside that task, which is tried again.
-    """
-
-
 class NoWorkersError(MinidaskError, TimeoutError):
     """No worker was there to run the work within the time allowed."""
 

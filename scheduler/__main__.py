@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import math
 import os
+import shlex
+import socket
 import sys
 from pathlib import Path
 
@@ -22,23 +25,28 @@ from minidask.host.program import (
     seconds_option,
     start_logging,
     stop_on_signals,
+    unpickle_nothing,
 )
-from minidask.net.access import default_access_file, load_or_create_secret
+from minidask.host.systemd import Systemd
+from minidask.net.access import Access, default_access_file, load_or_create_access, new_secret, save_access
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, tls_of_options
 
 from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
 
 PROGRAM = "minidask-scheduler"
+ANYWHERE = ("0.0.0.0", "::")
 DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
 EPILOG = """\
 a cluster of several machines, in three steps:
   1. here:                  minidask-scheduler --host 0.0.0.0
-  2. on each machine:       copy the access file over (scp), then minidask-worker THIS_HOST:8786
+  2. for each machine:      give it the access file, by the command that step 1 prints; there: minidask-worker
   3. in your program:       client = minidask.Client("THIS_HOST:8786")
 
-Whoever holds the access file may run code on every worker: keep it to yourself. The connection is
-authenticated and not encrypted: use a network that you trust, or a tunnel.
+Whoever holds the access file may run code on every worker: keep it to yourself. TCP connections are
+encrypted, by certificates that are made from the access file's secret, or by your own.
 
 exit codes: 0 ended by a signal or a client, 1 could not start, 2 wrong usage
 """
@@ -55,6 +63,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--port", type=port_option, default=8786, help="0 lets the kernel choose (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--new-secret",
+        action="store_true",
+        help="write a new secret into the access file, and end. A scheduler that runs takes it within a second,"
+        " and ends all connections: who has the old one is not let in any more",
     )
     parser.add_argument(
         "--no-workers-timeout",
@@ -86,11 +100,19 @@ def heartbeat_option(text: str) -> float:
     return seconds
 
 
-async def _serve(address: Address, access_file: Path, no_workers_timeout: float, heartbeat_timeout: float) -> int:
-    secret = load_or_create_secret(access_file)
+async def _serve(
+    address: Address, access_file: Path, tls: TLSChoice, no_workers_timeout: float, heartbeat_timeout: float
+) -> int:
+    access = load_or_create_access(access_file)
+    if address.scheme == "tcp":
+        access = access._replace(encrypted=tls is not False)
+        save_access(access)  # before anybody can connect
+    credentials = Credentials(access, tls)
+    if credentials.are_plain(address):
+        log.warning(PLAIN_WARNING, "this scheduler")
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
     core = SchedulerCore(info, no_workers_timeout, heartbeat_timeout)
-    server = SchedulerServer(core, secret)
+    server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)
     except OSError as error:
@@ -98,26 +120,61 @@ async def _serve(address: Address, access_file: Path, no_workers_timeout: float,
         return fail(
             PROGRAM, f"cannot listen on {address}: {reason}. Choose another --port or --host, or end what listens there"
         )
-    print(
-        f"{PROGRAM} {__version__} listens on {address}\n"
-        f"  access file  {access_file}\n"
-        f"  workers      minidask-worker {address}\n"
-        f'  clients      minidask.Client("{address}")',
-        flush=True,
-    )
+    print(f"{PROGRAM} {__version__} listens on {address}")
+    if address.scheme == "tcp":
+        access = access._replace(address=_as_others_see_it(address))
+        save_access(access)
+    _tell_how_to_join(access, access.address or address)
     stop_on_signals(server.stopped, log)
+    systemd = Systemd(os.environ)
+    systemd.ready()
     await server.stopped.wait()
-    await server.close("the scheduler was ended")
+    systemd.stopping()
+    # Without a word if a signal has ended it: as after a crash, another one may soon be started in its place.
+    await server.close("a client has shut the cluster down" if core.stopping else "")
+    return 0
+
+
+def _as_others_see_it(address: Address) -> Address:
+    return dataclasses.replace(address, host=socket.gethostname()) if address.host in ANYWHERE else address
+
+
+def _tell_how_to_join(access: Access, address: Address) -> None:
+    print(f"  access file  {access.source}")
+    if address.scheme == "tcp":
+        print(f"  give it to a machine:\n    {give_command(access)}")
+    print(f'  workers      minidask-worker {address}\n  clients      minidask.Client("{address}")', flush=True)
+
+
+def give_command(access: Access, machine: str = "ssh NODE") -> str:
+    """The one command that gives an access file to another machine: into its usual place there.
+
+    Args:
+        access: what is in the file.
+        machine: runs a command there.
+    """
+    there = "~/.local/state/minidask"
+    command = f"umask 077; mkdir -p {there}; cat > {there}/access"
+    return f"{machine} {shlex.quote(command)} < {shlex.quote(access.source)}"
+
+
+def _renew(access_file: Path) -> int:
+    access = load_or_create_access(access_file)._replace(secret=new_secret())
+    save_access(access)
+    print(f"{access.source} has a new secret. Give it to each machine again:\n  {give_command(access)}")
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()
     try:
+        if options.new_secret:
+            return _renew(access_file)
         if options.host.startswith("unix:"):
             address = Address.parse(options.host)
         else:
@@ -125,7 +182,8 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        return run_loop(_serve(address, access_file, options.no_workers_timeout, options.heartbeat_timeout))
+        limits = options.no_workers_timeout, options.heartbeat_timeout
+        return run_loop(_serve(address, access_file, tls_of_options(options), *limits))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -328,10 +328,6 @@ class SchedulerCore:
         if old is not None:
             self._leave(Left(old.peer, "it has joined again"), now)
 
-    def _present(self) -> set[int]:
-        """The keys of which all tasks are known that are still wanted."""
-        return {key for client in self.clients.values() for key in client.keys[: None if client.settled else 1]}
-
     def _leave(self, event: Left, now: float) -> None:
         worker = self.workers.pop(event.peer, None)
         if worker is not None:
@@ -423,8 +419,6 @@ class SchedulerCore:
         if message.group in client.groups or message.group <= 0 or message.limit < 0:
             raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
         parent = self._parent(message) if message.parent else None
-        if parent is None and message.parent and self._too_early(client, message.parent):
-            return
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
             self.idle_notices.subscribe(client, message.group, parent)
@@ -437,8 +431,6 @@ class SchedulerCore:
         check_submission(client, message)
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(message) if message.parent else None
-        if parent is None and message.parent and self._too_early(client, message.parent):
-            return
         died = self.nesting.died_before(parent, message) if parent is not None else ()
         refusal = refusal_of(client, message, group, parent)
         if len(died) >= MAX_DEATHS:
@@ -477,19 +469,6 @@ class SchedulerCore:
             return None
         state = task.state
         return task if type(state) is Running or (type(state) is Cancelled and not state.stopped) else None
-
-    def _too_early(self, client: ClientRecord, parent: list[int]) -> bool:
-        """Whether the parent of a submission is of a lost scheduler, and its client is not back: it may be wanted.
-
-        Then the client of its slot is sent away: the parent is cut off, and is tried again if it is wanted. So it is if
-        another attempt has taken the parent's place, as its worker was lost: another scheduler may adopt this one.
-        """
-        task, attempt = parent
-        known = self.attempts.tasks.get(task)
-        lost = known.attempt != attempt if known is not None else task // m.OUTLIVES not in self._present()
-        if lost and task >= m.OUTLIVES:
-            self._send(client.peer, m.Goodbye("the client of the task that submits is not back yet, or has another"))
-        return lost and task >= m.OUTLIVES
 
     def _cancel(self, client: ClientRecord, message: m.Cancel) -> None:
         for number in message.tasks:

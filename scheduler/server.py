@@ -22,17 +22,18 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
 from minidask.host.sizes import count
 from minidask.net.addresses import Address
-from minidask.net.sockets import dead_seconds
+from minidask.net.credentials import Credentials
+from minidask.net.sockets import dead_seconds, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, Goodbye, Heartbeat, Message, Notice
@@ -51,16 +52,16 @@ class SchedulerServer:
 
     Args:
         core: the decisions.
-        secret: the cluster's; every peer must prove that it knows it.
+        credentials: the cluster's; every peer must prove that it has the same secret.
         info: entries that every peer is told in the handshake, besides version and id.
     """
 
-    def __init__(self, core: SchedulerCore, secret: bytes, info: dict[str, Any] | None = None) -> None:
+    def __init__(self, core: SchedulerCore, credentials: Credentials, info: dict[str, Any] | None = None) -> None:
         self.core = core
         self.stopped = asyncio.Event()
         """Set when a client shuts the cluster down, when `close` is called, and when an error ends the scheduler."""
         self.address = ""
-        self._secret = secret
+        self._credentials = credentials
         self._info = {"version": __version__, "id": os.urandom(8).hex(), **(info or {})}
         self._info["heartbeat_timeout"] = core.heartbeat_timeout
         self._beat_at = 0.0
@@ -85,14 +86,15 @@ class SchedulerServer:
 
         Raises:
             OSError: the address is in use, or not one of this machine.
+            AuthenticationError: a certificate of the user's cannot be used.
         """
+        self._credentials.stream(address, accepts=True)  # what is wrong with certificates is told now
+        accept = functools.partial(self._accept, address)
         loop = asyncio.get_running_loop()
         if address.scheme == "unix":
-            Path(address.path).unlink(missing_ok=True)
-            server = await loop.create_unix_server(self._accept, address.path)
-            os.chmod(address.path, 0o600)
+            server = await loop.create_unix_server(accept, sock=listen_unix(address.path))
         else:
-            server = await loop.create_server(self._accept, address.host, address.port)
+            server = await loop.create_server(accept, address.host, address.port)
             address = Address("tcp", host=address.host, port=server.sockets[0].getsockname()[1])
         self._servers.append(server)
         self.address = self.address or str(address)
@@ -102,10 +104,11 @@ class SchedulerServer:
         return address
 
     async def close(self, reason: str) -> None:
-        """Stop listening, say goodbye to every peer, and close all connections.
+        """Stop listening, and close all connections.
 
         Args:
-            reason: what the peers are told.
+            reason: what the peers are told with Goodbye: for clients that is the end. If it is empty they are told
+                nothing, and look for another scheduler at this address.
         """
         self.stopped.set()
         if self._ticker is not None:
@@ -113,7 +116,8 @@ class SchedulerServer:
         for server in self._servers:
             server.close()
         for link in list(self._links.values()):
-            link.send(Goodbye(reason))
+            if reason:
+                link.send(Goodbye(reason))
             link.close()
         for stranger in list(self._strangers):
             stranger.abort()
@@ -241,6 +245,10 @@ class SchedulerServer:
         limit = self.core.heartbeat_timeout
         for link in [link for link in self._enduring if link.is_dead(limit)]:
             link.abort(OSError(f"its machine has not answered for {count(limit, 'second')}"))
+        if self._credentials.renew():
+            log.warning("the access file has a new secret: all connections end, and who has it may come back")
+            for link in [link for link in self._links.values() if isinstance(link, MessageLink)] + [*self._strangers]:
+                link.abort()
         self.post(Tick())
         self._beat()
 
@@ -255,10 +263,12 @@ class SchedulerServer:
 
     # --- sockets ---
 
-    def _accept(self) -> MessageLink:
-        handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=self._info)
+    def _accept(self, address: Address) -> MessageLink:
+        secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
+        handshake = Acceptor(secret, version=__version__, nonce=nonce, info=self._info)
+        tls = self._credentials.stream(address, accepts=True)
         limit = dead_seconds(self.core.heartbeat_timeout)
-        link = MessageLink(handshake, self._opened, self._received, self._closed, limit, self._lags)
+        link = MessageLink(handshake, self._opened, self._received, self._closed, limit, self._lags, tls)
         self._strangers.add(link)
         return link
 

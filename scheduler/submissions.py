@@ -42,5 +42,5 @@ def refusal_of(
     if message.group and group is None:
         return m.Reason.INTERNAL, f"group {message.group} is not open"
     if message.parent and parent is None:
-        return m.Reason.NO_PARENT, "the task that has submitted it has ended"
+        return m.Reason.NO_PARENT, "the task that has submitted it has ended, or is not known yet"
     return (m.Reason.VERSION, client.refused) if client.refused else None

@@ -1,10 +1,14 @@
 """Kills slots while calls go through a call queue, and looks whether any call is lost, run twice at once, or blamed.
 
-    python -m tests.kills [--calls 100000] [--kills 5000] [--seed N]
+    python -m tests.kills [--calls 100000] [--kills 5000] [--poisons 50] [--seed N]
 
 The calls tell in a file that they begin and end, and the killer tells there whom it kills, before it does. Each note is
 one `O_APPEND` write, so the file has the order of all that happened: a call that begins while another attempt of it has
-neither ended nor been killed ran twice at once.
+neither ended nor been killed ran twice at once. And a process that begins its first call after a death has taken the
+place of the one that died.
+
+A slot dies by a signal, or by an order that the next call finds: it then calls `os._exit`, or takes memory until its
+slot is over the limit.
 
 A call whose slot is killed three times is lost by design. So a `KilledWorker` is right if three slots were killed in
 its run, and the run is then made again.
@@ -32,19 +36,36 @@ from joblib import Parallel, delayed, parallel_config
 import minidask
 from minidask.errors import KilledWorker
 
-NOTE = "<cQI"  # what happens, the call's number, and the process
+NOTE = "<cQId"  # what happens, the call's number, the process, and when, by the clock of the whole machine
 NOTE_BYTES = struct.calcsize(NOTE)
-BEGINS, ENDS, KILLED = b"b", b"e", b"k"
+BEGINS, ENDS, KILLED, DEAD = b"b", b"e", b"k", b"d"
 WAYS_TO_RETURN = ("list", "generator", "generator_unordered")
 INNOCENTS = 50
+MEMORY_LIMIT = 300 << 20
+SIGNALS = {"kill": signal.SIGKILL, "segfault": signal.SIGSEGV, "abort": signal.SIGABRT}
+ORDERS = ("exit", "memory")
+WAYS_TO_DIE = (*SIGNALS, *ORDERS)
 
 
 def note(path: str, what: bytes, call: int, process: int) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(file, struct.pack(NOTE, what, call, process))
+        os.write(file, struct.pack(NOTE, what, call, process, time.monotonic()))
     finally:
         os.close(file)
+
+
+def die(way: str) -> None:
+    """End this process in one of the ways."""
+    if way == "exit":
+        os._exit(1)
+    if way == "memory":
+        taken = []
+        while True:
+            taken.append(bytearray(b"x") * (8 << 20))
+            time.sleep(0.005)
+    os.kill(os.getpid(), SIGNALS[way])
+    time.sleep(60)
 
 
 # --- calls ---
@@ -64,6 +85,11 @@ def sized(number: int) -> bytes:
 
 def noted(path: str, call: int, function: Callable[[int], Any]) -> tuple[int, Any]:
     note(path, BEGINS, call, os.getpid())
+    with contextlib.suppress(FileNotFoundError):
+        taken = f"{path}.{os.getpid()}"
+        os.rename(f"{path}.order", taken)  # one call alone succeeds in this
+        note(path, KILLED, call, os.getpid())
+        die(Path(taken).read_text())
     result = function(call)
     note(path, ENDS, call, os.getpid())
     return call, result
@@ -75,10 +101,7 @@ def innocent(path: str, call: int) -> tuple[int, Any]:
 
 def poison(path: str, call: int, way: str) -> None:
     note(path, BEGINS, call, os.getpid())
-    if way == "exit":
-        os._exit(1)
-    os.kill(os.getpid(), signal.SIGKILL if way == "kill" else signal.SIGSEGV)
-    time.sleep(60)
+    die(way)
 
 
 # --- killing ---
@@ -115,22 +138,54 @@ class Killer:
 
     def _kill_all(self) -> None:
         while self.kills < self._most and not self._over.wait(self._chance.uniform(0, 2 * self._seconds)):
-            slots = self._busy_slots()
-            if slots:
-                slot = self._chance.choice(slots)
-                note(self._path, KILLED, 0, slot)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(slot, self._chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV]))
-                    self.kills += 1
+            # Memory takes a while to be used up, so that comes to a part of the others only.
+            way = self._chance.choices(WAYS_TO_DIE, (10, 10, 10, 10, 1))[0]
+            slot = self._order(way) if way in ORDERS else self._signal(SIGNALS[way])
+            if slot is not None:
+                self.kills += 1
+                while _lives(slot):
+                    time.sleep(0.001)
+                note(self._path, DEAD, 0, slot)
+                Path(f"{self._path}.{slot}").unlink(missing_ok=True)  # the order that it has taken
+
+    def _signal(self, number: signal.Signals) -> int | None:
+        """Send a slot a signal that it dies of; returns its process."""
+        slots = self._busy_slots()
+        if not slots:
+            return None
+        slot = self._chance.choice(slots)
+        note(self._path, KILLED, 0, slot)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(slot, number)
+        return slot
+
+    def _order(self, way: str) -> int | None:
+        """Leave an order for the next call; returns the process that has taken it, and None if none did."""
+        Path(f"{self._path}-new").write_text(way)
+        os.rename(f"{self._path}-new", f"{self._path}.order")
+        while os.path.exists(f"{self._path}.order"):
+            if self._over.wait(0.002):
+                return None
+        folder, _, name = self._path.rpartition("/")
+        taken = [file for file in os.listdir(folder) if file.startswith(f"{name}.")]
+        return int(taken[0].rpartition(".")[2])
 
     def _busy_slots(self) -> list[int]:
         """The slots that have run a call: to kill those that only start tells nothing of queues."""
-        began = {process for what, _, process in notes(self._path, last=5000) if what == BEGINS}
+        began = {process for what, _, process, _ in notes(self._path, last=5000) if what == BEGINS}
         with open(f"/proc/{self._node}/task/{self._node}/children") as file:
-            return [slot for slot in map(int, file.read().split()) if slot in began]
+            return [slot for slot in map(int, file.read().split()) if slot in began and _lives(slot)]
 
 
-def notes(path: str, last: int | None = None) -> Iterator[tuple[bytes, int, int]]:
+def _lives(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def notes(path: str, last: int | None = None) -> Iterator[tuple[bytes, int, int, float]]:
     """All that was noted, or so many of the last notes."""
     with open(path, "rb") as file:
         if last is not None:
@@ -146,9 +201,11 @@ def run_twice_at_once(path: str) -> list[str]:
     began: dict[int, int] = {}
     over: set[int] = set()
     found = []
-    for what, call, process in notes(path):
+    for what, call, process, _ in notes(path):
         if what == KILLED:
             killed.add(process)
+        elif what == DEAD:
+            continue
         elif what == BEGINS:
             if call in began and began[call] not in killed:
                 found.append(f"call {call} began in {process}, and had {'ended' if call in over else 'begun'} before")
@@ -159,6 +216,24 @@ def run_twice_at_once(path: str) -> list[str]:
         else:
             over.add(call)
     return found
+
+
+def replaced_after(path: str) -> list[float]:
+    """Seconds from each death until a process that is new has begun a call.
+
+    Slots are alike, so the first new process stands for the first one that died.
+    """
+    known: set[int] = set()
+    waiting: collections.deque[float] = collections.deque()
+    seconds = []
+    for what, _, process, when in notes(path):
+        if what == DEAD:
+            waiting.append(when)
+        elif what == BEGINS and process not in known:
+            known.add(process)
+            if waiting:
+                seconds.append(when - waiting.popleft())
+    return sorted(seconds)
 
 
 # --- the two parts ---
@@ -211,6 +286,14 @@ def kill_at_random(client: minidask.Client, path: str, calls: int, kills: int, s
                 print(f"{counts['calls']} calls, {killer.kills} kills, {time.monotonic() - began:.0f} s", flush=True)
     doubles = run_twice_at_once(path)
     print("\n".join(doubles[:20]))
+    if gaps := replaced_after(path):
+        over = sum(gap > 1 for gap in gaps)
+        print(
+            f"from a death until another process took a call: median {gaps[len(gaps) // 2]:.2f} s,"
+            f" of 1,000 all but one within {gaps[len(gaps) * 999 // 1000]:.2f} s, longest {gaps[-1]:.2f} s,"
+            f" {over} of {len(gaps)} above 1 s",
+            flush=True,
+        )
     took = time.monotonic() - began
     return Summary(
         counts["calls"], killer.kills, counts["lost"], took, counts["wrong results"], counts["wrong losses"],
@@ -219,33 +302,55 @@ def kill_at_random(client: minidask.Client, path: str, calls: int, kills: int, s
 
 
 def poison_some(client: minidask.Client, folder: Path, times: int, seed: int) -> Summary:
-    """Run one call that kills its slot among innocent ones, so many times."""
+    """Run one call that kills its slot among innocent ones, so many times: through a call queue, and as tasks."""
     chance = random.Random(seed)
     began = time.monotonic()
-    wrong_blame = doubles = 0
+    wrong_blame = wrong_results = doubles = 0
     for number in range(times):
         path = str(folder / f"poison{number}")
         Path(path).touch()
         bad = chance.randrange(INNOCENTS + 1)
-        way = chance.choice(["exit", "kill", "crash"])
-        calls = [delayed(innocent)(path, call) for call in range(INNOCENTS)]
+        way = chance.choices(WAYS_TO_DIE, (10, 10, 10, 10, 1))[0]
+        calls: list[Any] = [delayed(innocent)(path, call) for call in range(INNOCENTS)]
         calls.insert(bad, delayed(poison)(path, INNOCENTS, way))
-        try:
-            parallel = Parallel(batch_size=1, pre_dispatch="all", return_as=chance.choice(WAYS_TO_RETURN))
-            list(parallel(calls))
-        except KilledWorker as error:
-            text = str(error)
-        else:
-            text = "nothing was raised"
-        attempts = [call for what, call, _ in notes(path) if what == BEGINS]
+        outcomes = chance.choice([all_or_error, outcomes_of_parallel, outcomes_of_tasks])(client, calls, chance)
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        text = str(errors[0]) if len(errors) == 1 and isinstance(errors[0], KilledWorker) else repr(errors)
+        attempts = [call for what, call, _, _ in notes(path) if what == BEGINS]
         if not text.startswith("task 'poison': it was tried 3 times") or attempts.count(INNOCENTS) != 3:
             wrong_blame += 1
             print(f"{attempts.count(INNOCENTS)} attempts of the poison: {text}", flush=True)
+        results = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+        if results and sorted(results) != [(call, nothing(call)) for call in range(INNOCENTS)]:
+            wrong_results += 1
+            print(f"wrong results: {results}", flush=True)
         if twice := [call for call in range(INNOCENTS) if attempts.count(call) > 1]:
             doubles += 1
             print(f"innocent calls that ran more than once: {twice}", flush=True)
+        os.unlink(path)
+        if number % 50 == 49:
+            print(f"{number + 1} poisons, {time.monotonic() - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
-    return Summary(times * (INNOCENTS + 1), 3 * times, times, seconds, 0, 0, doubles, wrong_blame)
+    return Summary(times * (INNOCENTS + 1), 3 * times, times, seconds, wrong_results, 0, doubles, wrong_blame)
+
+
+def all_or_error(client: minidask.Client, calls: list[Any], chance: random.Random) -> list[Any]:
+    """What a `Parallel` call raises; a list of results if it raises nothing."""
+    try:
+        parallel = Parallel(batch_size=1, pre_dispatch="all", return_as=chance.choice(WAYS_TO_RETURN))
+        return list(parallel(calls))
+    except KilledWorker as error:
+        return [error]
+
+
+def outcomes_of_parallel(client: minidask.Client, calls: list[Any], chance: random.Random) -> list[Any]:
+    with parallel_config("minidask", scheduler=client, on_error="return"):
+        return list(Parallel(batch_size=1, return_as=chance.choice(WAYS_TO_RETURN))(calls))
+
+
+def outcomes_of_tasks(client: minidask.Client, calls: list[Any], chance: random.Random) -> list[Any]:
+    futures = [client.submit(function, *arguments) for function, arguments, _ in calls]
+    return [future.exception() or future.result() for future in futures]
 
 
 def main() -> int:
@@ -258,7 +363,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     options = parser.parse_args()
     print(f"seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder, minidask.Client(n_workers=options.slots) as client:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        minidask.Client(n_workers=options.slots, memory_limit=MEMORY_LIMIT, forward_output=False) as client,
+    ):
         path = os.path.join(folder, "notes")
         Path(path).touch()
         with parallel_config("minidask", scheduler=client):

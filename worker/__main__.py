@@ -25,11 +25,15 @@ from minidask.host.program import (
     run_loop,
     seconds_option,
     start_logging,
+    unpickle_nothing,
 )
 from minidask.host.resources import cpu_count, memory_total
 from minidask.host.sizes import count, format_bytes, parse_bytes
-from minidask.net.access import secret_for
+from minidask.host.systemd import Systemd
+from minidask.net.access import default_access_file, load_access
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
+from minidask.net.tls_options import PLAIN_WARNING, tls_of_options, to_text
 from minidask.task.context import SlotConfig
 
 from .memory import MemoryLimits
@@ -56,7 +60,13 @@ log = logging.getLogger("minidask.worker")
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
-    parser.add_argument("address", metavar="ADDRESS", type=_address, help="where the scheduler listens")
+    parser.add_argument(
+        "address",
+        metavar="ADDRESS",
+        type=_address,
+        nargs="?",
+        help="where the scheduler listens (default: what the access file says)",
+    )
     parser.add_argument(
         "--nworkers",
         default="auto",
@@ -117,6 +127,15 @@ def _address(text: str) -> Address:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _address_in(access_file: str | None) -> Address:
+    access = load_access(Path(access_file) if access_file else default_access_file())
+    if access.address is None:
+        raise MinidaskError(
+            f"the access file {access.source} has no address: name the scheduler's, minidask-worker ADDRESS"
+        )
+    return access.address
+
+
 def _workers(text: str) -> int:
     if text == "auto":
         return cpu_count()
@@ -143,15 +162,20 @@ def _memory(text: str) -> int | None:
 
 
 async def _work(options: argparse.Namespace) -> int:
-    secret = secret_for(options.address, options.access_file)
+    systemd = Systemd(os.environ)  # before the slots take over the environment
+    tls = tls_of_options(options)
+    options.address = options.address or _address_in(options.access_file)
+    credentials = Credentials.of(options.address, options.access_file, tls)
+    if credentials.are_plain(options.address):
+        log.warning(PLAIN_WARNING, options.address)
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
-    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""))
+    slot_config = SlotConfig(str(store.folder), str(options.address), str(options.access_file or ""), to_text(tls))
     shell = WorkerShell(
-        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, secret, options.fresh_slots
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
     )
     await shell.listen(options.address, options.port)
-    reconnector = Reconnector(shell, options.address, secret, options.death_timeout)
+    reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
@@ -160,9 +184,11 @@ async def _work(options: argparse.Namespace) -> int:
         flush=True,
     )
     drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
+    systemd.ready()
     try:
         await reconnector.run()
     finally:
+        systemd.stopping()
         store.remove()
     return 0
 
@@ -170,12 +196,13 @@ async def _work(options: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-worker` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    unpickle_nothing()
     start_logging(options.log_level)
     try:
         descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
         return run_loop(_work(options))
-    except (MinidaskError, OSError) as error:
+    except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 
 

@@ -72,7 +72,9 @@ class WorkerCore:
             case e.FromSlot(slot, message) if slot in self.slots:
                 self._from_slot(self.slots[slot], message, now)
             case e.SlotExited(slot, how, hint):
-                self._slot_exited(self.slots.pop(slot), how, hint)
+                self._slot_exited(self.slots.pop(slot), how, hint, now)
+            case e.NotStarted(slot, why):
+                self._effects += self.table.not_started(self.slots[slot], why, now)
             case e.ResultLeft(slot, done, large) if slot in self.slots:
                 self._from_slot(self.slots[slot], done, now, large)
             case e.BlobHere(blob):
@@ -96,6 +98,7 @@ class WorkerCore:
         self._fill_slots(now)
         if self.queue or self.data.held:
             self._return_if_draining()
+        self._effects = [*self.table.tell_missing(), *self._effects]  # first: what is given back must not come again
         if self.table.restarts:
             self._effects += self.table.restarted()
         if self.data.kept:
@@ -326,7 +329,7 @@ class WorkerCore:
             case m.SlotReady():
                 if type(slot.state) is not Starting:
                     raise ProtocolError(f"worker {slot.number} says again that it is ready")
-                self.table.ready(slot)
+                self._effects += self.table.ready(slot)
             case m.Done() | m.Failed() | m.Stopped():
                 self._finished(slot, message, now, large)
             case m.Began(task, attempt):
@@ -383,19 +386,20 @@ class WorkerCore:
         else:
             self._effects.append(e.ToScheduler(message))
 
-    def _slot_exited(self, slot: SlotRecord, how: str, hint: str) -> None:
+    def _slot_exited(self, slot: SlotRecord, how: str, hint: str, now: float) -> None:
         """Report all calls that died with a slot, the outermost first, and replace the slot."""
         for call in slot.calls:
             if isinstance(call, Ending):
                 self._effects += report_stopped(call)
             else:
                 self._effects.append(e.ToScheduler(_death(slot, call, how, slot.verdict or hint)))
-        self._effects += self.table.exited(slot, how)
+        self._effects += self.table.exited(slot, how, now)
 
     # --- time ---
 
     def _tick(self, now: float) -> None:
-        """Kill, interrupt or give back whatever has run out of time."""
+        """Kill, interrupt or give back whatever has run out of time; try again to start what is missing."""
+        self._effects += self.table.try_again(now)
         for slot in self.slots.values():
             if slot.retired_by is not None and now >= slot.retired_by:
                 self._effects += self.table.kill(slot)

@@ -59,6 +59,13 @@ class SlotExited(NamedTuple):
     hint: str
 
 
+class NotStarted(NamedTuple):
+    """The process of a slot cannot be started; `why` is the system's reason."""
+
+    slot: int
+    why: str
+
+
 class OverMemory(NamedTuple):
     """A slot uses more memory than it may; `text` has the figures."""
 
@@ -88,6 +95,7 @@ Event = (
     | NoRoom
     | ResultLeft
     | SlotExited
+    | NotStarted
     | OverMemory
     | Resize
     | SchedulerGone

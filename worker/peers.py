@@ -17,12 +17,16 @@ from typing import Protocol, TypeAlias
 from minidask._version import __version__
 from minidask.errors import MinidaskError
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 
 DEAD_SECONDS = 6
 """A source from which nothing can come any more is noticed so soon: others have the data too."""
+
+ANYWHERE = Address("tcp")
+"""Workers meet over TCP only."""
 
 Peer: TypeAlias = str | int
 """Another worker: the address where it serves, or the number of the connection over which it asks."""
@@ -44,14 +48,14 @@ class Peers:
     """This worker's door for the others, and its links to them.
 
     Args:
-        secret: of the cluster.
+        credentials: the cluster's.
         receiver: gets the messages of other workers, and is told of those that are lost.
     """
 
-    def __init__(self, secret: bytes, receiver: Receiver) -> None:
+    def __init__(self, credentials: Credentials, receiver: Receiver) -> None:
         self.address = ""
         """The address where other workers can fetch; "" while they cannot."""
-        self._secret = secret
+        self._credentials = credentials
         self._receiver = receiver
         self._server: asyncio.Server | None = None
         self._links: dict[Peer, MessageLink] = {}
@@ -101,7 +105,7 @@ class Peers:
 
     def _connect(self, address: str, message: Message) -> None:
         nonce, info = os.urandom(NONCE_BYTES), {"host": socket.gethostname(), "pid": os.getpid()}
-        handshake = Initiator(self._secret, role=PEER, version=__version__, nonce=nonce, info=info)
+        handshake = Initiator(self._credentials.secret, role=PEER, version=__version__, nonce=nonce, info=info)
 
         def opened(link: MessageLink) -> None:
             for message in self._unsent.pop(address, ()):
@@ -114,7 +118,8 @@ class Peers:
         def received(_: MessageLink, messages: list[Message]) -> None:
             self._received(address, messages)
 
-        link = MessageLink(handshake, opened, received, closed, DEAD_SECONDS)
+        tls = self._credentials.stream(ANYWHERE, accepts=False)
+        link = MessageLink(handshake, opened, received, closed, DEAD_SECONDS, tls=tls)
         self._links[address], self._unsent[address] = link, [message]
         task = asyncio.get_running_loop().create_task(self._open(address, link))
         self._connecting.add(task)
@@ -135,12 +140,17 @@ class Peers:
 
     def _accept(self) -> MessageLink:
         number = next(self._numbers)
-        handshake = Acceptor(self._secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info={}, roles=(PEER,))
+        nonce, roles = os.urandom(NONCE_BYTES), (PEER,)
+        handshake = Acceptor(self._credentials.secret, version=__version__, nonce=nonce, info={}, roles=roles)
 
         def closed(link: MessageLink, error: MinidaskError | OSError | None) -> None:
             del self._links[number]
 
-        link = MessageLink(handshake, lambda _: None, lambda _, messages: self._received(number, messages), closed)
+        def received(_: MessageLink, messages: list[Message]) -> None:
+            self._received(number, messages)
+
+        tls = self._credentials.stream(ANYWHERE, accepts=True)
+        link = MessageLink(handshake, lambda _: None, received, closed, tls=tls)
         self._links[number] = link
         return link
 

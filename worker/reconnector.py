@@ -28,6 +28,7 @@ from minidask._version import __version__
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
 from minidask.host.sizes import count
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.sockets import dead_seconds, no_scheduler
 from minidask.net.transport import MessageLink, answers, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -60,17 +61,17 @@ class Reconnector:
     Args:
         shell: the worker.
         address: the scheduler's.
-        secret: the cluster's.
+        credentials: the cluster's.
         death_timeout: seconds after which a worker without a scheduler gives up.
 
     Attributes:
         stopped: to be set to end `run`; set when `run` has ended.
     """
 
-    def __init__(self, shell: WorkerShell, address: Address, secret: bytes, death_timeout: float) -> None:
+    def __init__(self, shell: WorkerShell, address: Address, credentials: Credentials, death_timeout: float) -> None:
         self._shell = shell
         self._address = address
-        self._secret = secret
+        self._credentials = credentials
         self._death_timeout = death_timeout
         self.stopped = asyncio.Event()
         self._link: MessageLink | None = None
@@ -80,6 +81,8 @@ class Reconnector:
         self._error: MinidaskError | OSError | None = None
         self._was_open = False
         self._goodbye = ""
+        self._known = False  # whether the scheduler has let this worker in
+        self._waits_for_secret = False
         self._draining = False
 
     def drain(self) -> None:
@@ -148,17 +151,23 @@ class Reconnector:
         Raises:
             AuthenticationError, ProtocolError: the scheduler turned this worker away.
         """
-        nonce = os.urandom(NONCE_BYTES)
-        handshake = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
+        self._credentials.renew()
+        secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
+        handshake = Initiator(secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
         self._error, self._was_open, self._goodbye = None, False, ""
-        self._link = MessageLink(handshake, self._opened, self._received, self._lost)
+        tls = self._credentials.stream(self._address, accepts=False)
+        self._link = MessageLink(handshake, self._opened, self._received, self._lost, tls=tls)
         try:
             await connect(self._address, self._link)
             await self._until_it_ends(self._link)
         except OSError as error:
             self._error = no_scheduler(self._address, error)
-        if isinstance(self._error, AuthenticationError | ProtocolError):
+        if isinstance(self._error, AuthenticationError) and self._known:
+            if not self._waits_for_secret:
+                log.warning("turned away: %s; trying again, as the access file may come anew", self._error)
+            self._waits_for_secret = True
+        elif isinstance(self._error, AuthenticationError | ProtocolError):
             raise self._error
 
     async def _until_it_ends(self, link: MessageLink) -> None:
@@ -185,9 +194,9 @@ class Reconnector:
         """
         reads, since = link.reads, time.monotonic()
         while not self._closed.is_set() and time.monotonic() < since + self._death_timeout:
-            nonce = os.urandom(NONCE_BYTES)
-            hello = Initiator(self._secret, role="worker", version=__version__, nonce=nonce, info={})
-            answered = await answers(self._address, hello)
+            tls = self._credentials.stream(self._address, accepts=False)
+            hello = Initiator(b"", role="worker", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
+            answered = await answers(self._address, tls.start() if tls is not None else b"".join(hello.start()))
             await asyncio.sleep(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
             if link.reads != reads:
                 return True
@@ -207,6 +216,7 @@ class Reconnector:
 
     def _opened(self, link: MessageLink) -> None:
         self._was_open, self._silent_since = True, None
+        self._known, self._waits_for_secret = True, False
         log.info("joined the scheduler at %s", self._address)
         limit = _heartbeat_timeout(link)
         link.keep_alive(dead_seconds(limit))

@@ -30,6 +30,7 @@ from minidask.host.packages import installed, python_version
 from minidask.host.resources import thread_limits
 from minidask.host.usage import ProcessGroups, memory_left
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.net.transport import Link
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
@@ -46,8 +47,6 @@ from .untaken import Recipients, Untaken
 
 HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
 KILL_SECONDS = 2.0
-FIRST_RETRY_SECONDS = 0.1
-LAST_RETRY_SECONDS = 6.4
 READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
@@ -65,8 +64,8 @@ class WorkerShell:
         limits: how much memory slots may use.
         slot_config: what slots have to know of the cluster.
         store: where this machine's large data is.
-        secret: of the cluster, for connections between workers; None where clients share the store, and no other
-            workers are.
+        credentials: the cluster's, for connections between workers; None where clients share the store, and no
+            other workers are.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
         recipients: knows which client waits for an outcome, where clients share the store.
     """
@@ -79,7 +78,7 @@ class WorkerShell:
         limits: MemoryLimits,
         slot_config: SlotConfig,
         store: BlobStore,
-        secret: bytes | None,
+        credentials: Credentials | None,
         fresh_slots: bool = False,
         recipients: Recipients | None = None,
     ) -> None:
@@ -95,10 +94,10 @@ class WorkerShell:
         self._limits = limits
         self._slot_config = slot_config
         self._store = store
-        self._transfers = Transfers(store, secret is None, self.post, self._send_to)
-        self._peers = Peers(secret, self._transfers) if secret is not None else None
+        self._transfers = Transfers(store, credentials is None, self.post, self._send_to)
+        self._peers = Peers(credentials, self._transfers) if credentials is not None else None
         self._untaken = Untaken(store, recipients)
-        self._core = WorkerCore(fresh_slots, shared=secret is None)
+        self._core = WorkerCore(fresh_slots, shared=credentials is None)
         self._link: Link | None = None
         self._slots: dict[int, SlotHandle] = {}
         self._output = SlotOutput()
@@ -112,7 +111,8 @@ class WorkerShell:
         self._environment: Mapping[str, str] = {}
         self._memory = 0
         self._reports = Reports()
-        self._may_lose_reports = secret is not None  # as the scheduler is not in this process
+        self._may_lose_reports = credentials is not None  # as the scheduler is not in this process
+        self._unsent_size: list[m.Resized] = []  # the last one, which may have come too late for `info`
         self._groups = ProcessGroups()
         self._draining = False
         self._closing = False
@@ -122,7 +122,7 @@ class WorkerShell:
         """What this worker tells the scheduler when it joins."""
         return {
             "name": self.name,
-            "slots": self._size,
+            "slots": self._size - self._core.table.missing,
             "prefetch": PREFETCH * self._size,
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -165,7 +165,8 @@ class WorkerShell:
         if link is None:
             self._transfers.close()
             return
-        for message in [*self._reports.again(time.monotonic()), *self._core.waiting()]:
+        size, self._unsent_size = self._unsent_size, []
+        for message in [*size, *self._reports.again(time.monotonic()), *self._core.waiting()]:
             self._pass_on(link, message)
 
     def resize(self, slots: int) -> None:
@@ -324,19 +325,13 @@ class WorkerShell:
                 self.reason = reason
                 self.gave_up.set()
 
-    def _start_slot(self, number: int, pause: float = FIRST_RETRY_SECONDS) -> None:
-        """Start a slot. While the system has no process or descriptor to spare, try again after a growing pause."""
+    def _start_slot(self, number: int) -> None:
         if self._closing:
             return
         try:
             self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._slot_config)
-        except OSError as error:
-            if pause > LAST_RETRY_SECONDS and not self._slots:
-                self._carry_out(e.GiveUp(f"no process can be started to run tasks in: {error}"))
-                return
-            pause = min(pause, LAST_RETRY_SECONDS)
-            log.warning("worker %d cannot be started: %s; trying again in %g seconds", number, error, pause)
-            asyncio.get_running_loop().call_later(pause, self._start_slot, number, 2 * pause)
+        except (OSError, MemoryError) as error:
+            self.post(e.NotStarted(number, str(error) or "there is no memory left"))
 
     def _send(self, message: m.Message) -> None:
         if self._link is not None:
@@ -345,6 +340,8 @@ class WorkerShell:
                 self._reports.sent(message, time.monotonic())
         elif isinstance(message, m.Report):
             self._reports.unsent(message)
+        elif isinstance(message, m.Resized):
+            self._unsent_size = [message]
 
     def _pass_on(self, link: Link, message: m.Message) -> None:
         link.send(message)

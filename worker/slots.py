@@ -4,6 +4,9 @@ Starting ─ready─► Idle ─run─► Busy ─reply─► Idle
                                │ stop, time limit      (interrupted first, killed GRACE_SECONDS later)
                                └──────► Ending ─reply─► Idle
 any of them ─exit─► replaced by a fresh slot; the attempts that died with it are reported
+
+Starting ─no process, or dead before it was ready─► Missing ─a growing pause─► Starting
+                                                       (the worker offers fewer slots until it is ready)
 """
 
 from __future__ import annotations
@@ -14,16 +17,37 @@ from typing import NamedTuple
 
 from minidask.wire import messages as m
 
-from .events import Effect, GiveUp, Kill, Retire, Spawn, ToScheduler, ToSlot
+from .events import Effect, GiveUp, Kill, Retire, Spawn, ToScheduler, ToSlot, Warn
 
 RETIRE_SECONDS = 2.0
 MAX_FAILED_STARTS = 3
+FIRST_PAUSE_SECONDS = 0.1
+LAST_PAUSE_SECONDS = 5.0
+GIVE_UP_SECONDS = 20.0
 ORPHANED = "orphaned"
 """The reason to end a call whose scheduler is gone: the end of that call is not reported to anybody."""
 
 
 class Starting(NamedTuple):
-    """The slot's process was asked for, and has not yet sent `SlotReady`."""
+    """The slot's process was asked for, and has not yet sent `SlotReady`.
+
+    Attributes:
+        failures: how often it was asked for in vain before.
+    """
+
+    failures: int = 0
+
+
+class Missing(NamedTuple):
+    """The slot's process could not be started: the system has no descriptor, process or memory to spare.
+
+    Attributes:
+        failures: how often it was asked for in vain.
+        again: when it is tried again, on the core's clock.
+    """
+
+    failures: int
+    again: float
 
 
 class Idle(NamedTuple):
@@ -60,9 +84,14 @@ class Ending(NamedTuple):
     deadline: float
 
 
-SlotState = Starting | Idle | Busy | Ending
+SlotState = Starting | Missing | Idle | Busy | Ending
 CALLS = (Busy, Ending)
 """The states in which a slot has a call."""
+
+
+def is_missing(state: SlotState) -> bool:
+    """Whether a slot could not be started, and has not got ready since."""
+    return isinstance(state, Starting | Missing) and state.failures > 0
 
 
 def report_stopped(call: Ending) -> list[Effect]:
@@ -139,8 +168,10 @@ class SlotRecord:
         return [ToSlot(self.number, m.Yield(calls[0].run.task, calls[0].run.attempt, 0.0))]
 
     def deadlines(self) -> Iterator[float]:
-        """When this slot, or a call in it, runs out of time."""
-        if not self.killed:
+        """When this slot, or a call in it, runs out of time; or when it is tried again to start it."""
+        if type(self.state) is Missing:
+            yield self.state.again
+        elif not self.killed:
             if self.retired_by is not None:
                 yield self.retired_by
             yield from (call.deadline for call in self.calls if call.deadline is not None)
@@ -157,45 +188,122 @@ class SlotTable:
     def __init__(self) -> None:
         self.records: dict[int, SlotRecord] = {}
         self.restarts: dict[int, list[SlotRecord]] = {}
+        self._was_ready = False
         self._failed_starts = 0
+        self._without_any: float | None = None
+        self._told = 0
 
     @property
     def starting(self) -> int:
         """How many slots are about to be ready."""
-        return sum(type(slot.state) is Starting for slot in self.records.values())
+        return sum(type(slot.state) is Starting and not slot.state.failures for slot in self.records.values())
+
+    @property
+    def missing(self) -> int:
+        """How many of the slots that are to stay cannot be offered, as they could not be started."""
+        return sum(is_missing(slot.state) and not slot.retiring for slot in self.records.values())
+
+    @property
+    def staying(self) -> list[SlotRecord]:
+        """The slots that are not about to end."""
+        return [slot for slot in self.records.values() if not slot.retiring]
 
     def spawn(self) -> list[Effect]:
         """Start a fresh slot under the lowest free number."""
+        return [Spawn(self._add(Starting()).number)]
+
+    def _add(self, state: Starting) -> SlotRecord:
         number = next(n for n in range(len(self.records) + 1) if n not in self.records)
-        self.records[number] = SlotRecord(number)
-        return [Spawn(number)]
+        self.records[number] = SlotRecord(number, state)
+        return self.records[number]
 
-    def ready(self, slot: SlotRecord) -> None:
+    def ready(self, slot: SlotRecord) -> list[Effect]:
         """Note that a slot has started."""
-        self._failed_starts = 0
+        came_back = is_missing(slot.state)
+        self._was_ready, self._without_any = True, None
         slot.state = Idle()
+        return [Warn(f"worker {slot.number} is there again: {self._offer()}")] if came_back else []
 
-    def exited(self, slot: SlotRecord, how: str) -> list[Effect]:
+    def exited(self, slot: SlotRecord, how: str, now: float) -> list[Effect]:
         """Replace a slot whose process has ended; `how` describes its end.
 
-        If slots die before they are ready, several in a row, the worker gives up.
+        A slot that dies before it is ready is tried again after a pause. The worker gives up if there was never one
+        that got ready, or none for long.
         """
-        if type(slot.state) is Starting:
-            self._failed_starts += 1
-        if self._failed_starts >= MAX_FAILED_STARTS:
+        if not isinstance(slot.state, Starting):
+            return [] if slot.retiring else self.spawn()
+        self._failed_starts += 1
+        if self._is_hopeless(now):
+            self._told = self.missing
             reason = f"workers die before they are ready, the last one with {how}: see what it has printed"
             return [ToScheduler(m.Resized(0)), GiveUp(reason)]  # in this order: what is given back must not come again
-        return [] if slot.retiring else self.spawn()
+        if slot.retiring:
+            return []
+        if not self._was_ready:
+            return self.spawn()
+        fresh = self._add(Starting(slot.state.failures))
+        return self.not_started(fresh, f"it has ended with {how} before it was ready", now)
+
+    def _is_hopeless(self, now: float) -> bool:
+        """Whether there was never a slot that got ready, or none for long: slots die before they are."""
+        if not self._was_ready:
+            return self._failed_starts >= MAX_FAILED_STARTS
+        if any(isinstance(slot.state, (Idle, *CALLS)) for slot in self.records.values()):
+            self._without_any = None
+        elif self._without_any is None:
+            self._without_any = now
+        return self._without_any is not None and now >= self._without_any + GIVE_UP_SECONDS
+
+    def not_started(self, slot: SlotRecord, why: str, now: float) -> list[Effect]:
+        """Try again later to start a slot."""
+        assert isinstance(slot.state, Starting)
+        if slot.retiring:
+            del self.records[slot.number]
+            return []
+        pause = min(FIRST_PAUSE_SECONDS * 2.0**slot.state.failures, LAST_PAUSE_SECONDS)
+        slot.state = Missing(slot.state.failures + 1, now + pause)
+        return [
+            Warn(
+                f"worker {slot.number} cannot be started: {why}; trying again in {pause:g} seconds,"
+                f" and meanwhile {self._offer()}"
+            )
+        ]
+
+    def try_again(self, now: float) -> list[Effect]:
+        """Start the missing slots whose pause is over."""
+        effects: list[Effect] = []
+        for slot in self.records.values():
+            if isinstance(slot.state, Missing) and now >= slot.state.again:
+                slot.state = Starting(slot.state.failures)
+                effects.append(Spawn(slot.number))
+        return effects
+
+    def _offer(self) -> str:
+        staying = len(self.staying)
+        return f"{staying - self.missing} of {staying} workers can be used"
+
+    def tell_missing(self) -> list[Effect]:
+        """Tell the scheduler how many slots there are, if another number of them is missing than it was told."""
+        if self._told == self.missing:
+            return []
+        self._told = self.missing
+        return [ToScheduler(m.Resized(len(self.staying) - self.missing))]
 
     def resize(self, slots: int) -> list[Effect]:
-        """Have this many slots. Surplus ones end: idle ones now, and of the others each after its call."""
+        """Have this many slots. Surplus ones end: idle ones now, and of the others each after its call.
+
+        The scheduler was told so already, as if none were missing.
+        """
+        self._told = 0
         effects: list[Effect] = []
-        staying = [slot for slot in self.records.values() if not slot.retiring]
+        staying = self.staying
         for _ in range(slots - len(staying)):
             effects += self.spawn()
-        idle_first = sorted(staying, key=lambda slot: isinstance(slot.state, CALLS))
-        for slot in idle_first[: max(0, len(staying) - slots)]:
+        missing_first = sorted(staying, key=lambda slot: (not is_missing(slot.state), isinstance(slot.state, CALLS)))
+        for slot in missing_first[: max(0, len(staying) - slots)]:
             slot.retiring = True
+            if type(slot.state) is Missing:
+                del self.records[slot.number]
             if type(slot.state) is Idle:
                 effects.append(Retire(slot.number))
             effects += slot.end_lease()
@@ -224,7 +332,7 @@ class SlotTable:
     def restart(self, request: int, now: float) -> list[Effect]:
         """Replace all slots: idle ones now, busy ones once they are idle."""
         effects: list[Effect] = []
-        worn = [slot for slot in self.records.values() if type(slot.state) is not Starting]
+        worn = [slot for slot in self.records.values() if not isinstance(slot.state, Starting | Missing)]
         self.restarts[request] = worn
         for slot in worn:
             if type(slot.state) is Idle and not slot.worn:
@@ -238,7 +346,7 @@ class SlotTable:
         effects: list[Effect] = []
         for request, worn in list(self.restarts.items()):
             worn[:] = [slot for slot in worn if self.records.get(slot.number) is slot]
-            if not worn and not self.starting:
+            if not worn and not any(isinstance(slot.state, Starting | Missing) for slot in self.records.values()):
                 del self.restarts[request]
                 effects.append(ToScheduler(m.Restarted(request)))
         return effects

@@ -33,16 +33,16 @@ def client_for(address: str | None, reconnect_timeout: float) -> Client:
         client = get_client() if current_slot() is not None else find_client()
         if client is not None:
             return client
-    access_file = None
+    access_file, tls = None, None
     if address is None and registry.inherited is not None:
-        address, access_file = registry.inherited
+        address, access_file, tls = registry.inherited
     address = address or address_of_environment()
     with _clients_lock:
         client = _clients.get(address)
         if client is None or client.closed:
             if client is not None:
                 client.close()
-            client = Client(address, access_file=access_file, reconnect_timeout=reconnect_timeout)
+            client = Client(address, access_file=access_file, tls=tls, reconnect_timeout=reconnect_timeout)
             client.implicit = True
             _clients[address] = client
     if current_slot() is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import warnings
 
 from minidask.host.imports import when_imported
 
@@ -20,4 +21,18 @@ def add_to_libraries() -> None:
     scikit-learn's callbacks are added in the same way.
     """
     for watched, ours in ADDED.items():
-        when_imported(watched, functools.partial(importlib.import_module, ours))
+        when_imported(watched, functools.partial(_add, ours, watched))
+
+
+def _add(ours: str, watched: str) -> None:
+    """Load a module of minidask. If it fails, so does what needs it later, and not the import of the library now."""
+    try:
+        importlib.import_module(ours)
+    except Exception as error:  # noqa: BLE001 - whatever a broken installation raises
+        library = watched.partition(".")[0]
+        warnings.warn(
+            f"minidask cannot be used through {library}, as {ours} cannot be loaded: {type(error).__name__}: {error}."
+            " Install minidask again",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -19,16 +19,18 @@ from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.places import address_of, address_of_environment
+from minidask.client.places import address_in, address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
+from minidask.client.returning import Return
 from minidask.client.screen import client_table
-from minidask.client.shell import ClientShell, Return
+from minidask.client.shell import ClientShell
 from minidask.client.versions import VersionWatch, all_versions, warn_of_left_out
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, SerializationError, VersionMismatch
 from minidask.host import checks
 from minidask.host.folders import sweep
 from minidask.host.packages import versions
 from minidask.host.sizes import count
+from minidask.net.tls_options import TLSFiles, checked_tls
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
 from minidask.task.retries import Retried
@@ -56,6 +58,9 @@ class Client:
         name: what the scheduler calls this client.
         timeout: seconds above 0 to connect in, and to wait for answers about the cluster.
         access_file: the file with the shared secret; None for the usual places. A `LocalCluster` has its own.
+        tls: how a TCP connection is encrypted. `minidask.TLSFiles(ca_file, cert, key)`: by certificates of your own.
+            False: not at all, as that of `minidask-scheduler --no-encryption`. True: by the secret. None: as the access
+            file says, which is by the secret, if the scheduler encrypts.
         forward_output: whether to show here what tasks print, and to pass their log records to `logging` here.
         output_prefix: whether each line that tasks print is marked with its worker; None: if the cluster was not
             started on this machine with `Client()` or `LocalCluster`.
@@ -86,6 +91,7 @@ class Client:
         name: str | None = None,
         timeout: float = 10.0,
         access_file: str | Path | None = None,
+        tls: TLSFiles | bool | None = None,
         forward_output: bool = True,
         output_prefix: bool | None = None,
         cancel_dropped: bool = True,
@@ -96,6 +102,7 @@ class Client:
         self.cluster: LocalCluster | None = None
         self.timeout = checks.seconds("timeout", timeout, zero=False)
         self.access_file = checks.path("access_file", access_file)
+        self.tls = checked_tls(tls)
         self._cancel_dropped = checks.flag("cancel_dropped", cancel_dropped)
         self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         forward_output = checks.flag("forward_output", forward_output)
@@ -103,7 +110,7 @@ class Client:
             name = checks.text("name", name)
         local = n_workers is not None or processes is not True or memory_limit != "auto"
         if address is None and not local:
-            address = address_of_environment()
+            address = address_of_environment() or address_in(self.access_file)
         elif address is not None and local:
             arguments = "n_workers, processes and memory_limit are"
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
@@ -137,7 +144,8 @@ class Client:
         if self._reconnect_timeout:
             prepare = self.cluster.revive if self.cluster is not None else lambda losses: None
             return_by = Return(self._reconnect_timeout, self.timeout, prepare)
-        return connect(address, access_file, self.name, self.timeout, forward_output, self._cancel_dropped, return_by)
+        how = access_file, self.tls, self.name, self.timeout, forward_output
+        return connect(address, *how, self._cancel_dropped, return_by)
 
     # --- work ---
 

@@ -7,14 +7,17 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 from minidask.client.connection import Connection
 from minidask.client.helping import LOOK_SECONDS
-from minidask.client.shell import ClientShell, Return
+from minidask.client.returning import Return
+from minidask.client.shell import ClientShell
 from minidask.errors import AuthenticationError, SchedulerLost
 from minidask.host.packages import python_version
 from minidask.net.addresses import Address
+from minidask.net.tls_options import PLAIN_WARNING, TLSChoice, from_text
 from minidask.task.context import SlotOfTask, current_slot
 
 RETURN_SECONDS = 60.0
@@ -27,6 +30,7 @@ TASK_TIMEOUT = 10.0
 def connect(
     address: str,
     access_file: str | Path | None,
+    tls: TLSChoice,
     name: str,
     timeout: float,
     forward_output: bool,
@@ -39,6 +43,7 @@ def connect(
 
     Args:
         access_file: the file with the shared secret; None for the usual places.
+        tls: how a TCP connection is encrypted; None: as the access file says.
         name: what the scheduler calls this client.
         timeout: seconds to connect and shake hands in.
         forward_output: whether the scheduler sends what tasks print.
@@ -51,7 +56,9 @@ def connect(
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
     seconds = return_by.seconds if return_by is not None else 0.0
-    connection = _connection(address, access_file, name, timeout, forward_output, seconds)
+    connection = _connection(address, access_file, tls, name, timeout, forward_output, seconds)
+    if connection.is_plain:
+        warnings.warn(PLAIN_WARNING % address, stacklevel=4)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         return ClientShell(connection, slot)
@@ -78,11 +85,13 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
 
 def _connection_of(slot: SlotOfTask) -> Connection:
     began = time.monotonic()
+    access_file, tls = slot.access_file or None, from_text(slot.tls)
     while True:
         try:
-            return _connection(slot.scheduler, slot.access_file or None, own_name(), TASK_TIMEOUT, False)
+            return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
+                slot.cut_off(slot.call)
                 raise
         except AuthenticationError:
             if not slot.scheduler.startswith("unix:") or time.monotonic() > began + SECRET_SECONDS:
@@ -93,6 +102,7 @@ def _connection_of(slot: SlotOfTask) -> Connection:
 def _connection(
     address: str,
     access_file: str | Path | None,
+    tls: TLSChoice,
     name: str,
     timeout: float,
     forward_output: bool,
@@ -101,7 +111,7 @@ def _connection(
     """A connection of a client that connects again for so many seconds; None: of a slot."""
     info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
     info.update(nested=reconnect_timeout is None, python=python_version(), reconnect_timeout=reconnect_timeout or 0.0)
-    return Connection(Address.parse(address), access_file, info, timeout)
+    return Connection(Address.parse(address), access_file, tls, info, timeout)
 
 
 def own_name() -> str:

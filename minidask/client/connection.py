@@ -1,5 +1,8 @@
 """The client's socket: any thread writes its messages, and one thread at a time reads.
 
+    received bytes ─► decoder's memory ─► messages               a Unix socket
+    received bytes ─► TLS ─► decoder's memory ─► messages        TCP
+
 The socket is a blocking one. A thread that submits writes itself, without a switch to another thread. `outbox.py` says
 how a write survives Ctrl-C, and `reading.py` which thread reads.
 
@@ -12,17 +15,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from minidask._version import __version__
 from minidask.client.outbox import Outbox
-from minidask.errors import ProtocolError, SchedulerLost
+from minidask.errors import AuthenticationError, ProtocolError, SchedulerLost
 from minidask.host.signals import pass_on, suppress
-from minidask.net.access import secret_for
 from minidask.net.addresses import Address
-from minidask.net.sockets import dead_seconds, keep_alive, no_scheduler
+from minidask.net.credentials import Credentials
+from minidask.net.sockets import check_user, dead_seconds, keep_alive, no_scheduler
+from minidask.net.tls_options import TLSChoice
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
@@ -42,6 +46,7 @@ class Connection:
     Args:
         address: of the scheduler.
         access_file: the file with the shared secret; None for the usual places.
+        tls: how a TCP connection is encrypted; None: as the access file says.
         info: describes this client to the scheduler.
         timeout: seconds to connect and shake hands in.
 
@@ -50,21 +55,34 @@ class Connection:
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
 
-    def __init__(self, address: Address, access_file: str | Path | None, info: dict[str, Any], timeout: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        access_file: str | Path | None,
+        tls: TLSChoice,
+        info: dict[str, Any],
+        timeout: float,
+    ) -> None:
         self.address = address
         self.away = False
         """Whether it is lost, and another one is being made; for holders of the client's lock."""
         self._access_file = access_file
+        self._choice = tls
         self._info = info if info.get("nested") else {**info, "keys": [_fresh_key(), *info.get("keys", [])][:MAX_KEYS]}
         self._decoder = FrameDecoder()
         self.peer_info: dict[str, Any] | None = None
         """The scheduler's description of itself, from the handshake."""
         self.early: list[Message] = []  # what came in one piece with the end of the handshake
+        self._error = ""  # why it has ended, if this side knows
         self._sock = _connect(address, timeout)
-        self._outbox = Outbox(self._sock.send)
         try:
-            secret = secret_for(address, access_file)  # only now: where nobody listens, no secret helps
-            self._shake_hands(secret, self._info)
+            check_user(self._sock)
+            credentials = Credentials.of(address, access_file, tls)  # only now: where nobody listens, no secret helps
+            self.is_plain = credentials.are_plain(address)
+            self._tls = credentials.stream(address, accepts=False)
+            self._outbox = Outbox(self._sock.send, self._tls)
+            self._encrypt()
+            self._shake_hands(credentials.secret, self._info)
         except TimeoutError as error:
             self._sock.close()
             pass_on(error)
@@ -78,13 +96,12 @@ class Connection:
             raise
         self._sock.settimeout(None)
         self._fd = self._sock.fileno()
-        self._error = ""
         if self.heartbeat_timeout is not None:
             keep_alive(self._sock, dead_seconds(self.heartbeat_timeout))
 
     def again(self, timeout: float) -> Connection:
         """Return a new connection to the same address, by the same means. Raises what a new one does."""
-        return Connection(self.address, self._access_file, self._info, timeout)
+        return Connection(self.address, self._access_file, self._choice, self._info, timeout)
 
     def ask(self, timeout: float) -> None:
         """Ask on another connection whether the scheduler answers. The handshake is begun for that, not completed.
@@ -95,9 +112,10 @@ class Connection:
             SchedulerLost: it does not.
         """
         with _connect(self.address, timeout) as sock:
+            tls = Credentials.of(self.address, self._access_file, self._choice).stream(self.address, accepts=False)
             hello = Initiator(b"", role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
             try:
-                sock.sendall(b"".join(hello.start()))
+                sock.sendall(tls.start() if tls is not None else b"".join(hello.start()))
                 if not sock.recv(1):
                     raise SchedulerLost(f"what listens at {self.address} closed the connection")
             except TimeoutError as error:
@@ -150,28 +168,56 @@ class Connection:
         """Become another connection, as this one is lost; its early messages too. For holders of the client's lock."""
         self.close()
         self.peer_info, self.early, self._decoder = other.peer_info, other.early, other._decoder
-        self._sock, self._outbox, self._fd = other._sock, other._outbox, other._fd
+        self._sock, self._outbox, self._fd, self._tls = other._sock, other._outbox, other._fd, other._tls
         self._info, self._error = other._info, ""
         self.away = False
 
+    def _encrypt(self) -> None:
+        """Shake the hands of TLS, if there is one."""
+        if self._tls is None:
+            return
+        self._sock.sendall(self._tls.start())
+        while not self._tls.ready:
+            try:
+                for _ in self._arrivals():
+                    raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: it speaks first")
+            finally:
+                self._sock.sendall(self._tls.take())  # also why this side refuses the other one
+
     def _shake_hands(self, secret: bytes, info: dict[str, Any]) -> None:
         handshake = Initiator(secret, role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
+        handshake.binding = self._tls.binding if self._tls is not None else b""
         self._outbox.send(handshake.start())
         while not handshake.done:
-            count = self._sock.recv_into(self._decoder.get_buffer())
-            if not count:
-                raise SchedulerLost(f"what listens at {self.address} closed the connection during the handshake")
             try:
-                for frame in self._decoder.received(count):
-                    if handshake.done:
-                        self.early.append(decode(frame))
-                        continue
-                    self._outbox.send(handshake.receive(frame))
-                    if handshake.done:
-                        self._decoder.limits = AUTHENTICATED
+                for count in self._arrivals():
+                    for frame in self._decoder.received(count):
+                        if handshake.done:
+                            self.early.append(decode(frame))
+                            continue
+                        self._outbox.send(handshake.receive(frame))
+                        if handshake.done:
+                            self._decoder.limits = AUTHENTICATED
             except NotAFrame as error:
                 raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
         self.peer_info = handshake.peer_info
+
+    def _arrivals(self) -> Iterator[int]:
+        """Wait for bytes. Yields how many are in the decoder's memory, until it has had all that have come.
+
+        Raises:
+            SchedulerLost: the connection has ended.
+            OSError: it was cut off.
+        """
+        tls = self._tls
+        count = self._sock.recv_into(self._decoder.get_buffer() if tls is None else tls.memory)
+        if not count:
+            when = "or died" if self.peer_info is not None else "during the handshake"
+            raise SchedulerLost(self._error or f"what listens there closed the connection, {when}")
+        if tls is None:
+            yield count
+        else:
+            yield from tls.open_into(count, self._decoder.get_buffer)
 
     @property
     def scheduler_id(self) -> str:
@@ -219,12 +265,11 @@ class Connection:
             None; or, if the connection has ended, why.
         """
         try:
-            count = self._sock.recv_into(self._decoder.get_buffer())
-            if not count:
-                return Loss(self._error or "the scheduler closed the connection, or died")
-            for frame in self._decoder.received(count):
-                on_message(decode(frame))
-        except ProtocolError as error:
+            for count in self._arrivals():
+                for frame in self._decoder.received(count):
+                    on_message(decode(frame))
+            self._outbox.flush_what_was_left()
+        except (ProtocolError, AuthenticationError) as error:
             return Loss(str(error), final=True)
         except OSError as error:
             return Loss(str(error) or type(error).__name__)

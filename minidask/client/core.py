@@ -37,11 +37,15 @@ OnAnswer = Callable[[dict[str, Any] | None], None]
 class Settle(NamedTuple, Generic[HandleT]):
     """A task is over: its outcome goes to the future that the handle stands for.
 
-    Without a handle nobody waits for the task any more. The shell still takes the outcome's buffers out of the store.
+    Attributes:
+        handle: None if nobody waits for the task any more. The shell still takes the buffers out of the store.
+        cut_off: the attempt that has submitted the task and has lost it with its scheduler; empty for none. Whatever
+            that attempt makes of the error, it is to be tried again.
     """
 
     handle: HandleT | None
     outcome: Outcome
+    cut_off: Sequence[int] = ()
 
 
 class Tell(NamedTuple):
@@ -81,6 +85,7 @@ class ClientCore(Generic[HandleT]):
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
         self._announced: dict[bytes, m.PutBlob | m.OfferBlob] = {}  # what announces each again, if they are kept
+        self._was_closed = False  # by the user
         self._given_up: set[int] = set()  # tasks that the scheduler was told to cancel, and will tell of
         self.losses = 0  # of the scheduler, since a task had an outcome
         self._task_numbers, self._group_numbers, self._requests = (itertools.count(1) for _ in range(3))
@@ -130,7 +135,7 @@ class ClientCore(Generic[HandleT]):
             self.hold(held)
         # First the task, then what runs it: Ctrl-C may come in between, and what is here can be cancelled.
         kept = as_kept(submit) if submit is not None and self._keeps else None
-        self._tasks[message.task] = PendingTask(handle, message.name, message.group, held, kept)
+        self._tasks[message.task] = PendingTask(handle, message.name, message.group, held, message.parent, kept)
         if group is not None:
             group.pending += 1
         return self.queues.submit(message, session, slots) if submit is None else [submit]
@@ -345,7 +350,8 @@ class ClientCore(Generic[HandleT]):
                 lease = self.queues.lease_over(message, claim) if self.queues else None
                 if lease is not None:
                     return [*lease.effects, *self._lose(lease.lost, outcome_of(message)), *self._ask_now()]
-                return self._over(message.task, outcome_of(message))
+                no_parent = isinstance(message, m.TaskLost) and message.reason == m.Reason.NO_PARENT
+                return self._over(message.task, outcome_of(message), no_parent=no_parent)
             case m.Answer(request, info):
                 asked = self._answers.pop(request, None)
                 return [Tell(asked[0], info)] if asked is not None else []
@@ -363,7 +369,7 @@ class ClientCore(Generic[HandleT]):
             return ()
         return self._over(number, outcome)
 
-    def _over(self, number: int, outcome: Outcome) -> list[Effect[HandleT]]:
+    def _over(self, number: int, outcome: Outcome, *, no_parent: bool = False) -> list[Effect[HandleT]]:
         """Settle a task. One that nobody waits for has no handle: the outcome may have left buffers in the store."""
         task = self._forget(number)
         if task is None:
@@ -374,7 +380,7 @@ class ClientCore(Generic[HandleT]):
             effects += self.queues.over(task.group, number, failed=type(outcome) is not Returned)
         if task.held:
             effects += self.release(task.held)
-        effects.append(Settle(task.handle, outcome))
+        effects.append(Settle(task.handle, outcome, task.parent if no_parent else ()))
         return effects
 
     def _lose(self, calls: Mapping[int, str | None], outcome: Outcome | None) -> Iterator[m.Message | Settle[HandleT]]:
@@ -419,6 +425,11 @@ class ClientCore(Generic[HandleT]):
         """Whether this client was closed, has lost its scheduler, or is the parent process's."""
         return bool(self.why_closed or self.forked_from)
 
+    @property
+    def lost(self) -> bool:
+        """Whether this client has lost its scheduler, and the user had not closed it."""
+        return bool(self.why_closed) and not self._was_closed
+
     def check(self) -> None:
         """Check that this client can be used.
 
@@ -434,6 +445,7 @@ class ClientCore(Generic[HandleT]):
 
     def close(self) -> None:
         """Note that the user has closed the client: nothing is sent any more."""
+        self._was_closed = True
         self.why_closed = self.why_closed or "the client was closed"
 
     def abandon(self, process: int) -> list[HandleT]:
@@ -455,6 +467,12 @@ class ClientCore(Generic[HandleT]):
         tasks, self._tasks = self._tasks, {}
         answers, self._answers = self._answers, {}
         self.queues.clear()
-        text = f"was pending when {self.why_closed}"
-        lost = [Settle(task.handle, Lost(SchedulerLost(f"task {task.name!r} {text}"))) for task in tasks.values()]
+        lost = [
+            Settle(
+                task.handle,
+                Lost(SchedulerLost(f"task {task.name!r} was pending when {self.why_closed}")),
+                task.parent if self.lost else (),
+            )
+            for task in tasks.values()
+        ]
         return [*lost, *(Tell(on_answer, None) for on_answer, _ in answers.values())]

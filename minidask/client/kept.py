@@ -19,6 +19,7 @@ class PendingTask(NamedTuple, Generic[HandleT]):
 
     Attributes:
         held: blobs that are held for it.
+        parent: number and attempt of the task that has submitted it; empty for none.
         submit: what submits it again; None for a call of a queue, and if nothing is kept.
     """
 
@@ -26,6 +27,7 @@ class PendingTask(NamedTuple, Generic[HandleT]):
     name: str
     group: int
     held: Sequence[bytes]
+    parent: Sequence[int]
     submit: m.Submit | None
 
 

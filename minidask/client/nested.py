@@ -13,6 +13,7 @@ from minidask.client.connecting import making_for_slot, shell_of
 from minidask.client.registry import live_clients, remove
 from minidask.client.shell import ClientShell
 from minidask.errors import MinidaskError
+from minidask.net.tls_options import from_text
 from minidask.task.context import SlotOfTask, current_slot
 
 
@@ -31,7 +32,9 @@ class TaskClient(Client):
 
     def __init__(self, slot: SlotOfTask) -> None:
         self._slot = slot
-        super().__init__(slot.scheduler, access_file=slot.access_file or None, forward_output=False)
+        super().__init__(
+            slot.scheduler, access_file=slot.access_file or None, tls=from_text(slot.tls), forward_output=False
+        )
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:
         return shell_of(self._slot)

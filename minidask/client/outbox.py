@@ -24,6 +24,14 @@ A garbage collection may run in the midst of `_drain`, and a finalizer in it may
 lock is reentrant, so that thread does not wait for itself. `_writing` tells it that the write below it goes on anyway:
 what it has put into the deque is written by that one.
 
+With TLS the pieces are ciphertext. Then a step comes before: the pieces of messages wait in `TLSStream`, and `_seal`
+has some of them encrypted when the deque is empty. No trick helps there, as the library's method is Python: an
+interruption within would encrypt bytes twice, or drop them. So the handlers are put off for that step, which never
+waits.
+
+The thread that reads decrypts meanwhile, under a lock of the same TLS. If a finalizer leads from there to here, it must
+not wait for `_sending`: its holder may wait for that lock. So it leaves the writing to `flush_what_was_left`.
+
 Messages are put in order first (`put`) and written later (`flush`). So a client decides under a lock what to send, and
 waits for the socket without that lock.
 """
@@ -33,8 +41,13 @@ from __future__ import annotations
 import collections
 import threading
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
+from minidask.host.signals import Uninterrupted
 from minidask.wire.frames import Buffer
+
+if TYPE_CHECKING:
+    from minidask.net.tls import TLSStream
 
 
 class Outbox:
@@ -42,10 +55,13 @@ class Outbox:
 
     Args:
         write: a blocking socket's `send`: it returns how many bytes it took.
+        tls: encrypts what is written; None: nothing does.
     """
 
-    def __init__(self, write: Callable[[Buffer], int]) -> None:
+    def __init__(self, write: Callable[[Buffer], int], tls: TLSStream | None = None) -> None:
         self._write = write
+        self._tls = tls
+        self._left = False
         self._pieces: collections.deque[tuple[Buffer, list[int]]] = collections.deque()
         self._sending = threading.RLock()
         self._writing = False
@@ -61,7 +77,10 @@ class Outbox:
 
     def put(self, pieces: Iterable[Buffer]) -> None:
         """Queue pieces for the next `flush`, which writes them one right behind the other. It takes no lock."""
-        self._pieces.extend([(piece, []) for piece in pieces])
+        if self._tls is not None:
+            self._tls.put(pieces)
+        else:
+            self._pieces.extend([(piece, []) for piece in pieces])
 
     def flush(self) -> None:
         """Write all queued pieces. If another thread is writing them, wait until it has done so.
@@ -69,7 +88,11 @@ class Outbox:
         Raises:
             OSError: the socket cannot be written to.
         """
-        if not self._pieces:
+        tls = self._tls
+        if not self._pieces and not (tls is not None and tls.has_clear):
+            return
+        if tls is not None and tls.opens_here:
+            self._left = True
             return
         with self._sending:
             if self._writing:
@@ -80,8 +103,14 @@ class Outbox:
             finally:
                 self._writing = False
 
+    def flush_what_was_left(self) -> None:
+        """Write what garbage collection has put while this thread was decrypting."""
+        if self._left:
+            self._left = False
+            self.flush()
+
     def _drain(self) -> None:
-        while self._pieces:
+        while self._pieces or self._seal():
             piece, counts = self._pieces[0]
             sent = sum(counts)
             if sent == len(piece):
@@ -89,3 +118,11 @@ class Outbox:
             else:
                 rest = memoryview(piece)[sent:] if sent else piece
                 counts.extend(map(self._write, (rest,)))  # not append(write()): Ctrl-C could come in between
+
+    def _seal(self) -> bool:
+        """Encrypt some of what waits. Returns whether there was any."""
+        if self._tls is None or not self._tls.has_clear:
+            return False
+        with Uninterrupted():
+            self._pieces.append((self._tls.seal(), []))
+        return True

@@ -8,7 +8,6 @@ from minidask.errors import (
     KilledWorker,
     MinidaskError,
     NoWorkersError,
-    ParentLost,
     SchedulerLost,
     SerializationError,
     TaskTimeout,
@@ -23,7 +22,7 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     m.Reason.SERIALIZATION: SerializationError,
     m.Reason.WORKER_LEFT: SchedulerLost,
     m.Reason.VERSION: VersionMismatch,
-    m.Reason.NO_PARENT: ParentLost,
+    m.Reason.NO_PARENT: SchedulerLost,
     m.Reason.CANCELLED: MinidaskError,
     m.Reason.INTERNAL: MinidaskError,
 }

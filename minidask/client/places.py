@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
+from minidask.net.access import load_access
 from minidask.net.addresses import Address
 
 VARIABLE = "MINIDASK_SCHEDULER"
@@ -24,6 +26,21 @@ def address_of_environment() -> str | None:
     except ValueError as error:
         raise ValueError(f"in the environment variable {VARIABLE}: {error}") from None
     return address
+
+
+def address_in(access_file: str | Path | None) -> str | None:
+    """Return the address that an access file names; None for no file.
+
+    Raises:
+        AuthenticationError: the file is missing, or not safe to use.
+        ValueError: it names none.
+    """
+    if access_file is None:
+        return None
+    access = load_access(Path(access_file))
+    if access.address is None:
+        raise ValueError(f"the access file {access.source} has no address: name the scheduler's, Client(address)")
+    return str(access.address)
 
 
 def address_of(cluster: Any) -> str:

@@ -10,6 +10,7 @@ import contextlib
 from typing import Any, Protocol
 
 from minidask.host.forks import Layer, on_fork
+from minidask.net.tls_options import TLSChoice
 
 
 class _Shell(Protocol):
@@ -23,6 +24,7 @@ class LiveClient(Protocol):
     implicit: bool
     nested: bool
     access_file: str | None
+    tls: TLSChoice
 
     @property
     def shell(self) -> _Shell: ...
@@ -38,8 +40,8 @@ class LiveClient(Protocol):
 
 live_clients: list[LiveClient] = []
 """All clients that were not closed, the newest last."""
-inherited: tuple[str, str | None] | None = None
-"""In a forked child: address and access file of the last client that its parent had made for an address."""
+inherited: tuple[str, str | None, TLSChoice] | None = None
+"""In a forked child: address, access file and `tls` of the last client that its parent had made for an address."""
 
 
 def remove(client: LiveClient) -> None:
@@ -59,7 +61,7 @@ def _after_fork_in_child() -> None:
     global inherited
     for client in live_clients:
         if client.cluster is None and not client.nested and not client.implicit:
-            inherited = client.address, client.access_file
+            inherited = client.address, client.access_file, client.tls
     for client in live_clients:
         client.shell.abandon()
     live_clients.clear()

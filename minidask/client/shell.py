@@ -26,12 +26,10 @@ cancels or submits. For the same reason whatever a garbage collection tells the 
 from __future__ import annotations
 
 import collections
-import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from weakref import ref
 
 from minidask.client.aside import Aside
@@ -45,6 +43,7 @@ from minidask.client.queued import QueueEffect
 from minidask.client.queues import Queues
 from minidask.client.reading import Reader
 from minidask.client.results import Results, complete
+from minidask.client.returning import Return, Returning
 from minidask.client.screen import Screen
 from minidask.client.session import Described, Inherited, Session
 from minidask.client.workers import WorkerTable
@@ -52,8 +51,7 @@ from minidask.data.files import blob_id
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.packages import python_version
-from minidask.host.signals import Uninterrupted, start
-from minidask.host.sizes import count
+from minidask.host.signals import Uninterrupted
 from minidask.pickling.scattered import Scattered
 from minidask.pickling.sharing import Interner, dumps_naming
 from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
@@ -61,30 +59,7 @@ from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
 
-FIRST_PAUSE_SECONDS = 0.05
-LAST_PAUSE_SECONDS = 1.0
-ANSWER_SECONDS = 0.5
-WORKERS_SECONDS = 1.5
-"""How long a client that is back waits for the workers that it knew: they may still run its tasks."""
-
-log = logging.getLogger("minidask.client")
-
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-
-
-class Return(NamedTuple):
-    """How a client's lost connection is made again.
-
-    Attributes:
-        seconds: how long it is tried.
-        timeout: seconds that each try may take.
-        prepare: called before each try, with how often the scheduler was lost since a task had an outcome. It raises
-            `MinidaskError` if there is no use in trying.
-    """
-
-    seconds: float
-    timeout: float
-    prepare: Callable[[int], None]
 
 
 class SubmitCounter(Protocol):
@@ -151,10 +126,6 @@ class ClientShell:
         self._pid = os.getpid()
         self._slot = slot
         self._cancel_dropped = cancel_dropped
-        self._return_by = return_by
-        self._closing = threading.Event()
-        self._silent_since: float | None = None  # while the scheduler is looked for
-        self._given_up = ""
         self._lock = threading.RLock()
         own_store = self.store if slot is None else BlobStore(slot.store.folder)  # each with pins of its own
         self.blobs = HeldBlobs(self.core, self._lock, connection, own_store)
@@ -175,9 +146,9 @@ class ClientShell:
             m.Heartbeat: lambda message: None,
         }
         silence = connection.heartbeat_timeout if return_by is not None else None
-        self.reader = Reader(
-            connection, self._handle, self._lost, self._ended, slot, self.cancel_dropped, self._silent, silence
-        )
+        self._returning = Returning(self, return_by)
+        lost, silent = self._returning.lost, self._returning.silent
+        self.reader = Reader(connection, self._handle, lost, self._ended, slot, self.cancel_dropped, silent, silence)
         leases = slot is None and bool((connection.peer_info or {}).get("leases"))
         self.queues = Queues(self.core, self.store.folder if self.store is not None and leases else None)
 
@@ -281,6 +252,7 @@ class ClientShell:
         except MinidaskError:
             with self._lock:
                 self.blobs.post(self.core.take_back(message.task))
+            self.check()
             raise
 
     def _new_future(self, number: int, name: str, parent: list[int]) -> tuple[Future, Handle]:
@@ -478,14 +450,19 @@ class ClientShell:
             SchedulerLost: there is no connection any more.
             MinidaskError: this is a forked process, and the client is its parent's.
         """
-        self.core.check()
+        try:
+            self.core.check()
+        except SchedulerLost:
+            if self._slot is not None and self.core.lost:
+                self._slot.cut_off(self._slot.call)
+            raise
 
     # --- the end ---
 
     def close(self, seconds: float = 10.0) -> None:
         """Disconnect, and wait `seconds` at most for the end of the reading thread. Pending futures fail."""
         self.core.close()
-        self._closing.set()
+        self._returning.close()
         if self.connection.away:
             self.reader.end("the client was closed")
         self.connection.shut()
@@ -506,90 +483,19 @@ class ClientShell:
 
     # --- another connection ---
 
-    def _lost(self, why: str) -> bool:
-        """The connection is lost. Begin to make it again; returns False if that is not to be."""
-        how = self._return_by
-        if how is None or self.core.closed or self._given_up:
-            return False
+    def leave(self, keep_open: bool) -> None:
+        """The connection is lost: send nothing until there is another one, and keep this one open until then if so."""
         with self._lock:
             self.connection.away = True
-        if self._silent_since is None:  # else it stays open until the next one has taken its place
+        if not keep_open:
             self.connection.close()
         self._results.clear()
-        log.warning(
-            "%s: %s; the client connects again, for %g seconds at most", self.connection.address, why, how.seconds
-        )
-        start(threading.Thread(target=self._return, args=(how, why), name="minidask-return", daemon=True))
-        return True
 
-    def _silent(self) -> None:
-        """Nothing was heard of the scheduler for long: ask whether it answers on another connection."""
-        self._silent_since = time.monotonic()
-        silence = f"silent for {count(self.connection.heartbeat_timeout or 0, 'second')}"
-        log.warning("%s: the scheduler was %s; the client asks whether it answers", self.connection.address, silence)
-        ask = threading.Thread(
-            target=self._ask, args=(self._silent_since, silence), name="minidask-return", daemon=True
-        )
-        start(ask)
-
-    def _ask(self, began: float, silence: str) -> None:
-        """Ask a silent scheduler on other connections until it answers. If it does so there alone, connect again.
-
-        The next connection takes the place of this one, which is closed only then: so the scheduler does not take the
-        client for one that has ended.
-        """
-        how = self._return_by
-        while how is not None and not self._closing.wait(FIRST_PAUSE_SECONDS):
-            why = ""
-            try:
-                self.connection.ask(how.timeout)
-                self._closing.wait(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
-            except MinidaskError as error:
-                why = str(error)
-            if self._silent_since != began or self.connection.away:
-                return  # the connection has ended meanwhile
-            if not self.reader.silent_since(began):
-                self._silent_since = None
-                log.warning("%s: the scheduler answers again", self.connection.address)
-                return
-            if not why:
-                self.connection.stop_reading(f"it was {silence}")
-                return
-            if time.monotonic() - began > how.seconds:
-                self._given_up = f"it was {silence}, and {why}"
-                self.connection.shut()
-                return
-
-    def _return(self, how: Return, why: str) -> None:
-        """Connect again, and tell the scheduler there what this client wants; end it if that is not possible."""
-        end, pause = (self._silent_since or time.monotonic()) + how.seconds, FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                how.prepare(self.core.losses)
-                connection = self.connection.again(how.timeout)
-                try:
-                    connection.wait_for(self.workers.names(), WORKERS_SECONDS)
-                except BaseException:
-                    connection.close()
-                    raise
-                self._resume(connection)
-            except (SchedulerLost, OSError) as error:
-                if time.monotonic() + pause < end and not self._closing.wait(pause):
-                    pause = min(2 * pause, LAST_PAUSE_SECONDS)
-                    continue
-                why = f"{why}, and {error}"
-            except MinidaskError as error:
-                why = f"{why}, and {error}"
-            else:
-                return
-            self.reader.end(why)
-            return
-
-    def _resume(self, connection: Connection) -> None:
-        """Go on with another connection.
+    def resume(self, connection: Connection) -> None:
+        """Go on with another connection, and tell the scheduler there what this client wants.
 
         Raises:
-            SchedulerLost: the client was closed meanwhile.
+            SchedulerLost: the client was closed meanwhile; the connection is closed too.
         """
 
         def decide() -> Sequence[Effect[Handle]]:
@@ -597,7 +503,6 @@ class ClientShell:
                 connection.close()
                 self.core.check()
             self.connection.replace_by(connection)
-            self._silent_since = None
             self.reader.back()
             given = self._results_given()
             for lease in self.core.queues.leases():
@@ -605,15 +510,15 @@ class ClientShell:
             return [*given, *self.core.resume()]
 
         self._carry_out(decide)
-        log.warning("%s: the client is connected again", self.connection.address)
 
     # --- receiving, in the thread that reads ---
 
     def _ended(self, why: str) -> None:
         self.connection.close()
         with self._lock:
-            lost = self.core.end(self._given_up or why)
+            lost = self.core.end(self._returning.why or why)
             self.queues.close()
+        self._returning.close()
         self.workers.wake()
         for effect in lost:
             self._conclude(effect)
@@ -676,7 +581,9 @@ class ClientShell:
 
     def _conclude(self, effect: Settle[Handle] | Tell) -> None:
         if isinstance(effect, Settle):
-            self._settle(*effect)
+            if effect.cut_off and self._slot is not None:
+                self._slot.cut_off(effect.cut_off)  # before the attempt hears of it, and may end
+            self._settle(effect.handle, effect.outcome)
         else:
             effect.on_answer(effect.info)
 

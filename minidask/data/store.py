@@ -119,6 +119,7 @@ class BlobStore:
             budget: the bytes of memory that its files may take.
             disk: a folder for what goes beyond that.
         """
+        (folder / LOCK).touch(0o600)
         (folder / LOCK).write_text(str(budget))
         (folder / DISK).symlink_to(disk.absolute())
         return cls(folder)
@@ -391,7 +392,7 @@ class BlobStore:
     def _tell_once(self, step: str, text: str) -> None:
         """Have `_tell` warn of this, unless a process has done so for this store. May run in a helper thread."""
         with contextlib.suppress(OSError):  # the file exists already, or the store is gone
-            (self.folder / step).touch(exist_ok=False)
+            (self.folder / step).touch(0o600, exist_ok=False)
             self._untold.append(text)
 
     def _tell(self) -> None:

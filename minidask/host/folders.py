@@ -19,6 +19,7 @@ import errno
 import fcntl
 import functools
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -160,9 +161,16 @@ def _sweep(parent: Path) -> None:
     for folder in parent.glob(f"{PREFIX}[0-9]*-*"):
         named = folder.name.removeprefix(PREFIX)
         with suppress(OSError):  # also on a file system without locks, where `_is_held` cannot tell
-            ours_and_dead = folder.stat().st_uid == os.getuid() and not is_alive(int(named.partition("-")[0]))
+            pid = _pid_of(named)  # anybody may have made a folder of any name here
+            ours_and_dead = pid is not None and folder.lstat().st_uid == os.getuid() and not is_alive(pid)
             if ours_and_dead and (is_gone(named) or not _is_held(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _pid_of(named: str) -> int | None:
+    """The number of a process in a name `PID-SPACE…`; None if it has none."""
+    found = re.match(r"([1-9][0-9]{0,9})-", named)
+    return int(found[1]) if found and int(found[1]) < 1 << 31 else None
 
 
 def owner(pid: int | None = None) -> str:
@@ -175,9 +183,8 @@ def owner(pid: int | None = None) -> str:
 
 def is_gone(named: str) -> bool:
     """Whether the owner of a file or folder named `PID-SPACE…` is certainly dead. False if it is in another space."""
-    pid, _, rest = named.partition("-")
-    space = rest.partition("-")[0]
-    return bool(space) and space == _space() and pid.isdigit() and not is_alive(int(pid))
+    pid, space = _pid_of(named), "".join(named.split("-")[1:2])
+    return bool(space) and space == _space() and pid is not None and not is_alive(pid)
 
 
 @functools.cache

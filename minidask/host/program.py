@@ -27,6 +27,20 @@ def run_loop(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
+def unpickle_nothing() -> None:
+    """Have this process find no class and no function for a pickle any more. There is no way back.
+
+    The daemons pass pickles on, and never look into them. So whoever reaches a daemon runs no code there, not even by a
+    fault of ours or of a library.
+    """
+    sys.addaudithook(_refuse_pickles)
+
+
+def _refuse_pickles(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "pickle.find_class":
+        raise RuntimeError(f"this process unpickles nothing, but was given a pickle of {'.'.join(map(str, arguments))}")
+
+
 def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
     """Have SIGTERM and SIGINT set `stopped`, and log it. To be called in the event loop."""
 
@@ -56,7 +70,7 @@ def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: log
 
 
 def make_parser(program: str, description: str, epilog: str) -> argparse.ArgumentParser:
-    """Make an argument parser with the options of both daemons: --version, --access-file, --log-level."""
+    """Make an argument parser with the options of both daemons: of the access file, of encryption, of logs."""
     parser = argparse.ArgumentParser(
         program, description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,6 +80,18 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         metavar="PATH",
         help="the file with the secret that scheduler, workers and clients share"
         " (default: $MINIDASK_ACCESS_FILE, else minidask/access in the user's state directory, ~/.local/state)",
+    )
+    for option, text in (
+        ("--tls-ca-file", "certificates of an authority of your own, in PEM: the other side's must be signed by it"),
+        ("--tls-cert", "this side's certificate, in PEM"),
+        ("--tls-key", "the private key of --tls-cert, in PEM, without a password"),
+    ):
+        parser.add_argument(option, metavar="FILE", help=text)
+    parser.add_argument(
+        "--no-encryption",
+        action="store_true",
+        help="do not encrypt TCP connections: whoever is on the network can read and change all that goes over it,"
+        " and so run code on the workers",
     )
     parser.add_argument(
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"

@@ -31,10 +31,11 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.host.folders import hold
 from minidask.host.packages import installed, python_version
-from minidask.host.program import run_loop
+from minidask.host.program import run_loop, unpickle_nothing
 from minidask.local.config import NodeConfig
-from minidask.net.access import load_or_create_secret, put_back
+from minidask.net.access import load_or_create_access, put_back
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Received
 from minidask.scheduler.server import SchedulerServer
@@ -68,10 +69,9 @@ class LocalNode:
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
         self._config = config.slot
-        self._secret = load_or_create_secret(config.slot.access_file)
-        self.server = SchedulerServer(
-            core, self._secret, {"store": config.slot.store, "leases": make_slot is not ThreadSlot}
-        )
+        self._access = load_or_create_access(config.slot.access_file)
+        described = {"store": config.slot.store, "leases": make_slot is not ThreadSlot}
+        self.server = SchedulerServer(core, Credentials(self._access), described)
         self._keeping: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -98,7 +98,7 @@ class LocalNode:
             if socket_file.exists() and Path(self._config.access_file).exists():
                 continue
             try:
-                put_back(self._config.access_file, self._secret)
+                put_back(self._config.access_file, self._access)
                 await self.server.listen(Address.parse(self._config.scheduler))
                 hold(socket_file.parent)
             except OSError as error:
@@ -213,4 +213,5 @@ def _remove(*paths: str) -> None:
 def serve(control: socket.socket, config: NodeConfig, launched: list[Launched]) -> None:
     """Run the node until its control channel ends, with the slots that `boot` has launched; then exit the process."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s:%(name)s: %(message)s")
+    unpickle_nothing()
     sys.exit(run_loop(_serve(control, config, launched)))

@@ -1,5 +1,12 @@
 """The access file: it holds the secret that scheduler, workers and clients share, and only its owner can read it.
 
+    SECRET                                       64 hex digits
+    SECRET tcp://node1:8786                      the same, and where the scheduler listens
+    SECRET no-encryption tcp://node1:8786        the same, and its TCP connections are not encrypted
+
+The scheduler writes all that when it starts, if it listens at a TCP address. So whoever has the file finds the
+scheduler, does as it does, and needs no option. A stranger cannot talk anybody out of encryption: only the file can.
+
 Everybody who knows the secret may run code on every worker. So a file that others can read is refused, as `ssh` refuses
 such a key. The scheduler writes the file when it starts for the first time. Clients and workers of the same user find
 it by themselves. To other machines the user copies it.
@@ -16,13 +23,32 @@ import re
 import secrets
 import shlex
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from minidask.errors import AuthenticationError
 from minidask.host.signals import pass_on
 from minidask.net.addresses import Address
 
 SECRET_BYTES = 32
+PLAIN = "no-encryption"
+
+
+class Access(NamedTuple):
+    """What an access file says.
+
+    Attributes:
+        secret: of the cluster.
+        encrypted: whether the scheduler's TCP connections are.
+        address: where other machines find the scheduler; None if the file does not say so.
+        source: the path of the file, for people.
+    """
+
+    secret: bytes
+    encrypted: bool = True
+    address: Address | None = None
+    source: str = "no file"
 
 
 def default_access_file() -> Path:
@@ -39,26 +65,26 @@ def default_access_file() -> Path:
     return Path("~/.local/state/minidask/access")
 
 
-def secret_for(address: Address, access_file: str | Path | None = None) -> bytes:
-    """Read the secret for the scheduler at an address.
+def access_for(address: Address, access_file: str | Path | None = None) -> Access:
+    """Read the access file for the scheduler at an address.
 
-    The secret is in `access_file` if one is given, else in `$MINIDASK_ACCESS_FILE`. Otherwise it is in the file
-    `access` beside a Unix socket, or else in the default access file.
+    It is `access_file` if one is given, else `$MINIDASK_ACCESS_FILE`. Otherwise it is the file `access` beside a Unix
+    socket, or else the default access file.
 
     Raises:
         AuthenticationError: the file is missing, or not safe to use.
     """
     if access_file is not None:
-        return load_secret(Path(access_file))
+        return load_access(Path(access_file))
     if not os.environ.get("MINIDASK_ACCESS_FILE") and address.scheme == "unix":
         beside = Path(address.path).parent / "access"
         if os.access(beside, os.F_OK):
-            return load_secret(beside)
-    return load_secret(default_access_file())
+            return load_access(beside)
+    return load_access(default_access_file())
 
 
-def load_secret(path: Path) -> bytes:
-    """Read the secret from an access file.
+def load_access(path: Path) -> Access:
+    """Read an access file.
 
     Raises:
         AuthenticationError: the file is missing, others can read it, or it holds something else.
@@ -77,12 +103,17 @@ def load_secret(path: Path) -> bytes:
         raise AuthenticationError(f"the access file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
         text = ""
-    if re.fullmatch(f"[0-9a-fA-F]{{{2 * SECRET_BYTES}}}", text) is None:
-        raise AuthenticationError(
-            f"the access file {path} does not hold a secret of {2 * SECRET_BYTES} hex digits: remove it, and a"
-            " scheduler that starts writes a new one"
-        )
-    return bytes.fromhex(text)
+    found = re.fullmatch(f"([0-9a-fA-F]{{{2 * SECRET_BYTES}}})( {PLAIN})?(?: (tcp://\\S+))?", text)
+    try:
+        if found is not None:
+            address = Address.parse(found[3]) if found[3] else None
+            return Access(bytes.fromhex(found[1]), found[2] is None, address, str(_absolute(path)))
+    except ValueError as error:
+        pass_on(error)
+    raise AuthenticationError(
+        f"the access file {path} does not hold a secret of {2 * SECRET_BYTES} hex digits, and an address: remove it,"
+        " and a scheduler that starts writes a new one"
+    )
 
 
 def _absolute(path: Path) -> Path:
@@ -109,8 +140,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
         raise AuthenticationError(f"others can read the access file {path}, so it is no secret: {mend}")
 
 
-def load_or_create_secret(access_file: str | Path) -> bytes:
-    """Read the secret from an access file. If there is no such file, write a new secret into it first.
+def load_or_create_access(access_file: str | Path) -> Access:
+    """Read an access file. If there is none, write one with a new secret first.
 
     Programs that do so at the same time get the same secret.
 
@@ -120,35 +151,65 @@ def load_or_create_secret(access_file: str | Path) -> bytes:
     path = _absolute(Path(access_file))
     try:
         if not path.exists():
-            _create(path, secrets.token_bytes(SECRET_BYTES))
+            _create(path, Access(new_secret()))
     except OSError as error:
         raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
-    return load_secret(path)
+    return load_access(path)
 
 
-def put_back(access_file: str | Path, secret: bytes) -> None:
-    """Write a secret into its access file again, if somebody has removed the file.
+def new_secret() -> bytes:
+    """Draw a secret that nobody has."""
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+def save_access(access: Access) -> None:
+    """Write an access file anew, in one step, where it says something else.
+
+    Raises:
+        AuthenticationError: the file cannot be written or read.
+    """
+    path = Path(access.source)
+    try:
+        if load_access(path) != access:
+            _write(_absolute(path), access, os.replace)
+    except OSError as error:
+        raise AuthenticationError(f"the access file {path} cannot be written: {error.strerror}") from error
+
+
+def put_back(access_file: str | Path, access: Access) -> None:
+    """Write an access file again, if somebody has removed it.
 
     Raises:
         OSError: the file cannot be written.
     """
     if not Path(access_file).exists():
-        _create(Path(access_file), secret)
+        _create(Path(access_file), access)
 
 
-def _create(path: Path, secret: bytes) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _create(path: Path, access: Access) -> None:
+    for parent in [*reversed(path.parent.parents), path.parent]:
+        if not parent.exists():
+            parent.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would have the umask decide for all but the last
+    _write(path, access, _link)
+
+
+def _link(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)  # fails if another program was faster; its file is as good
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: of several programs at once, the last one wins
+        os.replace(draft, path)
+
+
+def _write(path: Path, access: Access, put: Callable[[Path, Path], object]) -> None:
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with open(descriptor, "w", encoding="ascii") as file:
-            file.write(secret.hex() + "\n")
-        try:
-            os.link(draft, path)  # fails if another program was faster; its file is as good
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links: of several programs at once, the last one wins
-            os.replace(draft, path)
+            words = [access.secret.hex(), "" if access.encrypted else PLAIN, str(access.address or "")]
+            file.write(" ".join(filter(None, words)) + "\n")
+        put(draft, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import socket
+import stat
 import struct
 from typing import Any
 
-from minidask.errors import SchedulerLost
-from minidask.host.signals import suppress
+from minidask.errors import AuthenticationError, SchedulerLost
+from minidask.host.signals import pass_on, suppress
 from minidask.net.addresses import Address
 
 TCP_INFO_FIELDS = "=2xBB52xI"  # of the kernel's `struct tcp_info`: retransmits, probes, last_ack_recv
@@ -37,6 +40,63 @@ def keep_alive(sock: Any, seconds: int = DEAD_SECONDS) -> None:
         if option is not None:  # macOS names or lacks some of them
             with suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def check_user(sock: Any) -> None:
+    """Check who has opened the other end of a Unix socket. Does nothing for another socket, or where no kernel tells.
+
+    Raises:
+        AuthenticationError: it is neither this user nor root.
+    """
+    if sock is None or sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return
+    _, user, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if user not in (os.geteuid(), 0):
+        raise AuthenticationError(f"the other end of the Unix socket belongs to another user, number {user}")
+
+
+def listen_unix(path: str) -> socket.socket:
+    """Make a socket at a path in the file system; only this user can connect to it.
+
+    A socket of this user where nobody listens any more is replaced. Nothing else that is there is touched.
+
+    Raises:
+        OSError: something else is at the path, or it cannot be made there.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if _is_left_over(path):
+            os.unlink(path)
+        os.fchmod(sock.fileno(), 0o600)  # before `bind`, so that there is no moment at which others can connect
+        sock.bind(path)
+        os.chmod(path, 0o600)  # where the kernel does not look at the first one, as on macOS
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether there is a socket of this user at a path where nobody listens.
+
+    Raises:
+        OSError: something else is there.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise FileExistsError(errno.EEXIST, "what is there is no socket of this user's")
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError as error:
+            pass_on(error)  # its queue is full, for example: somebody has it
+    raise OSError(errno.EADDRINUSE, "a program listens there")
 
 
 def endure(sock: Any) -> bool:

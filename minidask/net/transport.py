@@ -3,6 +3,8 @@
     kernel ─► get_buffer: memory of the frame decoder ─► buffer_updated ─► messages ─► on_messages
     kernel ◄─ flush: one write for all of them        ◄─ frames         ◄─ send(message)
 
+Over TCP there is TLS between the kernel and the decoder: see `tls.py`. Nothing is decoded before its handshake is done.
+
 `MessageLink` is an `asyncio.BufferedProtocol`. The kernel writes received bytes into memory that the frame decoder
 lends, so a large buffer is received in place, without a copy. Messages to send are gathered until `flush()`, which the
 shell calls once for a batch of work. With small tasks that saves most of the system calls.
@@ -14,20 +16,27 @@ for it. A browser that connects to the port gets an answer in HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Protocol, cast
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Protocol, cast
 
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.net.addresses import Address
-from minidask.net.sockets import DEAD_SECONDS, endure, keep_alive, unanswered
+from minidask.net.sockets import DEAD_SECONDS, check_user, endure, keep_alive, unanswered
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
 from minidask.wire.messages import Goodbye, Message
 
+if TYPE_CHECKING:
+    from minidask.net.tls import TLSStream
+
 HANDSHAKE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 LAG_BYTES = 64 << 20
+AHEAD_BYTES = 1 << 20  # so much is encrypted before the kernel takes it
+SEALS = 16  # pieces of a turn of the event loop: 4 MiB
+LAST_WORDS_SECONDS = 2.0
+TLS_HANDSHAKE = 0x16  # the first byte of a peer that speaks TLS
 LOOKS = 3
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
@@ -55,6 +64,7 @@ class MessageLink(asyncio.BufferedProtocol):
         dead_seconds: after how long without an answer of its machine the peer is taken for dead.
         on_lag: called with the link and True when more than 64 MiB wait because the peer does not read; with False when
             it has caught up.
+        tls: encrypts the connection; None: nothing does.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class MessageLink(asyncio.BufferedProtocol):
         on_closed: Callable[[MessageLink, MinidaskError | OSError | None], None],
         dead_seconds: int = DEAD_SECONDS,
         on_lag: Callable[[MessageLink, bool], None] | None = None,
+        tls: TLSStream | None = None,
     ) -> None:
         self.handshake = handshake
         self._on_open = on_open
@@ -72,11 +83,15 @@ class MessageLink(asyncio.BufferedProtocol):
         self._on_closed = on_closed
         self._dead_seconds = dead_seconds
         self._on_lag = on_lag
-        self._old_answers = 0
         self.reads = 0
         """How often bytes have come: as long as this grows, the peer is not silent."""
+        self._tls = tls
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
+        self._secured = False
+        self._heard = self._open
+        self._paused = self._pumps = self._lags = self._deaf = False
+        self._old_answers = 0
         self._out: list[Buffer] = []
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -103,12 +118,15 @@ class MessageLink(asyncio.BufferedProtocol):
         if self._out and self._transport is not None:
             out, self._out = self._out, []
             if not self._transport.is_closing():
-                self._transport.writelines(out)
+                self._write(out)
 
     def close(self) -> None:
         """Write all queued messages, then close the connection; `on_closed` is called later."""
         self.flush()
         if self._transport is not None:
+            if self._tls is not None and not self._transport.is_closing():
+                while self._tls.ready and self._tls.waits:
+                    self._transport.write(self._tls.seal())
             self._transport.close()
 
     def abort(self, error: OSError | None = None) -> None:
@@ -147,45 +165,65 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if self._on_lag is not None:
+        sock = transport.get_extra_info("socket")
+        if self._tls is not None:
+            self._transport.set_write_buffer_limits(high=AHEAD_BYTES)
+        elif self._on_lag is not None:
             self._transport.set_write_buffer_limits(high=LAG_BYTES, low=LAG_BYTES // 4)
-        keep_alive(transport.get_extra_info("socket"), self._dead_seconds)
+        keep_alive(sock, self._dead_seconds)
         if self._open:
             self._on_open(self)
             self.flush()
             return
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._too_slow)
+        try:
+            check_user(sock)
+        except AuthenticationError as error:
+            self._fail(error)
+            return
         if isinstance(self.handshake, Initiator):
-            self._transport.writelines(self.handshake.start())
+            if self._tls is not None:
+                self._transport.write(self._tls.start())
+            else:
+                self._write(self.handshake.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._decoder.get_buffer()
+        return self._decoder.get_buffer() if self._tls is None else self._tls.memory
 
     def buffer_updated(self, nbytes: int) -> None:
         self.reads += 1
+        if self._deaf:
+            return
         messages: list[Message] = []
-        failure: MinidaskError | None = None
+        failure: MinidaskError | OSError | None = None
         try:
-            if not self._open and isinstance(self.handshake, Acceptor) and self._answered_http(nbytes):
+            if not self._heard and self._answered_http(nbytes):
                 return
-            for frame in self._decoder.received(nbytes):
-                if self._open:
-                    messages.append(decode(frame))
-                else:
-                    self._shake_hands(frame)
-        except (ProtocolError, AuthenticationError) as error:
+            for count in (nbytes,) if self._tls is None else self._arrivals(self._tls, nbytes):
+                for frame in self._decoder.received(count):
+                    if self._open:
+                        messages.append(decode(frame))
+                    else:
+                        self._shake_hands(frame)
+        except (ProtocolError, AuthenticationError, ConnectionError) as error:
             failure = error
         if messages:  # also those before a mistake
             self._on_messages(self, messages)
-        if failure is not None:
+        if isinstance(failure, OSError):
+            self.abort(failure)
+        elif failure is not None:
             self._fail(failure)
 
     def pause_writing(self) -> None:
-        if self._on_lag is not None:
+        self._paused = True
+        if self._tls is None and self._on_lag is not None:
             self._on_lag(self, True)
 
     def resume_writing(self) -> None:
-        if self._on_lag is not None:
+        self._paused = False
+        if self._tls is not None:
+            self._pump()
+        elif self._on_lag is not None:
             self._on_lag(self, False)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,11 +235,65 @@ class MessageLink(asyncio.BufferedProtocol):
 
     # --- inside ---
 
+    def _arrivals(self, tls: TLSStream, nbytes: int) -> Iterable[int]:
+        """Yield how many bytes for the decoder are in its memory, until it has had all that have come."""
+        found = tls.open_into(nbytes, self._decoder.get_buffer)
+        return found if self._secured else self._first_arrivals(tls, found)
+
+    def _first_arrivals(self, tls: TLSStream, found: Iterable[int]) -> Iterable[int]:
+        assert self._transport is not None
+        try:
+            for count in found:
+                self._secure(tls)
+                yield count
+        finally:
+            if own := tls.take():  # steps of its handshake, or why it has failed
+                self._transport.write(own)
+        self._secure(tls)
+
+    def _secure(self, tls: TLSStream) -> None:
+        """Begin our own handshake, if that of TLS is done by now."""
+        assert self.handshake is not None
+        if tls.ready and not self._secured:
+            self._secured = True
+            self.handshake.binding = tls.binding
+            if isinstance(self.handshake, Initiator):
+                self._write(self.handshake.start())
+
+    def _write(self, pieces: list[Buffer]) -> None:
+        assert self._transport is not None
+        if self._tls is None:
+            self._transport.writelines(pieces)
+        else:
+            self._tls.put(pieces)
+            self._pump()
+
+    def _pump(self) -> None:
+        """Encrypt what waits, as far as the kernel takes it. Other connections have their turn in between."""
+        assert self._tls is not None and self._transport is not None
+        for _ in range(SEALS):
+            if not self._tls.waits or self._paused or not self._tls.ready or self._transport.is_closing():
+                break
+            self._transport.write(self._tls.seal())
+        else:
+            if not self._pumps:
+                self._pumps = True
+                asyncio.get_running_loop().call_soon(self._pump_again)
+        lags = self._tls.waits > (LAG_BYTES // 4 if self._lags else LAG_BYTES)
+        if lags != self._lags:
+            self._lags = lags
+            if self._on_lag is not None:
+                self._on_lag(self, lags)
+
+    def _pump_again(self) -> None:
+        self._pumps = False
+        self._pump()
+
     def _shake_hands(self, frame: Frame) -> None:
-        assert self.handshake is not None and self._transport is not None
+        assert self.handshake is not None
         answer = self.handshake.receive(frame)
         if answer:
-            self._transport.writelines(answer)
+            self._write(answer)
         if self.handshake.done:
             if self._deadline is not None:
                 self._deadline.cancel()
@@ -210,8 +302,17 @@ class MessageLink(asyncio.BufferedProtocol):
             self._on_open(self)
 
     def _answered_http(self, nbytes: int) -> bool:
+        """Look at the first bytes of a peer. Returns whether they were a browser's, and it has its answer."""
         assert self._transport is not None
-        if bytes(self._decoder.get_buffer()[: min(nbytes, 4)]) not in HTTP_VERBS:
+        self._heard = True
+        first = bytes(self.get_buffer(-1)[: min(nbytes, 4)])
+        if not isinstance(self.handshake, Acceptor):
+            return False
+        if self._tls is None and first[0] == TLS_HANDSHAKE:
+            raise ProtocolError(
+                "the side that connects encrypts, and this one was started with --no-encryption: copy its access file"
+            )
+        if first not in HTTP_VERBS:
             return False
         self._transport.write(HTTP_ANSWER)
         self._error = ProtocolError("the peer spoke HTTP")
@@ -224,12 +325,27 @@ class MessageLink(asyncio.BufferedProtocol):
     def _fail(self, error: MinidaskError) -> None:
         """Close the link because the peer broke the rules. A peer that has connected to us is told why."""
         self._error = error
-        if self._transport is not None:
-            if not self._open:
-                self._transport.writelines(refusal(error))
-            elif isinstance(self.handshake, Acceptor):
+        if self._transport is None:
+            return
+        if self._open:
+            if isinstance(self.handshake, Acceptor):
                 self.send(Goodbye(f"protocol error: {error}"))
             self.close()
+        elif self._tls is None or self._tls.speaks_clear:
+            self._transport.writelines(refusal(error))
+            self._transport.close()
+        elif self._secured:
+            self._write(refusal(error))
+            self.close()
+        else:
+            self._close_when_read()
+
+    def _close_when_read(self) -> None:
+        """End what is said here, and let the peer close: if this side closed, what TLS has said might be lost."""
+        assert self._transport is not None
+        self._deaf = True
+        self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.abort)
 
 
 async def connect(address: Address, link: MessageLink) -> None:
@@ -250,8 +366,8 @@ async def connect(address: Address, link: MessageLink) -> None:
         raise OSError(f"no answer within {CONNECT_SECONDS:g} seconds") from error
 
 
-async def answers(address: Address, handshake: Initiator) -> bool:
-    """Whether a scheduler answers at an address. The handshake is begun for that, and not completed.
+async def answers(address: Address, hello: bytes) -> bool:
+    """Whether a scheduler answers at an address to the first bytes of a handshake, which is not completed.
 
     The kernel connects to a process that hangs, too.
     """
@@ -262,7 +378,7 @@ async def answers(address: Address, handshake: Initiator) -> bool:
             else:
                 reader, writer = await asyncio.open_connection(address.host, address.port)
             try:
-                writer.writelines(handshake.start())
+                writer.write(hello)
                 return bool(await reader.read(1))
             finally:
                 writer.close()

@@ -33,7 +33,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from minidask.host.forks import Layer, on_fork
@@ -51,11 +51,13 @@ class SlotConfig(NamedTuple):
         store: folder of the machine's blob store.
         scheduler: the address of the scheduler, for tasks that submit tasks.
         access_file: the file with the cluster's secret; empty for the usual places.
+        tls: how TCP connections are encrypted, as `minidask/net/tls_options.py` writes it; empty: as the file says.
     """
 
     store: str
     scheduler: str
     access_file: str
+    tls: str = ""
 
 
 class SlotOfTask(Protocol):
@@ -64,6 +66,7 @@ class SlotOfTask(Protocol):
     Attributes:
         scheduler: the address of its scheduler.
         access_file: the file with the cluster's secret; empty for the usual places.
+        tls: how TCP connections are encrypted, as in `SlotConfig`.
         store: the machine's large data.
         client: the shell of the client of its tasks, once one of them has needed it; else None.
         described: gives the blobs that describe the caller of the task that runs; None where that is this process.
@@ -71,6 +74,7 @@ class SlotOfTask(Protocol):
 
     scheduler: str
     access_file: str
+    tls: str
     store: BlobStore
     client: Any
     described: Callable[[], Mapping[bytes, Payload]] | None
@@ -106,6 +110,9 @@ class SlotOfTask(Protocol):
 
     def end_wait(self, call: list[int]) -> None:
         """Note that a thread of this attempt resumes."""
+
+    def cut_off(self, call: Sequence[int]) -> None:
+        """Note that an attempt has lost its tasks with their scheduler: it is tried again, whatever it ends with."""
 
 
 _this_thread = threading.local()

@@ -11,6 +11,9 @@ the wire. Both sides choose a fresh nonce, so nobody can use recorded messages a
 side, so nobody can send a side's own proof back to it. The acceptor proves itself first: the other side tells nothing
 of itself to a stranger. In place of any answer, either side may send `refuse` with the reason.
 
+A proof is for one connection: over TCP it covers the two certificates that both ends see (channel binding). So nobody
+can pass proofs on between two connections that end at him, whatever authority has let him in.
+
 Both classes are pure: frames in, frames out. The nonce is an argument.
 """
 
@@ -26,7 +29,7 @@ from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, V
 from minidask.wire.frames import Buffer, Frame, encode_frame
 from minidask.wire.packing import pack, unpack
 
-PROTOCOL = 2
+PROTOCOL = 3
 ROLES = ("client", "worker")  # of peers that connect to a scheduler
 PEER = "peer"  # of a worker that connects to another worker
 NONCE_BYTES = 32
@@ -105,6 +108,8 @@ class Initiator:
         self._hello = _pack("hello", PROTOCOL, version, role, nonce)
         self._info = _pack("info", info)
         self._challenged = False
+        self.binding = b""
+        """What both ends know of the connection below, and of no other: to be set before `start`. Empty: nothing."""
         self.peer_info: dict[str, Any] | None = None
         """The acceptor's description of itself; None until the handshake is complete."""
 
@@ -127,14 +132,14 @@ class Initiator:
             (self.peer_info,) = _unpack(frame, "welcome", dict)
             return []
         _, _, nonce, proof = _unpack(frame, "challenge", int, str, bytes, bytes, version=self._version)
-        expected = _proof(self._secret, "minidask acceptor", self._hello, nonce)
+        expected = _proof(self._secret, "minidask acceptor", self.binding, self._hello, nonce)
         if not hmac.compare_digest(proof, expected):
             raise AuthenticationError(
                 "the other side does not hold the same secret as this one: copy the access file from the"
                 " scheduler's machine, or name the right one (--access-file, access_file=, MINIDASK_ACCESS_FILE)"
             )
         self._challenged = True
-        answer = _proof(self._secret, "minidask initiator", self._hello, nonce, proof, self._info)
+        answer = _proof(self._secret, "minidask initiator", self.binding, self._hello, nonce, proof, self._info)
         return encode_frame(_pack("proof", answer, self._info))
 
 
@@ -160,6 +165,8 @@ class Acceptor:
         self._hello: bytes | None = None
         self._challenge_proof = b""
         self.role = ""
+        self.binding = b""
+        """What both ends know of the connection below, and of no other: to be set before `receive`. Empty: nothing."""
         self.peer_info: dict[str, Any] | None = None
         """The initiator's description of itself; None until the handshake is complete."""
 
@@ -180,10 +187,11 @@ class Acceptor:
                 raise ProtocolError(f"the peer's hello has role {role!r} and a nonce of {len(nonce)} bytes")
             self.role = role
             self._hello = frame.header
-            self._challenge_proof = _proof(self._secret, "minidask acceptor", self._hello, self._nonce)
+            self._challenge_proof = _proof(self._secret, "minidask acceptor", self.binding, self._hello, self._nonce)
             return encode_frame(_pack("challenge", PROTOCOL, self._version, self._nonce, self._challenge_proof))
         proof, info = _unpack(frame, "proof", bytes, bytes)
-        expected = _proof(self._secret, "minidask initiator", self._hello, self._nonce, self._challenge_proof, info)
+        transcript = self.binding, self._hello, self._nonce, self._challenge_proof, info
+        expected = _proof(self._secret, "minidask initiator", *transcript)
         if not hmac.compare_digest(proof, expected):
             raise AuthenticationError("the connecting side does not hold the scheduler's secret")
         (self.peer_info,) = _unpack(Frame(info, []), "info", dict)

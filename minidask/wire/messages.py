@@ -376,7 +376,7 @@ class Heartbeat(NamedTuple):
 
 
 class Resized(NamedTuple):
-    """The worker has this number of slots now; 0: it takes no task more, and ends when its tasks are over."""
+    """The worker has this number of slots now: fewer while some cannot be started, none when it takes no task more."""
 
     slots: int
 

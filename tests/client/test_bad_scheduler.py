@@ -17,7 +17,7 @@ import pytest
 import minidask
 from minidask._version import __version__
 from minidask.errors import MinidaskError, SchedulerLost, SerializationError, TaskError
-from minidask.net.access import load_or_create_secret
+from minidask.net.access import load_or_create_access
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, FrameDecoder, encode_frame
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
@@ -32,9 +32,10 @@ class FakeScheduler:
 
     def __init__(self, access_file: Path) -> None:
         self.answers: Answers = lambda task: encode(TaskDone(task, 0.0, "w", DONE))
-        self._secret = load_or_create_secret(access_file)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._secret = load_or_create_access(access_file).secret
+        path = str(access_file.with_name("socket"))
+        self._listener = socket.create_server(path, family=socket.AF_UNIX)
+        self.address = f"unix://{path}"
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:

@@ -36,6 +36,7 @@ class Machine:
         self.core = WorkerCore()
         self.link: Connection | None = None
         self.reports = Reports()
+        self.unsent_size: list[m.Message] = []
         self.promises = promises
         self.cluster = cluster
         self._slots: dict[int, Slot] = {}
@@ -56,8 +57,9 @@ class Machine:
     def info(self) -> dict[str, Any]:
         holds = {**self.reports.attempts(), **self.core.holds()}
         return {
-            "name": self.name, "slots": self.size, "prefetch": PREFETCH * self.size, "serves": self.name,
-            "place": f"{self.name}:store", "uid": self.name, "holds": [[*hold] for hold in holds.items()],
+            "name": self.name, "slots": self.size - self.core.table.missing, "prefetch": PREFETCH * self.size,
+            "serves": self.name, "place": f"{self.name}:store", "uid": self.name,
+            "holds": [[*hold] for hold in holds.items()],
             "ended": [[*hold] for hold in self.reports.ended().items()],
         }  # fmt: skip
 
@@ -72,7 +74,8 @@ class Machine:
             self.link = connection
             again = self.core.waiting()
             self.world.met["waits still"] += len(again)
-            for message in [*self.reports.again(self.world.now), *again]:
+            size, self.unsent_size = self.unsent_size, []
+            for message in [*size, *self.reports.again(self.world.now), *again]:
                 self._pass_on(connection, message)
 
     def closed(self, connection: Connection) -> None:
@@ -101,6 +104,8 @@ class Machine:
         elif isinstance(message, m.Report):
             self.world.met["unsent report"] += 1
             self.reports.unsent(message)
+        elif isinstance(message, m.Resized):
+            self.unsent_size = [message]
 
     def _pass_on(self, link: Connection, message: Any) -> None:
         link.to_scheduler(message)
@@ -141,7 +146,11 @@ class Machine:
             case e.ToSlot(number, message):
                 self._slots[number].receive(message)
             case e.Spawn(number):
-                self._slots[number] = Slot(self, number)
+                if self.world.chance(0.03):
+                    self.world.met["slot could not be started"] += 1
+                    self.world.later(0.0, self._not_started, number)
+                else:
+                    self._slots[number] = Slot(self, number)
             case e.Interrupt(number, task, attempt):
                 self._slots[number].interrupt(task, attempt)
             case e.Kill(number):
@@ -155,10 +164,14 @@ class Machine:
             case e.Forget(blobs):
                 for blob in blobs:
                     self._fetching.pop(blob, None)
-            case e.RemoveResult() | e.AwaitTaker():
+            case e.RemoveResult() | e.AwaitTaker() | e.Warn():
                 pass
             case _:
                 raise AssertionError(effect)
+
+    def _not_started(self, number: int) -> None:
+        if self.alive:
+            self.handle(e.NotStarted(number, "no processes"))
 
     def _fetched(self, blob: bytes, fetch: int, source: str) -> None:
         if self.alive and self._fetching.get(blob) == fetch:

@@ -226,7 +226,7 @@ class Inner:
                 frame, child = effect.handle
                 frame.pending.discard(message.task)
                 outcome = effect.outcome
-                if isinstance(outcome, Lost) and message.reason == m.Reason.NO_PARENT:
+                if effect.cut_off:
                     frame.cut_off = True
                 elif isinstance(outcome, Lost) and message.reason != m.Reason.KILLED:
                     frame.wrong = f"{message.reason}: {message.text}"
@@ -243,7 +243,7 @@ class Inner:
             frame.cut_off = True
             self._slot.later(0.0, self._slot._end, frame)
         for effect in self.core.end("it is gone"):
-            if isinstance(effect, Settle) and effect.handle is not None:
+            if isinstance(effect, Settle) and effect.cut_off and effect.handle is not None:
                 effect.handle[0].cut_off = True
         self._slot.later(0.0, self._slot.look)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from minidask.client.connection import MAX_KEYS
 from minidask.client.core import ClientCore, Effect, Settle
 from minidask.client.outcomes import Lost, Raised
-from minidask.client.shell import FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, WORKERS_SECONDS
+from minidask.client.returning import WORKERS_SECONDS, Retry
 from minidask.wire import messages as m
 
 from .promises import Promises, Task
@@ -45,12 +46,12 @@ class Client:
         self._early: list[Any] = []
         self._awaited: set[str] = set()
         self._workers: dict[str, str] = {}  # names by address
-        self._pause = FIRST_PAUSE_SECONDS
+        self._retry = Retry(math.inf, 0.0)
         self._lost_reason = ""
         self._session: list[bytes] = []
         self._connect()
 
-    # --- the connection, as in `ClientShell._return` ---
+    # --- the connection, as in `Returning` ---
 
     @property
     def connected(self) -> bool:
@@ -98,7 +99,7 @@ class Client:
             self.world.met["submitted again"] += sum(type(effect) is m.Submit for effect in effects)
             self.world.met["resumed"] += 1
             self._carry_out(effects)
-        self._pause = FIRST_PAUSE_SECONDS
+        self._retry = Retry(math.inf, 0.0)
         for message in early:
             self._hear(message)
 
@@ -107,8 +108,7 @@ class Client:
             return
         if connection is self._trying:
             self._trying = None
-            self.world.later(self._pause, self._connect)
-            self._pause = min(2 * self._pause, LAST_PAUSE_SECONDS)
+            self.world.later(self._retry.pause(0.0) or 0.0, self._connect)
         elif connection is self._link:
             self.world.log(self.name, "is cut off")
             self._link = None

@@ -57,3 +57,22 @@ def test_the_first_place_that_will_do_is_taken_for_sockets(monkeypatch: pytest.M
     writable.clear()
     with pytest.raises(OSError, match="set XDG_RUNTIME_DIR or TMPDIR"):
         folders.runtime_folder()
+
+
+@pytest.mark.parametrize(
+    "name", ["minidask-1-2", "minidask-1x-2", "minidask-99999999999999999999-2", "minidask-1²-x", "minidask-0-x"]
+)
+def test_a_folder_of_any_name_stops_nobody(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    mine = disk_folder(tmp_path)
+    assert mine.exists()
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    precious = tmp_path / "precious"
+    (precious / "inside").mkdir(parents=True)
+    (tmp_path / f"minidask-{folders.owner(gone.pid)}-x").symlink_to(precious)
+    disk_folder(tmp_path)
+    assert (precious / "inside").exists()

@@ -61,7 +61,10 @@ def test_tasks_within_a_task_end_when_it_has_returned_though_its_result_is_still
     assert out[0] == (SLOT, m.TaskLost(2, m.Reason.CANCELLED, "task 'f': its parent has ended"))
     assert kinds(out) == [m.TaskLost, m.Stop, m.ResultOffered]
     (refused,) = submit(core, 3, parent=1)
-    assert refused == (SLOT, m.TaskLost(3, m.Reason.NO_PARENT, "task 'f': the task that has submitted it has ended"))
+    assert refused == (
+        SLOT,
+        m.TaskLost(3, m.Reason.NO_PARENT, "task 'f': the task that has submitted it has ended, or is not known yet"),
+    )
 
 
 def test_a_result_that_is_not_wanted_any_more_is_removed_and_not_waited_for() -> None:

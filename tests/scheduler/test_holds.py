@@ -222,9 +222,11 @@ def test_a_task_whose_client_is_not_back_yet_is_cut_off_when_it_submits(
     scheduler.client(2, NEW, OLD)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
     opens, submits = m.OpenGroup(1, 0, [parent, 1]), m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"])
-    ((peer, said),) = scheduler.hear(3, opens if opens_group else submits)
-    assert peer == 3 and isinstance(said, m.Goodbye)
-    scheduler.do(Left(3, "it was sent away"))
+    if opens_group:
+        scheduler.hear(3, opens)
+        submits = submits._replace(group=1)
+    ((peer, said),) = scheduler.hear(3, submits)
+    assert peer == 3 and isinstance(said, m.TaskLost) and said.reason == m.Reason.NO_PARENT
     if held:
         scheduler.hear(1, m.Stopped(parent, 1, m.CUT_OFF, ""))
         ((number, attempt),) = runs(scheduler.submit(2, 1))
@@ -239,7 +241,7 @@ def test_an_attempt_that_was_given_up_with_its_worker_is_cut_off_when_it_submits
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
     assert runs(scheduler.do(Left(1, "gone"))) == [(parent, 2)]
     ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"]))
-    assert isinstance(said, m.Goodbye)
+    assert isinstance(said, m.TaskLost) and said.reason == m.Reason.NO_PARENT
 
 
 def test_a_task_that_is_over_for_sure_is_told_so_when_it_submits(scheduler: Scheduler) -> None:

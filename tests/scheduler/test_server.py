@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from minidask.net.access import Access
+from minidask.net.credentials import Credentials
 from minidask.scheduler import attempts
 from minidask.scheduler.core import SchedulerCore
 from minidask.scheduler.events import Left, Received, Tick
@@ -21,7 +23,7 @@ class Scheduler:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("minidask.scheduler.server.MessageLink", Peer)
-        self.server = SchedulerServer(SchedulerCore(), SECRET)
+        self.server = SchedulerServer(SchedulerCore(), Credentials(Access(SECRET)))
         self.core = self.server.core
 
     def join(self, role: str, **info: Any) -> tuple[int, Peer]:

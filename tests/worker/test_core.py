@@ -7,7 +7,16 @@ import pytest
 from minidask.wire import messages as m
 from minidask.worker import core as w
 from minidask.worker import events as e
-from minidask.worker.slots import MAX_FAILED_STARTS, Idle, SlotRecord, SlotState, Starting
+from minidask.worker.slots import (
+    FIRST_PAUSE_SECONDS,
+    GIVE_UP_SECONDS,
+    LAST_PAUSE_SECONDS,
+    MAX_FAILED_STARTS,
+    Idle,
+    SlotRecord,
+    SlotState,
+    Starting,
+)
 from tests.rig import Rig, done, run
 
 
@@ -262,6 +271,83 @@ def test_slots_that_never_get_ready_end_the_worker() -> None:
     told, effect = rig.do(e.SlotExited(0, "exit code 1", "?"))
     assert told == e.ToScheduler(m.Resized(0))  # or what is given back would come again
     assert isinstance(effect, e.GiveUp)
+
+
+def warned(effects: list[e.Effect]) -> str:
+    """What is logged, where the first effect tells the scheduler the number of slots that are left."""
+    assert isinstance(effects[-1], e.Warn)
+    return effects[-1].text
+
+
+def test_a_slot_that_cannot_be_started_is_tried_again_with_growing_pauses_and_not_offered_meanwhile() -> None:
+    rig = Rig(2)
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.Spawn(0)]
+    for failures in range(12):
+        pause = min(FIRST_PAUSE_SECONDS * 2**failures, LAST_PAUSE_SECONDS)
+        effects = rig.do(e.NotStarted(0, "no processes"))
+        assert effects[:-1] == ([] if failures else [e.ToScheduler(m.Resized(1))])
+        assert warned(effects).startswith(f"worker 0 cannot be started: no processes; trying again in {pause:g} second")
+        assert "1 of 2 workers" in warned(effects)
+        assert rig.core.next_deadline() == rig.now + pause
+        assert rig.pass_time(pause * 0.9) == []
+        assert rig.pass_time(pause) == [e.Spawn(0)]
+    effects = rig.do(e.FromSlot(0, m.SlotReady()))
+    assert effects[0] == e.ToScheduler(m.Resized(2)) and "2 of 2 workers" in warned(effects)
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.Spawn(0)]
+    assert "again in 0.1 seconds" in warned(rig.do(e.NotStarted(0, "no processes"))), "that was another time"
+
+
+def test_a_call_goes_back_that_waits_for_a_slot_that_cannot_be_started() -> None:
+    rig = Rig(1)
+    rig.run(1)
+    rig.run(2)
+    rig.do(e.SlotExited(0, "SIGKILL", "?"))
+    assert rig.pass_time(1) == [], "a slot is about to be ready"
+    rig.do(e.NotStarted(0, "no processes"))
+    assert rig.pass_time(m.GIVE_BACK_SECONDS)[-1] == e.ToScheduler(m.GaveBack(2, 1))
+
+
+def test_slots_that_die_as_they_start_end_a_worker_only_if_none_lives_for_long() -> None:
+    rig = Rig(2)
+
+    def dies_again() -> list[e.Effect]:
+        assert e.Spawn(0) in rig.pass_time(LAST_PAUSE_SECONDS)
+        return rig.do(e.SlotExited(0, "SIGKILL", "?"))
+
+    rig.do(e.SlotExited(0, "SIGKILL", "?"))
+    assert rig.do(e.SlotExited(0, "SIGKILL", "?"))[0] == e.ToScheduler(m.Resized(1))
+    for _ in range(20):
+        assert "it has ended with SIGKILL before it was ready" in warned(dies_again())
+    rig.do(e.SlotExited(1, "SIGKILL", "?"))
+    rig.do(e.NotStarted(1, "no processes"))
+    for _ in range(int(GIVE_UP_SECONDS / LAST_PAUSE_SECONDS)):
+        rig.do(e.NotStarted(1, "no processes")) if e.Spawn(1) in rig.effects[-2:] else None
+        assert "0 of 2 workers" in warned(dies_again())
+    told, effect = dies_again()
+    assert told == e.ToScheduler(m.Resized(0)) and isinstance(effect, e.GiveUp)
+
+
+def test_a_system_that_has_nothing_to_spare_ends_no_worker() -> None:
+    rig = Rig(1)
+    rig.do(e.SlotExited(0, "SIGKILL", "?"))
+    for _ in range(100):
+        assert "0 of 1 workers" in warned(rig.do(e.NotStarted(0, "no processes")))
+        assert rig.pass_time(LAST_PAUSE_SECONDS) == [e.Spawn(0)]
+
+
+def test_scaling_down_first_drops_what_is_missing() -> None:
+    rig = Rig(2)
+    rig.do(e.SlotExited(0, "SIGKILL", "?"))
+    rig.do(e.NotStarted(0, "no processes"))
+    assert rig.do(e.Resize(1)) == []
+    assert list(rig.core.slots) == [1] and rig.pass_time(LAST_PAUSE_SECONDS) == []
+
+
+def test_a_larger_size_does_not_count_what_is_missing() -> None:
+    rig = Rig(2)
+    rig.do(e.SlotExited(0, "SIGKILL", "?"))
+    rig.do(e.NotStarted(0, "no processes"))
+    assert rig.do(e.Resize(3)) == [e.ToScheduler(m.Resized(2)), e.Spawn(2)]
 
 
 def test_scaling_down_spares_running_calls() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.worker import events as e
-from minidask.worker.slots import Busy, Ending, Idle, SlotRecord, Starting
+from minidask.worker.slots import Busy, Ending, Idle, Missing, SlotRecord, Starting, is_missing
 from tests.rig import Rig, done, run
 
 UNTOLD = (
@@ -32,6 +32,8 @@ class WorkerMachine(RuleBasedStateMachine):
         self.lent: set[int] = set()  # tasks that wait for others
         self.coming: set[bytes] = set()
         self.restarts: dict[int, list[SlotRecord]] = {}  # those that were there when it was asked for
+        self.offered = 2
+        self.gave_up = False
         self.wanting: dict[int, set[bytes]] = {}  # by slot, what the call of its lease waits for
 
     def do(self, event: e.Event) -> None:
@@ -55,7 +57,11 @@ class WorkerMachine(RuleBasedStateMachine):
             elif isinstance(effect, e.ToScheduler) and isinstance(effect.message, m.Restarted):
                 old = self.restarts.pop(effect.message.request)
                 assert not any(slot in self.rig.core.slots.values() for slot in old), "an old slot is still there"
-                assert not self.live(Starting), "the fresh ones are not ready"
+                assert not self.live(Starting, Missing), "the fresh ones are not ready"
+            elif isinstance(effect, e.ToScheduler) and isinstance(effect.message, m.Resized):
+                self.offered = effect.message.slots
+            elif isinstance(effect, e.GiveUp):
+                self.gave_up = True
             elif isinstance(effect, e.ToScheduler) and not isinstance(effect.message, UNTOLD):
                 message: Any = effect.message
                 assert message.task in self.owed, f"{message} was told twice"
@@ -195,6 +201,12 @@ class WorkerMachine(RuleBasedStateMachine):
     def slot_gets_ready(self, data: st.DataObject) -> None:
         self.do(e.FromSlot(data.draw(st.sampled_from(self.live(Starting))), m.SlotReady()))
 
+    @precondition(lambda self: self.live(Starting))
+    @rule(dies=st.booleans(), data=st.data())
+    def slot_cannot_be_started(self, dies: bool, data: st.DataObject) -> None:
+        slot = data.draw(st.sampled_from(self.live(Starting)))
+        self.do(e.SlotExited(slot, "SIGKILL", "?") if dies else e.NotStarted(slot, "no processes"))
+
     @precondition(lambda self: self.live(Idle, Busy, Ending))
     @rule(data=st.data())
     def slot_dies(self, data: st.DataObject) -> None:
@@ -246,7 +258,7 @@ class WorkerMachine(RuleBasedStateMachine):
     @rule()
     def scheduler_wants_fresh_slots(self) -> None:
         self.tasks += 1
-        ready = [slot for slot in self.rig.core.slots.values() if type(slot.state) is not Starting]
+        ready = [slot for slot in self.rig.core.slots.values() if not isinstance(slot.state, Starting | Missing)]
         self.restarts[self.tasks] = ready
         self.do(e.FromScheduler(m.Restart(self.tasks)))
 
@@ -261,7 +273,14 @@ class WorkerMachine(RuleBasedStateMachine):
 
     @rule(slots=st.integers(0, 3))
     def is_resized(self, slots: int) -> None:
+        self.offered = slots  # the shell tells it, before it asks the core
         self.do(e.Resize(slots))
+
+    @invariant()
+    def what_can_be_used_is_offered(self) -> None:
+        staying = [slot for slot in self.rig.core.slots.values() if not slot.retiring]
+        if not self.gave_up:
+            assert self.offered == sum(not is_missing(slot.state) for slot in staying)
 
     @invariant()
     def every_attempt_is_somewhere(self) -> None:
@@ -276,7 +295,7 @@ class WorkerMachine(RuleBasedStateMachine):
         core = self.rig.core
         assert core.table.restarts.keys() == self.restarts.keys()
         for worn in core.table.restarts.values():
-            assert worn or self.live(Starting)
+            assert worn or self.live(Starting, Missing)
         for slot in core.slots.values():
             if slot.worn and type(slot.state) is Idle:
                 assert slot.retiring and slot.retired_by is not None, "an idle slot is kept that is to be replaced"

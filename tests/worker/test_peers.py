@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from minidask.net import transport
+from minidask.net.access import Access
+from minidask.net.credentials import Credentials
 from minidask.net.sockets import DEAD_SECONDS, keep_alive
 from minidask.wire.messages import FetchChunk
 from minidask.worker import peers
@@ -42,7 +44,8 @@ def test_a_worker_notices_sooner_that_its_source_is_gone_than_that_who_fetches_h
 
         monkeypatch.setattr(transport, "keep_alive", keep)
         told: Any = Told()
-        host, guest = Peers(b"s" * 32, told), Peers(b"s" * 32, told)
+        credentials = Credentials(Access(b"s" * 32))
+        host, guest = Peers(credentials, told), Peers(credentials, told)
         server = await asyncio.get_running_loop().create_server(host._accept, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         guest.send(f"tcp://127.0.0.1:{port}", FetchChunk(b"n" * 16, 0, 1, 0))

@@ -9,7 +9,9 @@ import pytest
 
 from minidask.errors import SchedulerLost
 from minidask.net import transport
+from minidask.net.access import Access
 from minidask.net.addresses import Address
+from minidask.net.credentials import Credentials
 from minidask.worker import reconnector
 from minidask.worker.reconnector import Reconnector
 from tests.helpers import black_hole
@@ -43,7 +45,9 @@ def test_an_address_that_answers_nothing_is_tried_again_and_given_up_in_time(mon
 
     async def scene(address: str) -> None:
         shell: Any = IdleShell()
-        await asyncio.wait_for(Reconnector(shell, Address.parse(address), b"s" * 32, 0.5).run(), 20)
+        await asyncio.wait_for(
+            Reconnector(shell, Address.parse(address), Credentials(Access(b"s" * 32)), 0.5).run(), 20
+        )
 
     with black_hole() as address, pytest.raises(SchedulerLost, match=r"0\.5 seconds: .*no answer within 0\.05"):
         asyncio.run(scene(address))

@@ -59,7 +59,8 @@ class Copies:
             draft.mkdir(parents=True, mode=0o700)
             for place, content in files.items():
                 path = draft / place
-                path.parent.mkdir(parents=True, exist_ok=True)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.touch(0o600)
                 path.write_bytes(content)
             with contextlib.suppress(FileExistsError, NotADirectoryError):
                 draft.rename(copy)

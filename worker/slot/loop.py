@@ -22,11 +22,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from minidask.data.store import DISK, BlobStore
-from minidask.errors import MinidaskError, ParentLost, SchedulerLost
+from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.signals import handler_of
 from minidask.pickling.payload import SlotBlobs, handed_over, loads
 from minidask.pickling.sharing import dumps
@@ -67,13 +67,13 @@ class Slot:
     ) -> None:
         self.scheduler = slot_config.scheduler
         self.access_file = slot_config.access_file
+        self.tls = slot_config.tls
         self.store = BlobStore(slot_config.store)
         self.client: Any = None
         self._sock = sock
         self._alone = stops is not None
         self._reads = reads
         self._lease: Lease | None = None
-        self._cut_off = False  # whether the call that has raised has lost the tasks within it, with their scheduler
         self._yield: m.Yield | None = None  # the last one, which may come together with its lease
         self.told = False
         self._pid = os.getpid()
@@ -201,6 +201,10 @@ class Slot:
                 self._resumed.append(call[0])
                 self.send(m.Resumed(*call))
 
+    def cut_off(self, call: Sequence[int]) -> None:
+        """Note that an attempt has lost its tasks with their scheduler: it is tried again, whatever it ends with."""
+        self._calls.cut_off(call)
+
     def receive(self, *, wait: bool = False) -> None:
         """Read and handle messages, blocking until some come; return at once if another thread reads already.
 
@@ -248,9 +252,8 @@ class Slot:
         """Run a call, on top of the calls that wait in this thread, and reply."""
         call = self._calls.begin(run.task, run.attempt)
         try:
-            self._cut_off = False
             outcome: m.Message = self._served(run, call) if run.lease else self.outcome(run, call)
-            if self._cut_off and not run.lease:
+            if call.cut_off and not run.lease:
                 text = "the tasks within it were lost with their scheduler"
                 outcome = m.Stopped(run.task, run.attempt, m.CUT_OFF, text)
         except BaseException:
@@ -351,8 +354,8 @@ class Slot:
         if os.getpid() != self._pid:
             _end_fork(error)
         seconds = time.perf_counter() - began
-        lost = self.client is not None and self.client.core.closed
-        self._cut_off = isinstance(error, ParentLost) or (isinstance(error, SchedulerLost) and lost)
+        if isinstance(error, SchedulerLost) and self.client is not None and self.client.core.lost:
+            self.cut_off([run.task, run.attempt])
         if self._caller is not None:
             self._caller.explain(error)
         in_session = bool(run.blobs) and run.blobs[0] == self._session

@@ -45,6 +45,7 @@ import os
 import struct
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -65,6 +66,7 @@ class RunningCall:
         stop_pending: whether a stop has come while the call was not interruptible.
         cut_import: whether a stop has interrupted an import.
         stopped: whether a stop was raised in the call.
+        cut_off: whether tasks that it has submitted were lost with their scheduler.
     """
 
     attempt: list[int]
@@ -74,6 +76,7 @@ class RunningCall:
     stop_pending: bool = False
     cut_import: bool = False
     stopped: bool = False
+    cut_off: bool = False
 
 
 class RunningCalls:
@@ -118,6 +121,11 @@ class RunningCalls:
     def runs(self, attempt: list[int]) -> bool:
         """Whether an attempt still runs here."""
         return any(call.attempt == attempt for call in self._running)
+
+    def cut_off(self, attempt: Sequence[int]) -> None:
+        """Note that an attempt has lost its tasks with their scheduler; nothing happens if it runs no more."""
+        for call in list(self._running):
+            call.cut_off = call.cut_off or call.attempt == attempt
 
     def _top(self, thread: int) -> RunningCall | None:
         return next((call for call in reversed(self._running) if call.thread == thread), None)

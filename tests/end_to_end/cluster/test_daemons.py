@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -278,9 +279,12 @@ def answer_to(address: str, data: bytes, seconds: float = 5.0) -> bytes:
         return received
 
 
-def test_strangers_are_turned_away_and_the_cluster_goes_on(programs: Programs) -> None:
-    scheduler, address = programs.scheduler()
-    programs.worker(address, "--nworkers", "1")
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_strangers_are_turned_away_and_the_cluster_goes_on(encrypted: bool, programs: Programs, tmp_path: Path) -> None:
+    access = tmp_path / "access"
+    option = ["--access-file", str(access)]
+    scheduler, address = programs.scheduler(*option, *([] if encrypted else ["--no-encryption"]))
+    programs.worker(address, "--nworkers", "1", *option)
     assert b"speaks the minidask protocol, not HTTP" in answer_to(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     for data in (
         b"\0" * 100,
@@ -290,8 +294,14 @@ def test_strangers_are_turned_away_and_the_cluster_goes_on(programs: Programs) -
         PREFIX.pack(b"mD", 0, 3) + b"\xff\xff\xff",
         b"\x80\x04\x95pickle",
     ):
-        assert b"refuse" in answer_to(address, data)
-    with minidask.Client(address) as client:
+        answer = answer_to(address, data)
+        if data.startswith(b"mD"):
+            assert b"refuse" in answer and (b"one side encrypts" in answer) is encrypted
+        else:
+            assert (b"refuse" in answer) is not encrypted
+    with contextlib.nullcontext() if encrypted else pytest.warns(UserWarning, match="not encrypted"):
+        client = minidask.Client(address, access_file=access)
+    with client:
         assert client.submit(neg, 1).result(20) == -1
     assert "Traceback" not in scheduler.text
 
@@ -318,7 +328,8 @@ def test_a_silent_stranger_is_dropped_in_time(programs: Programs) -> None:
     )
     address = scheduler.wait_for("minidask.Client(").split('minidask.Client("')[1].split('"')[0]
     began = time.monotonic()
-    assert b"within 1 seconds" in answer_to(address, b"mD", 15)
+    assert answer_to(address, b"\x16\x03\x01", 15) == b""
+    wait_until(lambda: "within 1 seconds" in scheduler.text, "the scheduler had logged it")
     assert 0.9 < time.monotonic() - began < 4
 
 

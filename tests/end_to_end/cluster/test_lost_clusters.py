@@ -250,7 +250,9 @@ WORKERS_THAT_DIE = """
 import os, signal, sys, time, minidask
 
 client = minidask.Client(n_workers=2)
-pids = {client.submit(lambda: (time.sleep(0.05), os.getpid())[1]).result(60) for _ in range(8)}
+pids = set()
+while len(pids) < 2:
+    pids |= set(client.gather([client.submit(lambda: (time.sleep(0.05), os.getpid())[1]) for _ in range(4)]))
 waiting = [client.submit(time.sleep, 60) for _ in range(4)]
 open(sys.argv[1], "w").close()
 for pid in pids:

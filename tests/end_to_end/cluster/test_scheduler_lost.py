@@ -36,6 +36,21 @@ def nested(i: int) -> int:
     return sum(inner) - i
 
 
+def nested_with_a_score_for_errors(i: int) -> int:
+    """As scikit-learn's searches do: an error is a fit's score, and no end of the search."""
+    try:
+        return nested(i)
+    except Exception:
+        return 1000
+
+
+def submits_and_catches(i: int) -> int:
+    try:
+        return minidask.get_client().submit(slow, i).result()  # type: ignore[no-any-return]
+    except Exception:
+        return 1000
+
+
 def item(array: Any, i: int) -> float:
     time.sleep(0.02)
     return float(array[i])
@@ -54,8 +69,8 @@ class Cluster:
         self._scheduler, self.address = programs.scheduler()
         programs.worker(self.address, "--nworkers", "2")
 
-    def kill(self) -> None:
-        self._scheduler.send(signal.SIGKILL)
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self._scheduler.send(number)
         self._scheduler.exit_code()
 
     def start(self) -> Program:
@@ -65,11 +80,11 @@ class Cluster:
         return self._scheduler
 
     @contextlib.contextmanager
-    def killed_after(self, seconds: float) -> Iterator[None]:
+    def killed_after(self, seconds: float, number: int = signal.SIGKILL) -> Iterator[None]:
         """Kill the scheduler in the middle of the block, and start another one."""
 
         def kill_and_start() -> None:
-            self.kill()
+            self.kill(number)
             self.start()
 
         timer = threading.Timer(seconds, kill_and_start)
@@ -115,6 +130,11 @@ CALLS: dict[str, tuple[Callable[[minidask.Client], list[Any]], list[Any]]] = {
     "generator": (lambda client: parallel(slow, return_as="generator"), NEGATED),
     "unordered": (lambda client: parallel(slow, return_as="generator_unordered"), NEGATED[::-1]),
     "nested": (lambda client: parallel(nested, count=20), [-3 - i for i in range(20)]),
+    "nested, and caught": (
+        lambda client: parallel(nested_with_a_score_for_errors, count=20),
+        [-3 - i for i in range(20)],
+    ),
+    "submitted within, and caught": (lambda client: parallel(submits_and_catches), NEGATED),
     "shared array": (lambda client: parallel(item, ARRAY), [float(i) for i in range(COUNT)]),
     "map": (lambda client: client.gather(client.map(slow, range(COUNT))), NEGATED),
     "scattered array": (as_scattered, [float(i) for i in range(COUNT)]),
@@ -135,6 +155,28 @@ def test_a_call_returns_though_its_scheduler_was_killed_and_started_again(
     said = [record.getMessage() for record in caplog.records if record.name == "minidask.client"]
     assert len(said) == 2, "one line when it is lost, one when it is found"
     assert "connects again" in said[0] and said[1].endswith("is connected again")
+
+
+@pytest.mark.parametrize("name", ["list", "nested", "large results"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_call_returns_though_its_scheduler_was_ended_by_hand_and_started_again(
+    name: str, number: int, programs: Programs
+) -> None:
+    call, expected = CALLS[name]
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, cluster.killed_after(0.4, number):
+        client.wait_for_workers(2)
+        assert call(client) == expected
+
+
+def test_a_cluster_that_was_shut_down_is_an_error_at_once(programs: Programs) -> None:
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, minidask.Client(cluster.address) as other:
+        client.wait_for_workers(2)
+        future = client.submit(time.sleep, 600)
+        other.shutdown()
+        with pytest.raises(errors.SchedulerLost, match="a client has shut the cluster down"):
+            future.result(10)
 
 
 @pytest.mark.parametrize("name", ["list", "generator", "nested", "shared array", "map", "large results"])

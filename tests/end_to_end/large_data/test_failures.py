@@ -23,6 +23,8 @@ import minidask
 from minidask import errors
 from minidask.data.files import blob_id
 from minidask.net import transport
+from minidask.net.access import Access
+from minidask.net.credentials import Credentials
 from minidask.wire.messages import FetchChunk
 from minidask.worker.peers import Peers
 from tests.helpers import Program, Programs, alive, black_hole, wait_until
@@ -216,7 +218,7 @@ def test_a_worker_behind_a_firewall_is_given_up_soon(monkeypatch: pytest.MonkeyP
 
     async def connect_to(address: str) -> list[tuple[str, str]]:
         told: Any = Told()
-        guest = Peers(b"x" * 32, told)
+        guest = Peers(Credentials(Access(b"x" * 32)), told)
         guest.send(address, FetchChunk(b"n" * 16, 0, 1, 0))
         await asyncio.wait_for(told.heard.wait(), 20)
         guest.close()
