@@ -432,13 +432,13 @@ class Attempts:
 
     # --- cancelled ---
 
-    def cancel(self, task: TaskRecord, force: bool) -> None:
+    def cancel(self, task: TaskRecord, force: bool, told: m.Reason = m.Reason.CANCELLED) -> None:
         """Cancel a task: its client wants no outcome.
 
-        With `force`, a running attempt is stopped, with all tasks within.
+        With `force`, a running attempt is stopped, with all tasks within. It is `told` that they are lost.
         """
         if force and type(task.state) is not Ready:
-            self._cancel_nest(task)
+            self._cancel_nest(task, told)
         self._cancel_one(task, force)
 
     def _cancel_one(self, task: TaskRecord, force: bool) -> None:
@@ -458,7 +458,7 @@ class Attempts:
             task.move("stop", task.state._replace(stopped=True))
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
-    def _cancel_nest(self, task: TaskRecord) -> None:
+    def _cancel_nest(self, task: TaskRecord, told: m.Reason = m.Reason.CANCELLED) -> None:
         """End the tasks within a task, the innermost first: nobody else could have their outcomes.
 
         Without recursion, since nests may be deep. A task that was stopped is passed over, with all within it: those
@@ -471,17 +471,18 @@ class Attempts:
                 ancestors += [child for child in ancestor.nest.children.values() if not _was_stopped(child)]
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
-                self._tell(
-                    child, m.TaskLost(child.number, m.Reason.CANCELLED, f"task {child.name!r}: its parent has ended")
-                )
+                self._tell(child, m.TaskLost(child.number, told, f"task {child.name!r}: its parent has ended"))
             self._cancel_one(child, force=True)
         for ancestor in ancestors:
             self._ready.forget_children(ancestor)
 
     def lose_client(self, client: ClientRecord) -> None:
-        """A client has left: cancel all tasks that it has submitted, and stop those that run."""
+        """A client has left: cancel all tasks that it has submitted, and stop those that run.
+
+        Their word of that may be lost, and the client be back: they are told that they are cut off from their tasks.
+        """
         for task in list(client.tasks.values()):
-            self.cancel(task, force=True)
+            self.cancel(task, force=True, told=m.Reason.NO_PARENT)
         self._ready.lose_client(client)
 
     # --- the end ---

@@ -6,7 +6,7 @@
 
 An outcome that comes twice does no harm: it is stale, as its task is over. Nothing else is told twice. People would see
 twice what a task tells its caller, and a death would count as two. Nor is an outcome that names data in the store: that
-is removed when the client has it.
+is removed when the client has it. Nor that of a task whose number means another task to another scheduler.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Reports:
 
     def sent(self, report: m.Done | m.Failed, now: float) -> None:
         """Note an outcome that was sent."""
-        if any(len(buffer) < OUT_OF_BAND_BYTES for buffer in report.payload[1:]):
-            return
-        self._sent.append(_Kept(report, now))
+        if _may_be_told_again(report):
+            self._sent.append(_Kept(report, now))
 
     def unsent(self, report: m.Report) -> None:
         """Note a report for which there is no scheduler."""
@@ -60,8 +59,14 @@ class Reports:
         """What to send to a scheduler that was just joined."""
         reports = self._all()
         self._unsent = []
-        self._sent = collections.deque(_Kept(r, now) for r in reports if isinstance(r, m.Done | m.Failed))
+        self._sent = collections.deque(_Kept(report, now) for report in reports if _may_be_told_again(report))
         return reports
 
     def _all(self) -> list[m.Report]:
         return [*(kept.report for kept in self._sent), *self._unsent]
+
+
+def _may_be_told_again(report: m.Report) -> bool:
+    if not isinstance(report, m.Done | m.Failed) or report.task < m.OUTLIVES:
+        return False
+    return all(len(buffer) >= OUT_OF_BAND_BYTES for buffer in report.payload[1:])
