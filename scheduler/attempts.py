@@ -30,6 +30,7 @@ from .tasks import (
     ClientRecord,
     Delivering,
     Ended,
+    LetGo,
     Ready,
     Running,
     TaskRecord,
@@ -106,21 +107,58 @@ class Attempts:
         if task.group is not None and task.group.full:
             return False
         self._ready.take_out(task)
-        del self.tasks[task.id]
-        task.id = number
-        self.tasks[number] = task
+        self._renumber(task, number)
         self._adopt(task, worker, attempt)
         return True
 
+    def adopt_ended(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
+        """A worker has joined that has the outcome of an attempt. Returns whether its task runs elsewhere meanwhile.
+
+        The outcome counts then, and that other attempt is stopped.
+
+        Args:
+            number: of the task, for the worker.
+        """
+        if task is None or type(task.state) is not Running or task.lease or task.parent is not None:
+            return False
+        other = task.state.worker
+        self._send(other.peer, m.Stop(task.id, task.attempt))
+        self._take_off(task, other)
+        self._pool.update(other)
+        self._renumber(task, number)
+        self._adopt(task, worker, attempt)
+        return True
+
+    def _renumber(self, task: TaskRecord, number: int) -> None:
+        del self.tasks[task.id]
+        task.id = number
+        self.tasks[number] = task
+
+    def let_go(self, client: ClientRecord) -> list[LetGo]:
+        """A client is cut off, and may be back: forget what runs for it, without stopping it. Returns the attempts.
+
+        Leases and tasks with tasks of their own are not among them: without their client they come to nothing.
+        """
+        gone: list[LetGo] = []
+        for task in list(client.tasks.values()):
+            nests = task.nest is not None and (task.nest.waits or task.nest.children)
+            if type(task.state) is Running and task.id >= m.OUTLIVES and not nests and not task.lease:
+                worker, blobs, task.blobs = task.state.worker, task.blobs, []
+                self._take_off(task, worker)
+                self._end(task, "held")
+                gone.append((worker, task.id, task.attempt, blobs))
+        return gone
+
     def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
         task.attempt = attempt
+        task.newest = max(task.newest, attempt)
         self._begin(task, worker, None)
         self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
         self._pool.update(worker)
 
     def _begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
         """A worker has the current attempt of a task from now on."""
-        task.move("assign", Running(worker, sent_at))
+        task.move("assign" if type(task.state) is Ready else "moved", Running(worker, sent_at))
         worker.tasks[task.id] = task
         if task.group is not None:
             task.group.running += 1
@@ -164,7 +202,7 @@ class Attempts:
         task, worker, host = assignment
         measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
-        task.attempt = next_attempt(task) if task.attempt else 1
+        task.attempt = task.newest = next_attempt(task) if task.newest else 1
         self._begin(task, worker, now if measured else None)
         if host is not None:
             self._nesting.lend(host, task, worker)
@@ -407,13 +445,13 @@ class Attempts:
 
     # --- cancelled ---
 
-    def cancel(self, task: TaskRecord, force: bool) -> None:
+    def cancel(self, task: TaskRecord, force: bool, told: m.Reason = m.Reason.CANCELLED) -> None:
         """Cancel a task: its client wants no outcome.
 
-        With `force`, a running attempt is stopped, with all tasks within.
+        With `force`, a running attempt is stopped, with all tasks within. It is `told` that they are lost.
         """
         if force and type(task.state) is not Ready:
-            self._cancel_nest(task)
+            self._cancel_nest(task, told)
         self._cancel_one(task, force)
 
     def _cancel_one(self, task: TaskRecord, force: bool) -> None:
@@ -433,7 +471,7 @@ class Attempts:
             task.move("stop", task.state._replace(stopped=True))
             self._send(task.state.worker.peer, m.Stop(task.id, task.attempt))
 
-    def _cancel_nest(self, task: TaskRecord) -> None:
+    def _cancel_nest(self, task: TaskRecord, told: m.Reason = m.Reason.CANCELLED) -> None:
         """End the tasks within a task, the innermost first: nobody else could have their outcomes.
 
         Without recursion, since nests may be deep. A task that was stopped is passed over, with all within it: those
@@ -446,17 +484,18 @@ class Attempts:
                 ancestors += [child for child in ancestor.nest.children.values() if not _was_stopped(child)]
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
-                self._tell(
-                    child, m.TaskLost(child.number, m.Reason.CANCELLED, f"task {child.name!r}: its parent has ended")
-                )
+                self._tell(child, m.TaskLost(child.number, told, f"task {child.name!r}: its parent has ended"))
             self._cancel_one(child, force=True)
         for ancestor in ancestors:
             self._ready.forget_children(ancestor)
 
     def lose_client(self, client: ClientRecord) -> None:
-        """A client has left: cancel all tasks that it has submitted, and stop those that run."""
+        """A client has left: cancel all tasks that it has submitted, and stop those that run.
+
+        Their word of that may be lost, and the client be back: they are told that they are cut off from their tasks.
+        """
         for task in list(client.tasks.values()):
-            self.cancel(task, force=True)
+            self.cancel(task, force=True, told=m.Reason.NO_PARENT)
         self._ready.lose_client(client)
 
     # --- the end ---

@@ -57,6 +57,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.errors import ProtocolError
+from minidask.host.sizes import count
 from minidask.host.texts import printable
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
@@ -78,13 +79,16 @@ from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, Ta
 
 HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
-MOST_BETWEEN_TICKS = 5.0
-"""So much of the time between two ticks counts. If it was more, this process stood still, and could hear nobody."""
+LEAST_STANDSTILL, MOST_BETWEEN_TICKS = 1.5, 5.0
+"""Seconds between two ticks. If it was more than one of these, this process stood still, and could hear nobody."""
 
 MAX_OUTPUT = 1 << 23
 MAX_ROWS = 1000
 
 Outbox = list[tuple[int, m.Message]]
+
+LOG = 0
+"""In the place of a peer: a Notice to it is a line for the scheduler's own log."""
 
 
 class SchedulerCore:
@@ -114,6 +118,8 @@ class SchedulerCore:
         self.pool = WorkerPool()
         self.stopping = False
         self._next_task = 0
+        self.replaced: set[int] = set()
+        """Connections whose client is here again on another one: what still comes over them is void."""
         self._last_tick: float | None = None
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
@@ -122,7 +128,7 @@ class SchedulerCore:
             self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
-        self.holds = Holds(self._send, self.pool.update)
+        self.holds = Holds(self._send, self.pool.update, self._unuse)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client = self._client_table()
@@ -144,7 +150,8 @@ class SchedulerCore:
         elif type(event) is Joined:
             self._join(event, now)
         elif type(event) is Left:
-            self._leave(event.peer, event.reason)
+            self.replaced.discard(event.peer)
+            self._leave(event, now)
         elif type(event) is Lagging:
             self._lag(event)
         elif type(event) is Unsent:
@@ -186,6 +193,8 @@ class SchedulerCore:
                 handler(worker, message)
             return
         client = self.clients.get(peer)
+        if client is None and peer in self.replaced:
+            return
         if client is None:
             raise ProtocolError(f"{type(message).__name__} from a peer that has not joined")
         command = self._from_client.get(type(message))
@@ -245,16 +254,21 @@ class SchedulerCore:
 
     def _join(self, event: Joined, now: float) -> None:
         if event.role == "client":
-            self._client_joins(event)
+            self._client_joins(event, now)
         else:
             self._worker_joins(event, now)
 
-    def _client_joins(self, event: Joined) -> None:
+    def _client_joins(self, event: Joined, now: float) -> None:
         info, _ = checked(ClientInfo, event.info)
         client = ClientRecord(
             event.peer, printable(info.name or event.address), info.forward_output, info.nested,
             printable(minor(info.python)), keys=tuple(info.keys), slot_of=info.slot_of,
+            returns_within=info.reconnect_timeout,
         )  # fmt: skip
+        for other in list(self.clients.values()):
+            if other.keys and other.keys[0] in client.keys[1:]:
+                self.replaced.add(other.peer)
+                self._leave(Left(other.peer, "it has connected again", cut=True), now)
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
         self.clients[event.peer] = client
@@ -277,7 +291,7 @@ class SchedulerCore:
             event.peer, event.address, printable(info.name or event.address), info.slots, info.prefetch, shown, now,
             serves=info.serves, place=info.place, versions=versions, python=minor(versions.get(PYTHON)), uid=info.uid,
         )  # fmt: skip
-        self._take_over(worker, dict(info.holds), now)
+        self._take_over(worker, dict(info.holds), dict(info.ended), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
@@ -285,13 +299,14 @@ class SchedulerCore:
         for client in self.clients.values():
             self.pythons.note(worker, client)
 
-    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], now: float) -> None:
-        """Take over the attempts that a worker has brought along.
+    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], ended: dict[int, int], now: float) -> None:
+        """Take over the attempts that a worker has brought along; those that have `ended` have an outcome.
 
-        One of a task that runs elsewhere meanwhile, or that its client does not want, is stopped. One of a task that
-        nobody knows waits for its client. A client that was here before, under its earlier keys, wants nothing else
-        once it has submitted all again.
+        One of a task that runs elsewhere meanwhile is stopped, unless it has ended: then the other one is. One that its
+        client does not want is stopped. One of a task that nobody knows waits for its client. A client that was here
+        before, under its earlier keys, wants nothing else once it has submitted all again.
         """
+        stopped = 0
         old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
         if old is not None:
             self.holds.lose_worker(old)
@@ -303,24 +318,47 @@ class SchedulerCore:
             known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
             if self.attempts.adopt_ready(known, task, attempt, worker):
                 continue
+            if ended.get(task) == attempt and self.attempts.adopt_ended(known, task, attempt, worker):
+                continue
             may_come = client is None or not (client.settled or task // m.OUTLIVES == client.keys[0])
             if known is None and may_come and task >= m.OUTLIVES:
                 self.holds.add(worker, task, attempt, now)
             else:
+                stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
                 self._send(worker.peer, m.Stop(task, attempt))
+        if stopped:
+            self._note(f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}")
         if old is not None:
-            self._leave(old.peer, "it has joined again")
+            self._leave(Left(old.peer, "it has joined again"), now)
 
-    def _leave(self, peer: int, reason: str) -> None:
-        worker = self.workers.pop(peer, None)
+    def _leave(self, event: Left, now: float) -> None:
+        worker = self.workers.pop(event.peer, None)
         if worker is not None:
-            self._lose_worker(worker, reason)
-        client = self.clients.pop(peer, None)
+            self._lose_worker(worker, event.reason)
+        client = self.clients.pop(event.peer, None)
         if client is not None:
             self.idle_notices.lose_client(client)
             self.restarts.lose_client(client)
+            if event.cut:
+                self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
             self.data.leave(client)
+
+    def _hold_for(self, client: ClientRecord, reason: str, now: float) -> None:
+        """A client is cut off: what it has running goes on for as long as it tries to come back."""
+        seconds = client.returns_within
+        held = self.attempts.let_go(client) if seconds else []
+        self.holds.add_all(held, now + seconds)
+        others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
+        if held or others:
+            go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
+            self._note(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
+
+    def _note(self, text: str) -> None:
+        self._send(LOG, m.Notice(text))
+
+    def _unuse(self, blobs: list[bytes]) -> None:
+        self.data.forget(self.blobs.unuse(blobs))
 
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
@@ -353,6 +391,9 @@ class SchedulerCore:
                 self._send(peer, m.Answer(request, {"error": what}))
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
+        again = sum(not isinstance(task.state, Cancelled) for task in worker.tasks.values())
+        if again and not self.stopping:
+            self._note(f"machine {worker.name} is lost: {reason}; to be run elsewhere: {count(again, 'task')}")
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
@@ -368,9 +409,9 @@ class SchedulerCore:
         self._discount_standstill(now)
         for worker in list(self.workers.values()):
             if now - worker.seen > self.heartbeat_timeout:
-                silence = f"it was silent for {self.heartbeat_timeout:g} seconds"
-                self._send(worker.peer, m.Goodbye(silence))
-                self._leave(worker.peer, silence)
+                silent = f"was silent for {count(self.heartbeat_timeout, 'second')}"
+                self._send(worker.peer, m.Goodbye(f"this machine {silent}"))
+                self._leave(Left(worker.peer, f"it {silent}"), now)
         self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
         self.holds.tick(now)
@@ -380,9 +421,9 @@ class SchedulerCore:
 
         What the others sent meanwhile may not be read yet. So their silence would be this process's own.
         """
-        lost = 0.0 if self._last_tick is None else now - self._last_tick - MOST_BETWEEN_TICKS
+        lost = 0.0 if self._last_tick is None else now - self._last_tick
         self._last_tick = now
-        if lost > 0:
+        if lost > max(LEAST_STANDSTILL, min(MOST_BETWEEN_TICKS, self.heartbeat_timeout / 2)):
             for worker in self.workers.values():
                 worker.seen = min(now, worker.seen + lost)
             self.pythons.discount(lost, now)
@@ -424,7 +465,7 @@ class SchedulerCore:
         self._next_task += 1
         if client.task_blobs != message.blobs:
             client.task_blobs = message.blobs
-        hold = self.holds.take(client, message.task)
+        hold = self.holds.find(client, message.task)
         number = hold.task if hold is not None else self._number(client, message.task)
         # A million tasks of one function have one name: interned, it is in memory once.
         task = TaskRecord(
@@ -434,6 +475,7 @@ class SchedulerCore:
         )  # fmt: skip
         self.attempts.add(task, hold)
         if hold is not None:
+            self.holds.adopted(hold)
             for report in hold.early:
                 self._from_worker[type(report)](hold.worker, report)
 

@@ -24,10 +24,14 @@ class Joined(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The connection to a peer has ended, for this reason."""
+    """The connection to a peer has ended, for this reason.
+
+    It was `cut` if nothing was heard of the peer's end: its machine answers no more, and the peer may come back.
+    """
 
     peer: int
     reason: str
+    cut: bool = False
 
 
 class Received(NamedTuple):

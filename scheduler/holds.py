@@ -1,4 +1,6 @@
-"""Attempts that run for a scheduler that was lost: workers bring them along, and clients submit their tasks again.
+"""Attempts that run for nobody just now: clients come back, and submit their tasks again.
+
+The scheduler may be another one, which knows of them what workers bring along:
 
     the lost scheduler      this one
     ──────────────────      ────────
@@ -6,6 +8,8 @@
                             Done comes                                     ─► kept with the hold
     Submit ◄─ client        the client joins, and submits what is not done ─► the hold is adopted: the task is Running
                             Resubmitted                                    ─► the client's other holds are stopped
+
+Or the connection to a client was cut, and what it had running goes on for as long as the client tries to come back.
 
 Both ends name a task alike, since its number at the scheduler is made of a key, which the client has drawn, and of the
 client's own number. A client draws a key each time it connects, and tells its last ones too. So a task keeps its
@@ -20,7 +24,7 @@ from dataclasses import dataclass, field
 
 from minidask.wire import messages as m
 
-from .tasks import ClientRecord, TaskRecord, WorkerRecord
+from .tasks import ClientRecord, LetGo, TaskRecord, WorkerRecord
 
 HOLD_SECONDS = 60.0
 MANY = 1 << 20
@@ -31,7 +35,7 @@ MANY = 1 << 20
 class Hold:
     """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet.
 
-    It has its slot until there is a report that tells of its end.
+    It has its slot until there is a report that tells of its end. The `blobs` are kept for it.
     """
 
     worker: WorkerRecord
@@ -40,6 +44,7 @@ class Hold:
     until: float
     early: list[m.Report] = field(default_factory=list)
     has_slot: bool = True
+    blobs: list[bytes] = field(default_factory=list)
 
 
 class Holds:
@@ -48,11 +53,18 @@ class Holds:
     Args:
         send: takes each message to send, with its peer.
         changed: called with a worker whose number of free slots has changed.
+        release: called with blobs that are kept for a hold no more.
     """
 
-    def __init__(self, send: Callable[[int, m.Message], None], changed: Callable[[WorkerRecord], None]) -> None:
+    def __init__(
+        self,
+        send: Callable[[int, m.Message], None],
+        changed: Callable[[WorkerRecord], None],
+        release: Callable[[list[bytes]], None],
+    ) -> None:
         self._send = send
         self._changed = changed
+        self._release = release
         self._holds: dict[int, Hold] = {}
 
     def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
@@ -66,27 +78,47 @@ class Holds:
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
         worker.held += 1
 
+    def add_all(self, attempts: Iterable[LetGo], until: float) -> None:
+        """Note the attempts of a client that was cut off. So long they go on."""
+        for worker, task, attempt, blobs in attempts:
+            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs)
+            worker.held += 1
+            self._changed(worker)
+
     def keep(self, worker: WorkerRecord, message: m.Message) -> bool:
-        """Keep a worker's report if it is about a hold. Returns whether it is."""
-        if not self._holds or not isinstance(message, m.Report):
+        """Keep a worker's report if it is about a hold. Returns whether it is.
+
+        A hold that has not begun, and is given back, is none any more: its task will begin when it is submitted again.
+        """
+        if not self._holds or not isinstance(message, m.Report | m.GaveBack):
             return False
         hold = self._holds.get(message.task)
         if hold is None or hold.worker is not worker or hold.attempt != message.attempt:
             return False
+        if isinstance(message, m.GaveBack):
+            self._remove(hold)
+            return True
         hold.early.append(message)
         if not isinstance(message, m.TaskMessage):
             self._free_slot(hold)
         return True
 
-    def take(self, client: ClientRecord, number: int) -> Hold | None:
-        """Take the hold of a task that a client submits; None if there is none."""
+    def blobs(self) -> Iterable[bytes]:
+        """The blobs that are kept for holds, one for each hold that needs it."""
+        return (blob for hold in self._holds.values() for blob in hold.blobs)
+
+    def find(self, client: ClientRecord, number: int) -> Hold | None:
+        """The hold of a task that a client submits; None if there is none."""
         if self._holds:
             for key in client.keys:
                 hold = self._holds.get(number_of(key, number))
                 if hold is not None:
-                    self._remove(hold)
                     return hold
         return None
+
+    def adopted(self, hold: Hold) -> None:
+        """The task of a hold has adopted the attempt, and needs the blobs itself."""
+        self._remove(hold)
 
     def stop_others(self, client: ClientRecord) -> None:
         """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
@@ -99,7 +131,9 @@ class Holds:
 
     def lose_worker(self, worker: WorkerRecord) -> None:
         """A worker has left, and with it what it holds."""
-        self._holds = {task: hold for task, hold in self._holds.items() if hold.worker is not worker}
+        for hold in [hold for hold in self._holds.values() if hold.worker is worker]:
+            del self._holds[hold.task]
+            self._release(hold.blobs)
         worker.held = 0
 
     def _stop(self, holds: Iterable[Hold]) -> None:
@@ -109,6 +143,7 @@ class Holds:
 
     def _remove(self, hold: Hold) -> None:
         del self._holds[hold.task]
+        self._release(hold.blobs)
         self._free_slot(hold)
 
     def _free_slot(self, hold: Hold) -> None:
@@ -130,4 +165,4 @@ def next_attempt(task: TaskRecord) -> int:
     is above all that they can have given, while the client had fewer keys.
     """
     adopted = task.id >= m.OUTLIVES and task.id // m.OUTLIVES != task.client.keys[0]
-    return max(task.attempt, len(task.client.keys) * MANY if adopted else 0) + 1
+    return max(task.newest, len(task.client.keys) * MANY if adopted else 0) + 1

@@ -128,6 +128,7 @@ def _check_restarts(core: SchedulerCore) -> None:
 
 def _check_blobs(core: SchedulerCore) -> None:
     users = Counter(name for task in core.attempts.tasks.values() for name in task.blobs)
+    users.update(core.holds.blobs())
     for name, record in core.blobs.records.items():
         assert record.users == users[name], f"blob {name.hex()} miscounts its users"
         assert record.users or record.holders, f"blob {name.hex()} is kept for nobody"

@@ -38,10 +38,11 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError, ProtocolError
+from minidask.host.sizes import count
 from minidask.host.texts import printable
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.sockets import DEAD_SECONDS, listen_unix
+from minidask.net.sockets import dead_seconds, listen_unix
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
@@ -78,6 +79,7 @@ class SchedulerServer:
         self._beat_at = 0.0
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
+        self._names: dict[int, str] = {}  # of peers, for the log
         self._strangers: set[MessageLink] = set()
         self._enduring: set[MessageLink] = set()  # clients that may read nothing for as long as they like
         self._servers: list[asyncio.Server] = []
@@ -182,7 +184,7 @@ class SchedulerServer:
             self._write(self.core.handle(event, time.monotonic()), touched)
         except ProtocolError as error:
             peer = event.peer if not isinstance(event, Tick) else 0
-            log.warning("closing the connection to peer %d, which broke the protocol: %s", peer, error)
+            log.warning("closing the connection to %s, which broke the protocol: %s", self._name(peer), error)
             self._dismiss(peer, f"protocol error: {error}", touched)
         except Exception as error:
             log.exception("an error in dealing with %s; please report it", type(event).__name__)
@@ -238,19 +240,19 @@ class SchedulerServer:
 
     def _write(self, outbox: Outbox, touched: set[int]) -> None:
         for peer, message in outbox:
+            if type(message) is Notice:
+                log.warning("%s", message.text)
             link = self._links.get(peer)
             if link is None:
                 continue
             try:
                 link.send(message)
             except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
-                log.warning("peer %d cannot be sent a %s: %s", peer, type(message).__name__, error)
+                log.warning("%s cannot be sent a %s: %s", self._name(peer), type(message).__name__, error)
                 self._inbox.append(Unsent(peer, message, f"{error}"[:MAX_REASON]))
                 continue
             if type(message) is Goodbye:
                 link.close()
-            elif type(message) is Notice:
-                log.warning("%s", message.text)
             touched.add(peer)
             if peer in self._lagging and isinstance(link, MessageLink) and link.waiting > MOST_WAITING:
                 link.abort(OSError(f"it does not read: {link.waiting} bytes wait for it"))
@@ -264,8 +266,9 @@ class SchedulerServer:
 
     def _tick(self) -> None:
         self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
-        for link in [link for link in self._enduring if link.is_dead()]:
-            link.abort(OSError(f"its machine has not answered for {DEAD_SECONDS} seconds"))
+        limit = self.core.heartbeat_timeout
+        for link in [link for link in self._enduring if link.is_dead(limit)]:
+            link.abort(OSError(f"its machine has not answered for {count(limit, 'second')}"))
         if self._credentials.renew():
             log.warning("the access file has a new secret: all connections end, and who has it may come back")
             for link in [link for link in self._links.values() if isinstance(link, MessageLink)] + [*self._strangers]:
@@ -288,7 +291,8 @@ class SchedulerServer:
         secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
         handshake = Acceptor(secret, version=__version__, nonce=nonce, info=self._info)
         tls = self._credentials.stream(address, accepts=True)
-        link = MessageLink(handshake, self._opened, self._received, self._closed, on_lag=self._lags, tls=tls)
+        limit = dead_seconds(self.core.heartbeat_timeout)
+        link = MessageLink(handshake, self._opened, self._received, self._closed, limit, self._lags, tls)
         self._strangers.add(link)
         return link
 
@@ -305,7 +309,8 @@ class SchedulerServer:
         if handshake.role == "client" and link.endure():  # a worker is silent when it stands still, and lost then
             self._enduring.add(link)
         self._peers[id(link)] = peer
-        log.info("%s %s joined from %s", handshake.role, info.get("name", ""), address)
+        self._names[peer] = f"{handshake.role} {info.get('name', '')}"
+        log.info("%s joined from %s", self._names[peer], address)
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         peer = self._peers.get(id(link))
@@ -334,5 +339,9 @@ class SchedulerServer:
         self._dismissed.discard(peer)
         self._lagging.pop(peer, None)
         reason = str(error) if error else "it closed the connection"
-        log.info("peer %d has left: %s", peer, reason)
-        self.post(Left(peer, reason))
+        log.info("the connection to %s is gone: %s", self._names.pop(peer), reason)
+        # A machine that has reset the connection knows that the program is gone; one that answers nothing does not.
+        self.post(Left(peer, reason, isinstance(error, OSError) and not isinstance(error, ConnectionError)))
+
+    def _name(self, peer: int) -> str:
+        return self._names.get(peer, f"peer {peer}")

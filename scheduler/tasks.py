@@ -17,6 +17,8 @@ step that the table does not have. What the steps mean is told at the top of `co
         │   often enough  │  │                   │
         ▼                 ▼  ▼                   ▼
       Ended: the client was told, and the scheduler has forgotten the task
+
+A Running task also ends, `held`, when its client is cut off. The attempt goes on: see `holds.py`.
 """
 
 from __future__ import annotations
@@ -81,6 +83,7 @@ TRANSITIONS: dict[tuple[type[State], str], tuple[type[State], ...]] = {
     (Running, "cancel"): (Cancelled,),
     (Running, "offer"): (Delivering,),
     (Running, "moved"): (Running,),
+    (Running, "held"): (Ended,),
     (Delivering, "done"): (Ended,),
     (Delivering, "raised"): (Ended,),
     (Delivering, "stopped"): (Ended,),
@@ -134,7 +137,7 @@ class ClientRecord:
     when the scheduler first saw that it has tasks and no worker for them.
 
     `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
-    again that it wants.
+    again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
 
     `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
 
@@ -159,6 +162,7 @@ class ClientRecord:
     keys: tuple[int, ...] = ()
     slot_of: str = ""
     settled: bool = False
+    returns_within: float = 0.0
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
@@ -266,9 +270,9 @@ class Nest:
 class TaskRecord:
     """One submitted task. `id` is the scheduler's number for it, `number` its client's; `order` is its age.
 
-    `attempt` is the number of the last attempt, 0 before the first. A task within another one has that as its
-    `parent`; `root` is the client of the outermost task. `counts` is where the task is counted. A `lease` stands for
-    the calls of a queue: see `leases.py`.
+    `attempt` is the number of the current attempt, 0 before the first; `newest` is the highest one given. A task within
+    another one has that as its `parent`; `root` is the client of the outermost task. `counts` is where the task is
+    counted. A `lease` stands for the calls of a queue: see `leases.py`.
     """
 
     id: int
@@ -283,6 +287,7 @@ class TaskRecord:
     payload: Payload
     state: State = Ready()
     attempt: int = 0
+    newest: int = 0
     story: tuple[str, ...] = ()
     deaths: int = 0
     last_worker: str | None = None
@@ -311,6 +316,9 @@ class TaskRecord:
     def __repr__(self) -> str:
         return f"<task {self.id} {self.name!r} {type(self.state).__name__} attempt {self.attempt}>"
 
+
+LetGo = tuple[WorkerRecord, int, int, list[bytes]]
+"""An attempt that goes on without its client: its worker, the number of its task, its own, and the blobs it needs."""
 
 Assignment = tuple[TaskRecord, WorkerRecord, TaskRecord | None]
 """A task, the worker that shall run it, and the host whose slot it shall run in; None: a slot of its own."""

@@ -1,11 +1,19 @@
 """The worker daemon's connection to a scheduler on the network: made, lost, and made again.
 
     connect ─► joined: work ─► lost: what runs goes on ─► wait 0.1 s, 0.2 s, … 1 s ─► connect
-                  │                                        └─ no scheduler for death_timeout seconds: give up
+                  │   │                                    └─ no scheduler for death_timeout seconds: give up
+                  │   └─ silent: ask whether it answers ─► heard again: work
+                  │                │                    └► it answers, but not here: connect
+                  │                └─ no answer for death_timeout seconds: give up
                   └─ drain, shut down, signal ─► the end
 
 A worker that joins again tells what it runs. If the scheduler still knows these attempts, or clients submit their tasks
 again, they go on. All others are stopped.
+
+A scheduler that is silent for `heartbeat_timeout` seconds hangs, or the network is cut. It is asked on another
+connection until it answers. If it has only stood still, it is heard on the first one too, and nothing has happened.
+Else the next connection takes the place of the first, which is closed only then: so the scheduler does not take the
+worker for lost in between.
 """
 
 from __future__ import annotations
@@ -18,19 +26,22 @@ import time
 
 from minidask._version import __version__
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, SchedulerLost
+from minidask.host.sizes import count
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.sockets import no_scheduler
-from minidask.net.transport import MessageLink, connect
+from minidask.net.sockets import dead_seconds, no_scheduler
+from minidask.net.transport import MessageLink, answers, connect
 from minidask.wire.handshake import NONCE_BYTES, Initiator
 from minidask.wire.messages import BEATS, Goodbye, Message, Shutdown
 
 from .events import SchedulerGone
 from .shell import HEARTBEAT_SECONDS, WorkerShell
+from .silence import LOOKS, Silence
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
+ANSWER_SECONDS = 0.5
 
 HEARTBEAT_TIMEOUT = BEATS * HEARTBEAT_SECONDS
 
@@ -64,9 +75,12 @@ class Reconnector:
         self._death_timeout = death_timeout
         self.stopped = asyncio.Event()
         self._link: MessageLink | None = None
+        self._silent: MessageLink | None = None  # to be closed when another one has taken its place
+        self._silent_since: float | None = None
         self._closed = asyncio.Event()
         self._error: MinidaskError | OSError | None = None
         self._was_open = False
+        self._goodbye = ""
         self._known = False  # whether the scheduler has let this worker in
         self._waits_for_secret = False
         self._draining = False
@@ -104,6 +118,7 @@ class Reconnector:
                 task.cancel()
             if self._link is not None:
                 self._link.close()
+            self._abort_silent()
             await self._shell.close()
             await self._wait_for_the_link()
 
@@ -121,8 +136,10 @@ class Reconnector:
             if self._draining:
                 return
             if self._was_open:
-                last_contact, pause = time.monotonic(), FIRST_RETRY_SECONDS
-                log.warning("the connection to %s is gone: %s; trying again", self._address, self._error or "closed")
+                last_contact, pause = self._silent_since or time.monotonic(), FIRST_RETRY_SECONDS
+                why = self._error or "the scheduler closed it"
+                calls = count(self._shell.calls, "call")
+                log.warning("the connection to %s is gone: %s; %s go on; trying again", self._address, why, calls)
             elif time.monotonic() - last_contact + pause > self._death_timeout:
                 raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
             await asyncio.sleep(pause)
@@ -138,12 +155,12 @@ class Reconnector:
         secret, nonce = self._credentials.secret, os.urandom(NONCE_BYTES)
         handshake = Initiator(secret, role="worker", version=__version__, nonce=nonce, info=self._shell.info)
         self._closed.clear()
-        self._error, self._was_open = None, False
+        self._error, self._was_open, self._goodbye = None, False, ""
         tls = self._credentials.stream(self._address, accepts=False)
         self._link = MessageLink(handshake, self._opened, self._received, self._lost, tls=tls)
         try:
             await connect(self._address, self._link)
-            await self._closed.wait()
+            await self._until_it_ends(self._link)
         except OSError as error:
             self._error = no_scheduler(self._address, error)
         if isinstance(self._error, AuthenticationError) and self._known:
@@ -153,23 +170,76 @@ class Reconnector:
         elif isinstance(self._error, AuthenticationError | ProtocolError):
             raise self._error
 
+    async def _until_it_ends(self, link: MessageLink) -> None:
+        """Wait until a connection has ended, or is given up because the scheduler is silent."""
+        silence = Silence()
+        while not self._closed.is_set():
+            limit = _heartbeat_timeout(link)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), limit / LOOKS)
+            if self._was_open and silence.look(link.reads):
+                how = f"silent for {count(limit, 'second')}"
+                log.warning("the scheduler at %s was %s; asking whether it answers", self._address, how)
+                self._silent_since = time.monotonic()
+                if await self._answers_here(link):
+                    self._silent_since, silence = None, Silence()
+                    log.warning("the scheduler at %s is heard again", self._address)
+                elif not self._closed.is_set():
+                    self._leave_silent(link, SchedulerLost(f"it was {how}"))
+
+    async def _answers_here(self, link: MessageLink) -> bool:
+        """Ask a silent scheduler on other connections. Returns whether it is heard on this one again.
+
+        If not, it answers elsewhere, or this connection has ended, or the worker has waited long enough.
+        """
+        reads, since = link.reads, time.monotonic()
+        while not self._closed.is_set() and time.monotonic() < since + self._death_timeout:
+            tls = self._credentials.stream(self._address, accepts=False)
+            hello = Initiator(b"", role="worker", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
+            answered = await answers(self._address, tls.start() if tls is not None else b"".join(hello.start()))
+            await asyncio.sleep(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
+            if link.reads != reads:
+                return True
+            if answered:
+                break
+        return False
+
+    def _leave_silent(self, link: MessageLink, why: SchedulerLost) -> None:
+        """Go on without this connection. It stays open until another one has taken its place."""
+        self._link, self._silent = None, link
+        self._disconnected(why)
+
+    def _abort_silent(self) -> None:
+        if self._silent is not None:
+            self._silent.abort()
+            self._silent = None
+
     def _opened(self, link: MessageLink) -> None:
-        self._was_open = self._known = True
-        self._waits_for_secret = False
+        self._was_open, self._silent_since = True, None
+        self._known, self._waits_for_secret = True, False
         log.info("joined the scheduler at %s", self._address)
-        self._shell.attach(link, _heartbeat_timeout(link))
+        limit = _heartbeat_timeout(link)
+        link.keep_alive(dead_seconds(limit))
+        self._shell.attach(link, limit)
+        self._abort_silent()
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
+        if link is not self._link:
+            return
         for message in messages:
             if isinstance(message, Shutdown):
                 log.info("ending: a client has shut the cluster down")
                 self.stopped.set()
             elif isinstance(message, Goodbye):
-                log.warning("the scheduler said goodbye: %s", message.reason)
+                self._goodbye = message.reason
         self._shell.from_scheduler(messages)
 
     def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
-        self._error = error
+        if link is self._link:
+            self._disconnected(error)
+
+    def _disconnected(self, error: MinidaskError | OSError | None) -> None:
+        self._error = SchedulerLost(f"the scheduler said goodbye: {self._goodbye}") if self._goodbye else error
         self._closed.set()
         if self._was_open and not self.stopped.is_set():
             self._shell.attach(None)

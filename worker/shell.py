@@ -40,6 +40,7 @@ from . import intake
 from .core import GRACE_SECONDS, WorkerCore
 from .memory import MemoryLimits, over_limit
 from .peers import Peer, Peers
+from .reports import Reports
 from .slotpool import EXIT_SECONDS, PoolEvents, SlotFactory, SlotHandle
 from .transfers import SCHEDULER, Transfers
 from .untaken import Recipients, Untaken
@@ -109,7 +110,8 @@ class WorkerShell:
         self._chores: list[asyncio.Task[None]] = []
         self._environment: Mapping[str, str] = {}
         self._memory = 0
-        self._unsent: list[m.Report] = []  # of calls that have ended while there is no scheduler
+        self._reports = Reports()
+        self._may_lose_reports = credentials is not None  # as the scheduler is not in this process
         self._unsent_size: list[m.Resized] = []  # the last one, which may have come too late for `info`
         self._groups = ProcessGroups()
         self._draining = False
@@ -129,11 +131,14 @@ class WorkerShell:
             "serves": self._peers.address if self._peers is not None else "",
             "place": place_of(self._store.folder),
             "uid": self._uid,
-            "holds": [
-                [task, attempt]
-                for task, attempt in {**dict(report[:2] for report in self._unsent), **self._core.holds()}.items()
-            ],
+            "holds": [[*hold] for hold in {**self._reports.attempts(), **self._core.holds()}.items()],
+            "ended": [[*hold] for hold in self._reports.ended().items()],
         }
+
+    @property
+    def calls(self) -> int:
+        """How many calls run."""
+        return len(self._core.holds())
 
     # --- life ---
 
@@ -160,10 +165,9 @@ class WorkerShell:
         if link is None:
             self._transfers.close()
             return
-        unsent, self._unsent = [*self._unsent_size, *self._unsent], []
-        self._unsent_size = []
-        for message in [*unsent, *self._core.waiting()]:
-            self._send(message)
+        size, self._unsent_size = self._unsent_size, []
+        for message in [*size, *self._reports.again(time.monotonic()), *self._core.waiting()]:
+            self._pass_on(link, message)
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on, and tell the scheduler. Surplus ones end after their calls."""
@@ -269,6 +273,8 @@ class WorkerShell:
 
     def from_scheduler(self, messages: list[m.Message]) -> None:
         """Take messages that have come from the scheduler, in order."""
+        if self._may_lose_reports:
+            self._reports.heard(time.monotonic())
         events: list[e.Event] = []
         for message in messages:
             try:
@@ -329,14 +335,19 @@ class WorkerShell:
 
     def _send(self, message: m.Message) -> None:
         if self._link is not None:
-            self._link.send(message)
-            self._touched.add(self._link)
-            if not self._busy:
-                self._flush()
+            self._pass_on(self._link, message)
+            if self._may_lose_reports and isinstance(message, m.Done | m.Failed):
+                self._reports.sent(message, time.monotonic())
         elif isinstance(message, m.Report):
-            self._unsent.append(message)
+            self._reports.unsent(message)
         elif isinstance(message, m.Resized):
             self._unsent_size = [message]
+
+    def _pass_on(self, link: Link, message: m.Message) -> None:
+        link.send(message)
+        self._touched.add(link)
+        if not self._busy:
+            self._flush()
 
     def _flush(self) -> None:
         touched, self._touched = self._touched, set()

@@ -55,13 +55,14 @@ def connect(
         SchedulerLost: nobody answers there.
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
-    connection = _connection(address, access_file, tls, name, timeout, forward_output)
+    seconds = return_by.seconds if return_by is not None else 0.0
+    connection = _connection(address, access_file, tls, name, timeout, forward_output, seconds)
     if connection.is_plain:
         warnings.warn(PLAIN_WARNING % address, stacklevel=4)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         connection.close()  # only now it is known that this is the scheduler that may know of which slot this is
-        connection = _connection(address, access_file, tls, name, timeout, forward_output, slot_of=slot.uid)
+        connection = _connection(address, access_file, tls, name, timeout, forward_output, 0.0, slot.uid)
         return ClientShell(connection, slot)
     return ClientShell(connection, None, cancel_dropped, return_by)
 
@@ -89,7 +90,7 @@ def _connection_of(slot: SlotOfTask) -> Connection:
     access_file, tls = slot.access_file or None, from_text(slot.tls)
     while True:
         try:
-            return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False, True, slot.uid)
+            return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False, None, slot.uid)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
                 slot.cut_off(slot.call)
@@ -107,11 +108,13 @@ def _connection(
     name: str,
     timeout: float,
     forward_output: bool,
-    nested: bool = False,
+    reconnect_timeout: float | None,
     slot_of: str = "",
 ) -> Connection:
+    """A connection of a client that connects again for so many seconds; None: of a slot."""
     info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-    info.update(nested=nested, python=python_version(), slot_of=slot_of)
+    info.update(nested=reconnect_timeout is None, python=python_version(), slot_of=slot_of)
+    info.update(reconnect_timeout=float(reconnect_timeout or 0.0))
     return Connection(Address.parse(address), access_file, tls, info, timeout)
 
 

@@ -25,7 +25,7 @@ from minidask.errors import AuthenticationError, ProtocolError, SchedulerLost
 from minidask.host.signals import pass_on, suppress
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.sockets import check_user, keep_alive, no_scheduler
+from minidask.net.sockets import check_user, dead_seconds, keep_alive, no_scheduler
 from minidask.net.tls_options import TLSChoice
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
@@ -73,6 +73,7 @@ class Connection:
         self.peer_info: dict[str, Any] | None = None
         """The scheduler's description of itself, from the handshake."""
         self.early: list[Message] = []  # what came in one piece with the end of the handshake
+        self._error = ""  # why it has ended, if this side knows
         self._sock = _connect(address, timeout)
         try:
             check_user(self._sock)
@@ -85,7 +86,7 @@ class Connection:
         except TimeoutError as error:
             self._sock.close()
             pass_on(error)
-            raise SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds") from error
+            raise _too_late(address, timeout) from error
         except OSError as error:
             self._sock.close()
             pass_on(error)
@@ -95,10 +96,40 @@ class Connection:
             raise
         self._sock.settimeout(None)
         self._fd = self._sock.fileno()
+        if self.heartbeat_timeout is not None:
+            keep_alive(self._sock, dead_seconds(self.heartbeat_timeout))
 
     def again(self, timeout: float) -> Connection:
         """Return a new connection to the same address, by the same means. Raises what a new one does."""
         return Connection(self.address, self._access_file, self._choice, self._info, timeout)
+
+    def ask(self, timeout: float) -> None:
+        """Ask on another connection whether the scheduler answers. The handshake is begun for that, not completed.
+
+        The kernel connects to a process that hangs, too.
+
+        Raises:
+            SchedulerLost: it does not.
+        """
+        with _connect(self.address, timeout) as sock:
+            tls = Credentials.of(self.address, self._access_file, self._choice).stream(self.address, accepts=False)
+            hello = Initiator(b"", role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
+            try:
+                sock.sendall(tls.start() if tls is not None else b"".join(hello.start()))
+                if not sock.recv(1):
+                    raise SchedulerLost(f"what listens at {self.address} closed the connection")
+            except TimeoutError as error:
+                pass_on(error)
+                raise _too_late(self.address, timeout) from error
+            except OSError as error:
+                pass_on(error)
+                raise no_scheduler(self.address, error) from error
+
+    @property
+    def heartbeat_timeout(self) -> float | None:
+        """After how many seconds of silence the scheduler is looked for; None if it does not say."""
+        seconds = (self.peer_info or {}).get("heartbeat_timeout")
+        return float(seconds) if isinstance(seconds, int | float) and seconds > 0 else None
 
     def wait_for(self, names: set[str], seconds: float) -> None:
         """Wait until workers of these names have joined, so many seconds at most. All messages are kept as early ones.
@@ -135,9 +166,10 @@ class Connection:
 
     def replace_by(self, other: Connection) -> None:
         """Become another connection, as this one is lost; its early messages too. For holders of the client's lock."""
+        self.close()
         self.peer_info, self.early, self._decoder = other.peer_info, other.early, other._decoder
         self._sock, self._outbox, self._fd, self._tls = other._sock, other._outbox, other._fd, other._tls
-        self._info = other._info
+        self._info, self._error = other._info, ""
         self.away = False
 
     def _encrypt(self) -> None:
@@ -181,7 +213,7 @@ class Connection:
         count = self._sock.recv_into(self._decoder.get_buffer() if tls is None else tls.memory)
         if not count:
             when = "or died" if self.peer_info is not None else "during the handshake"
-            raise SchedulerLost(f"what listens there closed the connection, {when}")
+            raise SchedulerLost(self._error or f"what listens there closed the connection, {when}")
         if tls is None:
             yield count
         else:
@@ -223,6 +255,7 @@ class Connection:
             outbox.flush()
         except OSError as error:
             pass_on(error)
+            self._error = str(error)
             _shut(sock)
 
     def receive(self, on_message: Callable[[Message], None]) -> Loss | None:
@@ -246,6 +279,12 @@ class Connection:
         """The socket's file descriptor."""
         return self._fd
 
+    def stop_reading(self, why: str) -> None:
+        """Have the thread that reads take this connection for lost, for this reason. The scheduler does not notice."""
+        self._error = why
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RD)
+
     def shut(self) -> None:
         """End the connection; the thread that reads it notices."""
         _shut(self._sock)
@@ -259,6 +298,10 @@ class Connection:
     def abandon(self) -> None:
         """In a forked child: close the descriptor, and leave the parent's connection as it is."""
         self._sock.close()
+
+
+def _too_late(address: Address, timeout: float) -> SchedulerLost:
+    return SchedulerLost(f"what listens at {address} did not answer within {timeout:g} seconds")
 
 
 def _fresh_key() -> int:

@@ -5,7 +5,8 @@
                                                     └─► `ClientShell.resume` with the connection that works
 
 A scheduler that has stood still answers on both connections: the first one is kept then, and its client's tasks with
-it. `Retry` decides when to try again, and when no more.
+it. Else the next connection takes its place, and only then is it closed: so the scheduler does not take the client for
+one that has ended. `Retry` decides when to try again, and when no more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from minidask.client.reading import Reader
 from minidask.client.workers import WorkerTable
 from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host.signals import start
+from minidask.host.sizes import count
 
 FIRST_PAUSE_SECONDS = 0.05
 LAST_PAUSE_SECONDS = 1.0
@@ -78,7 +80,7 @@ class _Shell(Protocol):
 
     @property
     def core(self) -> _Core: ...
-    def leave(self) -> None: ...
+    def leave(self, keep_open: bool) -> None: ...
     def resume(self, connection: Connection) -> None: ...
 
 
@@ -94,7 +96,7 @@ class Returning:
         self._shell = shell
         self._how = how
         self._closing = threading.Event()
-        self._other: Connection | None = None  # to go on with, when the silent one has ended
+        self._silent_since: float | None = None  # while a silent scheduler is looked for
         self.why = ""
         """Why a scheduler that was silent is given up; empty as long as it is not."""
 
@@ -103,7 +105,7 @@ class Returning:
         how = self._how
         if how is None or self._shell.core.closed or self.why:
             return False
-        self._shell.leave()
+        self._shell.leave(keep_open=self._silent_since is not None)
         address = self._shell.connection.address
         log.warning("%s: %s; the client connects again, for %g seconds at most", address, why, how.seconds)
         self._start(lambda: self._return(how, why))
@@ -112,22 +114,21 @@ class Returning:
     def silent(self) -> None:
         """Nothing was heard of the scheduler for long: look whether another connection is answered."""
         if self._how is not None:
-            how, address = self._how, self._shell.connection.address
-            log.warning("%s: the scheduler is silent; the client asks whether it still answers", address)
-            self._start(lambda: self._look_for_it(how))
+            how, connection, began = self._how, self._shell.connection, time.monotonic()
+            self._silent_since = began
+            silence = f"silent for {count(connection.heartbeat_timeout or 0, 'second')}"
+            log.warning("%s: the scheduler was %s; the client asks whether it answers", connection.address, silence)
+            self._start(lambda: self._ask(how, began, silence))
 
     def close(self) -> None:
         """Make no more connections."""
         self._closing.set()
-        other, self._other = self._other, None
-        if other is not None:
-            other.close()
 
     def _start(self, run: Callable[[], None]) -> None:
         start(threading.Thread(target=run, name="minidask-return", daemon=True))
 
     def _return(self, how: Return, why: str) -> None:
-        shell, retry, ended = self._shell, Retry(how.seconds, time.monotonic()), why
+        shell, retry, ended = self._shell, Retry(how.seconds, self._silent_since or time.monotonic()), why
         pause: float | None = 0.0
         while pause is not None and not self._closing.wait(pause):
             try:
@@ -138,6 +139,7 @@ class Returning:
             except MinidaskError as error:
                 pause, ended = None, f"{why}, and {error}"
             else:
+                self._silent_since = None
                 log.warning("%s: the client is connected again", shell.connection.address)
                 return
         shell.reader.end(ended)
@@ -145,7 +147,7 @@ class Returning:
     def _connected(self, how: Return) -> Connection:
         """A connection for the client to go on with."""
         shell = self._shell
-        connection, self._other = self._other or shell.connection.again(how.timeout), None
+        connection = shell.connection.again(how.timeout)
         try:
             connection.wait_for(shell.workers.names(), WORKERS_SECONDS)
         except BaseException:
@@ -153,24 +155,26 @@ class Returning:
             raise
         return connection
 
-    def _look_for_it(self, how: Return) -> None:
-        """Connect once more beside the connection that is silent, and go on with the one that works."""
-        shell, began = self._shell, time.monotonic()
+    def _ask(self, how: Return, began: float, silence: str) -> None:
+        """Ask a silent scheduler on other connections until it answers. If it does so there alone, connect again."""
+        shell = self._shell
         while not self._closing.wait(FIRST_PAUSE_SECONDS):
+            why = ""
             try:
-                other = shell.connection.again(how.timeout)
-            except MinidaskError as error:
-                if shell.reader.silent_since(began) and time.monotonic() - began > how.seconds:
-                    self.why = f"it is silent, and {error}"
-                    shell.connection.shut()
-                    return
-            else:
+                shell.connection.ask(how.timeout)
                 self._closing.wait(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
-                if shell.reader.silent_since(began):
-                    self._other = other
-                    shell.connection.shut()
-                    return
-                other.close()
+            except MinidaskError as error:
+                why = str(error)
+            if self._silent_since != began or shell.connection.away:
+                return  # the connection has ended meanwhile
             if not shell.reader.silent_since(began):
+                self._silent_since = None
                 log.warning("%s: the scheduler answers again", shell.connection.address)
+                return
+            if not why:
+                shell.connection.stop_reading(f"it was {silence}")
+                return
+            if time.monotonic() - began > how.seconds:
+                self.why = f"it was {silence}, and {why}"
+                shell.connection.shut()
                 return

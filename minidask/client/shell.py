@@ -144,7 +144,7 @@ class ClientShell:
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
             m.Heartbeat: lambda message: None,
         }
-        silence = (connection.peer_info or {}).get("heartbeat_timeout") if return_by is not None else None
+        silence = connection.heartbeat_timeout if return_by is not None else None
         self._returning = Returning(self, return_by)
         lost, silent = self._returning.lost, self._returning.silent
         self.reader = Reader(connection, self._handle, lost, self._ended, slot, self.cancel_dropped, silent, silence)
@@ -482,11 +482,12 @@ class ClientShell:
 
     # --- another connection ---
 
-    def leave(self) -> None:
-        """The connection is lost: send nothing until there is another one."""
+    def leave(self, keep_open: bool) -> None:
+        """The connection is lost: send nothing until there is another one, and keep this one open until then if so."""
         with self._lock:
             self.connection.away = True
-        self.connection.close()
+        if not keep_open:
+            self.connection.close()
         self._results.clear()
 
     def resume(self, connection: Connection) -> None:

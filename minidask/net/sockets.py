@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import socket
 import stat
@@ -17,6 +18,11 @@ TCP_INFO_FIELDS = "=2xBB52xI"  # of the kernel's `struct tcp_info`: retransmits,
 TCP_INFO_BYTES = struct.calcsize(TCP_INFO_FIELDS)
 DEAD_SECONDS = 30
 """A peer whose machine has not answered the kernel for so long is taken for dead."""
+
+
+def dead_seconds(heartbeat_timeout: float) -> int:
+    """The kernel's limit beside that of the programs, which notice first and say so."""
+    return max(DEAD_SECONDS, math.ceil(2 * heartbeat_timeout))
 
 
 def keep_alive(sock: Any, seconds: int = DEAD_SECONDS) -> None:

@@ -84,6 +84,8 @@ class MessageLink(asyncio.BufferedProtocol):
         self._on_closed = on_closed
         self._dead_seconds = dead_seconds
         self._on_lag = on_lag
+        self.reads = 0
+        """How often bytes have come: as long as this grows, the peer is not silent."""
         self._tls = tls
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
@@ -150,6 +152,11 @@ class MessageLink(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def keep_alive(self, seconds: int) -> None:
+        """Set after how long without an answer of its machine the kernel takes the peer for dead."""
+        if self._transport is not None:
+            keep_alive(self._transport.get_extra_info("socket"), seconds)
+
     def endure(self) -> bool:
         """Keep the connection however long the peer does not read. Returns whether that is possible.
 
@@ -157,15 +164,15 @@ class MessageLink(asyncio.BufferedProtocol):
         """
         return self._transport is not None and endure(self._transport.get_extra_info("socket"))
 
-    def is_dead(self) -> bool:
-        """Whether the peer's machine answers no more; to be asked once a second.
+    def is_dead(self, limit: float) -> bool:
+        """Whether the peer's machine has answered nothing for `limit` seconds; to be asked once a second.
 
         The kernel asks a peer that reads nothing ever more seldom. So its last answer may be old, and the next one on
         its way: it has the time until the third look.
         """
         assert self._transport is not None
         seconds = 0.0 if self._transport.is_closing() else unanswered(self._transport.get_extra_info("socket"))
-        self._old_answers = self._old_answers + 1 if seconds > self._dead_seconds else 0
+        self._old_answers = self._old_answers + 1 if seconds > limit else 0
         return self._old_answers >= LOOKS
 
     # --- called by asyncio ---
@@ -198,6 +205,7 @@ class MessageLink(asyncio.BufferedProtocol):
         return self._decoder.get_buffer() if self._tls is None else self._tls.memory
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.reads += 1
         if self._deaf:
             return
         messages: list[Message] = []
@@ -373,3 +381,23 @@ async def connect(address: Address, link: MessageLink) -> None:
                 await loop.create_connection(lambda: link, address.host, address.port)
     except TimeoutError as error:
         raise OSError(f"no answer within {CONNECT_SECONDS:g} seconds") from error
+
+
+async def answers(address: Address, hello: bytes) -> bool:
+    """Whether a scheduler answers at an address to the first bytes of a handshake, which is not completed.
+
+    The kernel connects to a process that hangs, too.
+    """
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            if address.scheme == "unix":
+                reader, writer = await asyncio.open_unix_connection(address.path)
+            else:
+                reader, writer = await asyncio.open_connection(address.host, address.port)
+            try:
+                writer.write(hello)
+                return bool(await reader.read(1))
+            finally:
+                writer.close()
+    except (TimeoutError, OSError):
+        return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, NamedTuple
 
 from minidask.errors import ProtocolError
-from minidask.wire.bounds import HUGE, Fields, Label, Length, Number, Range
+from minidask.wire.bounds import HUGE, Fields, Label, Length, Number, Range, Seconds
 from minidask.wire.messages import MAX_COUNT, MAX_KEY, MAX_KEYS, Slots, Versions
 
 MAX_EXTRA = 32
@@ -27,7 +27,10 @@ class Held(NamedTuple):
 
 
 class ClientInfo(NamedTuple):
-    """A client. `slot_of` is the `uid` of the worker in whose slot it runs, if it submits for tasks of that worker."""
+    """A client. `slot_of` is the `uid` of the worker in whose slot it runs, if it submits for tasks of that worker.
+
+    For `reconnect_timeout` seconds it tries to come back when it is cut off.
+    """
 
     name: Label = ""
     host: Label = ""
@@ -37,6 +40,7 @@ class ClientInfo(NamedTuple):
     python: Label | None = None
     keys: Annotated[list[Annotated[int, Range(1, MAX_KEY)]], Length(0, MAX_KEYS)] = NOTHING
     slot_of: Label = ""
+    reconnect_timeout: Seconds = 0.0
 
 
 class WorkerInfo(NamedTuple):
@@ -53,6 +57,7 @@ class WorkerInfo(NamedTuple):
     packages: Versions = NO_VERSIONS
     uid: Label = ""
     holds: list[Held] = NOTHING
+    ended: list[Held] = NOTHING
 
 
 _FIELDS = {kind: Fields(kind) for kind in (ClientInfo, WorkerInfo)}

@@ -8,6 +8,7 @@ from minidask.wire import messages as m
 from minidask.worker import events as e
 from minidask.worker.core import WorkerCore
 from minidask.worker.reconnector import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS
+from minidask.worker.reports import Reports
 from minidask.worker.shell import HEARTBEAT_SECONDS, PREFETCH
 from minidask.worker.slots import Idle
 
@@ -34,7 +35,7 @@ class Machine:
         self.size = slots
         self.core = WorkerCore()
         self.link: Connection | None = None
-        self.unsent: list[m.Message] = []
+        self.reports = Reports()
         self.unsent_size: list[m.Message] = []
         self.promises = promises
         self.cluster = cluster
@@ -54,11 +55,12 @@ class Machine:
 
     @property
     def info(self) -> dict[str, Any]:
-        holds = {**dict(report[:2] for report in self.unsent), **self.core.holds()}  # type: ignore[misc]
+        holds = {**self.reports.attempts(), **self.core.holds()}
         return {
             "name": self.name, "slots": self.size - self.core.table.missing, "prefetch": PREFETCH * self.size,
             "serves": self.name, "place": f"{self.name}:store", "uid": self.name,
             "holds": [[*hold] for hold in holds.items()],
+            "ended": [[*hold] for hold in self.reports.ended().items()],
         }  # fmt: skip
 
     def _connect(self) -> None:
@@ -70,12 +72,11 @@ class Machine:
         if self.alive and connection is self._joining:
             self._was_open = True
             self.link = connection
-            unsent, self.unsent = self.unsent, []
             again = self.core.waiting()
             self.world.met["waits still"] += len(again)
             size, self.unsent_size = self.unsent_size, []
-            for message in [*size, *unsent, *again]:
-                self._send(message)
+            for message in [*size, *self.reports.again(self.world.now), *again]:
+                self._pass_on(connection, message)
 
     def closed(self, connection: Connection) -> None:
         if not self.alive or connection is not self._joining:
@@ -97,15 +98,20 @@ class Machine:
 
     def _send(self, message: Any) -> None:
         if self.link is not None:
-            self.link.to_scheduler(message)
-            task = self._begun.get(message[:2]) if isinstance(message, m.Report) else None
-            if task is not None:
-                task.reported = self.link
+            self._pass_on(self.link, message)
+            if isinstance(message, m.Done | m.Failed):
+                self.reports.sent(message, self.world.now)
         elif isinstance(message, m.Report):
             self.world.met["unsent report"] += 1
-            self.unsent.append(message)
+            self.reports.unsent(message)
         elif isinstance(message, m.Resized):
             self.unsent_size = [message]
+
+    def _pass_on(self, link: Connection, message: Any) -> None:
+        link.to_scheduler(message)
+        task = self._begun.get(message[:2]) if isinstance(message, m.Report) else None
+        if task is not None:
+            task.reported = link
 
     def _heartbeat(self) -> None:
         if self.alive:
@@ -115,6 +121,7 @@ class Machine:
     def received(self, connection: Connection, message: Any) -> None:
         if self.alive and connection is self.link:
             self.world.log(self.name, "hears", message)
+            self.reports.heard(self.world.now)
             self.handle(e.FromScheduler(message))
 
     # --- the core ---
@@ -227,7 +234,7 @@ class Machine:
 
     def check_idle(self) -> None:
         """Check that nothing is left of any task."""
-        assert self.core.drained and not self.unsent, f"{self.name} is not idle"
+        assert self.core.drained and not self.reports._unsent, f"{self.name} is not idle"
         states = [type(slot.state) for slot in self.core.slots.values()]
         assert states == [Idle] * self.size, f"the slots of {self.name} are {states}"
         assert not self.core.data.blobs and not self.core.data.wanted, f"{self.name} keeps blobs"

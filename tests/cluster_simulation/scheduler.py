@@ -110,7 +110,11 @@ class Scheduler:
         del self.links[connection.peer]
         self._dismissed.discard(connection.peer)
         self.world.log(self.name, f"{connection.info['name']} has left as {connection.peer}")
-        self._post(Left(connection.peer, "it closed the connection"))
+        # The machine of a client that is still there may have fallen silent, or its connection was reset.
+        cut = getattr(connection.initiator, "left", True) is False and self.world.chance(0.7)
+        held = len(self.core.holds._holds)
+        self._post(Left(connection.peer, "it closed the connection", cut))
+        self.world.met["held for a client that was cut off"] += len(self.core.holds._holds) > held
 
     # --- events ---
 

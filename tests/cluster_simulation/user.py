@@ -68,7 +68,9 @@ class Client:
         self._early = []
         self._awaited = {*self._workers.values()}
         keys = [self._cluster.fresh_key(), *self._keys][:MAX_KEYS]
-        self._trying = self._cluster.connect(self, "client", {"name": self.name, "keys": keys})
+        self._trying = self._cluster.connect(
+            self, "client", {"name": self.name, "keys": keys, "reconnect_timeout": 60.0}
+        )
 
     def opened(self, connection: Connection) -> None:
         if connection is not self._trying or self.left:

@@ -17,11 +17,12 @@ import psutil
 from joblib import Parallel, delayed, parallel_config
 
 import minidask
-from bench.hosts import Hosts, ip, possible
 from minidask.errors import KilledWorker, TaskTimeout
+from minidask.scheduler.core import HEARTBEAT_TIMEOUT
 from tests.faults.scene import Scene, Seen, Skipped
 from tests.faults.search import FITS, IN_FLIGHT, SAME, note
-from tests.helpers import Program, at_rest, wait_until
+from tests.helpers import at_rest, wait_until
+from tests.network import CLIENT, FIRST, Network, possible
 
 # --- slots and tasks, on a cluster on this machine ---
 
@@ -186,32 +187,27 @@ def kill_client(scene: Scene) -> Seen:
 # --- a network and a file system of one's own ---
 
 
-def cut(scene: Scene, cut_host: int) -> Seen:
-    """Host 0 has the client, 1 the scheduler, 2 and 3 a machine each; a card is off for 5 seconds."""
+def cut(scene: Scene, host: int, seconds: float) -> Seen:
+    """The network of one host is cut for so long; or for good, as is told by what goes on without it."""
     if not possible():
         raise Skipped("network namespaces need root, and `ip` (Debian's iproute2)")
-    with Hosts(4) as hosts:
-
-        def start(number: int, *command: str) -> Program:
-            return scene.programs.start(*hosts.on(number, sys.executable, "-m", *command))
-
-        try:
-            start(1, "minidask.scheduler", "--host", hosts.address(1)).wait_for("listens on")
-            address = f"{hosts.address(1)}:8786"
-            workers = [start(number, "minidask.worker", address, "--nworkers", "1") for number in (2, 3)]
-            for worker in workers:
-                worker.wait_for("joined the scheduler")
-            user = scene.user("--scheduler", address, before=hosts.on(0))
-            scene.wait_for_the_middle()
-            scene.when = time.time()
-            for state in ("down", "up"):
-                ip("link", "set", f"{hosts.mark}v{cut_host}", state)
-                time.sleep(5 if state == "down" else 0)
-            ended = time.time()
-            seen = scene.result_of(user)
-            after = [note.when for note in scene.noted() if note.when > ended]
-        finally:
-            scene.programs.end_all()  # before their network goes
+    with Network(scene.programs) as network:
+        user = scene.user("--scheduler", network.address, before=network.on(CLIENT))
+        scene.wait_for_the_middle()
+        scene.when = time.time()
+        network.cut(host)
+        if seconds == FOR_GOOD and host == CLIENT:
+            assert user.exit_code(150) == 1, user.text
+            last = user.text.strip().splitlines()[-1]
+            return Seen(last.partition(":")[0].rpartition(".")[2], time.time() - scene.when)
+        if seconds < FOR_GOOD:
+            time.sleep(seconds)
+            network.mend(host)
+        ended = time.time()
+        seen = scene.result_of(user)
+        after = [note.when for note in scene.noted() if note.when > ended]
+    if seconds > HEARTBEAT_TIMEOUT and host != CLIENT:
+        return Seen(seen, scene.gone_on())
     return Seen(seen, (after[0] if after else ended) - scene.when)
 
 
@@ -239,11 +235,15 @@ def fill_shared_memory(scene: Scene) -> Seen:
 
 
 class Fault(NamedTuple):
-    """A fault, what docs/faults.md promises, and what injects it."""
+    """A fault, what docs/faults.md promises, and what injects it; `long` ones are injected only by name."""
 
     name: str
     promised: str
     inject: Callable[[Scene], Seen]
+    long: bool = False
+
+
+FOR_GOOD = float("inf")
 
 
 FAULTS = [
@@ -257,11 +257,15 @@ FAULTS = [
     Fault("machine-killed", SAME, lambda scene: on_machines(scene, lambda m: m.workers[0].send(signal.SIGKILL))),
     Fault("machine-stopped", SAME, lambda scene: on_machines(scene, lambda m: m.stop_for(3))),
     Fault("machine-drained", f"{SAME}, no fit ran twice", drain),
-    Fault("machine-cut", SAME, lambda scene: cut(scene, 2)),
+    Fault("machine-cut", SAME, lambda scene: cut(scene, FIRST, 5)),
+    Fault("machine-cut-long", SAME, lambda scene: cut(scene, FIRST, 40), long=True),
+    Fault("machine-gone", SAME, lambda scene: cut(scene, FIRST, FOR_GOOD), long=True),
     Fault("scheduler-killed", SAME, lambda scene: on_machines(scene, lambda m: m.restart_scheduler())),
     Fault("scheduler-killed-often", "right results", restart_scheduler_often),
     Fault("client-killed", f"the others: {SAME}", kill_client),
-    Fault("client-cut", SAME, lambda scene: cut(scene, 0)),
+    Fault("client-cut", SAME, lambda scene: cut(scene, CLIENT, 5)),
+    Fault("client-cut-long", SAME, lambda scene: cut(scene, CLIENT, 40), long=True),
+    Fault("client-gone", "SchedulerLost", lambda scene: cut(scene, CLIENT, FOR_GOOD), long=True),
     Fault("all-killed", SAME, kill_all_and_resume),
     Fault("shared-memory-full", f"{SAME}, and one warning", fill_shared_memory),
 ]

@@ -124,7 +124,7 @@ def test_a_peer_that_reads_nothing_is_kept_and_one_that_answers_nothing_is_dead(
         found = []
         for last_answer in seconds:
             kernel.last_answer = int(1000 * last_answer)
-            found.append(link.is_dead())
+            found.append(link.is_dead(30))
         return found
 
     assert looks(100, 101, 102) == [False] * 3, "nothing was sent that it could answer"

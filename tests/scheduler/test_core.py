@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from minidask.scheduler import events as e
 from minidask.scheduler.core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from minidask.wire import messages as m
@@ -53,6 +55,15 @@ def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
     assert m.Goodbye in map(type, pass_time(core, now + HEARTBEAT_TIMEOUT, 1)), "from then on silence counts"
 
 
+@pytest.mark.parametrize("limit", [1.0, 2.0, 15.0])
+def test_a_scheduler_with_any_limit_takes_nobody_for_silent_when_it_stood_still(limit: float) -> None:
+    core = SchedulerCore(heartbeat_timeout=limit)
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    core.handle(e.Tick(), 0.0)
+    assert not core.handle(e.Tick(), 3 * limit)
+    assert m.Goodbye in map(type, pass_time(core, 3 * limit, limit + 1))
+
+
 def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(1, "client", "a", {}), 0.0)
@@ -60,8 +71,8 @@ def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> 
     core.handle(e.Tick(), 0.0)
     now = 3600.0
     assert not core.handle(e.Tick(), now)
-    assert not pass_time(core, now, NO_WORKERS_SECONDS - 6)
-    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 6, 2)] == [m.TaskLost]
+    assert not pass_time(core, now, NO_WORKERS_SECONDS - 1)
+    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 1, 1)] == [m.TaskLost]
 
 
 # --- a client that does not read ---

@@ -9,7 +9,7 @@ import pytest
 
 from minidask.errors import ProtocolError
 from minidask.scheduler import invariants
-from minidask.scheduler.core import Outbox, SchedulerCore
+from minidask.scheduler.core import LOG, Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.scheduler.holds import HOLD_SECONDS, number_of
 from minidask.wire import messages as m
@@ -387,3 +387,166 @@ def test_a_worker_whose_holds_are_none_is_refused(scheduler: Scheduler, holds: A
     with pytest.raises(ProtocolError, match="hold"):
         scheduler.do(Joined(1, "worker", "a", {"slots": 1, "holds": holds}))
     assert not scheduler.core.workers
+
+
+# --- outcomes of attempts that were given up ---
+
+
+def lost_and_run_elsewhere(scheduler: Scheduler) -> int:
+    """A task runs on one worker, whose connection is cut, and then on another one. Returns its number."""
+    scheduler.client(1, NEW)
+    scheduler.worker(2)
+    scheduler.submit(1, 1)
+    scheduler.worker(3)
+    task = number_of(NEW, 1)
+    assert runs(scheduler.do(Left(2, "it was silent"))) == [(task, 2)]
+    return task
+
+
+def back(scheduler: Scheduler, peer: int, task: int, attempt: int) -> Outbox:
+    """A worker joins that has the outcome of an attempt."""
+    pair = [task, attempt]
+    return scheduler.do(Joined(peer, "worker", "w", {"name": "w", "slots": 1, "holds": [pair], "ended": [pair]}))
+
+
+def test_an_outcome_counts_though_its_task_runs_elsewhere_meanwhile(scheduler: Scheduler) -> None:
+    task = lost_and_run_elsewhere(scheduler)
+    sent = back(scheduler, 4, task, 1)
+    assert about(sent, m.Stop, m.Adopted) == [(3, m.Stop(task, 2)), (4, m.Adopted(task, 1, 1))]
+    assert scheduler.hear(4, m.Done(task, 1, 0.5, [b"result"])) == [(1, m.TaskDone(1, 0.5, "w", [b"result"]))]
+    assert not scheduler.hear(3, m.Stopped(task, 2, m.Reason.CANCELLED, "")), "nobody waits for that one"
+    assert [worker.free for worker in scheduler.core.workers.values()] == [1, 1]
+
+
+def test_what_still_runs_is_stopped_if_its_task_runs_elsewhere_meanwhile(scheduler: Scheduler) -> None:
+    task = lost_and_run_elsewhere(scheduler)
+    sent = scheduler.worker(4, (task, 1))
+    assert about(sent, m.Stop, m.Adopted) == [(4, m.Stop(task, 1))]
+    assert notices(sent) == ["machine w4 is back; stopped there, as it runs elsewhere: 1 task"]
+
+
+def test_an_attempt_after_one_that_took_the_place_of_another_has_a_number_of_its_own(scheduler: Scheduler) -> None:
+    """Else the end of the one that was stopped would be taken for its end."""
+    task = lost_and_run_elsewhere(scheduler)
+    back(scheduler, 4, task, 1)
+    assert runs(scheduler.do(Left(4, "gone"))) == [(task, 3)]
+
+
+def test_an_outcome_that_somebody_else_has_delivered_is_dropped(scheduler: Scheduler) -> None:
+    task = lost_and_run_elsewhere(scheduler)
+    scheduler.hear(3, m.Done(task, 2, 0.5, [b"result"]))
+    assert about(back(scheduler, 4, task, 1), m.Adopted, m.TaskDone) == []
+    assert not scheduler.hear(4, m.Done(task, 1, 0.5, [b"result"]))
+
+
+# --- a client that is cut off ---
+
+STAYS = 30.0
+
+
+def notices(sent: Outbox) -> list[str]:
+    return [message.text for peer, message in sent if peer == LOG and isinstance(message, m.Notice)]
+
+
+def returning(scheduler: Scheduler, peer: int, *keys: int, stays: float = STAYS) -> Outbox:
+    """A client joins that tries to come back for so long when it is cut off."""
+    return scheduler.do(Joined(peer, "client", "c", {"name": "user", "keys": [*keys], "reconnect_timeout": stays}))
+
+
+def cut_off(scheduler: Scheduler, stays: float = STAYS) -> Outbox:
+    """A client with three tasks, of which two run, is cut off."""
+    scheduler.worker(1, slots=2)
+    returning(scheduler, 2, OLD, stays=stays)
+    scheduler.hear(2, m.PutBlob(b"b" * 16, [b"data"]))
+    for number in (1, 2, 3):
+        scheduler.hear(2, m.Submit(number, "f", 0, None, 0, None, [b"b" * 16], [], False, [b"call"]))
+    return scheduler.do(Left(2, "its machine has not answered for 15 seconds", cut=True))
+
+
+def test_what_runs_for_a_client_that_is_cut_off_goes_on_and_the_log_tells(scheduler: Scheduler) -> None:
+    sent = cut_off(scheduler)
+    assert not about(sent, m.Stop, m.ReleaseBlobs), "what has not begun to load needs its data"
+    assert notices(sent) == [
+        "client user is cut off, as its machine has not answered for 15 seconds;"
+        " tasks that go on for 30 seconds at most: 2, that are cancelled: 1"
+    ]
+    assert scheduler.core.workers[1].free == 0
+
+
+def test_a_client_that_is_back_finds_what_runs_and_what_has_ended_meanwhile(scheduler: Scheduler) -> None:
+    cut_off(scheduler)
+    tasks = [number_of(OLD, number) for number in (1, 2)]
+    assert not scheduler.hear(1, m.Done(tasks[0], 1, 0.5, [b"result"]))
+    returning(scheduler, 3, NEW, OLD)
+    assert scheduler.submit(3, 1) == [(1, m.Adopted(tasks[0], 1, 3)), (3, m.TaskDone(1, 0.5, "w1", [b"result"]))]
+    assert scheduler.submit(3, 2) == [(1, m.Adopted(tasks[1], 1, 3)), (1, m.ReleaseBlobs([b"b" * 16]))]
+    assert runs(scheduler.submit(3, 3)) == [(number_of(NEW, 3), 1)]
+    assert not about(scheduler.hear(3, m.Resubmitted()), m.Stop)
+    scheduler.hear(1, m.Done(tasks[1], 1, 0.5, [b"result"]))
+    scheduler.hear(1, m.Done(number_of(NEW, 3), 1, 0.5, [b"result"]))
+    assert not scheduler.core.blobs.records and scheduler.core.workers[1].free == 2
+
+
+def test_what_runs_for_a_client_that_does_not_come_back_is_stopped(scheduler: Scheduler) -> None:
+    cut_off(scheduler)
+    assert not about(scheduler.pass_time(STAYS), m.Stop)
+    sent = scheduler.pass_time(2.0)
+    assert about(sent, m.Stop) == [(1, m.Stop(number_of(OLD, number), 1)) for number in (1, 2)]
+    assert about(sent, m.ReleaseBlobs) and not scheduler.core.blobs.records
+
+
+def test_what_has_not_begun_may_be_given_back_meanwhile(scheduler: Scheduler) -> None:
+    cut_off(scheduler)
+    task = number_of(OLD, 1)
+    assert not about(scheduler.hear(1, m.GaveBack(task, 1)), m.Run)
+    returning(scheduler, 3, NEW, OLD)
+    assert runs(scheduler.submit(3, 1)) == [(number_of(NEW, 1), 1)]
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_what_runs_for_a_client_that_has_ended_or_would_not_come_back_is_stopped_at_once(
+    scheduler: Scheduler, cut: bool
+) -> None:
+    if cut:
+        sent = cut_off(scheduler, stays=0.0)
+    else:
+        scheduler.worker(1)
+        returning(scheduler, 2, OLD)
+        scheduler.submit(2, 1)
+        sent = scheduler.do(Left(2, "it closed the connection"))
+        assert not notices(sent)
+    assert (1, m.Stop(number_of(OLD, 1), 1)) in sent
+
+
+def test_a_client_that_is_back_before_it_was_missed_takes_its_own_place(scheduler: Scheduler) -> None:
+    """It notices the silence first. What it has sent over the old connection may come late, and is void."""
+    scheduler.worker(1)
+    returning(scheduler, 2, OLD)
+    scheduler.submit(2, 1)
+    sent = returning(scheduler, 3, NEW, OLD)
+    assert [*scheduler.core.clients] == [3] and not about(sent, m.Stop)
+    assert scheduler.submit(2, 9) == []
+    assert scheduler.submit(3, 1) == [(1, m.Adopted(number_of(OLD, 1), 1, 3))]
+    assert not scheduler.do(Left(2, "it closed the connection"))
+    with pytest.raises(ProtocolError, match="not joined"):
+        scheduler.submit(2, 9)
+
+
+def test_a_task_with_tasks_of_its_own_is_started_anew_when_its_client_is_back(scheduler: Scheduler) -> None:
+    scheduler.worker(1)
+    returning(scheduler, 2, OLD)
+    scheduler.submit(2, 1)
+    parent = number_of(OLD, 1)
+    scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
+    scheduler.hear(3, within(parent))
+    assert (1, m.Stop(parent, 1)) in scheduler.do(Left(2, "cut", cut=True))
+
+
+def test_the_log_tells_how_many_tasks_of_a_lost_machine_go_elsewhere(scheduler: Scheduler) -> None:
+    scheduler.client(1, NEW)
+    scheduler.worker(2, slots=2)
+    for number in (1, 2):
+        scheduler.submit(1, number)
+    assert notices(scheduler.do(Left(2, "it reset the connection"))) == [
+        "machine w2 is lost: it reset the connection; to be run elsewhere: 2 tasks"
+    ]

@@ -369,7 +369,7 @@ def test_a_scheduler_that_hangs_for_good_is_an_error_soon(programs: Programs) ->
         pending = client.submit(time.sleep, 60)
         wait_until(lambda: client.scheduler_info()["tasks"]["running"] == 1, "it ran")
         scheduler.send(signal.SIGSTOP)
-        with pytest.raises(errors.SchedulerLost, match=r"is silent.*did not answer within 0.5 seconds"):
+        with pytest.raises(errors.SchedulerLost, match=r"was silent.*did not answer within 0.5 seconds"):
             pending.result(20)
     scheduler.send(signal.SIGCONT)
 
