@@ -58,16 +58,14 @@ from typing import Any
 
 from minidask.errors import ProtocolError
 from minidask.host.sizes import count
-from minidask.host.texts import printable
-from minidask.host.versions import PYTHON, described, minor
 from minidask.wire import messages as m
-from minidask.wire.infos import ClientInfo, WorkerInfo, checked
 
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
 from .events import Event, Joined, Lagging, Left, Received, Unsent
 from .holds import Holds, number_of
+from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
@@ -253,18 +251,10 @@ class SchedulerCore:
     # --- peers join and leave ---
 
     def _join(self, event: Joined, now: float) -> None:
-        if event.role == "client":
-            self._client_joins(event, now)
-        else:
-            self._worker_joins(event, now)
+        (self._client_joins if event.role == "client" else self._worker_joins)(event, now)
 
     def _client_joins(self, event: Joined, now: float) -> None:
-        info, _ = checked(ClientInfo, event.info)
-        client = ClientRecord(
-            event.peer, printable(info.name or event.address), info.forward_output, info.nested,
-            printable(minor(info.python)), keys=tuple(info.keys), slot_of=info.slot_of,
-            returns_within=info.reconnect_timeout,
-        )  # fmt: skip
+        client = client_of(event)
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
                 self.replaced.add(other.peer)
@@ -280,18 +270,8 @@ class SchedulerCore:
             self.pythons.note(worker, client)
 
     def _worker_joins(self, event: Joined, now: float) -> None:
-        info, more = checked(WorkerInfo, event.info)
-        told = described({PYTHON: info.python, "packages": info.packages})
-        versions = {printable(package): printable(version) for package, version in told.items()}
-        shown = {**more, "host": info.host, "pid": info.pid, "prefetch": info.prefetch, "serves": info.serves,
-                 "place": info.place, "python": versions.get(PYTHON, "")}  # fmt: skip
-        shown = {printable(key): printable(value) if type(value) is str else value for key, value in shown.items()}
-        shown["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
-        worker = WorkerRecord(
-            event.peer, event.address, printable(info.name or event.address), info.slots, info.prefetch, shown, now,
-            serves=info.serves, place=info.place, versions=versions, python=minor(versions.get(PYTHON)), uid=info.uid,
-        )  # fmt: skip
-        self._take_over(worker, dict(info.holds), dict(info.ended), now)
+        worker, holds, ended = worker_of(event, now)
+        self._take_over(worker, holds, ended, now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)

@@ -43,6 +43,7 @@ from minidask.host.texts import printable
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.sockets import dead_seconds, listen_unix
+from minidask.net.strangers import Strangers
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
@@ -80,7 +81,7 @@ class SchedulerServer:
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._names: dict[int, str] = {}  # of peers, for the log
-        self._strangers: set[MessageLink] = set()
+        self._strangers: Strangers[MessageLink] = Strangers()
         self._enduring: set[MessageLink] = set()  # clients that may read nothing for as long as they like
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
@@ -132,7 +133,7 @@ class SchedulerServer:
             if reason:
                 link.send(Goodbye(reason))
             link.close()
-        for stranger in list(self._strangers):
+        for stranger in self._strangers.all():
             stranger.abort()
         await asyncio.sleep(0)
 
@@ -271,7 +272,10 @@ class SchedulerServer:
             link.abort(OSError(f"its machine has not answered for {count(limit, 'second')}"))
         if self._credentials.renew():
             log.warning("the access file has a new secret: all connections end, and who has it may come back")
-            for link in [link for link in self._links.values() if isinstance(link, MessageLink)] + [*self._strangers]:
+            for link in [
+                *self._strangers.all(),
+                *(link for link in self._links.values() if isinstance(link, MessageLink)),
+            ]:
                 link.abort()
         self.post(Tick())
         self._beat()
@@ -292,14 +296,12 @@ class SchedulerServer:
         handshake = Acceptor(secret, version=__version__, nonce=nonce, info=self._info)
         tls = self._credentials.stream(address, accepts=True)
         limit = dead_seconds(self.core.heartbeat_timeout)
-        link = MessageLink(handshake, self._opened, self._received, self._closed, limit, self._lags, tls)
-        self._strangers.add(link)
-        return link
+        callbacks = self._opened, self._received, self._closed
+        return MessageLink(handshake, *callbacks, limit, self._lags, tls, self._strangers)
 
     def _opened(self, link: MessageLink) -> None:
         handshake = link.handshake
         assert isinstance(handshake, Acceptor) and handshake.peer_info is not None
-        self._strangers.discard(link)
         if self.stopped.is_set():
             link.close()  # the handshake ended while `close` went through the others
             return
@@ -328,7 +330,6 @@ class SchedulerServer:
             self.post(Lagging(peer, False), *self._lagging.pop(peer, ()))
 
     def _closed(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
-        self._strangers.discard(link)
         self._enduring.discard(link)
         peer = self._peers.pop(id(link), None)
         if peer is None:

@@ -18,6 +18,7 @@ from minidask._version import __version__
 from minidask.errors import MinidaskError
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
+from minidask.net.strangers import Strangers
 from minidask.net.transport import MessageLink, connect
 from minidask.wire.handshake import NONCE_BYTES, PEER, Acceptor, Initiator
 from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
@@ -56,6 +57,7 @@ class Peers:
         self.address = ""
         """The address where other workers can fetch; "" while they cannot."""
         self._credentials = credentials
+        self._strangers: Strangers[MessageLink] = Strangers()
         self._receiver = receiver
         self._server: asyncio.Server | None = None
         self._links: dict[Peer, MessageLink] = {}
@@ -158,7 +160,7 @@ class Peers:
             self._received(number, messages)
 
         tls = self._credentials.stream(ANYWHERE, accepts=True)
-        link = MessageLink(handshake, lambda _: None, received, closed, on_lag=lags, tls=tls)
+        link = MessageLink(handshake, lambda _: None, received, closed, on_lag=lags, tls=tls, strangers=self._strangers)
         self._links[number] = link
         return link
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.net.addresses import Address
 from minidask.net.sockets import DEAD_SECONDS, check_user, endure, keep_alive, unanswered
+from minidask.net.strangers import Strangers
 from minidask.wire.codec import decode, encode
 from minidask.wire.frames import AUTHENTICATED, Buffer, Frame, FrameDecoder
 from minidask.wire.handshake import Acceptor, Initiator, refusal
@@ -30,7 +31,7 @@ from minidask.wire.messages import Goodbye, Message
 if TYPE_CHECKING:
     from minidask.net.tls import TLSStream
 
-HANDSHAKE_SECONDS = 10.0
+HANDSHAKE_SECONDS = 5.0
 CONNECT_SECONDS = 5.0
 LAG_BYTES = 64 << 20
 AHEAD_BYTES = 1 << 20  # so much is encrypted before the kernel takes it
@@ -66,6 +67,7 @@ class MessageLink(asyncio.BufferedProtocol):
         on_lag: called with the link and True when more than 64 MiB wait because the peer does not read; with False when
             it has caught up.
         tls: encrypts the connection; None: nothing does.
+        strangers: the connections of a program that listens whose peers have not proven anything yet.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class MessageLink(asyncio.BufferedProtocol):
         dead_seconds: int = DEAD_SECONDS,
         on_lag: Callable[[MessageLink, bool], None] | None = None,
         tls: TLSStream | None = None,
+        strangers: Strangers[MessageLink] | None = None,
     ) -> None:
         self.handshake = handshake
         self._on_open = on_open
@@ -87,6 +90,7 @@ class MessageLink(asyncio.BufferedProtocol):
         self.reads = 0
         """How often bytes have come: as long as this grows, the peer is not silent."""
         self._tls = tls
+        self._strangers = strangers
         self._decoder = FrameDecoder() if handshake else FrameDecoder(AUTHENTICATED)
         self._open = handshake is None
         self._secured = False
@@ -190,6 +194,11 @@ class MessageLink(asyncio.BufferedProtocol):
             self.flush()
             return
         self._deadline = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self._too_slow)
+        if self._strangers is not None:
+            name = self._transport.get_extra_info("peername")
+            gone = self._strangers.enter(self, name[0] if isinstance(name, tuple) else "")
+            if gone is not None:
+                gone.abort()
         try:
             check_user(sock)
         except AuthenticationError as error:
@@ -246,6 +255,7 @@ class MessageLink(asyncio.BufferedProtocol):
             self._on_lag(self, lags)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._is_no_stranger()
         if self._deadline is not None:
             self._deadline.cancel()
         if self._error is None and isinstance(exc, OSError):
@@ -316,7 +326,12 @@ class MessageLink(asyncio.BufferedProtocol):
                 self._deadline.cancel()
             self._decoder.limits = AUTHENTICATED
             self._open = True
+            self._is_no_stranger()
             self._on_open(self)
+
+    def _is_no_stranger(self) -> None:
+        if self._strangers is not None:
+            self._strangers.leave(self)
 
     def _answered_http(self, nbytes: int) -> bool:
         """Look at the first bytes of a peer. Returns whether they were a browser's, and it has its answer."""

@@ -16,19 +16,7 @@ import enum
 import typing
 from typing import Annotated, Any, NamedTuple
 
-from minidask.wire.bounds import (
-    Depth,
-    Integer,
-    Label,
-    Length,
-    Limit,
-    Number,
-    Offset,
-    OneOf,
-    Range,
-    Seconds,
-    Size,
-)  # fmt: skip
+from minidask.wire.bounds import Depth, Integer, Label, Length, Limit, Number, Offset, OneOf, Range, Seconds, Size
 from minidask.wire.frames import Buffer
 from minidask.wire.large import BLOB_ID_BYTES, CHUNK_BYTES, blob_id
 
@@ -611,12 +599,10 @@ class CallerMessage(NamedTuple):
 RECORDS = "log"
 """The channel for `logging`. Each buffer is the msgpack of a `LogRecord`'s attributes; one of them is `worker`."""
 
-
 REASONS = frozenset(Reason)
 
 GIVE_BACK_SECONDS = 0.05
 """How long an attempt waits at a worker for a free slot, before `GaveBack`. The scheduler prefetches less than that."""
-
 
 OUTLIVES = 1 << 40
 """Attempts of tasks with this number or a higher one go on when their scheduler is lost: see `scheduler/holds.py`."""
@@ -624,26 +610,16 @@ OUTLIVES = 1 << 40
 BEATS = 3
 """How many heartbeats are sent in the time after which a silent peer is lost."""
 
-
 Report = Done | Failed | Died | Stopped | OfferResult | TaskMessage
 """What a worker tells of an attempt, and tells later if it has no scheduler just then."""
 
 Message = (
-    PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown
-    | Workers | TaskDone | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye
-    | Run | Stop
-    | SlotReady | Done | Failed | Died | Stopped | GaveBack | Output | Heartbeat | Resized
-    | WorkerChanged
-    | OfferBlob | NeedBlob | FetchChunk | Chunk | NoBlob | HaveBlob | FetchFailed | BlobLost
-    | OfferResult | ResultOffered | ResultTaken
-    | Waiting | Resumed | IdleSlots | RanInline
-    | TaskMessage | CallerMessage
-    | Notice
-    | CancelAll
-    | Restart | Restarted
-    | Yield | WantBlobs | CallDone | CallFailed
-    | Began
-    | Resubmitted | Adopted
+    PutBlob | ReleaseBlobs | OpenGroup | CloseGroup | Submit | Cancel | Ask | Shutdown | Workers | TaskDone
+    | TaskRaised | TaskLost | TaskOutput | Answer | Goodbye | Run | Stop | SlotReady | Done | Failed | Died | Stopped
+    | GaveBack | Output | Heartbeat | Resized | WorkerChanged | OfferBlob | NeedBlob | FetchChunk | Chunk | NoBlob
+    | HaveBlob | FetchFailed | BlobLost | OfferResult | ResultOffered | ResultTaken | Waiting | Resumed | IdleSlots
+    | RanInline | TaskMessage | CallerMessage | Notice | CancelAll | Restart | Restarted | Yield | WantBlobs
+    | CallDone | CallFailed | Began | Resubmitted | Adopted
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

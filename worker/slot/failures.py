@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sys
+import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from minidask.errors import SerializationError, TaskError
 from minidask.pickling import tracebacks
@@ -63,3 +67,20 @@ def _call_that_raised(error: BaseException, around: Sequence[str]) -> str:
             call = tracebacks.short_call(seen["function"], seen["args"], seen["kwargs"])
         trace = trace.tb_next
     return call
+
+
+def end_fork(error: BaseException | None) -> NoReturn:
+    """End a process that a task has forked and that has returned from the task: the slot's socket is not its own."""
+    code = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+    flush_output()
+    os._exit(code & 0xFF)
+
+
+def flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by the task: its business
+            stream.flush()

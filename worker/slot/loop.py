@@ -18,12 +18,10 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from minidask.data.store import DISK, BlobStore
 from minidask.errors import MinidaskError, SchedulerLost
@@ -92,9 +90,8 @@ class Slot:
         self._given: collections.deque[m.Run] = collections.deque()  # calls that have come and not begun
         self._waiting: dict[tuple[int, ...], int] = {}  # by attempt: how many of its threads wait for its own tasks
         self._resumed: list[int] = []  # tasks whose `Resumed` the daemon has not echoed yet
-        self._sending = (
-            threading.RLock()
-        )  # held while those, or the running calls, change together with a message about it
+        self._sending = threading.RLock()
+        """Held while those, or the running calls, change together with a message about it."""
         self._receiving = threading.Lock()
         self._outgoing: collections.deque[list[memoryview]] = collections.deque()
         self._writing = False
@@ -269,7 +266,7 @@ class Slot:
     def flush_output(self, call: RunningCall) -> None:
         """Write out what a call that has ended has printed, and take back the signal that it may have taken."""
         if self._alone:
-            _flush_output()
+            failures.flush_output()
         if not call.before:  # no call below it has a handler to lose
             self._heed_stops()
 
@@ -332,7 +329,7 @@ class Slot:
                     self.send(m.Began(run.task, run.attempt))
                 result = batch.run_task(function, args, kwargs)
                 if os.getpid() != self._pid:
-                    _end_fork(None)
+                    failures.end_fork(None)
                 payload = dumps(result, f"the result of task {run.name!r}, of type {type(result).__name__},")
             finally:
                 call.interruptible = False
@@ -353,7 +350,7 @@ class Slot:
     def failed(self, run: m.Run, error: BaseException, began: float, tries: int = 1) -> m.Failed:
         """The message for a call that raised; in a fork of the slot, ends that process instead."""
         if os.getpid() != self._pid:
-            _end_fork(error)
+            failures.end_fork(error)
         seconds = time.perf_counter() - began
         if isinstance(error, SchedulerLost) and self.client is not None and self.client.core.lost:
             self.cut_off([run.task, run.attempt])
@@ -381,20 +378,3 @@ class Slot:
             self._caller.take_over(run.blobs[0], session)
             self._logs.take_over(session)
         self._session = run.blobs[0]
-
-
-def _end_fork(error: BaseException | None) -> NoReturn:
-    """End a process that a task has forked and that has returned from the task: the slot's socket is not its own."""
-    code = 0 if error is None else 1
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        traceback.print_exception(error)
-    _flush_output()
-    os._exit(code & 0xFF)
-
-
-def _flush_output() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or replaced by the task: its business
-            stream.flush()
