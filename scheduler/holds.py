@@ -26,7 +26,8 @@ from minidask.wire import messages as m
 
 from .tasks import ClientRecord, LetGo, TaskRecord, WorkerRecord
 
-HOLD_SECONDS = 60.0
+HOLD_SECONDS = 10.0
+"""How long what runs waits for its client: one that is alive tries to connect at least once a second."""
 MANY = 1 << 20
 """More attempts than one scheduler has made of a task."""
 

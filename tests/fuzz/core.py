@@ -44,6 +44,8 @@ class Talk:
         self._waiting: set[int] = set()
         self._runs: list[m.Run] = []
         self._submitted = 0
+        self._hosts: set[tuple[int, ...]] = set()
+        self._lively = True
         self.words = 0
         self.refused = 0
         self._do(Joined(CLIENT, "client", "tcp://honest:1", {"python": "3.11.7", "keys": [7]}))
@@ -96,8 +98,10 @@ class Talk:
         if role == "worker":
             info |= {"slots": chance.randrange(3), "serves": chance.choice(("", f"tcp://liar:{self._peers}"))}
         else:
-            info |= {"nested": chance.random() < 0.3, "slot_of": chance.choice(("", "guess"))}
-            if chance.random() < 0.7:
+            info |= {"nested": chance.random() < 0.3, "slot_of": chance.choice(("", "guess", "u", "u"))}
+            if info["slot_of"] == "u":  # a task of the honest worker's: what it submits must not go to liars
+                info["python"] = "3.11.7"
+            elif chance.random() < 0.7:
                 info["python"] = ""
         self._do(Joined(self._peers, role, f"tcp://liar:{self._peers}", info))
         for number in (CLIENT, WORKER, self._peers):
@@ -120,14 +124,24 @@ class Talk:
             self._do(Tick())
 
     def _work(self) -> None:
+        """End what the honest worker runs: some of it is given back, or waits for tasks within that liars submit."""
         runs, self._runs = self._runs, []
         for run in runs:
-            if run.lease:
+            way = self._chance.random() if self._lively else 1.0
+            if way < 0.1 and run[:2] not in self._hosts:
+                self._do(Received(WORKER, m.GaveBack(run.task, run.attempt)))
+            elif way < 0.5:
+                self._runs.append(run)
+                if way < 0.3 and not run.lease:
+                    self._hosts.add(run[:2])
+                    self._do(Received(WORKER, m.Waiting(run.task, run.attempt)))
+            elif run.lease:
                 self._do(Received(WORKER, m.Failed(run.task, run.attempt, 0.1, "no queue", [])))
             else:
                 self._do(Received(WORKER, m.Done(run.task, run.attempt, 0.1, [bytes(run.payload[0])])))
 
     def _wait_for_all(self) -> None:
+        self._lively = False
         for _ in range(MOST_TASKS):
             if not self._waiting:
                 return
@@ -148,7 +162,7 @@ class Talk:
             elif peer == WORKER and isinstance(message, m.Run):
                 self._runs.append(message)
                 for liar, _ in self._liars.values():
-                    liar.hear([message.task, message.attempt])
+                    liar.hear(message)
             elif peer == WORKER and isinstance(message, m.Stop):
                 self._runs = [run for run in self._runs if run[:2] != message[:2]]
                 self._do(Received(WORKER, m.Stopped(message.task, message.attempt, m.Reason.CANCELLED, "")))

@@ -67,10 +67,16 @@ class Liar:
     def __init__(self, role: str, chance: random.Random) -> None:
         self.role = role
         self._chance = chance
+        self._number = 0
+        self._groups: list[int] = []
+        self._blobs: list[bytes] = []
+        self._attempts: list[list[int]] = [[1, 1]]
         self._heard: dict[type, list[Any]] = {int: [1, 2, 3], str: ["f"], bytes: [blob_id([b"x"])]}
 
     def hear(self, value: Any) -> None:
         """Learn the values in something: a message, or one of its fields."""
+        if isinstance(value, m.Run):
+            self._attempts = [*self._attempts[1 - KEPT :], [value.task, value.attempt]]
         if isinstance(value, list | tuple):
             for each in list(value)[:20]:
                 self.hear(each)
@@ -83,15 +89,21 @@ class Liar:
     def word(self) -> bytes:
         """The bytes of the next message."""
         chance = self._chance
-        kinds = BY_ROLE[self.role] if chance.random() < 0.95 else m.CODES
+        kinds = BY_ROLE[self.role] if chance.random() < 0.98 else m.CODES
         kind = chance.choice(kinds)
-        wild = chance.random() < 0.15
+        if kind is m.Shutdown and chance.random() < 0.9:
+            kind = m.Submit
+        wild = chance.random() < 0.05
         hints = _hints(kind)
         bad = chance.choice(kind._fields) if wild and kind._fields else None
         fields = [
             self._odd() if name == bad and chance.random() < 0.3 else self._value(hints[name], name == bad)
             for name in kind._fields
         ]
+        if "attempt" in kind._fields and chance.random() < 0.6 and not wild:
+            fields[:2] = chance.choice(self._attempts[-8:])
+        if not wild and chance.random() < 0.8:
+            self._make_sensible(kind, fields)
         payload = []
         if "payload" in kind._fields:
             fields.pop()
@@ -100,8 +112,28 @@ class Liar:
             ]
         if kind is m.PutBlob and chance.random() < 0.9:
             fields[0] = blob_id(payload)
+            self._blobs = [*self._blobs[-3:], fields[0]] if payload else self._blobs
         data = frame(pack([m.CODES.index(kind), *fields]), payload)
-        return self._damaged(data) if chance.random() < 0.03 else data
+        return self._damaged(data) if chance.random() < 0.01 else data
+
+    def _make_sensible(self, kind: type[Any], fields: list[Any]) -> None:
+        """Make it what a client of ours could say now: fresh numbers, groups that are open, blobs that it holds."""
+        chance = self._chance
+        parent = list(chance.choice(self._attempts[-8:])) if chance.random() < 0.6 else []
+        if kind is m.Submit:
+            self._number += 1
+            group = chance.choice([0, *self._groups])
+            lease = not parent and chance.random() < 0.1
+            fields[0], fields[2] = self._number, chance.randrange(20)
+            fields[4:9] = group, None, chance.sample(self._blobs, min(len(self._blobs), 1)), parent, lease
+        elif kind is m.OpenGroup:
+            self._number += 1
+            self._groups = [*self._groups[-3:], self._number]
+            fields[:] = self._number, chance.randrange(4), parent
+        elif kind is m.Cancel:
+            fields[0] = [chance.randrange(self._number + 1)]
+        elif kind is m.ReleaseBlobs:
+            fields[0], self._blobs = self._blobs[:1], self._blobs[1:]
 
     def _value(self, hint: Any, bad: bool) -> Any:
         """A value that a field with this annotation may have; or rather not, if it is to be `bad`."""
@@ -151,6 +183,8 @@ class Liar:
             return chance.choice(known) if known and chance.random() < 0.8 else chance.randbytes(size)
         if getattr(bound, "even", False):
             numbers = self._heard[int]
+            if not bad and chance.random() < 0.5:
+                return chance.choice(self._attempts[-8:])
             return [chance.choice(numbers) for _ in range(chance.choice((0, 2)) if not bad else 3)]
         return self._value(kind, bad)
 

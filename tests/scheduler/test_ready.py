@@ -175,3 +175,26 @@ def test_each_of_many_priorities_costs_the_same(end: str) -> None:
         return counted[0]
 
     assert steps(2000) < 2 * 5 * steps(400)
+
+
+def test_a_guest_that_is_given_back_takes_its_place_again_among_other_priorities() -> None:
+    """It was alone in its line, whose entry may still be in the heap."""
+    core = SchedulerCore()
+    core.handle(Joined(1, "worker", "w", {"slots": 1}), 0.0)
+    core.handle(Joined(2, "client", "c", {}), 0.0)
+    core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], False, [b"f"])), 0.0)
+    ((_, host),) = core.assign(0.0)
+    assert isinstance(host, m.Run)
+    for number in range(2, 10):
+        within = m.Submit(number, "f", number, None, 0, None, [], [host.task, host.attempt], False, [b"f"])
+        core.handle(Received(2, within), 0.0)
+    began = []
+    core.handle(Received(1, m.Waiting(host.task, host.attempt)), 0.0)
+    for turn in range(20):
+        for _, run in core.assign(0.0):
+            assert isinstance(run, m.Run)
+            began.append(core.attempts.tasks[run.task].number)
+            done = m.GaveBack(run.task, run.attempt) if turn % 2 else m.Done(run.task, run.attempt, 0.1, [b"r"])
+            core.handle(Received(1, done), 0.0)
+    assert sorted(set(began)) == [*range(2, 10)] and not len(core.ready)
+    assert began == sorted(began, reverse=True), "the highest priority comes first, also when it comes again"
