@@ -1,11 +1,11 @@
 """Kills slots while calls go through a call queue, and looks whether any call is lost, run twice at once, or blamed.
 
-    python -m tests.kills [--calls 100000] [--kills 5000] [--poisons 50] [--seed N]
+    python -m tests.kills [--calls 100000] [--kills 5000] [--poisons 50] [--replacements 50] [--seed N]
 
 The calls tell in a file that they begin and end, and the killer tells there whom it kills, before it does. Each note is
 one `O_APPEND` write, so the file has the order of all that happened: a call that begins while another attempt of it has
-neither ended nor been killed ran twice at once. And a process that begins its first call after a death has taken the
-place of the one that died.
+neither ended nor been killed ran twice at once. A process that begins its first call after a death has taken the place
+of the one that died: how long that takes is measured while there is work for all slots.
 
 A slot dies by a signal, or by an order that the next call finds: it then calls `os._exit`, or takes memory until its
 slot is over the limit.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -35,6 +36,7 @@ from joblib import Parallel, delayed, parallel_config
 
 import minidask
 from minidask.errors import KilledWorker
+from tests.helpers import wait_until
 
 NOTE = "<cQId"  # what happens, the call's number, the process, and when, by the clock of the whole machine
 NOTE_BYTES = struct.calcsize(NOTE)
@@ -77,6 +79,11 @@ def nothing(number: int) -> int:
 
 def count(number: int) -> int:
     return sum(range(number % 50_000))
+
+
+def moment(number: int) -> int:
+    time.sleep(0.005)
+    return -number
 
 
 def sized(number: int) -> bytes:
@@ -139,18 +146,22 @@ class Killer:
     def _kill_all(self) -> None:
         while self.kills < self._most and not self._over.wait(self._chance.uniform(0, 2 * self._seconds)):
             # Memory takes a while to be used up, so that comes to a part of the others only.
-            way = self._chance.choices(WAYS_TO_DIE, (10, 10, 10, 10, 1))[0]
-            slot = self._order(way) if way in ORDERS else self._signal(SIGNALS[way])
-            if slot is not None:
-                self.kills += 1
-                while _lives(slot):
-                    time.sleep(0.001)
-                note(self._path, DEAD, 0, slot)
-                Path(f"{self._path}.{slot}").unlink(missing_ok=True)  # the order that it has taken
+            self.kills += self.kill_one(self._chance.choices(WAYS_TO_DIE, (10, 10, 10, 10, 1))[0])
+
+    def kill_one(self, way: str) -> bool:
+        """Kill a slot in one of the ways, and wait for its death; whether there was one."""
+        slot = self._order(way) if way in ORDERS else self._signal(SIGNALS[way])
+        if slot is None:
+            return False
+        while _lives(slot):
+            time.sleep(0.001)
+        note(self._path, DEAD, 0, slot)
+        Path(f"{self._path}.{slot}").unlink(missing_ok=True)  # the order that it has taken
+        return True
 
     def _signal(self, number: signal.Signals) -> int | None:
         """Send a slot a signal that it dies of; returns its process."""
-        slots = self._busy_slots()
+        slots = self.busy_slots()
         if not slots:
             return None
         slot = self._chance.choice(slots)
@@ -170,7 +181,7 @@ class Killer:
         taken = [file for file in os.listdir(folder) if file.startswith(f"{name}.")]
         return int(taken[0].rpartition(".")[2])
 
-    def _busy_slots(self) -> list[int]:
+    def busy_slots(self) -> list[int]:
         """The slots that have run a call: to kill those that only start tells nothing of queues."""
         began = {process for what, _, process, _ in notes(self._path, last=5000) if what == BEGINS}
         with open(f"/proc/{self._node}/task/{self._node}/children") as file:
@@ -226,25 +237,7 @@ def run_twice_at_once(path: str) -> list[str]:
     return found
 
 
-def replaced_after(path: str) -> list[float]:
-    """Seconds from each death until a process that is new has begun a call.
-
-    Slots are alike, so the first new process stands for the first one that died.
-    """
-    known: set[str] = set()
-    waiting: collections.deque[float] = collections.deque()
-    seconds = []
-    for what, _, process, when in named(path):
-        if what == DEAD:
-            waiting.append(when)
-        elif what == BEGINS and process not in known:
-            known.add(process)
-            if waiting:
-                seconds.append(when - waiting.popleft())
-    return sorted(seconds)
-
-
-# --- the two parts ---
+# --- the three parts ---
 
 
 class Summary(NamedTuple):
@@ -294,19 +287,47 @@ def kill_at_random(client: minidask.Client, path: str, calls: int, kills: int, s
                 print(f"{counts['calls']} calls, {killer.kills} kills, {time.monotonic() - began:.0f} s", flush=True)
     doubles = run_twice_at_once(path)
     print("\n".join(doubles[:20]))
-    if gaps := replaced_after(path):
-        over = sum(gap > 1 for gap in gaps)
-        print(
-            f"from a death until another process took a call: median {gaps[len(gaps) // 2]:.2f} s,"
-            f" of 1,000 all but one within {gaps[len(gaps) * 999 // 1000]:.2f} s, longest {gaps[-1]:.2f} s,"
-            f" {over} of {len(gaps)} above 1 s",
-            flush=True,
-        )
     took = time.monotonic() - began
     return Summary(
         counts["calls"], killer.kills, counts["lost"], took, counts["wrong results"], counts["wrong losses"],
         len(doubles), 0,
     )  # fmt: skip
+
+
+def time_replacements(client: minidask.Client, path: str, times: int, seed: int) -> list[float]:
+    """Seconds from deaths, one after the other, until a process that is new has begun a call."""
+    over = threading.Event()
+    seconds: list[float] = []
+    slots = client.slots()
+    killer = Killer(client.scheduler_info()["pid"], path, random.Random(seed), 0.0, 0)
+
+    def calls() -> Iterator[Any]:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            yield delayed(noted)(path, number, moment)
+
+    def kill_some() -> None:
+        try:
+            for number in range(times):
+                wait_until(lambda: len(killer.busy_slots()) == slots, "all slots had a call", 60)
+                before = set(killer.busy_slots())
+                assert killer.kill_one(WAYS_TO_DIE[number % len(WAYS_TO_DIE)])
+                wait_until(lambda before=before: set(killer.busy_slots()) - before, "there was another one", 60)  # type: ignore[misc]
+                (new,) = set(killer.busy_slots()) - before
+                died = max(when for what, _, _, when in notes(path) if what == DEAD)
+                seconds.append(
+                    min(w for what, _, slot, w in notes(path) if (what, slot) == (BEGINS, new) and w > died) - died
+                )
+        finally:
+            over.set()
+
+    thread = threading.Thread(target=kill_some)
+    thread.start()
+    found = list(Parallel(n_jobs=-1, batch_size=1, return_as="generator")(calls()))
+    thread.join()
+    assert found == [(number, -number) for number in range(len(found))], "wrong results"
+    return sorted(seconds)
 
 
 def poison_some(client: minidask.Client, folder: Path, times: int, seed: int) -> Summary:
@@ -366,6 +387,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=5000)
     parser.add_argument("--poisons", type=int, default=50, help="how often one call kills its own slot")
+    parser.add_argument("--replacements", type=int, default=50, help="how often the time to a replacement is measured")
     parser.add_argument("--seconds", type=float, default=0.1, help="between two kills, on average")
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
@@ -378,6 +400,14 @@ def main() -> int:
         path = os.path.join(folder, "notes")
         Path(path).touch()
         with parallel_config("minidask", scheduler=client):
+            seconds = time_replacements(client, path, options.replacements, options.seed)
+            if seconds:
+                print(
+                    f"from a death until its replacement begins a call: median {seconds[len(seconds) // 2]:.2f} s,"
+                    f" longest {seconds[-1]:.2f} s, {sum(s > 1 for s in seconds)} of {len(seconds)} above 1 s",
+                    flush=True,
+                )
+            Path(path).write_bytes(b"")
             poisoned = poison_some(client, Path(folder), options.poisons, options.seed)
             print("poison:", poisoned, flush=True)
             killed = kill_at_random(client, path, options.calls, options.kills, options.seconds, options.seed)

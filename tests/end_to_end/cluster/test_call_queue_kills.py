@@ -8,7 +8,7 @@ from tests.helpers import Programs
 
 
 def test_no_call_is_lost_or_runs_twice_at_once_and_the_right_one_is_blamed(programs: Programs) -> None:
-    options = ("--calls", "2000", "--kills", "10", "--poisons", "3", "--seconds", "0.1")
+    options = ("--calls", "2000", "--kills", "10", "--poisons", "3", "--replacements", "5", "--seconds", "0.1")
     program = programs.start(sys.executable, "-m", "tests.kills", *options)
     assert program.exit_code(50) == 0, program.text
     assert "kills: Summary(calls=" in program.text
