@@ -31,6 +31,13 @@ class Hostile:
             self.sock.connect(at.path)
         else:
             self.sock = socket.create_connection((at.host, at.port))
+        try:
+            self._join(at, role, info, access_file)
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def _join(self, at: Address, role: str, info: dict[str, Any], access_file: str | None) -> None:
         self.sock.settimeout(20)
         self._decoder = FrameDecoder()
         self._frames: list[Any] = []

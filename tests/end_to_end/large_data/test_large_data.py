@@ -23,7 +23,6 @@ import minidask
 from minidask import errors
 from minidask.client.group import TaskGroup
 from minidask.data import files as blobfiles
-from minidask.pickling.scattered import Scattered
 from minidask.wire.codec import encode
 from minidask.wire.large import blob_id
 from minidask.wire.messages import Message, PutBlob
@@ -428,14 +427,11 @@ def test_data_reaches_another_machines_store_and_results_come_back(programs: Pro
     assert store not in os.listdir("/dev/shm")
 
 
-def test_bytes_that_are_not_what_their_name_says_are_refused(client: minidask.Client) -> None:
-    forged = b"x" * 16
-    client.shell.send_if_open([PutBlob(forged, [b"not what the name says"])])
-    client.shell.core.hold([forged])
-    handle = Scattered(forged, [], "bytes", client.shell.blobs)
-    with pytest.raises(errors.SerializationError, match="was not sent along"):
-        client.submit(len, handle).result(10)
-    handle.release()
+def test_bytes_that_are_not_what_their_name_says_end_the_connection_of_who_sends_them(client: minidask.Client) -> None:
+    with minidask.Client(client.address, access_file=client.access_file) as liar:
+        liar.shell.send_if_open([PutBlob(b"x" * 16, [b"not what the name says"])])
+        with pytest.raises(errors.SchedulerLost, match="are not what its name says"):
+            liar.submit(len, "sound").result(10)
     assert client.submit(len, "sound").result(10) == 5
 
 

