@@ -490,10 +490,7 @@ class Attempts:
             self._ready.forget_children(ancestor)
 
     def lose_client(self, client: ClientRecord) -> None:
-        """A client has left: cancel all tasks that it has submitted, and stop those that run.
-
-        Their word of that may be lost, and the client be back: they are told that they are cut off from their tasks.
-        """
+        """A client has left, and may be back: stop all of its tasks, and tell them that they have lost theirs."""
         for task in list(client.tasks.values()):
             self.cancel(task, force=True, told=m.Reason.NO_PARENT)
         self._ready.lose_client(client)

@@ -78,6 +78,7 @@ class SchedulerServer:
         self._info["heartbeat_timeout"] = core.heartbeat_timeout
         self._info["shutdown"] = core.allow_shutdown
         self._beat_at = 0.0
+        self._acknowledged: dict[int, int] = {}  # how many messages each peer was told have come
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._names: dict[int, str] = {}  # of peers, for the log
@@ -281,12 +282,18 @@ class SchedulerServer:
         self._beat()
 
     def _beat(self) -> None:
-        """Tell every peer now and then that this process is alive, and no machine on the way is gone."""
+        """Tell every peer now and then that this process is alive, and no machine on the way is gone.
+
+        Workers that have sent something are told at once that it has come: until then they keep outcomes.
+        """
         now = time.monotonic()
-        if now - self._beat_at >= self.core.heartbeat_timeout / BEATS:
-            self._beat_at = now
-            for link in list(self._links.values()):
-                link.send(Heartbeat(0))
+        due = now - self._beat_at >= self.core.heartbeat_timeout / BEATS
+        self._beat_at = now if due else self._beat_at
+        for peer, link in list(self._links.items()):
+            received = link.received if isinstance(link, MessageLink) else 0
+            if due or (peer in self.core.workers and received != self._acknowledged.get(peer, 0)):
+                self._acknowledged[peer] = received
+                link.send(Heartbeat(0, received))
                 link.flush()
 
     # --- sockets ---
@@ -333,10 +340,11 @@ class SchedulerServer:
         self._enduring.discard(link)
         peer = self._peers.pop(id(link), None)
         if peer is None:
-            if error is not None:
+            if error is not None and not isinstance(error, ConnectionError):  # it may only have asked who is there
                 log.warning("turned away a connection from %s: %s", link.peer or "a local process", error)
             return
         del self._links[peer]
+        self._acknowledged.pop(peer, None)
         self._dismissed.discard(peer)
         self._lagging.pop(peer, None)
         reason = str(error) if error else "it closed the connection"

@@ -138,8 +138,8 @@ class Reconnector:
             if self._was_open:
                 last_contact, pause = self._silent_since or time.monotonic(), FIRST_RETRY_SECONDS
                 why = self._error or "the scheduler closed it"
-                calls = count(self._shell.calls, "call")
-                log.warning("the connection to %s is gone: %s; %s go on; trying again", self._address, why, calls)
+                calls = self._shell.calls
+                log.warning("the connection to %s is gone: %s; calls that go on: %d", self._address, why, calls)
             elif time.monotonic() - last_contact + pause > self._death_timeout:
                 raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
             await asyncio.sleep(pause)

@@ -160,13 +160,13 @@ class WorkerShell:
         Args:
             heartbeat_timeout: after how many seconds of silence the scheduler takes this worker for lost.
         """
-        self._heartbeat_seconds = heartbeat_timeout / m.BEATS
         self._link = link
         if link is None:
             self._transfers.close()
             return
+        self._heartbeat_seconds = heartbeat_timeout / m.BEATS
         size, self._unsent_size = self._unsent_size, []
-        for message in [*size, *self._reports.again(time.monotonic()), *self._core.waiting()]:
+        for message in [*size, *self._reports.joined(), *self._core.waiting()]:
             self._pass_on(link, message)
 
     def resize(self, slots: int) -> None:
@@ -273,10 +273,11 @@ class WorkerShell:
 
     def from_scheduler(self, messages: list[m.Message]) -> None:
         """Take messages that have come from the scheduler, in order."""
-        if self._may_lose_reports:
-            self._reports.heard(time.monotonic())
         events: list[e.Event] = []
         for message in messages:
+            if type(message) is m.Heartbeat:
+                self._reports.have_come(message.received)
+                continue
             try:
                 kept = intake.stored(message, self._store) if type(message) is m.PutBlob else message
             except Exception as error:  # noqa: BLE001 - ends what it came from
@@ -336,8 +337,6 @@ class WorkerShell:
     def _send(self, message: m.Message) -> None:
         if self._link is not None:
             self._pass_on(self._link, message)
-            if self._may_lose_reports and isinstance(message, m.Done | m.Failed):
-                self._reports.sent(message, time.monotonic())
         elif isinstance(message, m.Report):
             self._reports.unsent(message)
         elif isinstance(message, m.Resized):
@@ -345,6 +344,8 @@ class WorkerShell:
 
     def _pass_on(self, link: Link, message: m.Message) -> None:
         link.send(message)
+        if self._may_lose_reports:
+            self._reports.sent(message)
         self._touched.add(link)
         if not self._busy:
             self._flush()
@@ -439,7 +440,7 @@ class WorkerShell:
     def _send_heartbeat(self) -> float:
         self._send(m.Heartbeat(self._memory))
         self._untaken.look()
-        return self._heartbeat_seconds
+        return self._heartbeat_seconds if self._link is not None else RETRY_SECONDS  # soon after it has joined
 
     def _watch_memory(self) -> float:
         groups = functools.cache(self._groups.look)

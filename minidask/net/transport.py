@@ -87,6 +87,8 @@ class MessageLink(asyncio.BufferedProtocol):
         self._on_closed = on_closed
         self._dead_seconds = dead_seconds
         self._on_lag = on_lag
+        self.received = 0
+        """How many messages have come."""
         self.reads = 0
         """How often bytes have come: as long as this grows, the peer is not silent."""
         self._tls = tls
@@ -231,6 +233,7 @@ class MessageLink(asyncio.BufferedProtocol):
         except (ProtocolError, AuthenticationError, ConnectionError) as error:
             failure = error
         if messages:  # also those before a mistake
+            self.received += len(messages)
             self._on_messages(self, messages)
         if isinstance(failure, OSError):
             self.abort(failure)

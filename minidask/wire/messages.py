@@ -439,9 +439,10 @@ class Output(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """The worker is alive. `memory` is how many bytes its busy slots use, without shared ones, when last measured."""
+    """A worker's busy slots use `memory` bytes of their own. The scheduler has `received` so many of its messages."""
 
     memory: Number
+    received: Number = 0
 
 
 class Resized(NamedTuple):

@@ -75,7 +75,7 @@ class Machine:
             again = self.core.waiting()
             self.world.met["waits still"] += len(again)
             size, self.unsent_size = self.unsent_size, []
-            for message in [*size, *self.reports.again(self.world.now), *again]:
+            for message in [*size, *self.reports.joined(), *again]:
                 self._pass_on(connection, message)
 
     def closed(self, connection: Connection) -> None:
@@ -99,8 +99,6 @@ class Machine:
     def _send(self, message: Any) -> None:
         if self.link is not None:
             self._pass_on(self.link, message)
-            if isinstance(message, m.Done | m.Failed):
-                self.reports.sent(message, self.world.now)
         elif isinstance(message, m.Report):
             self.world.met["unsent report"] += 1
             self.reports.unsent(message)
@@ -109,6 +107,7 @@ class Machine:
 
     def _pass_on(self, link: Connection, message: Any) -> None:
         link.to_scheduler(message)
+        self.reports.sent(message)
         task = self._begun.get(message[:2]) if isinstance(message, m.Report) else None
         if task is not None:
             task.reported = link
@@ -121,8 +120,10 @@ class Machine:
     def received(self, connection: Connection, message: Any) -> None:
         if self.alive and connection is self.link:
             self.world.log(self.name, "hears", message)
-            self.reports.heard(self.world.now)
-            self.handle(e.FromScheduler(message))
+            if type(message) is m.Heartbeat:
+                self.reports.have_come(message.received)
+            else:
+                self.handle(e.FromScheduler(message))
 
     # --- the core ---
 

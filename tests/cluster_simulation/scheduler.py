@@ -51,6 +51,9 @@ class Scheduler:
         if self.alive:
             self.world.later(TICK_SECONDS, self._tick)
             self._post(Tick())
+            for link in self.links.values():
+                if link.role == "worker" and link.received:
+                    link.to_peer(m.Heartbeat(0, link.received))
 
     # --- connections ---
 
@@ -86,6 +89,7 @@ class Scheduler:
 
     def received(self, connection: Connection, message: Any) -> None:
         if self.alive and self.links.get(connection.peer) is connection and connection.peer not in self._dismissed:
+            connection.received += 1
             self.world.log(self.name, f"<- {connection.info['name']}", message)
             self._note(connection, message)
             self._post(Received(connection.peer, message))

@@ -176,6 +176,10 @@ class Inner:
         )
 
     def submit_for(self, frame: Frame) -> None:
+        if self.core.closed:  # it was sent away, and its connection ends in a moment
+            frame.cut_off = True
+            self._slot.later(0.0, self._slot._end, frame)
+            return
         if not self._open:
             self._waiting.append(frame)
             return

@@ -104,6 +104,8 @@ class Connection:
         self.role = role
         self.info = info
         self.peer = 0
+        self.received = 0
+        """How many messages the scheduler has had."""
         self.cut = False
         self._lost = [False, False]  # what is under way: to the scheduler, to the peer
         self._last = [world.now, world.now]
