@@ -37,7 +37,7 @@ from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
 
 PROGRAM = "minidask-scheduler"
-ANYWHERE = ("0.0.0.0", "::")
+ALL_NETWORKS = ("0.0.0.0", "::")
 DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
 EPILOG = """\
 a cluster of several machines, in three steps:
@@ -140,7 +140,7 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
 
 
 def _as_others_see_it(address: Address) -> Address:
-    return dataclasses.replace(address, host=socket.gethostname()) if address.host in ANYWHERE else address
+    return dataclasses.replace(address, host=socket.gethostname()) if address.host in ALL_NETWORKS else address
 
 
 def _tell_how_to_join(access: Access, address: Address) -> None:

@@ -32,6 +32,25 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = DEAD
         time.sleep(0.005)
 
 
+def send_under_alarms(send: Callable[[list[bytes]], None], strike: Callable[..., None], most: int) -> bytes:
+    """Send numbered messages until a signal's handler that raises has interrupted 300; returns what is to arrive."""
+    before = signal.signal(signal.SIGALRM, strike)
+    struck = number = 0
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
+        while struck < 300 and number < most:
+            number += 1
+            try:
+                send([b"%09d;" % number, b"x" * (number % 3)])
+            except KeyboardInterrupt:
+                struck += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert struck
+    return b"".join(b"%09d;" % n + b"x" * (n % 3) for n in range(1, number + 1))
+
+
 @contextlib.contextmanager
 def counted_steps() -> Iterator[list[int]]:
     """Count the calls of functions in the block: a measure of its work that no load of the machine changes."""

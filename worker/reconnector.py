@@ -139,7 +139,9 @@ class Reconnector:
                 last_contact, pause = self._silent_since or time.monotonic(), FIRST_RETRY_SECONDS
                 why = self._error or "the scheduler closed it"
                 calls = self._shell.calls
-                log.warning("the connection to %s is gone: %s; calls that go on: %d", self._address, why, calls)
+                log.warning(
+                    "the connection to %s is gone: %s; calls that go on: %d; trying again", self._address, why, calls
+                )
             elif time.monotonic() - last_contact + pause > self._death_timeout:
                 raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
             await asyncio.sleep(pause)
@@ -194,9 +196,7 @@ class Reconnector:
         """
         reads, since = link.reads, time.monotonic()
         while not self._closed.is_set() and time.monotonic() < since + self._death_timeout:
-            tls = self._credentials.stream(self._address, accepts=False)
-            hello = Initiator(b"", role="worker", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
-            answered = await answers(self._address, tls.start() if tls is not None else b"".join(hello.start()))
+            answered = await answers(self._address, self._credentials.hello(self._address, "worker"))
             await asyncio.sleep(ANSWER_SECONDS)  # a scheduler that has stood still answers on both
             if link.reads != reads:
                 return True

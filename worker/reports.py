@@ -17,6 +17,9 @@ from typing import NamedTuple
 from minidask.wire import messages as m
 from minidask.wire.large import OUT_OF_BAND_BYTES
 
+MOST_KEPT = 50
+"""So many outcomes at most, the newest ones: all are named in the handshake, and that is short."""
+
 
 class _Kept(NamedTuple):
     report: m.Report
@@ -27,7 +30,7 @@ class Reports:
     """The reports of one worker."""
 
     def __init__(self) -> None:
-        self._sent: collections.deque[_Kept] = collections.deque()
+        self._sent: collections.deque[_Kept] = collections.deque(maxlen=MOST_KEPT)
         self._unsent: list[m.Report] = []
         self._count = 0
 

@@ -49,6 +49,8 @@ HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
 KILL_SECONDS = 2.0
 READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
+MOST_HOLDS = 150
+"""So many attempts are named in the handshake, which is short; those of a larger machine may be run again."""
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
 
 log = logging.getLogger("minidask.worker")
@@ -131,7 +133,7 @@ class WorkerShell:
             "serves": self._peers.address if self._peers is not None else "",
             "place": place_of(self._store.folder),
             "uid": self._uid,
-            "holds": [[*hold] for hold in {**self._reports.attempts(), **self._core.holds()}.items()],
+            "holds": [[*hold] for hold in {**self._reports.attempts(), **self._core.holds()}.items()][:MOST_HOLDS],
             "ended": [[*hold] for hold in self._reports.ended().items()],
         }
 

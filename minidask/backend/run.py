@@ -14,7 +14,7 @@ are the user's code: they may take any time, raise anything, and wait for other 
 **Which thread runs callbacks.** Never the client's reading thread. An iterable that waits for another task would wait
 for a message which only that thread could read. For a list, the thread that called `Parallel` runs them: it has
 nothing else to do until all results are there. A generator hands control back to the user between two results, and may
-not be asked for the next one for a long time. Its callbacks have a thread of their own, `_run_callbacks`.
+not be asked for the next one for a long time. Its callbacks have a thread of their own, `_run_callbacks_forever`.
 
 **How the waiting thread waits.** It reads the socket itself (leader/followers, see `client/reading.py`), so a result
 is not handed from thread to thread. While it leads, `_done` can only be filled by its own reading, and the order of
@@ -38,7 +38,6 @@ import contextlib
 import functools
 import queue
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -135,11 +134,7 @@ class ParallelRun:
     def _start_collecting(self) -> None:
         """Start the thread for a generator's callbacks; for a list, `collect_until_done` runs them."""
         if self._inside.is_generator:
-            run = weakref.ref(self)  # a signal's handler may end this call before anybody can `close` the run
-            weakref.finalize(self, self._done.put, None).atexit = False
-            callbacks = threading.Thread(target=_run_callbacks, args=(run, self._done), name="minidask-callbacks")
-            callbacks.daemon = True
-            start(callbacks)
+            start(threading.Thread(target=self._run_callbacks_forever, name="minidask-callbacks", daemon=True))
 
     # --- submitting ---
 
@@ -319,6 +314,14 @@ class ParallelRun:
         """Do something useful before waiting, as `NestedRun` does; False: there is nothing to do."""
         return False
 
+    def _run_callbacks_forever(self) -> None:
+        """Run a generator's callbacks until `close`. An error is raised where the user asks for results."""
+        while (callback := self._done.get()) is not None:
+            try:
+                callback()
+            except BaseException as error:  # noqa: BLE001 - the user gets it with the results
+                self._inside.fail(error)
+
     # --- the end ---
 
     def abort(self) -> None:
@@ -338,15 +341,3 @@ class ParallelRun:
                 self._outcomes.close()
         for bar in self._bars_begun:
             bar.end(self._counts, not self._aborted)
-
-
-def _run_callbacks(run: weakref.ref[ParallelRun], done: Any) -> None:
-    """Run a generator's callbacks until `close`. An error is raised where the user asks for results."""
-    while (callback := done.get()) is not None:
-        try:
-            callback()
-        except BaseException as error:  # noqa: BLE001 - the user gets it with the results
-            if (failed := run()) is not None:
-                failed._inside.fail(error)
-            del failed
-        del callback

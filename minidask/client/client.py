@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from minidask.client.connecting import connect, own_name
+from minidask.client.connecting import Entry, connect, own_name
 from minidask.client.core import OnAnswer
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
@@ -145,8 +145,8 @@ class Client:
         if self._reconnect_timeout:
             prepare = self.cluster.revive if self.cluster is not None else lambda losses: None
             return_by = Return(self._reconnect_timeout, self.timeout, prepare)
-        how = access_file, self.tls, self.name, self.timeout, forward_output
-        return connect(address, *how, self._cancel_dropped, return_by)
+        entry = Entry(address, access_file, self.tls, self.name, self.timeout, forward_output)
+        return connect(entry, self._cancel_dropped, return_by)
 
     # --- work ---
 

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 from minidask.client.connection import Connection
 from minidask.client.helping import LOOK_SECONDS
@@ -27,26 +28,33 @@ SECRET_SECONDS = 5.0
 TASK_TIMEOUT = 10.0
 
 
-def connect(
-    address: str,
-    access_file: str | Path | None,
-    tls: TLSChoice,
-    name: str,
-    timeout: float,
-    forward_output: bool,
-    cancel_dropped: bool,
-    return_by: Return | None,
-) -> ClientShell:
-    """Connect a client to the scheduler at an address.
+class Entry(NamedTuple):
+    """How a client gets to its scheduler, and what it calls itself there.
 
-    A task may do that, with its own cluster too. Its slot is then lent while it waits for what it submits there.
-
-    Args:
+    Attributes:
+        address: of the scheduler.
         access_file: the file with the shared secret; None for the usual places.
         tls: how a TCP connection is encrypted; None: as the access file says.
         name: what the scheduler calls this client.
         timeout: seconds to connect and shake hands in.
         forward_output: whether the scheduler sends what tasks print.
+    """
+
+    address: str
+    access_file: str | Path | None
+    tls: TLSChoice
+    name: str
+    timeout: float
+    forward_output: bool
+
+
+def connect(entry: Entry, cancel_dropped: bool, return_by: Return | None) -> ClientShell:
+    """Connect a client to the scheduler at an address.
+
+    A task may do that, with its own cluster too. Its slot is then lent while it waits for what it submits there.
+
+    Args:
+        entry: how it gets there.
         cancel_dropped: whether a task that has not begun is cancelled when nobody holds its future any more.
         return_by: how a connection that is lost is made again; None: it is not.
 
@@ -55,15 +63,13 @@ def connect(
         SchedulerLost: nobody answers there.
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
-    seconds = return_by.seconds if return_by is not None else 0.0
-    connection = _connection(address, access_file, tls, name, timeout, forward_output, seconds)
+    connection = _connection(entry, return_by.seconds if return_by is not None else 0.0)
     if connection.is_plain:
-        warnings.warn(PLAIN_WARNING % address, stacklevel=4)
+        warnings.warn(PLAIN_WARNING % entry.address, stacklevel=4)
     slot = current_slot()
     if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
         connection.close()  # only now it is known that this is the scheduler that may know of which slot this is
-        connection = _connection(address, access_file, tls, name, timeout, forward_output, 0.0, slot.uid)
-        return ClientShell(connection, slot)
+        return ClientShell(_connection(entry, 0.0, slot.uid), slot)
     return ClientShell(connection, None, cancel_dropped, return_by)
 
 
@@ -87,10 +93,11 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
 
 def _connection_of(slot: SlotOfTask) -> Connection:
     began = time.monotonic()
-    access_file, tls = slot.access_file or None, from_text(slot.tls)
+    tls = from_text(slot.tls)
+    entry = Entry(slot.scheduler, slot.access_file or None, tls, own_name(), TASK_TIMEOUT, forward_output=False)
     while True:
         try:
-            return _connection(slot.scheduler, access_file, tls, own_name(), TASK_TIMEOUT, False, None, slot.uid)
+            return _connection(entry, None, slot.uid)
         except SchedulerLost:
             if time.monotonic() > began + RETURN_SECONDS:
                 slot.cut_off(slot.call)
@@ -101,21 +108,19 @@ def _connection_of(slot: SlotOfTask) -> Connection:
         time.sleep(LOOK_SECONDS)
 
 
-def _connection(
-    address: str,
-    access_file: str | Path | None,
-    tls: TLSChoice,
-    name: str,
-    timeout: float,
-    forward_output: bool,
-    reconnect_timeout: float | None,
-    slot_of: str = "",
-) -> Connection:
+def _connection(entry: Entry, reconnect_timeout: float | None, slot_of: str = "") -> Connection:
     """A connection of a client that connects again for so many seconds; None: of a slot."""
-    info = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "forward_output": forward_output}
-    info.update(nested=reconnect_timeout is None, python=python_version(), slot_of=slot_of)
-    info.update(reconnect_timeout=float(reconnect_timeout or 0.0))
-    return Connection(Address.parse(address), access_file, tls, info, timeout)
+    info = {
+        "name": entry.name,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "forward_output": entry.forward_output,
+        "nested": reconnect_timeout is None,
+        "python": python_version(),
+        "slot_of": slot_of,
+        "reconnect_timeout": float(reconnect_timeout or 0.0),
+    }
+    return Connection(Address.parse(entry.address), entry.access_file, entry.tls, info, entry.timeout)
 
 
 def own_name() -> str:

@@ -112,10 +112,9 @@ class Connection:
             SchedulerLost: it does not.
         """
         with _connect(self.address, timeout) as sock:
-            tls = Credentials.of(self.address, self._access_file, self._choice).stream(self.address, accepts=False)
-            hello = Initiator(b"", role="client", version=__version__, nonce=os.urandom(NONCE_BYTES), info={})
+            hello = Credentials.of(self.address, self._access_file, self._choice).hello(self.address, "client")
             try:
-                sock.sendall(tls.start() if tls is not None else b"".join(hello.start()))
+                sock.sendall(hello)
                 if not sock.recv(1):
                     raise SchedulerLost(f"what listens at {self.address} closed the connection")
             except TimeoutError as error:

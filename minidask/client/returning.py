@@ -133,13 +133,14 @@ class Returning:
         while pause is not None and not self._closing.wait(pause):
             try:
                 how.prepare(shell.core.losses)
-                shell.resume(self._connected(how))
+                connection = self._connected(how)
+                self._silent_since = None  # the silent one is closed as this one takes its place
+                shell.resume(connection)
             except (SchedulerLost, OSError) as error:
                 pause, ended = retry.pause(time.monotonic()), f"{why}, and {error}"
             except MinidaskError as error:
                 pause, ended = None, f"{why}, and {error}"
             else:
-                self._silent_since = None
                 log.warning("%s: the client is connected again", shell.connection.address)
                 return
         shell.reader.end(ended)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minidask._version import __version__
 from minidask.errors import AuthenticationError
 from minidask.net.access import Access, access_for, load_access
 from minidask.net.addresses import Address
 from minidask.net.tls_options import TLSChoice, TLSFiles
+from minidask.wire.handshake import NONCE_BYTES, Initiator
 
 if TYPE_CHECKING:
     from minidask.net.tls import Context, TLSStream
@@ -76,6 +78,13 @@ class Credentials:
         if self._memory is None:
             self._memory = memoryview(bytearray(tls.READ_BYTES))
         return tls.TLSStream(self._contexts[accepts], self._memory)
+
+    def hello(self, address: Address, role: str) -> bytes:
+        """The first bytes of a handshake that is not completed: whoever answers them does not hang."""
+        tls = self.stream(address, accepts=False)
+        if tls is not None:
+            return tls.start()
+        return b"".join(Initiator(b"", role=role, version=__version__, nonce=bytes(NONCE_BYTES), info={}).start())
 
     def _hint(self, accepts: bool) -> str:
         if self._files is not None:

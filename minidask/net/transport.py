@@ -9,7 +9,7 @@ Over TCP there is TLS between the kernel and the decoder: see `tls.py`. Nothing 
 lends, so a large buffer is received in place, without a copy. Messages to send are gathered until `flush()`, which the
 shell calls once for a batch of work. With small tasks that saves most of the system calls.
 
-Before the handshake is done no message is decoded, and frames may be only a few kilobytes long. A peer has 10 seconds
+Before the handshake is done no message is decoded, and frames may be only a few kilobytes long. A peer has 5 seconds
 for it. A browser that connects to the port gets an answer in HTTP.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import threading
 from types import FrameType
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from minidask.client.outbox import Outbox
 from minidask.wire.frames import Buffer
+from tests.helpers import send_under_alarms
 
 
 @given(
@@ -65,26 +65,14 @@ def test_ctrl_c_between_any_two_steps_of_a_sender_loses_nothing() -> None:
     reader = threading.Thread(target=receive)
     reader.start()
     outbox = Outbox(ours.send)
-    before = signal.signal(signal.SIGALRM, strike)
-    struck = 0
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
-        number = 0
-        while struck < 300 and number < 500_000:
-            number += 1
-            try:
-                outbox.send([b"%09d;" % number, b"x" * (number % 3)])
-            except KeyboardInterrupt:
-                struck += 1
+        sent = send_under_alarms(outbox.send, strike, 500_000)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         outbox.send([])
         ours.close()
         reader.join(10)
         theirs.close()
-    assert struck
-    assert bytes(arrived) == b"".join(b"%09d;" % n + b"x" * (n % 3) for n in range(1, number + 1))
+    assert bytes(arrived) == sent
 
 
 def test_what_garbage_collection_sends_in_the_middle_of_a_message_follows_it() -> None:

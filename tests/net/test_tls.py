@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import signal
 import ssl
 import threading
 from pathlib import Path
@@ -22,6 +21,7 @@ from minidask.net.credentials import Credentials
 from minidask.net.tls import READ_BYTES, NotEncrypted, TLSStream, certificate_of
 from minidask.net.tls_options import TLSFiles, checked_tls, from_text, tls_files, to_text
 from minidask.wire.frames import Buffer
+from tests.helpers import send_under_alarms
 from tests.tls_ends import SECRET, TCP, Authority, opened, shake_hands, stream
 
 
@@ -169,22 +169,9 @@ def test_ctrl_c_at_any_moment_of_a_sender_encrypts_each_byte_once() -> None:
         return len(some)
 
     outbox = Outbox(write, initiator)
-    before = signal.signal(signal.SIGALRM, strike)
-    struck = number = 0
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
-        while struck < 300 and number < 200_000:
-            number += 1
-            try:
-                outbox.send([b"%09d;" % number, b"x" * (number % 3)])
-            except KeyboardInterrupt:
-                struck += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    sent = send_under_alarms(outbox.send, strike, 200_000)
     outbox.send([])
-    assert struck
-    assert bytes(arrived) == b"".join(b"%09d;" % n + b"x" * (n % 3) for n in range(1, number + 1))
+    assert bytes(arrived) == sent
 
 
 def test_one_thread_reads_while_another_one_writes() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minidask.wire import messages as m
-from minidask.worker.reports import Reports
+from minidask.worker.reports import MOST_KEPT, Reports
 
 KEY = m.OUTLIVES
 """The first number of a task that means the same to all schedulers."""
@@ -55,6 +55,14 @@ def test_an_outcome_that_names_data_in_the_store_is_told_once() -> None:
     reports.sent(done(1, b"n" * 16 + b"w"))
     reports.sent(done(2, bytes(1 << 16)))
     assert reports.ended() == {KEY + 2: 1}
+
+
+def test_of_many_outcomes_the_newest_are_told_again() -> None:
+    """A worker names them when it joins: thousands would be over the limit of the handshake."""
+    reports = Reports()
+    for number in range(5000):
+        reports.sent(done(number))
+    assert [report.task - KEY for report in reports.joined()] == [*range(5000 - MOST_KEPT, 5000)]
 
 
 def test_an_outcome_of_a_task_within_a_task_is_told_once() -> None:

@@ -20,6 +20,7 @@ from joblib import Parallel, delayed
 
 import minidask
 import minidask.local.cluster
+from minidask.backend.run import ParallelRun
 from tests.helpers import Programs
 
 SECONDS = 12.0
@@ -105,7 +106,9 @@ def actions(client: minidask.Client) -> list[Callable[[], object]]:
 
 
 @pytest.mark.filterwarnings("ignore:.*tasks have been successfully executed:UserWarning")
-def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm: Alarm) -> None:
+def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(
+    alarm: Alarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dice = random.Random(7)
     unraisable: list[object] = []  # Python itself swallows what is raised in a finaliser
 
@@ -113,7 +116,14 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm:
         if isinstance(problem.exc_value, TimeIsUp):
             unraisable.append(problem.object)
 
+    def start(run: ParallelRun) -> None:
+        runs.append(run)
+        start_collecting(run)
+
     hook, sys.unraisablehook = sys.unraisablehook, swallowed
+    runs: list[ParallelRun] = []
+    start_collecting = ParallelRun._start_collecting
+    monkeypatch.setattr(ParallelRun, "_start_collecting", start)
     came: list[bool] = []
     try:
         with minidask.Client(n_workers=2) as client:
@@ -131,7 +141,10 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(alarm:
                 with client.shell.reader.lead() as leadership:
                     assert leadership is not None, "a lock was left held"
                 assert client.submit(neg, 1).result(10) == -1
+            for run in runs:  # joblib ends no call that is interrupted before its generator has begun
+                run.close()
     finally:
+        runs.clear()
         sys.unraisablehook = hook
         alarm.last = TimeIsUp()  # the generators in its traceback end here
         gc.collect()

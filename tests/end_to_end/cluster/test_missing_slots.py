@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import resource
 import shutil
@@ -28,7 +29,7 @@ if os.path.exists({flag!r}) and any("worker.slot.process" in argument for argume
 """
 
 
-class Machine:
+class Machine(abc.ABC):
     """A worker with two slots, which can be put at a limit and be freed from it."""
 
     def __init__(self, programs: Programs, address: str) -> None:
@@ -38,11 +39,11 @@ class Machine:
     def start(self, programs: Programs, address: str) -> Program:
         return programs.worker(address, "--nworkers", "2", "--name", "limited")
 
-    def limit(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def limit(self) -> None: ...
 
-    def free(self) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def free(self) -> None: ...
 
     def slots(self) -> list[int]:
         """The processes of its slots."""

@@ -169,6 +169,19 @@ def test_a_call_returns_though_its_scheduler_was_ended_by_hand_and_started_again
         assert call(client) == expected
 
 
+def short(i: int) -> int:
+    return -i
+
+
+def test_machines_come_back_whatever_the_number_of_results_on_their_way(programs: Programs) -> None:
+    """They name them in the handshake, which is short."""
+    cluster = Cluster(programs)
+    with minidask.Client(cluster.address) as client, cluster.killed_after(1.0):
+        client.wait_for_workers(2)
+        assert client.gather(client.map(short, range(12_000))) == [-i for i in range(12_000)]
+        assert client.slots() == 2
+
+
 def test_a_cluster_that_was_shut_down_is_an_error_at_once(programs: Programs) -> None:
     cluster = Cluster(programs, "--allow-shutdown")
     with minidask.Client(cluster.address) as client, minidask.Client(cluster.address) as other:
