@@ -513,10 +513,10 @@ class ClientShell:
     # --- receiving, in the thread that reads ---
 
     def _ended(self, why: str) -> None:
-        self.connection.close()
-        with self._lock:
+        with self._lock:  # else another connection could take the place of the one that is closed here
             lost = self.core.end(self._returning.why or why)
             self.queues.close()
+            self.connection.close()
         self._returning.close()
         self.workers.wake()
         for effect in lost:

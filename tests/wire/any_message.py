@@ -93,7 +93,7 @@ def _beyond(hint: Any) -> list[Any]:
     if typing.get_origin(kind) is list:
         return [*inner, *([0] * n for n in lengths)]
     if typing.get_origin(kind) is dict:
-        return [{str(i): "1" for i in range(n)} for n in lengths] + [{"package": 1}, {1: "package"}]
+        return [{str(i): "1" for i in range(n)} for n in lengths] + [{"package": 1}, {b"package": "1"}]
     return [(b"x" if kind is bytes else "x") * n for n in lengths]
 
 

@@ -49,6 +49,14 @@ def test_a_field_beyond_its_bounds_is_refused_and_named(message: tuple[m.Message
         decode(frame)
 
 
+def test_a_number_as_the_key_of_a_map_is_refused() -> None:
+    """Numbers of one hash would make a map slow: msgpack refuses them before a field can be named."""
+    bad: Any = m.WorkerChanged("", "", None, {1: "package"})
+    (frame,) = feed(FrameDecoder(AUTHENTICATED), joined(encode(bad)))
+    with pytest.raises(ProtocolError, match="int is not allowed for map key"):
+        decode(frame)
+
+
 @given(header=st.binary(max_size=60))
 def test_an_arbitrary_header_is_a_message_or_a_protocol_error(header: bytes) -> None:
     with contextlib.suppress(ProtocolError):
