@@ -135,9 +135,13 @@ class Client:
         self.shell.screen.takes_records = forward_output
         if output_prefix is not None:
             self.shell.screen.marks_output = output_prefix
-        self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.core.why_closed, self.timeout)
-        if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
-            VersionWatch(versions(), self.shell.workers).warn()
+        try:
+            self.shell.workers.wait(lambda: self.shell.workers.known or self.shell.core.why_closed, self.timeout)
+            if self.cluster is None and not self.nested:  # elsewhere all is of this Python's own
+                VersionWatch(versions(), self.shell.workers).warn()
+        except BaseException:  # Ctrl-C, or a warning that is an error
+            self.close()
+            raise
         live_clients.append(self)
 
     def _connect(self, address: str, access_file: str | Path | None, forward_output: bool) -> ClientShell:

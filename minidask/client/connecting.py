@@ -64,13 +64,17 @@ def connect(entry: Entry, cancel_dropped: bool, return_by: Return | None) -> Cli
         AuthenticationError, VersionMismatch, ProtocolError: somebody answers, but not as it should.
     """
     connection = _connection(entry, return_by.seconds if return_by is not None else 0.0)
-    if connection.is_plain:
-        warnings.warn(PLAIN_WARNING % entry.address, stacklevel=4)
-    slot = current_slot()
-    if slot is not None and shell_of(slot).connection.scheduler_id == connection.scheduler_id:
-        connection.close()  # only now it is known that this is the scheduler that may know of which slot this is
-        return ClientShell(_connection(entry, 0.0, slot.uid), slot)
-    return ClientShell(connection, None, cancel_dropped, return_by)
+    try:
+        if connection.is_plain:
+            warnings.warn(PLAIN_WARNING % entry.address, stacklevel=4)
+        slot = current_slot()
+        if slot is None or shell_of(slot).connection.scheduler_id != connection.scheduler_id:
+            return ClientShell(connection, None, cancel_dropped, return_by)
+    except BaseException:
+        connection.close()
+        raise
+    connection.close()  # only now it is known that this is the scheduler that may know of which slot this is
+    return _shell_for(slot, _connection(entry, 0.0, slot.uid))
 
 
 making_for_slot = threading.RLock()
@@ -86,9 +90,17 @@ def shell_of(slot: SlotOfTask) -> ClientShell:
     """
     with making_for_slot:
         if slot.client is None or slot.client.core.closed:
-            slot.client = ClientShell(_connection_of(slot), slot)
+            slot.client = _shell_for(slot, _connection_of(slot))
         shell: ClientShell = slot.client
         return shell
+
+
+def _shell_for(slot: SlotOfTask, connection: Connection) -> ClientShell:
+    try:
+        return ClientShell(connection, slot)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _connection_of(slot: SlotOfTask) -> Connection:

@@ -317,8 +317,8 @@ def _connect(address: Address, timeout: float) -> socket.socket:
     try:
         if address.scheme == "unix":
             sock = socket.socket(socket.AF_UNIX)
-            sock.settimeout(timeout)
             try:
+                sock.settimeout(timeout)
                 sock.connect(address.path)
             except BaseException:
                 sock.close()

@@ -117,8 +117,9 @@ class Reader:
         start(self._thread)
 
     def __del__(self) -> None:
-        os.close(self._wake_read_fd)  # only now: a number that others might still write to must not be given out again
-        os.close(self._wake_write_fd)
+        if hasattr(self, "_wake_write_fd"):  # there was a descriptor left for a pipe
+            os.close(self._wake_read_fd)  # only now: nobody else is to get a number that somebody still writes to
+            os.close(self._wake_write_fd)
 
     def _set_ready(self) -> None:
         descriptors = [*self._socket, *self._others]

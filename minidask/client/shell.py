@@ -514,9 +514,9 @@ class ClientShell:
 
     def _ended(self, why: str) -> None:
         with self._lock:  # else another connection could take the place of the one that is closed here
+            self.connection.close()
             lost = self.core.end(self._returning.why or why)
             self.queues.close()
-            self.connection.close()
         self._returning.close()
         self.workers.wake()
         for effect in lost:

@@ -22,7 +22,9 @@ import pytest
 
 import minidask
 from minidask import errors
+from minidask.client.places import address_of
 from tests.helpers import at_rest, wait_until
+from tests.leaks import holdings, wait_for_no_more_than
 
 
 def add(a: int, b: int = 1) -> int:
@@ -424,3 +426,28 @@ def test_ctrl_c_does_not_cut_a_message_in_two(client: minidask.Client) -> None:
         gc.enable()
     assert interrupted
     assert client.submit(len, data).result(30) == 3_000_000
+
+
+CUTS = {
+    "the pipe": "minidask.client.reading.os.pipe",
+    "the thread": "minidask.client.reading.start",
+    "the wait": "minidask.client.workers.WorkerTable.wait",
+    "the look at versions": "minidask.client.versions.VersionWatch.warn",
+}
+
+
+@pytest.mark.parametrize("at", CUTS)
+def test_nothing_stays_of_a_client_whose_making_was_cut_off(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with minidask.LocalCluster(1, processes=False) as cluster:
+        before = holdings()
+        with monkeypatch.context() as patch:
+            patch.setattr(CUTS[at], cut)
+            with pytest.raises(KeyboardInterrupt):
+                minidask.Client(address_of(cluster), access_file=cluster.access_file)
+            if at == "the wait":
+                with pytest.raises(KeyboardInterrupt):
+                    minidask.Client(n_workers=1)
+        assert not wait_for_no_more_than(before)
