@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
-from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
 from .holds import Hold, next_attempt
@@ -332,12 +330,7 @@ class Attempts:
 
         The task leaves its slot and its group, and the tasks within it are cancelled. If nobody wants the outcome, the
         worker is told to remove the buffer.
-
-        Raises:
-            ProtocolError: the offer is malformed.
         """
-        if len(message.blob) != BLOB_ID_BYTES or not 0 < message.size <= AUTHENTICATED.total:
-            raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
         task = current_attempt(worker.tasks, message.task, message.attempt)
         if task is None or type(task.state) is Cancelled:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))

@@ -63,7 +63,7 @@ from minidask.wire import messages as m
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Lagging, Left, Received, Unsent
+from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
@@ -155,7 +155,7 @@ class SchedulerCore:
         elif type(event) is Unsent:
             self._unsent(event)
         else:
-            self._tick(now)
+            self._tick(event, now)
         return self.take()
 
     def assign(self, now: float) -> Outbox:
@@ -385,8 +385,10 @@ class SchedulerCore:
         self._out += [(peer, message) for peer in self.clients]
         self.pythons.check(self.clients.values())
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, tick: Tick, now: float) -> None:
         self._discount_standstill(now)
+        for peer in tick.heard & self.workers.keys():
+            self.workers[peer].seen = now
         for worker in list(self.workers.values()):
             if now - worker.seen > self.heartbeat_timeout:
                 silent = f"was silent for {count(self.heartbeat_timeout, 'second')}"

@@ -79,6 +79,7 @@ class SchedulerServer:
         self._info["shutdown"] = core.allow_shutdown
         self._beat_at = 0.0
         self._acknowledged: dict[int, int] = {}  # how many messages each peer was told have come
+        self._reads: dict[int, int] = {}  # how often bytes had come from each peer by the last tick
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._names: dict[int, str] = {}  # of peers, for the log
@@ -278,8 +279,14 @@ class SchedulerServer:
                 *(link for link in self._links.values() if isinstance(link, MessageLink)),
             ]:
                 link.abort()
-        self.post(Tick())
+        self.post(Tick(self._heard()))
         self._beat()
+
+    def _heard(self) -> set[int]:
+        """The peers from which bytes have come since the last call, be it a part of a message."""
+        before = self._reads
+        self._reads = {peer: link.reads for peer, link in self._links.items() if isinstance(link, MessageLink)}
+        return {peer for peer, reads in self._reads.items() if reads != before.get(peer)}
 
     def _beat(self) -> None:
         """Tell every peer now and then that this process is alive, and no machine on the way is gone.
