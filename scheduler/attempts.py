@@ -19,6 +19,7 @@ from .nesting import Nesting
 from .overtaken import OvertakenBlobs
 from .pinned import PinnedTasks
 from .placement import WorkerPool, is_direct, next_assignment, record_duration
+from .quota import Quota
 from .ready import ReadyQueue
 from .router import BlobRouter
 from .tasks import (
@@ -52,6 +53,7 @@ class Attempts:
         pool: the workers that can take a task now.
         nesting: the tree of tasks, and the slots that are lent.
         data: gets blobs to workers.
+        quota: notes what is kept for which client.
         send: takes each message to send, with its peer.
     """
 
@@ -63,6 +65,7 @@ class Attempts:
         pool: WorkerPool,
         nesting: Nesting,
         data: BlobRouter,
+        quota: Quota,
         send: Callable[[int, m.Message], None],
     ) -> None:
         self.tasks: dict[int, TaskRecord] = {}
@@ -76,6 +79,7 @@ class Attempts:
         self._leases = Leases(ready, send)
         self.overtaken = OvertakenBlobs(self._give, send)
         self._data = data
+        self._quota = quota
         self._send = send
 
     # --- on the way to a worker ---
@@ -518,6 +522,7 @@ class Attempts:
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []
+        self._quota.drop(task.client.peer, task.kept)
         if task.lease:  # it has counted while it stood for a call, and its calls are counted by the client
             task.counts.submitted -= 1
         else:
@@ -546,6 +551,7 @@ class Attempts:
             del self.tasks[task.id]
             task.client.tasks.pop(task.number, None)
             task.state = Ended()
+            self._quota.drop(task.client.peer, task.kept)
             if task.lease:
                 self._leases.remove(task)
             task.counts.finished += 1
