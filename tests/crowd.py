@@ -3,9 +3,10 @@
     python -m tests.crowd [--connections 10000] [--rate 200] [--hosts 50]
 
 No connection may be accepted, and memory and descriptors of the daemons must not grow with their number. Strangers cost
-others time in any case, if only that of the network and of their own processes. So the same connections are also made to
-a program that accepts and closes, in turns: the ratio of the two times of an honest no-op is what minidask adds. With
-`--hosts 0` the strangers come from the address of the honest clients.
+others time in any case, as their own processes and their handshakes take processors. So the same connections are also
+made to another program, in turns: one that speaks TLS, has the same certificate, and closes. The ratio of the two times
+of an honest no-op is what strangers cost minidask beyond that. With `--hosts 0` the strangers come from the address of
+the honest clients.
 
 The exit code is 1 if a connection was accepted, an honest client could not join, or memory grew by 10 MiB.
 """
@@ -37,6 +38,7 @@ from minidask.host.descriptors import raise_limit
 from minidask.host.program import run_loop
 from minidask.net.access import load_access
 from minidask.net.tls import certificate_of
+from minidask.net.transport import HANDSHAKE_SECONDS
 from minidask.wire import messages as m
 from minidask.wire.codec import encode
 from minidask.wire.frames import MAGIC, PREFIX
@@ -48,6 +50,18 @@ MIB = 1 << 20
 MOST_MIB = 10
 PATIENCE = 12.0  # seconds that a stranger stays, if it is let
 ROUNDS = 5
+
+
+def secret() -> bytes:
+    """That of the cluster, which honest programs find in the same place."""
+    return load_access(Path(os.environ["XDG_STATE_HOME"], "minidask/access")).secret
+
+
+def load_chain(context: ssl.SSLContext, certificate_and_key: bytes) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(certificate_and_key)
+        file.flush()
+        context.load_cert_chain(file.name)
 
 
 # --- strangers ---
@@ -85,7 +99,7 @@ class Strangers:
     def __init__(self, address: tuple[str, int], hosts: int) -> None:
         self.address = address
         self._hosts = hosts
-        self._right = self._context(load_access(Path(os.environ["XDG_STATE_HOME"], "minidask/access")).secret)
+        self._right = self._context(secret())
         self._wrong = self._context(os.urandom(32))
         self._hello = self._client_hello()
         self.kinds = (self.silent, self.half_a_hello, self.bad_tls, self.wrong_certificate, self.plain_bytes, self.http,
@@ -95,10 +109,7 @@ class Strangers:
     def _context(secret: bytes) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(b"".join(certificate_of(secret)))
-            file.flush()
-            context.load_cert_chain(file.name)
+        load_chain(context, b"".join(certificate_of(secret)))
         return context
 
     def _client_hello(self) -> bytes:
@@ -183,12 +194,18 @@ async def attack(strangers: Strangers, connections: int, rate: float) -> int:
 
 
 async def accept_and_close() -> int:
-    """The program beside which minidask is measured."""
+    """The program beside which minidask is measured: what any server does that lets in who has a certificate."""
 
     async def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.close()
+        writer.transport.abort()
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", 0, backlog=1000)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.minimum_version, tls.verify_mode = ssl.TLSVersion.TLSv1_3, ssl.CERT_REQUIRED
+    own = b"".join(certificate_of(secret()))
+    tls.load_verify_locations(cadata=ssl.PEM_cert_to_DER_cert(own.decode().partition("-----BEGIN PRIVATE")[0]))
+    load_chain(tls, own)
+    limits = {"ssl_handshake_timeout": HANDSHAKE_SECONDS, "ssl_shutdown_timeout": 1.0, "backlog": 1000}
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0, ssl=tls, **limits)
     print(f"port {server.sockets[0].getsockname()[1]};", flush=True)
     await server.serve_forever()
     return 0
@@ -253,7 +270,7 @@ def no_ops(client: minidask.Client, until: Callable[[], object]) -> Iterator[flo
 
 
 class Scene:
-    """A scheduler, a worker, an honest client, and the program that accepts and closes."""
+    """A scheduler, a worker, an honest client, and the program that is no minidask."""
 
     def __init__(self, programs: Programs) -> None:
         self.programs = programs
