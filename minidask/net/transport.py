@@ -159,6 +159,12 @@ class MessageLink(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def read(self, *, on: bool) -> None:
+        """Go on reading, or read nothing more until this is called again: the peer then waits when it writes."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading() != on:
+            (transport.resume_reading if on else transport.pause_reading)()
+
     def keep_alive(self, seconds: int) -> None:
         """Set after how long without an answer of its machine the kernel takes the peer for dead."""
         if self._transport is not None:
