@@ -301,7 +301,7 @@ class Scene:
                         if len(times) % 20 == 0:
                             watch.look()
                     crowd.wait_for("outcomes")
-                    assert crowd.exit_code() == 0
+                    assert crowd.exit_code() == 0, crowd.text
                     if address == target:
                         result.outcomes.update(json.loads(crowd.text.split("outcomes ")[1]))
             watch.look()
