@@ -83,9 +83,12 @@ class Wire(NamedTuple):
         return bytes(heard)
 
     async def say(self, *data: bytes) -> bytes:
-        with contextlib.suppress(OSError):
-            self.writer.write(b"".join(data))
+        self.put(b"".join(data))
         return await self.rest()
+
+    def put(self, data: bytes) -> None:
+        if not self.writer.transport.is_closing():
+            self.writer.write(data)
 
 
 class Strangers:
@@ -147,7 +150,7 @@ class Strangers:
     async def drip(self, number: int) -> bytes:
         wire = await self.open(number)
         for byte in self._hello[: int(PATIENCE)]:
-            wire.writer.write(bytes([byte]))
+            wire.put(bytes([byte]))
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(1):
                     if not await wire.reader.read(1):
