@@ -1,4 +1,4 @@
-"""`python -m minidask.conformance`: check a client, a worker or a scheduler against docs/protocol.md."""
+"""`python -m minidask.conformance`: check a worker against docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -6,22 +6,16 @@ import argparse
 import sys
 from collections import Counter
 
-from . import client, scheduler, worker
+from . import worker
 from .checks import FAILED, LEVELS, NOT_RUN, PASSED, run, staged
 
 PROGRAM = "python -m minidask.conformance"
 PARTS = {
-    "client": (client.CHECKS, client.ClientStage),
     "worker": (worker.CHECKS, worker.WorkerStage),
-    "scheduler": (scheduler.CHECKS, scheduler.SchedulerStage),
 }
 EPILOG = """\
 In COMMAND, {access} becomes the path of an access file, {address} the scheduler's tcp://host:port, {port} that port.
   worker     it is to join the scheduler at {address}, which this program is. It runs at least one call at once.
-  scheduler  it is to listen at {address}.
-  client     it is to connect to {address}, have a few calls computed that have no effects, and end with exit code 0 if
-             all results came, and with another one if not. Where it can come back to a lost scheduler, let it give up
-             after a second.
 
 exit codes: 0 no check has failed, 1 one has, 2 wrong usage
 """
@@ -33,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     here = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         PROGRAM, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"{PROGRAM} client|worker|scheduler [options] -- COMMAND…",
+        usage=f"{PROGRAM} worker [options] -- COMMAND…",
     )  # fmt: skip
     parser.add_argument("part", choices=PARTS, help="what COMMAND is")
     parser.add_argument("--level", choices=LEVELS, default="minimal", help="default: %(default)s")

@@ -155,6 +155,13 @@ class Peer:
                 raise Silent(f"no whole frame came in {seconds:.1f} seconds")
         return self._frames.popleft()
 
+    def received(self, seconds: float = 1.0) -> list[Frame]:
+        """Read once. Returns the frames that are complete by then: as `next_frame`."""
+        self._read(seconds)
+        frames = list(self._frames)
+        self._frames.clear()
+        return frames
+
     def next(self, seconds: float = JOIN_SECONDS) -> Message:
         """Wait for a message: as `next_frame`."""
         return decode(self.next_frame(seconds))
