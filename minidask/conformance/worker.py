@@ -63,7 +63,12 @@ class WorkerStage(Stage):
         return self.run_pickle(pickle.dumps((builtins.eval, (text,), {}), 5), *blobs, timeout=timeout, buffers=buffers)
 
     def run_pickle(
-        self, pickled: bytes, *blobs: bytes, timeout: float | None = None, buffers: Sequence[bytes] = (), name: str = "t"
+        self,
+        pickled: bytes,
+        *blobs: bytes,
+        timeout: float | None = None,
+        buffers: Sequence[bytes] = (),
+        name: str = "t",
     ) -> int:
         """Send a Run of a pickle."""
         task = next(self._numbers)
@@ -77,7 +82,9 @@ class WorkerStage(Stage):
         version = str(self.worker.peer_info.get("python") or platform.python_version())
         python = [int(part) for part in version.split(".")[:2]]
         paths: dict[str, Any] = {"path": [], "path_after": [], "directory": "", "executable": ""}
-        payload = [pickle.dumps({**paths, "python": python, "version": version, "log_level": 30, "code": b""}, 5)]
+        payload: m.Payload = [
+            pickle.dumps({**paths, "python": python, "version": version, "log_level": 30, "code": b""}, 5)
+        ]
         name = blob_id(payload)
         if name not in self._put:
             self._put.add(name)
@@ -218,7 +225,7 @@ def one_answer_for_each_run(stage: WorkerStage) -> None:
 @CHECKS("Payloads")
 def blob(stage: WorkerStage) -> None:
     """resolve_blob gives the object of a blob that was put, the same one each time in a call."""
-    payload = [pickle.dumps([1, 2, 3], 5)]
+    payload: m.Payload = [pickle.dumps([1, 2, 3], 5)]
     name = blob_id(payload)
     stage.worker.say(m.PutBlob(name, payload))
     # (eval, ("a is b", {"a": blob, "b": blob}), {}), with calls of resolve_blob in the place of the objects
