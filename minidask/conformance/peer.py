@@ -103,10 +103,11 @@ class Peer:
         if isinstance(handshake, Initiator):
             self.say_bytes(b"".join(handshake.start()))
         end = time.monotonic() + seconds
+        early, self._frames = self._frames, collections.deque()  # it came with the last of TLS
+        for frame in early:
+            self._take(frame)
         while not handshake.done:
-            frame = self.next_frame(end - time.monotonic())
-            self.say_bytes(b"".join(handshake.receive(frame)))
-        self._decoder.limits = AUTHENTICATED
+            self._read(end - time.monotonic())
         self.peer_info = handshake.peer_info or {}
 
     # --- what goes out ---
@@ -138,7 +139,18 @@ class Peer:
         if not count:
             raise ConnectionError("the other side closed the connection")
         for clear in (count,) if tls is None else tls.open_into(count, self._decoder.get_buffer):
-            self._frames += self._decoder.received(clear)
+            for frame in self._decoder.received(clear):
+                self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
+        """Answer a frame of the handshake at once: what follows it in the same bytes has other limits."""
+        handshake = self.handshake
+        if handshake is None or handshake.done:
+            self._frames.append(frame)
+            return
+        self.say_bytes(b"".join(handshake.receive(frame)))
+        if handshake.done:
+            self._decoder.limits = AUTHENTICATED
 
     def next_frame(self, seconds: float = JOIN_SECONDS) -> Frame:
         """Wait for a frame.
