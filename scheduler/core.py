@@ -70,7 +70,7 @@ from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
-from .quota import Quota, size_of
+from .quota import RECORD_BYTES, Quota, size_of
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
@@ -124,6 +124,7 @@ class SchedulerCore:
         self.replaced: set[int] = set()
         """Connections whose client is here again on another one: what still comes over them is void."""
         self._last_tick: float | None = None
+        self._news = False
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
         self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
@@ -168,6 +169,7 @@ class SchedulerCore:
 
         To be called after each event, or once after several.
         """
+        self._tell_news()
         self.attempts.assign_ready(now)
         self.idle_notices.send_changes()
         return self.take()
@@ -257,6 +259,7 @@ class SchedulerCore:
 
     def _client_joins(self, event: Joined, now: float) -> None:
         client = client_of(event)
+        self._drop_keys_of_others(client)
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
                 self.replaced.add(other.peer)
@@ -270,6 +273,15 @@ class SchedulerCore:
         self.pythons.check([client])
         for worker in self.workers.values():
             self.pythons.note(worker, client)
+
+    def _drop_keys_of_others(self, client: ClientRecord) -> None:
+        """Forget the keys of a client that belong to another one: they are short, and workers see them in numbers.
+
+        With them it would take the place of that one, and get its results.
+        """
+        owners = {key: other.uid for other in self.clients.values() for key in other.keys} | self.holds.owners()
+        keys = [key for key in client.keys if owners.get(key, client.uid) == client.uid]
+        client.keys = tuple(keys) if client.keys[:1] == tuple(keys[:1]) else ()
 
     def _worker_joins(self, event: Joined, now: float) -> None:
         worker, holds, ended = worker_of(event, now)
@@ -324,13 +336,14 @@ class SchedulerCore:
             if event.cut:
                 self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
+            self.quota.drop(client.peer, RECORD_BYTES * len(client.groups))
             self.data.leave(client)
 
     def _hold_for(self, client: ClientRecord, reason: str, now: float) -> None:
         """A client is cut off: what it has running goes on for as long as it tries to come back."""
         seconds = client.returns_within
         held = self.attempts.let_go(client) if seconds else []
-        self.holds.add_all(held, now + seconds)
+        self.holds.add_all(held, now + seconds, client.uid)
         others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
         if held or others:
             go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
@@ -356,6 +369,7 @@ class SchedulerCore:
         client = self.clients.get(event.peer)
         if client is not None and not client.nested and client.lags is not event.lags:
             client.lags = event.lags
+            self._news = True
             (self.ready.hold if client.lags else self.ready.go_on)(client)
 
     def _unsent(self, event: Unsent) -> None:
@@ -384,8 +398,19 @@ class SchedulerCore:
 
     def _slots_changed(self, worker: WorkerRecord, slots: int | None) -> None:
         message = m.WorkerChanged(worker.address, worker.name, slots, worker.versions)
-        self._out += [(peer, message) for peer in self.clients]
+        for client in self.clients.values():
+            client.news[worker.address] = message
+        self._news = True
         self.pythons.check(self.clients.values())
+
+    def _tell_news(self) -> None:
+        """Tell clients which workers have changed: the last word of each, as one may change with every message."""
+        if self._news:
+            self._news = False
+            for client in self.clients.values():
+                if client.news and not client.lags:
+                    self._out += [(client.peer, message) for message in client.news.values()]
+                    client.news = {}
 
     def _tick(self, tick: Tick, now: float) -> None:
         self._discount_standstill(now)
@@ -423,14 +448,16 @@ class SchedulerCore:
         self.attempts.overtaken.came(client, message.blob)
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
-        check_group(client, message)
+        check_group(client, message, self.quota)
         parent = self._parent(client, message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
+        self.quota.keep(client.peer, RECORD_BYTES)
         if client.nested:
             self.idle_notices.subscribe(client, message.group, parent)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
-        client.groups.pop(message.group, None)
+        if client.groups.pop(message.group, None) is not None:
+            self.quota.drop(client.peer, RECORD_BYTES)
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:

@@ -36,7 +36,8 @@ MANY = 1 << 20
 class Hold:
     """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet.
 
-    It has its slot until there is a report that tells of its end. The `blobs` are kept for it.
+    It has its slot until there is a report that tells of its end. The `blobs` are kept for it. `owner` is the `uid` of
+    its client; None if this scheduler has not seen it.
     """
 
     worker: WorkerRecord
@@ -46,6 +47,7 @@ class Hold:
     early: list[m.Report] = field(default_factory=list)
     has_slot: bool = True
     blobs: list[bytes] = field(default_factory=list)
+    owner: str | None = None
 
 
 class Holds:
@@ -79,10 +81,10 @@ class Holds:
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
         worker.held += 1
 
-    def add_all(self, attempts: Iterable[LetGo], until: float) -> None:
-        """Note the attempts of a client that was cut off. So long they go on."""
+    def add_all(self, attempts: Iterable[LetGo], until: float, owner: str) -> None:
+        """Note the attempts of a client that was cut off, and has this `uid`. So long they go on."""
         for worker, task, attempt, blobs in attempts:
-            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs)
+            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs, owner=owner)
             worker.held += 1
             self._changed(worker)
 
@@ -108,6 +110,10 @@ class Holds:
         """The blobs that are kept for holds, one for each hold that needs it."""
         return (blob for hold in self._holds.values() for blob in hold.blobs)
 
+    def owners(self) -> dict[int, str]:
+        """The `uid` of the client of each hold, by key, where it is known."""
+        return {hold.task // m.OUTLIVES: hold.owner for hold in self._holds.values() if hold.owner is not None}
+
     def find(self, client: ClientRecord, number: int) -> Hold | None:
         """The hold of a task that a client submits; None if there is none."""
         if self._holds:
@@ -123,6 +129,8 @@ class Holds:
 
     def stop_others(self, client: ClientRecord) -> None:
         """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
+        if client.settled:
+            return  # whatever came later of its attempts was stopped at once
         client.settled = True
         self._stop(hold for hold in self._holds.values() if hold.task // m.OUTLIVES in client.keys)
 

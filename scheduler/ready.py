@@ -28,7 +28,7 @@ from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 
 Entry = tuple[int, int, "Line"]
 Key = tuple[int, int, int]
-COMPACT_FROM = 64
+COMPACT_FROM = 2
 LOOK_AT = 64  # lines of one client: a client may have as many as it has priorities
 ANY = ("",)
 """For `peek` and `pop`: workers that can run the tasks of any Python."""
@@ -67,7 +67,7 @@ class Line:
             self.cancelled -= 1
 
     def compact(self) -> None:
-        """Remove all cancelled tasks from a long line, if they are the larger part of it."""
+        """Remove all cancelled tasks from a line, if they are the larger part of it."""
         if len(self.tasks) > COMPACT_FROM and 2 * self.cancelled > len(self.tasks):
             self.tasks = collections.deque(task for task in self.tasks if type(task.state) is Ready)
             self.cancelled = 0

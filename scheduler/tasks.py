@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from minidask.wire.messages import Payload
+from minidask.wire.messages import Payload, WorkerChanged
 
 
 class Ready(NamedTuple):
@@ -136,12 +136,14 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
-    `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
+    `keys` are those that it has drawn, its present one first: see `holds.py`. Its `uid` is the same each time that it
+    connects, and nobody else is told it: whoever names keys of its has to know that too. It is `settled` once it has submitted all
     again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
 
     `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
 
-    It `lags` while it reads more slowly than messages for it come.
+    It `lags` while it reads more slowly than messages for it come. `news` has what it was not told yet of each worker
+    that has changed, by address.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
@@ -160,9 +162,11 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     keys: tuple[int, ...] = ()
+    uid: str = ""
     slot_of: str = ""
     settled: bool = False
     returns_within: float = 0.0
+    news: dict[str, WorkerChanged] = field(default_factory=dict)
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
