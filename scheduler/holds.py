@@ -26,6 +26,10 @@ from minidask.wire import messages as m
 
 from .tasks import ClientRecord, LetGo, TaskRecord, WorkerRecord
 
+EARLY_BYTES = 256 << 20
+"""So much is kept of what attempts say that run for nobody just now, of all of them."""
+REPORT_BYTES, CHARACTER_BYTES = 1024, 4
+
 HOLD_SECONDS = 10.0
 """How long what runs waits for its client: one that is alive tries to connect at least once a second."""
 MANY = 1 << 20
@@ -48,6 +52,7 @@ class Hold:
     has_slot: bool = True
     blobs: list[bytes] = field(default_factory=list)
     owner: str | None = None
+    early_bytes: int = 0
 
 
 class Holds:
@@ -69,6 +74,7 @@ class Holds:
         self._changed = changed
         self._release = release
         self._holds: dict[int, Hold] = {}
+        self._early_bytes = 0
 
     def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
         """Note an attempt that a worker has brought along. If two workers have one of a task, the later one goes on."""
@@ -92,6 +98,7 @@ class Holds:
         """Keep a worker's report if it is about a hold. Returns whether it is.
 
         A hold that has not begun, and is given back, is none any more: its task will begin when it is submitted again.
+        One that says more than there is room for is stopped, with the same end.
         """
         if not self._holds or not isinstance(message, m.Report | m.GaveBack):
             return False
@@ -101,7 +108,13 @@ class Holds:
         if isinstance(message, m.GaveBack):
             self._remove(hold)
             return True
+        size = _size(message)
+        if self._early_bytes + size > EARLY_BYTES:
+            self._stop([hold])
+            return True
         hold.early.append(message)
+        hold.early_bytes += size
+        self._early_bytes += size
         if not isinstance(message, m.TaskMessage):
             self._free_slot(hold)
         return True
@@ -141,8 +154,7 @@ class Holds:
     def lose_worker(self, worker: WorkerRecord) -> None:
         """A worker has left, and with it what it holds."""
         for hold in [hold for hold in self._holds.values() if hold.worker is worker]:
-            del self._holds[hold.task]
-            self._release(hold.blobs)
+            self._forget(hold)
         worker.held = 0
 
     def _stop(self, holds: Iterable[Hold]) -> None:
@@ -151,15 +163,24 @@ class Holds:
             self._remove(hold)
 
     def _remove(self, hold: Hold) -> None:
-        del self._holds[hold.task]
-        self._release(hold.blobs)
+        self._forget(hold)
         self._free_slot(hold)
+
+    def _forget(self, hold: Hold) -> None:
+        del self._holds[hold.task]
+        self._early_bytes -= hold.early_bytes
+        self._release(hold.blobs)
 
     def _free_slot(self, hold: Hold) -> None:
         if hold.has_slot:
             hold.has_slot = False
             hold.worker.held -= 1
             self._changed(hold.worker)
+
+
+def _size(report: m.Report) -> int:
+    texts = sum(len(value) for value in report if type(value) is str)
+    return REPORT_BYTES + CHARACTER_BYTES * texts + sum(map(len, getattr(report, "payload", ())))
 
 
 def number_of(key: int, number: int) -> int:

@@ -248,7 +248,7 @@ class BlobRouter:
                     self._direct(blob, self._workers[peer], "")
 
     def answer(self, client: ClientRecord, message: m.Chunk | m.NoBlob) -> None:
-        """Pass the answer of the client that is asked for a blob to the worker that fetches it; any other is dropped."""
+        """Pass the answer of the client that is asked for a blob to the worker that fetches it; drop any other."""
         worker = self._workers.get(message.peer)
         copy = self._copy(worker, message.blob) if worker is not None else None
         if worker is None or copy is None or self.table.records[message.blob].offering() != client.peer:

@@ -56,6 +56,7 @@ MAX_REASON = 10_000
 MAX_ADDRESS = 200
 MOST_WAITING = 1 << 30
 MOST_ASKED = 100_000
+MORE_ROOM = "send less at once, or start minidask-scheduler with a larger --memory-limit"
 
 log = logging.getLogger("minidask.scheduler")
 
@@ -283,8 +284,28 @@ class SchedulerServer:
                 *(link for link in self._links.values() if isinstance(link, MessageLink)),
             ]:
                 link.abort()
+        self._refuse_what_is_too_much()
         self.post(Tick(self._heard()))
         self._beat()
+
+    def _refuse_what_is_too_much(self) -> None:
+        """End the connections of clients whose messages under way have no room beside what is kept, the largest first.
+
+        A message is for the core only when it is complete: until then it is in no account there.
+        """
+        coming = {
+            peer: link.receiving
+            for peer, link in self._links.items()
+            if peer in self.core.clients and isinstance(link, MessageLink) and link.receiving
+        }
+        room = self.core.quota.limit - self.core.quota.total - sum(coming.values())
+        for peer in sorted(coming, key=coming.__getitem__, reverse=True) if room < 0 else ():
+            if room >= 0:
+                break
+            room += coming[peer]
+            reason = f"a message of {coming[peer]} bytes and more has no room here: {MORE_ROOM}"
+            log.warning("closing the connection to %s: %s", self._name(peer), reason)
+            self._dismiss(peer, reason, set())
 
     def _heard(self) -> set[int]:
         """The peers from which bytes have come since the last call, be it a part of a message."""

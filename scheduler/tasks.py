@@ -137,8 +137,8 @@ class ClientRecord:
     when the scheduler first saw that it has tasks and no worker for them.
 
     `keys` are those that it has drawn, its present one first: see `holds.py`. Its `uid` is the same each time that it
-    connects, and nobody else is told it: whoever names keys of its has to know that too. It is `settled` once it has submitted all
-    again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
+    connects, and nobody else is told it: whoever names keys of its has to know that too. It is `settled` once it has
+    submitted all again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
 
     `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
 
