@@ -19,6 +19,7 @@ from __future__ import annotations
 import bisect
 import collections
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -94,6 +95,7 @@ class ReadyQueue:
         self._heaps: dict[int, list[Place]] = {}  # by client; the first in the dict is the next to take a turn
         self._held: dict[int, list[Place]] = {}  # the heaps of clients that lag
         self._counts: dict[int, int] = {}
+        self._pythons: dict[int, Counter[str]] = {}  # by client: how many of its lines are for each
         self._dead: dict[int, int] = {}  # by client: how many entries of its heap may be of lines that are forgotten
         self._within: dict[int, dict[Line, None]] = {}  # by task: the lines of what it has submitted
         self._children: dict[int, list[Entry]] = {}  # the same as heaps; entries of forgotten lines go when met
@@ -128,6 +130,7 @@ class ReadyQueue:
         lines = self._lines.setdefault(peer, {})
         line = lines.get(key)
         if line is None:
+            self._pythons.setdefault(peer, Counter())[task.client.python] += 1
             line = lines[key] = Line(peer, key, task.group, task.priority, task.parent, task.client.python)
             line.tasks.append(task)
             if task.parent is not None:
@@ -299,6 +302,9 @@ class ReadyQueue:
 
     def _other_line(self, heap: list[Place], pythons: Collection[str]) -> Line | None:
         """The next line that these Pythons can run; a client of unknown Python may have nested tasks of several."""
+        own = self._pythons[heap[0][2].peer]
+        if not any(count and fits(python, pythons) for python, count in own.items()):
+            return None  # a look at all of its lines would cost others as much as it has
         return min(self._open(heap, pythons), key=lambda line: line.entry, default=None)
 
     def _open(self, heap: list[Place], pythons: Collection[str]) -> list[Line]:
@@ -330,8 +336,10 @@ class ReadyQueue:
         lines = self._lines.get(line.peer, {})
         if lines.get(line.key) is line:
             del lines[line.key]
+            self._pythons[line.peer][line.python] -= 1
             if not lines:
                 del self._lines[line.peer]
+                del self._pythons[line.peer]
         if line.parent is not None:
             siblings = self._within.get(line.parent.id, {})
             siblings.pop(line, None)
@@ -374,6 +382,7 @@ class ReadyQueue:
     def lose_client(self, client: ClientRecord) -> None:
         """Forget a client that has left."""
         self._lines.pop(client.peer, None)
+        self._pythons.pop(client.peer, None)
         self._heaps.pop(client.peer, None)
         self._held.pop(client.peer, None)
         self._counts.pop(client.peer, None)

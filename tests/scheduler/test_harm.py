@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from minidask.errors import ProtocolError
-from minidask.scheduler import holds, invariants
+from minidask.scheduler import holds, invariants, ready
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Joined, Lagging, Left, Received
 from minidask.scheduler.ready import Line
@@ -238,3 +238,21 @@ def test_a_client_that_says_again_that_it_has_said_all_makes_no_work() -> None:
     assert scheduler.core.handle(Received(LIAR, m.Resubmitted()), 0.0) == [], "it does not look at holds"
     table._holds = kept
     assert len(kept) == 100
+
+
+def test_lines_that_no_free_worker_can_run_are_not_looked_at_for_the_tasks_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduler = Scheduler(slots=1, python="3.11.1")
+    scheduler.join(OTHER_LIAR, "worker", slots=0, python="3.9.1")
+    scheduler.hear(OTHER_LIAR, m.Resized(1))
+    scheduler.join(LIAR, "client", python="3.9.2")
+    scheduler.join(VICTIM, "client", python="3.11.2")
+    scheduler.hear(LIAR, *(submit(number, priority=-number) for number in range(1, 500)))
+    seen: list[str] = []
+    looked = ready.fits
+    monkeypatch.setattr(ready, "fits", lambda python, own: bool(seen.append(python)) or looked(python, own))
+    for number in range(1, 50):
+        (run,) = runs(scheduler.hear(VICTIM, submit(number)))
+        scheduler.hear(WORKER, m.Done(run.task, 1, 0.1, [b"result"]))
+    assert len(seen) < 49 * 20, "and not 49 times 499"
