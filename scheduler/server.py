@@ -50,6 +50,7 @@ from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Messag
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
+from .stream import STORY
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
@@ -243,7 +244,7 @@ class SchedulerServer:
     def _write(self, outbox: Outbox, touched: set[int]) -> None:
         for peer, message in outbox:
             if type(message) is Notice:
-                log.warning("%s", message.text)
+                log.log(logging.INFO if peer == STORY else logging.WARNING, "%s", message.text)
             link = self._links.get(peer)
             if link is None:
                 continue

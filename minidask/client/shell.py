@@ -422,7 +422,7 @@ class ClientShell:
             on_answer: called by the thread that reads when all are ready; with None if the connection ends before.
         """
         self.cancel_all(force=True)
-        self._send(lambda: self.core.restart(on_answer))
+        self._send(lambda: [self.core.request(m.Restart, on_answer)])
 
     # --- sending ---
 

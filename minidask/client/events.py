@@ -1,0 +1,322 @@
+"""What happens in the cluster, for those who look: `Client.events()`.
+
+    the thread that reads ─ Events ─► EventReader: some batches, the last ones ─► whoever iterates, in its own thread
+
+A reader that is slow holds up nobody. It loses the oldest batches, and is told how many events it has missed. After a
+new connection comes a snapshot again.
+
+What workers tell is passed on by the scheduler as it is, so anything may come. What cannot be read is left out.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgpack
+
+from minidask.errors import MinidaskError
+from minidask.host.texts import printable
+from minidask.wire.observing import Events, Subscribe
+from minidask.wire.packing import unpack
+
+MOST_BATCHES = 1000
+LOOK_SECONDS = 0.2
+
+TASK_FIELDS = ("task", "name", "client")
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "snapshot": ("info",),
+    "machine": ("machine", "name", "slots", "host", "python"),
+    "machine-left": ("machine", "name", "text", "tasks"),
+    "client": ("client", "name"),
+    "client-left": ("client", "name", "text"),
+    "submitted": (*TASK_FIELDS, "group", "parent"),
+    "started": (*TASK_FIELDS, "machine", "attempt"),
+    "ended": (*TASK_FIELDS, "machine", "how", "seconds", "text"),
+    "again": (*TASK_FIELDS, "machine", "how", "text"),
+    "fetched": ("blob", "size", "machine", "source"),
+    "counts": ("clients", "counts"),
+}
+"""What follows kind and time in a row: see docs/protocol.md."""
+
+CALL_FIELDS = ("slot", "task", "attempt", "call", "name", "age", "seconds", "cpu", "memory", "failed")
+
+
+class ClusterEvent(NamedTuple):
+    """Something that has happened in the cluster. What a kind does not have is as below.
+
+    Attributes:
+        kind: "snapshot": all that follows begins anew. "machine", "machine-left": a machine has joined, or has another
+            number of workers; it has left. "client", "client-left". "submitted", "started", "ended", "again": a task;
+            "again": an attempt has ended without an outcome. "fetched": a machine has got large data. "counts": all
+            counts, once a second. "usage": how busy a machine is, twice a second. "running": what runs in a worker,
+            twice a second. "call": a call has ended in a worker, be it a task or one of a `Parallel` call. "missed":
+            events were left out.
+        time: in seconds, as of `time.time()`; 0 if it is unknown.
+        machine: address of the machine.
+        worker: number of the worker process there; -1: none.
+        client: the scheduler's number of the client; 0: none.
+        task: the scheduler's number of the task; 0: none.
+        call: the client's number of a call of a `Parallel` call; 0: none.
+        attempt: the number of the attempt.
+        name: of the task, machine or client.
+        how: how a task or attempt has ended: "done", "raised", "stopped", "died", "lost", "fail", "held", "cancelled",
+            "gave_back".
+        text: the error, or the reason.
+        seconds: how long it took.
+        cpu: processor seconds meanwhile; below 0 if unknown.
+        memory: in bytes; of a call, the most that its process has had.
+        size: in bytes, or how many.
+        info: all else, by name.
+    """
+
+    kind: str
+    time: float
+    machine: str = ""
+    worker: int = -1
+    client: int = 0
+    task: int = 0
+    call: int = 0
+    attempt: int = 0
+    name: str = ""
+    how: str = ""
+    text: str = ""
+    seconds: float = 0.0
+    cpu: float = -1.0
+    memory: int = 0
+    size: int = 0
+    info: Mapping[str, Any] = {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as a dict for JSON, without what this kind does not have."""
+        values = self._asdict()
+        return {name: values[name] for name in self._fields if values[name] != self._field_defaults.get(name, ...)}
+
+
+_KINDS = {name: type(default) for name, default in ClusterEvent._field_defaults.items()}
+
+
+class EventReader:
+    """What happens from now on: an iterator of `ClusterEvent`, and a context manager that ends it.
+
+    It begins with a "snapshot", the machines, the clients, and what runs. It ends when the client is closed.
+
+    Args:
+        closed: called for why the client has ended; empty while it has not.
+        left: called once, when nobody reads any more.
+    """
+
+    def __init__(self, closed: Callable[[], str], left: Callable[[EventReader], None]) -> None:
+        self._closed = closed
+        self._left = left
+        self._batches: collections.deque[Events] = collections.deque()
+        self._missed = 0
+        self._changed = threading.Condition(threading.Lock())
+        self._open = True
+        self._decoder = EventDecoder()
+        self._decoded: collections.deque[ClusterEvent] = collections.deque()
+
+    def put(self, batch: Events) -> None:
+        """Take a batch; called by the thread that reads."""
+        with self._changed:
+            if len(self._batches) >= MOST_BATCHES:
+                self._missed += 1
+                self._batches.clear()  # what is left would make no sense without what is gone
+            self._batches.append(batch)
+            self._changed.notify()
+
+    def get(self, timeout: float | None = None) -> list[ClusterEvent]:
+        """Wait for events, and return all that have come.
+
+        Args:
+            timeout: seconds to wait for the first one; None: as long as it takes.
+
+        Returns:
+            None at all when the time is over, or the client is closed.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._changed:
+            while not self._batches and self._open and not self._closed():
+                left = LOOK_SECONDS if end is None else min(LOOK_SECONDS, end - time.monotonic())
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            batches, self._batches = self._batches, collections.deque()
+            missed, self._missed = self._missed, 0
+        events = [ClusterEvent("missed", time.time(), size=missed, text="this program was too slow")] if missed else []
+        for batch in batches:
+            events += self._decoder.events(batch)
+        return events
+
+    def __iter__(self) -> Iterator[ClusterEvent]:
+        return self
+
+    def __next__(self) -> ClusterEvent:
+        while not self._decoded:
+            self._decoded.extend(self.get())
+            if not self._decoded and (not self._open or self._closed()):
+                raise StopIteration
+        return self._decoded.popleft()
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._changed:
+            was_open, self._open = self._open, False
+            self._changed.notify_all()
+        if was_open:
+            self._left(self)
+
+    def __enter__(self) -> EventReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class EventDecoder:
+    """Makes events of batches. The scheduler's clock becomes that of this process, by the moment when a batch comes."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._offset: float | None = None
+
+    def events(self, batch: Events) -> list[ClusterEvent]:
+        """Return the events of a batch; what is malformed is left out."""
+        offset = self._clock() - batch.now
+        self._offset = offset if self._offset is None else min(self._offset, offset)  # the one that was the least late
+        found = [ClusterEvent("missed", batch.now + self._offset, size=batch.dropped)] if batch.dropped else []
+        for row in _unpacked(batch.payload[0]):
+            if type(row) is list and len(row) > 2 and type(row[0]) is str and type(row[1]) is float:
+                when = row[1] and row[1] + self._offset
+                found += _activity(when, row[2:]) if row[0] == "activity" else _event(row[0], when, row[2:])
+        return found
+
+
+def _unpacked(data: Any) -> list[Any]:
+    try:
+        rows = unpack(data)
+    except (ValueError, msgpack.UnpackException, RecursionError):
+        return []
+    return rows if type(rows) is list else []
+
+
+def _event(kind: str, when: float, values: list[Any]) -> list[ClusterEvent]:
+    names = FIELDS.get(kind)
+    if names is None or len(values) < len(names):
+        return []
+    fields = dict(zip(names, values, strict=False))
+    if "counts" in names:
+        return [ClusterEvent(kind, when, info={"clients": fields["clients"], "tasks": fields["counts"]})]
+    more = {name: fields.pop(name) for name in names if name not in _KINDS}
+    fields["size"] = more.pop("slots", more.pop("tasks", fields.get("size", 0)))
+    return _made(kind, when, {**fields, "info": {**more, **fields.get("info", {})} if more else fields.get("info", {})})
+
+
+def _made(kind: str, when: float, fields: dict[str, Any]) -> list[ClusterEvent]:
+    """The event with these fields, if each is of the right type; texts are made printable."""
+    for name, value in fields.items():
+        wanted = _KINDS[name]
+        if wanted is float and type(value) is int:
+            fields[name] = float(value)
+        elif not isinstance(value, Mapping if name == "info" else wanted) or isinstance(value, bool):
+            return []
+        elif wanted is str:
+            fields[name] = printable(value)
+    return [ClusterEvent(kind, when, **fields)]
+
+
+def _activity(when: float, values: list[Any]) -> list[ClusterEvent]:
+    """The events of one worker's `Activity`."""
+    machine, payload = (*values, b"")[:2]
+    content = _unpacked(payload) if type(payload) is bytes else []
+    if type(machine) is not str or len(content) < 4:
+        return []
+    figures, slots, calls, missed = content[:4]
+    found = _usage(when, machine, figures)
+    for row in slots if type(slots) is list else []:
+        if type(row) is list and len(row) >= 6 and all(type(value) in (int, float) for value in row[:5]):
+            found += _running(when, machine, *row[:6])
+    for row in calls if type(calls) is list else []:
+        found += _call("call", when, machine, row)
+    if type(missed) is int and missed > 0:
+        found.append(ClusterEvent("missed", when, machine, size=missed, text="too many calls"))
+    return found
+
+
+def _usage(when: float, machine: str, figures: Any) -> list[ClusterEvent]:
+    if type(figures) is not dict:
+        return []
+    numbers = {key: value for key, value in figures.items() if type(key) is str and type(value) in (int, float)}
+    return [ClusterEvent("usage", when, machine, info=numbers)]
+
+
+def _running(when: float, machine: str, slot: int, over: int, failed: int, seconds: float, memory: int, row: Any) -> list[ClusterEvent]:  # fmt: skip  # noqa: E501
+    """What runs in a slot, and its sums."""
+    sums = {"over": over, "failed": failed, "busy_seconds": seconds, "idle": not row}
+    nothing = ClusterEvent("running", when, machine, int(slot), memory=int(memory), info=sums)
+    return [event._replace(memory=int(memory), info=sums) for event in _call("running", when, machine, row)] or [nothing]
+
+
+def _call(kind: str, when: float, machine: str, row: Any) -> list[ClusterEvent]:
+    if type(row) is not list or len(row) < len(CALL_FIELDS):
+        return []
+    fields = dict(zip(CALL_FIELDS, row, strict=False))
+    age, failed, fields["worker"] = fields.pop("age"), fields.pop("failed"), fields.pop("slot")
+    if type(age) not in (int, float):
+        return []
+    if kind == "running":
+        fields["seconds"] = age
+    return [
+        event._replace(machine=printable(machine), how="raised" if failed else "done" if kind == "call" else "")
+        for event in _made(kind, when - age, fields)
+    ]
+
+
+class Subscription:
+    """The readers of one client. The scheduler is told of the first one, and when there is none any more.
+
+    Args:
+        send: sends a message, if there is a connection.
+        closed: as for `EventReader`.
+    """
+
+    def __init__(self, send: Callable[[list[Any]], None], closed: Callable[[], str]) -> None:
+        self._send = send
+        self._closed = closed
+        self._readers: tuple[EventReader, ...] = ()
+
+    def open(self) -> EventReader:
+        """Return a new reader. All readers of the client get a snapshot."""
+        reader = EventReader(self._closed, self._leave)
+        self._readers = (*self._readers, reader)
+        self._send([Subscribe(True)])
+        return reader
+
+    def _leave(self, reader: EventReader) -> None:
+        self._readers = tuple(other for other in self._readers if other is not reader)
+        if not self._readers:
+            self._send([Subscribe(False)])
+
+    def resume(self) -> list[Subscribe]:
+        """What tells another scheduler, or a new connection."""
+        return [Subscribe(True)] if self._readers else []
+
+    def received(self, batch: Events) -> None:
+        """Pass a batch on to all readers."""
+        for reader in self._readers:
+            reader.put(batch)
+
+
+def why_of(info: dict[str, Any]) -> str:
+    """The sentence in the answer to `Explain`.
+
+    Raises:
+        MinidaskError: there is none.
+    """
+    why = info.get("why")
+    if not isinstance(why, str):
+        raise MinidaskError("the scheduler has not said why")
+    return printable(why)
