@@ -106,10 +106,11 @@ class EventStream:
             self._due = now + BATCH_SECONDS
 
     def _flush(self) -> None:
-        rows, left_out = self._rows, self._left_out
+        rows, left_out = self._rows[:MOST_ROWS], self._left_out + max(0, len(self._rows) - MOST_ROWS)
         if not rows and not left_out:
             return
-        self._rows, self._left_out = [], 0
+        self._rows.clear()
+        self._left_out = 0
         payload = pack(rows)
         for peer, client in self._subscribers.items():
             if client.lags:
@@ -120,10 +121,7 @@ class EventStream:
 
     def _tell(self, *row: Any) -> None:
         if self.on:
-            if len(self._rows) < MOST_ROWS:
-                self._rows.append(row)
-            else:
-                self._left_out += 1
+            self._rows.append(row)
 
     def log(self, text: str) -> None:
         """Have a warning written to the scheduler's log."""
@@ -187,19 +185,19 @@ class EventStream:
         """A client has submitted a task."""
         if not task.lease:
             group, parent = task.group.number if task.group else 0, task.parent.id if task.parent else 0
-            self._tell("submitted", self.now, task.id, task.name, task.root.peer, group, parent)
+            self._rows.append(("submitted", self.now, task.id, task.name, task.root.peer, group, parent))
 
     def started(self, task: TaskRecord) -> None:
         """An attempt was sent to a worker."""
-        if not task.lease:
-            self._tell(*_started(task, self.now))
+        if self.on and not task.lease:
+            self._rows.append(_started(task, self.now))
 
     def ended(self, task: TaskRecord, step: str, seconds: float, text: str) -> None:
         """A task is over by this step of the table. To be called before it takes that step."""
         if not task.lease:
             text = text.rstrip().rpartition("\n")[2][:MAX_TEXT] if text else ""  # of a traceback, the error
             how = "cancelled" if step in ("cancel", "end") else step
-            self._tell("ended", self.now, task.id, task.name, task.root.peer, _where(task), how, seconds, text)
+            self._rows.append(("ended", self.now, task.id, task.name, task.root.peer, _where(task), how, seconds, text))
 
     def lost(self, task: TaskRecord, reason: str, text: str) -> None:
         """A task ends without an outcome of its own."""

@@ -11,6 +11,7 @@ What workers tell is passed on by the scheduler as it is, so anything may come. 
 from __future__ import annotations
 
 import collections
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,14 +24,17 @@ from minidask.host.texts import printable
 from minidask.wire.observing import Events, Subscribe
 from minidask.wire.packing import unpack
 
-MOST_BATCHES = 1000
+MOST_BYTES = 1 << 26
+"""Of batches that wait for a slow reader."""
 LOOK_SECONDS = 0.2
+SNAPSHOT_SECONDS = 1.0
+"""Between two snapshots that are asked for, as something was missed."""
 
 TASK_FIELDS = ("task", "name", "client")
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "snapshot": ("info",),
-    "machine": ("machine", "name", "slots", "host", "python"),
-    "machine-left": ("machine", "name", "text", "tasks"),
+    "machine": ("machine", "name", "size", "host", "python"),
+    "machine-left": ("machine", "name", "text", "size"),
     "client": ("client", "name"),
     "client-left": ("client", "name", "text"),
     "submitted": (*TASK_FIELDS, "group", "parent"),
@@ -38,9 +42,9 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "ended": (*TASK_FIELDS, "machine", "how", "seconds", "text"),
     "again": (*TASK_FIELDS, "machine", "how", "text"),
     "fetched": ("blob", "size", "machine", "source"),
-    "counts": ("clients", "counts"),
+    "counts": ("clients", "tasks"),
 }
-"""What follows kind and time in a row: see docs/protocol.md."""
+"""What follows kind and time in a row: see docs/protocol.md. What is no field of `ClusterEvent` goes into `info`."""
 
 CALL_FIELDS = ("slot", "task", "attempt", "call", "name", "age", "seconds", "cpu", "memory", "failed")
 
@@ -69,7 +73,7 @@ class ClusterEvent(NamedTuple):
         seconds: how long it took.
         cpu: processor seconds meanwhile; below 0 if unknown.
         memory: in bytes; of a call, the most that its process has had.
-        size: in bytes, or how many.
+        size: bytes of data; workers of a machine; tasks that a machine has lost; events that were missed.
         info: all else, by name.
     """
 
@@ -96,7 +100,7 @@ class ClusterEvent(NamedTuple):
         return {name: values[name] for name in self._fields if values[name] != self._field_defaults.get(name, ...)}
 
 
-_KINDS = {name: type(default) for name, default in ClusterEvent._field_defaults.items()}
+_KINDS: dict[str, Any] = {name: type(default) for name, default in ClusterEvent._field_defaults.items()}
 
 
 class EventReader:
@@ -112,21 +116,25 @@ class EventReader:
     def __init__(self, closed: Callable[[], str], left: Callable[[EventReader], None]) -> None:
         self._closed = closed
         self._left = left
-        self._batches: collections.deque[Events] = collections.deque()
-        self._missed = 0
+        self._batches: collections.deque[tuple[Events, float]] = collections.deque()  # each with when it came
+        self._bytes = self._missed = 0
         self._changed = threading.Condition(threading.Lock())
         self._open = True
         self._decoder = EventDecoder()
         self._decoded: collections.deque[ClusterEvent] = collections.deque()
 
-    def put(self, batch: Events) -> None:
-        """Take a batch; called by the thread that reads."""
+    def put(self, batch: Events) -> bool:
+        """Take a batch; called by the thread that reads. Returns whether none was left out."""
         with self._changed:
-            if len(self._batches) >= MOST_BATCHES:
-                self._missed += 1
-                self._batches.clear()  # what is left would make no sense without what is gone
-            self._batches.append(batch)
+            self._bytes += len(batch.payload[0])
+            fits = self._bytes <= MOST_BYTES
+            if not fits:
+                self._missed += len(self._batches)
+                self._batches.clear()
+                self._bytes = len(batch.payload[0])
+            self._batches.append((batch, time.time()))
             self._changed.notify()
+        return fits
 
     def get(self, timeout: float | None = None) -> list[ClusterEvent]:
         """Wait for events, and return all that have come.
@@ -135,7 +143,7 @@ class EventReader:
             timeout: seconds to wait for the first one; None: as long as it takes.
 
         Returns:
-            None at all when the time is over, or the client is closed.
+            An empty list when the time is over, or the client is closed.
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -145,10 +153,11 @@ class EventReader:
                     break
                 self._changed.wait(left)
             batches, self._batches = self._batches, collections.deque()
-            missed, self._missed = self._missed, 0
-        events = [ClusterEvent("missed", time.time(), size=missed, text="this program was too slow")] if missed else []
-        for batch in batches:
-            events += self._decoder.events(batch)
+            missed, self._missed, self._bytes = self._missed, 0, 0
+        text = f"this program was too slow for {missed} batches"
+        events = [ClusterEvent("missed", time.time(), text=text)] if missed else []
+        for batch, came in batches:
+            events += self._decoder.events(batch, came)
         return events
 
     def __iter__(self) -> Iterator[ClusterEvent]:
@@ -177,16 +186,18 @@ class EventReader:
 
 
 class EventDecoder:
-    """Makes events of batches. The scheduler's clock becomes that of this process, by the moment when a batch comes."""
+    """Makes events of batches. Times become those of this process: the least late batch tells how the clocks differ."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._offset: float | None = None
+    def __init__(self) -> None:
+        self._offset = math.inf
 
-    def events(self, batch: Events) -> list[ClusterEvent]:
-        """Return the events of a batch; what is malformed is left out."""
-        offset = self._clock() - batch.now
-        self._offset = offset if self._offset is None else min(self._offset, offset)  # the one that was the least late
+    def events(self, batch: Events, came: float) -> list[ClusterEvent]:
+        """Return the events of a batch; what is malformed is left out.
+
+        Args:
+            came: when it came, on this process's clock.
+        """
+        self._offset = min(self._offset, came - batch.now)
         found = [ClusterEvent("missed", batch.now + self._offset, size=batch.dropped)] if batch.dropped else []
         for row in _unpacked(batch.payload[0]):
             if type(row) is list and len(row) > 2 and type(row[0]) is str and type(row[1]) is float:
@@ -208,11 +219,8 @@ def _event(kind: str, when: float, values: list[Any]) -> list[ClusterEvent]:
     if names is None or len(values) < len(names):
         return []
     fields = dict(zip(names, values, strict=False))
-    if "counts" in names:
-        return [ClusterEvent(kind, when, info={"clients": fields["clients"], "tasks": fields["counts"]})]
     more = {name: fields.pop(name) for name in names if name not in _KINDS}
-    fields["size"] = more.pop("slots", more.pop("tasks", fields.get("size", 0)))
-    return _made(kind, when, {**fields, "info": {**more, **fields.get("info", {})} if more else fields.get("info", {})})
+    return _made(kind, when, {**fields, "info": more} if more else fields)
 
 
 def _made(kind: str, when: float, fields: dict[str, Any]) -> list[ClusterEvent]:
@@ -221,9 +229,9 @@ def _made(kind: str, when: float, fields: dict[str, Any]) -> list[ClusterEvent]:
         wanted = _KINDS[name]
         if wanted is float and type(value) is int:
             fields[name] = float(value)
-        elif not isinstance(value, Mapping if name == "info" else wanted) or isinstance(value, bool):
+        elif type(value) is not wanted:
             return []
-        elif wanted is str:
+        elif type(value) is str:
             fields[name] = printable(value)
     return [ClusterEvent(kind, when, **fields)]
 
@@ -253,11 +261,14 @@ def _usage(when: float, machine: str, figures: Any) -> list[ClusterEvent]:
     return [ClusterEvent("usage", when, machine, info=numbers)]
 
 
-def _running(when: float, machine: str, slot: int, over: int, failed: int, seconds: float, memory: int, row: Any) -> list[ClusterEvent]:  # fmt: skip  # noqa: E501
+def _running(
+    when: float, machine: str, slot: int, over: int, failed: int, seconds: float, memory: int, row: Any
+) -> list[ClusterEvent]:
     """What runs in a slot, and its sums."""
     sums = {"over": over, "failed": failed, "busy_seconds": seconds, "idle": not row}
     nothing = ClusterEvent("running", when, machine, int(slot), memory=int(memory), info=sums)
-    return [event._replace(memory=int(memory), info=sums) for event in _call("running", when, machine, row)] or [nothing]
+    calls = _call("running", when, machine, row)
+    return [call._replace(memory=int(memory), info=sums) for call in calls] or [nothing]
 
 
 def _call(kind: str, when: float, machine: str, row: Any) -> list[ClusterEvent]:
@@ -287,27 +298,33 @@ class Subscription:
         self._send = send
         self._closed = closed
         self._readers: tuple[EventReader, ...] = ()
+        self._changing = threading.Lock()
+        self._asked = 0.0
 
     def open(self) -> EventReader:
         """Return a new reader. All readers of the client get a snapshot."""
         reader = EventReader(self._closed, self._leave)
-        self._readers = (*self._readers, reader)
-        self._send([Subscribe(True)])
+        with self._changing:
+            self._readers = (*self._readers, reader)
+            self._send([Subscribe(True)])
         return reader
 
     def _leave(self, reader: EventReader) -> None:
-        self._readers = tuple(other for other in self._readers if other is not reader)
-        if not self._readers:
-            self._send([Subscribe(False)])
+        with self._changing:
+            self._readers = tuple(other for other in self._readers if other is not reader)
+            if not self._readers:
+                self._send([Subscribe(False)])
 
     def resume(self) -> list[Subscribe]:
         """What tells another scheduler, or a new connection."""
         return [Subscribe(True)] if self._readers else []
 
     def received(self, batch: Events) -> None:
-        """Pass a batch on to all readers."""
-        for reader in self._readers:
-            reader.put(batch)
+        """Pass a batch on to all readers. If one of them has missed something, ask for a snapshot."""
+        whole = [reader.put(batch) for reader in self._readers]
+        if (batch.dropped or not all(whole)) and time.monotonic() >= self._asked + SNAPSHOT_SECONDS:
+            self._asked = time.monotonic()
+            self._send([Subscribe(True)])
 
 
 def why_of(info: dict[str, Any]) -> str:
