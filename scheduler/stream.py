@@ -33,6 +33,8 @@ MOST_ROWS = 20_000
 """Of a batch. What is more is left out."""
 MOST_BYTES = 1 << 20
 """Of one worker's Activity: what is larger is left out."""
+MOST_BYTES_AT_ONCE = 1 << 25
+"""Of all workers' Activity in a batch."""
 MAX_TEXT = 2000
 
 LOG = 0
@@ -63,7 +65,7 @@ class EventStream:
         self._subscribers: dict[int, ClientRecord] = {}
         self._missed: dict[int, int] = {}  # by subscriber: how many rows it was not sent
         self._rows: list[tuple[Any, ...]] = []
-        self._left_out = 0
+        self._left_out = self._bytes = 0
         self._due = inf
 
     # --- who looks ---
@@ -110,7 +112,7 @@ class EventStream:
         if not rows and not left_out:
             return
         self._rows.clear()
-        self._left_out = 0
+        self._left_out = self._bytes = 0
         payload = pack(rows)
         for peer, client in self._subscribers.items():
             if client.lags:
@@ -170,9 +172,10 @@ class EventStream:
     def activity(self, worker: WorkerRecord, message: Activity) -> None:
         """A worker has told what its slots do."""
         (payload,) = message.payload
-        if len(payload) <= MOST_BYTES:
+        self._bytes += len(payload)
+        if len(payload) <= MOST_BYTES and self._bytes <= MOST_BYTES_AT_ONCE:
             self._tell("activity", self.now, worker.address, bytes(payload))
-        else:
+        elif self.on:
             self._left_out += 1
 
     def fetched(self, blob: bytes, size: int, worker: WorkerRecord, source: WorkerRecord | None) -> None:
@@ -208,7 +211,7 @@ class EventStream:
         """An attempt is over without an outcome. To be called before the task takes that step of the table."""
         self._tell("again", self.now, task.id, task.name, task.root.peer, _where(task), step, text[:MAX_TEXT])
         if step == "died":
-            self._log(f"{_what(task)} has lost its worker process: {text[:MAX_TEXT]}")
+            self._log(f"{_what(task)} has lost its worker process, death {task.deaths}: {text[:MAX_TEXT]}")
 
     def all_lost(self, client: ClientRecord, tasks: int, text: str) -> None:
         """A client has lost tasks that had not begun, all for one reason."""

@@ -69,10 +69,7 @@ def _running(task: TaskRecord, worker: WorkerRecord, blobs: BlobTable) -> str:
         return f"it waits on machine {worker.name} for its data, of which {size} are being fetched"
     if worker.free < 0 and task.id not in worker.guests:
         more = count(-worker.free, "task")
-        return (
-            f"it is on machine {worker.name}, which has {more} more than its {count(worker.slots, 'worker')} run at"
-            " once: it runs, or is the next to run there"
-        )
+        return f"it is on machine {worker.name}, which has {more} more than workers: it runs, or is one of the next"
     if task.nest is not None and task.nest.waits and task.nest.children:
         return f"it is on machine {worker.name}, and waits for {count(len(task.nest.children), 'task')} within it"
     return f"it runs on machine {worker.name}, attempt {task.attempt}"
@@ -112,7 +109,7 @@ def _waiting(
         return f"a worker is free on {_named(free)}, and it goes there in a moment"
     slow = [worker for worker in fitting if worker.lags]
     if len(slow) == len(fitting):
-        return f"{_named(slow)} does not read what it is sent: its network is slow, or it stands still"
+        return f"no machine that could run it reads what it is sent, so the network is slow: {_named(slow)}"
     slots = sum(worker.slots for worker in fitting)
     which = f" with Python {python}" if len(fitting) < len(serving) else ""
     held = sum(worker.held for worker in fitting)
@@ -128,7 +125,8 @@ def _pinned(worker: WorkerRecord | None, address: str) -> str:
         return f"only machine {worker.name} may run it, which does not read what it is sent"
     if worker.free > 0:
         return f"it goes to machine {worker.name} in a moment"
-    return f"only machine {worker.name} may run it, where all {count(worker.slots, 'worker')} are busy"
+    busy = "whose only worker is busy" if worker.slots == 1 else f"whose {worker.slots} workers are all busy"
+    return f"only machine {worker.name} may run it, {busy}"
 
 
 def _before(task: TaskRecord, ready: ReadyQueue, clients: Mapping[int, ClientRecord]) -> str:

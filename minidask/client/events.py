@@ -243,14 +243,14 @@ def _activity(when: float, values: list[Any]) -> list[ClusterEvent]:
     if type(machine) is not str or len(content) < 4:
         return []
     figures, slots, calls, missed = content[:4]
-    found = _usage(when, machine, figures)
+    found = _usage(when, printable(machine), figures)
     for row in slots if type(slots) is list else []:
-        if type(row) is list and len(row) >= 6 and all(type(value) in (int, float) for value in row[:5]):
-            found += _running(when, machine, *row[:6])
+        if type(row) is list and list(map(type, row[:5])) == [int, int, int, float, int] and len(row) > 5:
+            found += _running(when, printable(machine), *row[:6])
     for row in calls if type(calls) is list else []:
         found += _call("call", when, machine, row)
     if type(missed) is int and missed > 0:
-        found.append(ClusterEvent("missed", when, machine, size=missed, text="too many calls"))
+        found.append(ClusterEvent("missed", when, printable(machine), size=missed, text="too many calls"))
     return found
 
 
@@ -266,9 +266,8 @@ def _running(
 ) -> list[ClusterEvent]:
     """What runs in a slot, and its sums."""
     sums = {"over": over, "failed": failed, "busy_seconds": seconds, "idle": not row}
-    nothing = ClusterEvent("running", when, machine, int(slot), memory=int(memory), info=sums)
-    calls = _call("running", when, machine, row)
-    return [call._replace(memory=int(memory), info=sums) for call in calls] or [nothing]
+    nothing = ClusterEvent("running", when, machine, slot, memory=memory, info=sums)
+    return [call._replace(memory=memory, info=sums) for call in _call("running", when, machine, row)] or [nothing]
 
 
 def _call(kind: str, when: float, machine: str, row: Any) -> list[ClusterEvent]:
