@@ -88,6 +88,7 @@ class SchedulerServer:
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
+        self._goodbyes: dict[int, str] = {}  # why peers were told goodbye, for the log
         self._dismissed: set[int] = set()  # peers that were told goodbye, and are still connected
         self._lagging: dict[int, list[Event]] = {}  # by peer: what it has asked for meanwhile
         self._next_peer = 0
@@ -255,6 +256,7 @@ class SchedulerServer:
                 self._inbox.append(Unsent(peer, message, f"{error}"[:MAX_REASON]))
                 continue
             if type(message) is Goodbye:
+                self._goodbyes[peer] = f"it was told goodbye, as {message.reason}"
                 link.close()
             touched.add(peer)
             if peer in self._lagging and isinstance(link, MessageLink) and link.waiting > MOST_WAITING:
@@ -348,7 +350,7 @@ class SchedulerServer:
         self._acknowledged.pop(peer, None)
         self._dismissed.discard(peer)
         self._lagging.pop(peer, None)
-        reason = str(error) if error else "it closed the connection"
+        reason = self._goodbyes.pop(peer, "") or (str(error) if error else "it closed the connection")
         log.info("the connection to %s is gone: %s", self._names.pop(peer), reason)
         # A machine that has reset the connection knows that the program is gone; one that answers nothing does not.
         self.post(Left(peer, reason, isinstance(error, OSError) and not isinstance(error, ConnectionError)))

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.client.connecting import Entry, connect, own_name
 from minidask.client.core import OnAnswer
-from minidask.client.events import EventReader, why_of
+from minidask.client.eventreader import EventReader
+from minidask.client.events import why_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered

@@ -36,7 +36,7 @@ from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import ClientCore, Effect, OnAnswer, Settle, Tell
-from minidask.client.events import Subscription
+from minidask.client.eventreader import Subscription
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
 from minidask.client.outcomes import Outcome, Returned

@@ -9,8 +9,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from minidask.client import eventreader
 from minidask.client import events as events_module
-from minidask.client.events import ClusterEvent, EventDecoder, EventReader, Subscription
+from minidask.client.eventreader import EventReader, Subscription
+from minidask.client.events import ClusterEvent, EventDecoder
 from minidask.wire.observing import Events, Subscribe
 from minidask.wire.packing import pack
 
@@ -153,7 +155,7 @@ def test_an_iteration_ends_with_its_client_or_its_reader() -> None:
 
 
 def test_a_slow_reader_loses_what_is_too_much_and_gets_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events_module, "MOST_BYTES", 100)
+    monkeypatch.setattr(eventreader, "MOST_BYTES", 100)
     sent = Sent()
     with sent.subscription.open() as reader:
         for number in range(20):
