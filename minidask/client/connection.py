@@ -315,19 +315,20 @@ def _shut(sock: socket.socket) -> None:
 
 
 def _connect(address: Address, timeout: float) -> socket.socket:
+    sock = None
     try:
         if address.scheme == "unix":
             sock = socket.socket(socket.AF_UNIX)
-            try:
-                sock.settimeout(timeout)
-                sock.connect(address.path)
-            except BaseException:
-                sock.close()
-                raise
+            sock.settimeout(timeout)
+            sock.connect(address.path)
         else:
             sock = socket.create_connection((address.host, address.port), timeout)
-    except OSError as error:
+        keep_alive(sock)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if not isinstance(error, OSError):
+            raise
         pass_on(error)
         raise no_scheduler(address, error) from error
-    keep_alive(sock)
     return sock

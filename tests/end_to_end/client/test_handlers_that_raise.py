@@ -151,7 +151,7 @@ def test_a_handler_that_raises_at_any_moment_is_obeyed_and_breaks_nothing(
     assert len(came) >= 50
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a socket that had no name yet
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # a socket that had no name yet: it is collected here too
 def test_clients_are_made_and_closed_under_alarms(alarm: Alarm) -> None:
     dice = random.Random(3)
     came, others = 0, list(minidask.local.cluster._live_clusters)
@@ -164,6 +164,7 @@ def test_clients_are_made_and_closed_under_alarms(alarm: Alarm) -> None:
             came += error is alarm.last
     assert came == alarm.raised
     alarm.last = TimeIsUp()
+    gc.collect()
     for cluster in list(minidask.local.cluster._live_clusters):  # as at the end of the program
         if cluster not in others:
             cluster.close()
