@@ -93,6 +93,7 @@ class SchedulerServer:
         self._lagging: dict[int, list[Event]] = {}  # by peer: what it has asked for meanwhile
         self._next_peer = 0
         self._ticker: asyncio.TimerHandle | None = None
+        self._tells_all = log.isEnabledFor(logging.DEBUG)
 
     # --- life ---
 
@@ -249,6 +250,8 @@ class SchedulerServer:
             link = self._links.get(peer)
             if link is None:
                 continue
+            if self._tells_all:
+                log.debug("%s is sent %s", self._name(peer), type(message).__name__)
             try:
                 link.send(message)
             except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
@@ -326,8 +329,11 @@ class SchedulerServer:
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         peer = self._peers.get(id(link))
-        if peer is not None:
-            self.post(*(Received(peer, message) for message in messages))
+        if peer is None:
+            return
+        if self._tells_all:
+            log.debug("%s has sent %s", self._name(peer), ", ".join(type(message).__name__ for message in messages))
+        self.post(*(Received(peer, message) for message in messages))
 
     def _lags(self, link: MessageLink, lags: bool) -> None:
         peer = self._peers.get(id(link))
