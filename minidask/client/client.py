@@ -460,6 +460,22 @@ class Client:
         self.shell.check()
         return self.shell.events.open()
 
+    def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
+        """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
+
+        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines.
+
+            with client.trace("run.json"):
+                search.fit(X, y)
+
+        Raises:
+            TypeError, ValueError: the path makes no sense.
+            OSError: the block begins or ends, and the file cannot be written.
+        """
+        from minidask.client.trace import Trace  # noqa: PLC0415 - loaded when it is needed
+
+        return Trace(Path(str(checks.path("path", path or ""))), self.events)
+
     def why(self, task: Future | int) -> str:
         """Say in a sentence why a task waits, or where it is.
 
