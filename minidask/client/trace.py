@@ -142,7 +142,8 @@ class Trace:
         self._trace = ChromeTrace()
         self._error: OSError | None = None
         self._ends_at: float | None = None
-        self._told: dict[str, float] = {}  # by machine: when it told last
+        self._told: dict[str, float] = {}  # by machine: when it told last; 0: not yet
+        self._begun = False
 
     def __enter__(self) -> Trace:
         self._file = self._path.open("w", encoding="utf-8")
@@ -184,10 +185,17 @@ class Trace:
 
     def _is_whole(self) -> bool:
         """Whether each machine has told what it did before the end."""
-        return self._ends_at is not None and all(told > self._ends_at for told in self._told.values())
+        end = self._ends_at
+        return end is not None and self._begun and all(told > end for told in self._told.values())
 
     def _take(self, event: ClusterEvent) -> None:
-        if event.kind == "usage":
+        if event.kind == "snapshot":
+            self._begun = True
+            machines = [machine for machine in event.info.get("machines") or () if isinstance(machine, dict)]
+            self._told = dict.fromkeys((str(machine.get("address")) for machine in machines), 0.0)
+        elif event.kind == "machine":
+            self._told.setdefault(event.machine, 0.0)
+        elif event.kind == "usage":
             self._told[event.machine] = event.time
         elif event.kind == "machine-left":
             self._told.pop(event.machine, None)
