@@ -26,7 +26,7 @@ from minidask.wire import messages as m
 from minidask.wire.observing import Activity, Events, Subscribe
 from minidask.wire.packing import pack
 
-from .tasks import Cancelled, ClientRecord, Delivering, Running, TaskRecord, WorkerRecord
+from .tasks import ClientRecord, Running, TaskRecord, WorkerRecord
 
 BATCH_SECONDS = 0.1
 MOST_ROWS = 20_000
@@ -40,6 +40,9 @@ MAX_TEXT = 2000
 LOG = 0
 STORY = -1
 """In the place of a peer: a Notice to it is a line for the scheduler's own log. To `STORY`: with no need to act."""
+
+CANCELLED = ("cancel", "end")
+"""The steps by which a task ends whose outcome nobody wants."""
 
 LOGGED = (m.Reason.KILLED, m.Reason.TIMEOUT, m.Reason.SERIALIZATION, m.Reason.INTERNAL)
 """Why a task is lost, where each has a line in the log. Of the others there may be a million at once."""
@@ -199,7 +202,7 @@ class EventStream:
         """A task is over by this step of the table. To be called before it takes that step."""
         if not task.lease:
             text = text.rstrip().rpartition("\n")[2][:MAX_TEXT] if text else ""  # of a traceback, the error
-            how = "cancelled" if step in ("cancel", "end") else step
+            how = "cancelled" if step in CANCELLED else step
             self._rows.append(("ended", self.now, task.id, task.name, task.root.peer, _where(task), how, seconds, text))
 
     def lost(self, task: TaskRecord, reason: str, text: str) -> None:
@@ -226,7 +229,8 @@ def _started(task: TaskRecord, now: float) -> tuple[Any, ...]:
 
 def _where(task: TaskRecord) -> str:
     """The address of the machine that has a task; empty if none has."""
-    return task.state.worker.address if isinstance(task.state, Running | Delivering | Cancelled) else ""
+    worker: WorkerRecord | None = getattr(task.state, "worker", None)
+    return worker.address if worker is not None else ""
 
 
 def _what(task: TaskRecord) -> str:
