@@ -513,7 +513,7 @@ class SchedulerCore:
         self._send(client.peer, m.Answer(message.request, {"why": why}))
 
     def _subscribe(self, client: ClientRecord, message: Subscribe) -> None:
-        self.stream.subscribe(client, message.on, self._describe(), self.attempts.tasks.values())
+        self.stream.subscribe(client, message.on, self._describe())
 
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
         if not 0 <= message.failed <= message.finished:

@@ -16,7 +16,7 @@ A row is an array: its kind, the time, and what docs/protocol.md says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
@@ -73,12 +73,11 @@ class EventStream:
 
     # --- who looks ---
 
-    def subscribe(self, client: ClientRecord, on: bool, info: dict[str, Any], tasks: Iterable[TaskRecord]) -> None:
+    def subscribe(self, client: ClientRecord, on: bool, info: dict[str, Any]) -> None:
         """A client looks from now on, or no more. If it does, it is sent a snapshot.
 
         Args:
             info: the description of the cluster.
-            tasks: all that there are.
         """
         if not on:
             self.lose_client(client)
@@ -90,10 +89,9 @@ class EventStream:
                 self._send(worker.peer, Subscribe(True))
         self._subscribers[client.peer] = client
         self._missed[client.peer] = 0
-        rows = [
-            ("snapshot", self.now, info),
-            *(_started(task, 0.0) for task in tasks if isinstance(task.state, Running)),
-        ]
+        tasks = (task for worker in self._workers.values() for task in worker.tasks.values())
+        running = [_started(task, 0.0) for task in tasks if type(task.state) is Running and not task.lease]
+        rows = [("snapshot", self.now, info), *running]
         self._send(client.peer, Events(self.now, 0, [pack(rows)]))
 
     def lose_client(self, client: ClientRecord) -> None:
