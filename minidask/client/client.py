@@ -448,7 +448,7 @@ class Client:
     def events(self) -> EventReader:
         """Return what happens in the whole cluster from now on, as an iterator of `ClusterEvent` that does not end.
 
-        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens.
+        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens::
 
             with client.events() as events:
                 for event in events:
@@ -463,7 +463,7 @@ class Client:
     def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
         """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
 
-        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines.
+        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines::
 
             with client.trace("run.json"):
                 search.fit(X, y)
