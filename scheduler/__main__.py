@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     unpickle_nothing()
-    start_logging(options.log_level)
+    start_logging(options.log_level, form=options.log_format)
     sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()
     try:

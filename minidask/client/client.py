@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from minidask.client.connecting import Entry, connect, own_name
 from minidask.client.core import OnAnswer
+from minidask.client.eventreader import EventReader
+from minidask.client.events import why_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
@@ -442,6 +444,60 @@ class Client:
         if "error" in info:
             raise MinidaskError(f"the scheduler cannot describe the cluster: {printable(str(info['error']))}")
         return info
+
+    def events(self) -> EventReader:
+        """Return what happens in the whole cluster from now on, as an iterator of `ClusterEvent` that does not end.
+
+        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens::
+
+            with client.events() as events:
+                for event in events:
+                    print(event.kind, event.name, event.text)
+
+        Raises:
+            SchedulerLost: there is no connection any more.
+        """
+        self.shell.check()
+        return self.shell.events.open()
+
+    def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
+        """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
+
+        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines::
+
+            with client.trace("run.json"):
+                search.fit(X, y)
+
+        Raises:
+            TypeError, ValueError: the path makes no sense.
+            OSError: the block begins or ends, and the file cannot be written.
+        """
+        from minidask.client.trace import Trace  # noqa: PLC0415 - loaded when it is needed
+
+        return Trace(Path(str(checks.path("path", path or ""))), self.events)
+
+    def why(self, task: Future | int) -> str:
+        """Say in a sentence why a task waits, or where it is.
+
+        Args:
+            task: a future of this client, or the scheduler's number of any task, as events have it.
+
+        Raises:
+            TypeError, ValueError: it is neither, or another client's future.
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+        """
+        if isinstance(task, Future):
+            if not task.is_of(self.shell):
+                raise ValueError(f"why() takes futures of its own client; {task!r} is another one's: ask that")
+            if task.done():
+                return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
+            own, number = True, task.number
+        else:
+            own, number = False, checks.whole("task", task, 1)
+        info = self._ask(functools.partial(self.shell.explain, task=number, own=own), self.timeout)
+        if info is None:
+            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        return why_of(info)
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
         """Ask the shell a question; return the answer, None if there is none in time.
