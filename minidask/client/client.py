@@ -476,7 +476,7 @@ class Client:
 
         return Trace(Path(str(checks.path("path", path or ""))), self.events)
 
-    def why(self, task: Future | int) -> str:
+    def explain(self, task: Future | int) -> str:
         """Say in a sentence why a task waits, or where it is.
 
         Args:
@@ -488,7 +488,7 @@ class Client:
         """
         if isinstance(task, Future):
             if not task.is_of(self.shell):
-                raise ValueError(f"why() takes futures of its own client; {task!r} is another one's: ask that")
+                raise ValueError(f"explain() takes futures of its own client; {task!r} is another one's: ask that")
             if task.done():
                 return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
             own, number = True, task.number

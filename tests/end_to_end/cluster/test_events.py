@@ -284,25 +284,25 @@ def test_why_a_task_waits_and_where_it_runs(
 ) -> None:
     _, address, client = room
     first = client.submit(wait_for_file, str(tmp_path / "go"))
-    assert client.why(first) == "it waits: there is no worker in the cluster; start some with minidask-worker"
+    assert client.explain(first) == "it waits: there is no worker in the cluster; start some with minidask-worker"
     programs.worker(address, "--nworkers", "1", "--name", "m1")
-    wait_until(lambda: client.why(first) == "it runs on machine m1, attempt 1", "it ran")
+    wait_until(lambda: client.explain(first) == "it runs on machine m1, attempt 1", "it ran")
     second = client.submit(sleep_and_return, 0.0)
-    assert client.why(second) == "it waits: the only worker is busy; it is the next one"
+    assert client.explain(second) == "it waits: the only worker is busy; it is the next one"
     with minidask.Client(address) as other, looking(other) as seen:
         (task,) = [event.task for event in seen.find("started")]
-        assert other.why(task) == "it runs on machine m1, attempt 1"
+        assert other.explain(task) == "it runs on machine m1, attempt 1"
         with pytest.raises(ValueError, match="futures of its own client"):
-            other.why(second)
+            other.explain(second)
     (tmp_path / "go").touch()
     second.result(DEADLINE)
-    assert client.why(second) == "it is over: its future has the outcome"
+    assert client.explain(second) == "it is over: its future has the outcome"
 
 
 @pytest.mark.parametrize("task", ["x", None, 0, -1, 1.5, 2**70, object()])
 def test_why_takes_futures_and_numbers(client: minidask.Client, task: object) -> None:
     with pytest.raises((TypeError, ValueError)):
-        client.why(task)  # type: ignore[arg-type]
+        client.explain(task)  # type: ignore[arg-type]
 
 
 # --- minidask-top ---
