@@ -1,0 +1,1 @@
+"""Puts the daemons of a cluster on machines, by engines that exist. It places programs, and owns no state of jobs."""

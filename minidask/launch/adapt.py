@@ -1,0 +1,1 @@
+"""How many machines a cluster should have, from what is to be done. Pure."""
