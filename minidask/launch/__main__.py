@@ -53,6 +53,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print", action="store_true", help="show what would be run, and run nothing")
     parser.add_argument("--python", metavar="PATH", help="the machines' Python that has minidask (default: this one's)")
     parser.add_argument("--host", default="0.0.0.0", help="where the scheduler listens (default: %(default)s)")
+    parser.add_argument("--interface", metavar="NAME", help="listen on this network interface only")
     parser.add_argument("--port", type=port_option, default=8786, help="the same (default: %(default)s)")
     parser.add_argument("--reach", metavar="HOST", help="the address of this machine that others use")
     parser.add_argument("--access-file", metavar="FILE", help="of the cluster (default: the usual place)")
@@ -66,7 +67,7 @@ def _common(options: argparse.Namespace) -> dict[str, Any]:
         "reach": options.reach,
         "access_file": options.access_file or default_access_file().expanduser(),
         "worker_options": options.worker_options,
-        "scheduler_options": (),
+        "scheduler_options": ("--interface", options.interface) if options.interface else (),
     }
 
 
