@@ -26,7 +26,9 @@ from minidask.errors import MinidaskError, SchedulerLost
 from minidask.host import checks
 from minidask.host.folders import remove_folders, runtime_folder
 from minidask.host.forks import Layer, on_fork
+from minidask.host.signals import start as start_thread
 from minidask.host.sizes import count
+from minidask.launch.adapt import Adaptive, Joined, Seen
 from minidask.launch.engine import ALIVE, Engine, Plan
 from minidask.launch.tethered import Tethered
 
@@ -75,7 +77,10 @@ class LaunchedCluster:
         scheduler_options: Sequence[str] = ("--allow-shutdown",),
     ) -> None:
         self.failed: dict[str, str] = {}
+        self._failures = 0  # machines that have ended before they joined
         self._ids: list[str] = []
+        self._joined: set[str] = set()  # of all times
+        self._adaptive: Adaptive | None = None
         self._changing = threading.RLock()
         self._end = threading.Event()
         self._watch: threading.Thread | None = None
@@ -96,8 +101,6 @@ class LaunchedCluster:
             address = self.scheduler_address if reach is None else f"{reach}:{port}"
             plan = Plan(address, self.access_file, python or sys.executable, tuple(worker_options), self.folder)
             self.engine = engine(plan)
-            self._watch = threading.Thread(target=self._keep_looking, name="minidask-launch", daemon=True)
-            self._watch.start()
         except BaseException:
             self.close()
             raise
@@ -121,6 +124,7 @@ class LaunchedCluster:
         """
         n = checks.whole("n", n, 0, checks.MOST_WORKERS)
         with self._changing:
+            self._adaptive = None
             self._look()
             if len(self._ids) < n:
                 self.start(n - len(self._ids))
@@ -129,11 +133,29 @@ class LaunchedCluster:
                 least_first = sorted(self._ids, key=lambda name: busy.get(name, -1))
                 self.stop(least_first[: len(self._ids) - n])
 
+    def adapt(self, minimum: int = 0, maximum: int = 10, *, idle: float = 60.0, worth: float = 10.0) -> None:
+        """Have as many machines from now on as there is work for. `scale` ends that.
+
+        Args:
+            minimum, maximum: machines. With a minimum of 0 one stays while a client is connected.
+            idle: seconds without work after which a machine goes.
+            worth: seconds that work must take for a machine to be started for it.
+
+        Raises:
+            TypeError, ValueError: these make no sense.
+        """
+        minimum = checks.whole("minimum", minimum, 0, checks.MOST_WORKERS)
+        maximum = checks.whole("maximum", maximum, max(1, minimum), checks.MOST_WORKERS)
+        with self._changing:
+            self._adaptive = Adaptive(minimum, maximum, checks.seconds("idle", idle), checks.seconds("worth", worth))
+        self._start_looking()
+
     def start(self, n: int) -> list[str]:
         """Ask the engine for `n` more machines. Returns their ids, which are the names of their workers."""
         with self._changing:
             ids = self.engine.start(n)
             self._ids += ids
+            self._start_looking()
             return ids
 
     def stop(self, ids: Iterable[str]) -> None:
@@ -152,6 +174,7 @@ class LaunchedCluster:
         end = time.monotonic() + timeout
         while True:
             joined = {machine["name"] for machine in self._info()["machines"]}
+            self._joined |= joined
             with self._changing:
                 self._look()
                 waits = [name for name in self._ids if name not in joined]
@@ -174,7 +197,13 @@ class LaunchedCluster:
             if state != ALIVE:
                 log.warning("%s has ended: %s", name, state)
                 self.failed[name] = state
+                self._failures += name not in self._joined
         self._ids = [name for name in self._ids if states.get(name) == ALIVE]
+
+    def _start_looking(self) -> None:
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._keep_looking, name="minidask-launch", daemon=True)
+            start_thread(self._watch)
 
     def _keep_looking(self) -> None:
         while not self._end.wait(LOOK_SECONDS):
@@ -182,11 +211,25 @@ class LaunchedCluster:
                 with self._changing:
                     if not self._end.is_set():
                         self._look()
+                        self._adapt()
             except SchedulerLost as error:
                 log.warning("the cluster is not looked after any more: %s", error)
                 return
             except (MinidaskError, OSError) as error:
                 log.warning("%s", error)
+
+    def _adapt(self) -> None:
+        if self._adaptive is None:
+            return
+        seen = see(self._info(), self._ids, self._failures)
+        self._joined |= set(seen.joined)
+        decision = self._adaptive.decide(seen, time.monotonic())
+        if decision.start:
+            started = self.start(decision.start)
+            log.info("asked for %s", ", ".join(started) or "more machines, but the engine has no more")
+        if decision.stop:
+            log.info("not needed any more: %s", ", ".join(decision.stop))
+            self.stop(decision.stop)
 
     # --- the end ---
 
@@ -232,6 +275,20 @@ class LaunchedCluster:
     def __repr__(self) -> str:
         state = count(len(self._ids), "machine") if self in _live_clusters else "closed"
         return f"<minidask.{type(self).__name__} {self.scheduler_address} {state}>"
+
+
+def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Seen:
+    """What `adapt` looks at, from what the scheduler says. Pure.
+
+    A task that a machine has been sent ahead, and has no slot for yet, is queued.
+    """
+    machines = [machine for machine in info["machines"] if machine["name"] in ids]
+    ahead = sum(max(0, machine["tasks"] - machine["workers"]) for machine in machines)
+    tasks = info["tasks"]
+    joined = {machine["name"]: Joined(machine["workers"], machine["tasks"]) for machine in machines}
+    clients = sum(client["name"] != OWN_NAME for client in info["clients"])
+    queued, running = tasks["queued"] + ahead, tasks["running"] - ahead
+    return Seen(queued, running, tasks["finished"], clients, joined, tuple(ids), failures)
 
 
 def _close_all() -> None:

@@ -33,7 +33,7 @@ class Plan:
     def worker(self, name: str) -> list[str]:
         """The command of a worker on a machine that shares this one's disk."""
         command = [self.python, "-m", "minidask.worker", self.address, "--name", name]
-        return [*command, "--death-timeout", "inf", "--access-file", self.access_file, *self.options]
+        return [*command, "--access-file", self.access_file, *self.options]
 
     def on_tether(self, name: str) -> list[str]:
         """The command of a worker that gets the access file by its standard input, and lives as long as that."""
