@@ -21,17 +21,31 @@ if TYPE_CHECKING:
     from minidask.client.client import Client
     from minidask.client.future import Future
     from minidask.client.nested import get_client
+    from minidask.launch.batch import BatchCluster, SlurmCluster
     from minidask.launch.ssh import SSHCluster
     from minidask.local.cluster import LocalCluster
     from minidask.net.tls_options import TLSFiles
 
-__all__ = ["Client", "Future", "LocalCluster", "SSHCluster", "TLSFiles", "__version__", "errors", "get_client"]
+__all__ = [
+    "BatchCluster",
+    "Client",
+    "Future",
+    "LocalCluster",
+    "SSHCluster",
+    "SlurmCluster",
+    "TLSFiles",
+    "__version__",
+    "errors",
+    "get_client",
+]
 
 _HOMES = {
     "Client": "minidask.client.client",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local.cluster",
+    "BatchCluster": "minidask.launch.batch",
     "SSHCluster": "minidask.launch.ssh",
+    "SlurmCluster": "minidask.launch.batch",
     "TLSFiles": "minidask.net.tls_options",
     "get_client": "minidask.client.nested",
 }

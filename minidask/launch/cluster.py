@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -31,6 +33,7 @@ from minidask.host.sizes import count
 from minidask.launch.adapt import Adaptive, Joined, Seen
 from minidask.launch.engine import ALIVE, Engine, Plan
 from minidask.launch.tethered import Tethered
+from minidask.net.access import default_access_file
 
 START_SECONDS = 60.0
 END_SECONDS = 10.0
@@ -54,6 +57,7 @@ class LaunchedCluster:
         python: the Python of the machines.
         worker_options: for `minidask-worker`.
         scheduler_options: for `minidask-scheduler`.
+        shared: whether machines read the access file, and write their logs, on a disk that they share with this one.
 
     Attributes:
         scheduler_address: for `Client`.
@@ -75,6 +79,7 @@ class LaunchedCluster:
         python: str | None = None,
         worker_options: Sequence[str] = (),
         scheduler_options: Sequence[str] = ("--allow-shutdown",),
+        shared: bool = False,
     ) -> None:
         self.failed: dict[str, str] = {}
         self._failures = 0  # machines that have ended before they joined
@@ -86,7 +91,8 @@ class LaunchedCluster:
         self._watch: threading.Thread | None = None
         self._client: Client | None = None
         self.folder = runtime_folder()
-        self.access_file = str(access_file or self.folder / "access")
+        self._shared = _shared_folder() if shared else self.folder
+        self.access_file = str(access_file or self._shared / "access")
         options = ["--host", host, "--port", str(port), "--access-file", self.access_file, *scheduler_options]
         tether = [sys.executable, "-m", "minidask.launch.tether", "", "minidask.scheduler"]
         self._scheduler = Tethered(
@@ -99,7 +105,7 @@ class LaunchedCluster:
             remove(self._client)  # `Parallel` uses the clients that the user has made
             port = int(self.scheduler_address.rpartition(":")[2])
             address = self.scheduler_address if reach is None else f"{reach}:{port}"
-            plan = Plan(address, self.access_file, python or sys.executable, tuple(worker_options), self.folder)
+            plan = Plan(address, self.access_file, python or sys.executable, tuple(worker_options), self._shared)
             self.engine = engine(plan)
         except BaseException:
             self.close()
@@ -259,7 +265,7 @@ class LaunchedCluster:
             end = time.monotonic() + END_SECONDS
             while ALIVE in engine.alive(self._ids).values() and time.monotonic() < end:
                 time.sleep(0.02)
-        remove_folders(self.folder)
+        remove_folders(self.folder, self._shared)
         _live_clusters.remove(self)
 
     def _abandon(self) -> None:
@@ -275,6 +281,14 @@ class LaunchedCluster:
     def __repr__(self) -> str:
         state = count(len(self._ids), "machine") if self in _live_clusters else "closed"
         return f"<minidask.{type(self).__name__} {self.scheduler_address} {state}>"
+
+
+def _shared_folder() -> Path:
+    """Make a folder beside the access file's usual place, in the user's home."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+    folder = default_access_file().expanduser().parent / name
+    folder.mkdir(mode=0o700, parents=True)
+    return folder
 
 
 def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Seen:
