@@ -192,6 +192,18 @@ class LaunchedCluster:
             reasons += [f"{name}: its worker has not joined within {count(timeout, 'second')}" for name in waits]
             raise MinidaskError("no machine has joined\n  " + "\n  ".join(reasons))
 
+    def wait_until_joined(self, n: int, timeout: float = START_SECONDS) -> None:
+        """Wait until `n` machines have joined, whoever has started them.
+
+        Raises:
+            MinidaskError: there are fewer by then.
+        """
+        end = time.monotonic() + timeout
+        while (joined := len(self._info()["machines"])) < n:
+            if time.monotonic() > end:
+                raise MinidaskError(f"{joined} of {count(n, 'worker')} have joined within {count(timeout, 'second')}")
+            time.sleep(0.05)
+
     def _info(self) -> dict[str, Any]:
         if self._client is None:
             raise MinidaskError("this cluster is closed")
