@@ -40,7 +40,8 @@ PROGRAM = "minidask-scheduler"
 ALL_NETWORKS = ("0.0.0.0", "::")
 DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
 EPILOG = """\
-a cluster of several machines, in three steps:
+a cluster of several machines, in one step: minidask-launch ssh node2 node3
+or in three:
   1. here:                  minidask-scheduler --host 0.0.0.0
   2. for each machine:      give it the access file, by the command that step 1 prints; there: minidask-worker
   3. in your program:       client = minidask.Client("THIS_HOST:8786")

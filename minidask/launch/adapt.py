@@ -24,7 +24,7 @@ from typing import NamedTuple
 LONGEST_PAUSE = 300.0
 
 
-class Joined(NamedTuple):
+class JoinedMachine(NamedTuple):
     """A machine that has joined: how many tasks it takes at once, 0 if it drains, and how many it has."""
 
     slots: int
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
     running: int
     finished: int
     clients: int
-    joined: Mapping[str, Joined]
+    joined: Mapping[str, JoinedMachine]
     asked: tuple[str, ...]
     failures: int = 0
 

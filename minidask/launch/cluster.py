@@ -30,7 +30,7 @@ from minidask.host.folders import remove_folders, runtime_folder
 from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import start as start_thread
 from minidask.host.sizes import count
-from minidask.launch.adapt import Adaptive, Joined, Seen
+from minidask.launch.adapt import Adaptive, JoinedMachine, Seen
 from minidask.launch.engine import ALIVE, Engine, Plan
 from minidask.launch.tethered import Tethered
 from minidask.net.access import default_access_file
@@ -311,7 +311,7 @@ def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Seen:
     machines = [machine for machine in info["machines"] if machine["name"] in ids]
     ahead = sum(max(0, machine["tasks"] - machine["workers"]) for machine in machines)
     tasks = info["tasks"]
-    joined = {machine["name"]: Joined(machine["workers"], machine["tasks"]) for machine in machines}
+    joined = {machine["name"]: JoinedMachine(machine["workers"], machine["tasks"]) for machine in machines}
     clients = sum(client["name"] != OWN_NAME for client in info["clients"])
     queued, running = tasks["queued"] + ahead, tasks["running"] - ahead
     return Seen(queued, running, tasks["finished"], clients, joined, tuple(ids), failures)

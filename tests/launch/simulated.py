@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from minidask.launch.adapt import Adaptive, Joined, Seen
+from minidask.launch.adapt import Adaptive, JoinedMachine, Seen
 
 
 @dataclass
@@ -67,7 +67,7 @@ class SimulatedCluster:
             self.now += 0.1
             self._work()
         joined = {
-            name: Joined(0 if self._drains(machine) else self.slots, len(machine.tasks))
+            name: JoinedMachine(0 if self._drains(machine) else self.slots, len(machine.tasks))
             for name, machine in self.machines.items()
             if machine.joins_at <= self.now
         }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +72,22 @@ def test_inside_a_ray_cluster_an_actor_owns_the_cores_meanwhile(programs: Progra
     script = programs.script(RAY, RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
     assert script.exit_code(100) == 0, script.text
     assert "[2] 0\n4950\n3 ray is itself again\n" in script.text
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(not have("distributed"), reason="needs distributed")
+def test_the_same_search_on_clusters_of_both_side_by_side(programs: Programs, tmp_path: Path) -> None:
+    access = tmp_path / "access"
+    _, address = programs.scheduler("--access-file", str(access))
+    programs.worker(address, "--nworkers", "2", "--access-file", str(access))
+    dask = (sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "0")
+    text = programs.start(*dask, "--host", "127.0.0.1").wait_for("Scheduler at")
+    found = re.search(r"tcp://[\d.]+:\d+", text)
+    assert found is not None
+    worker = (sys.executable, "-m", "distributed.cli.dask_worker", found[0], "--nthreads", "2", "--no-dashboard")
+    programs.start(*worker).wait_for("Registered to")
+    command = ("-m", "bench", "clusters", f"minidask={access}", f"dask={found[0]}", "--rounds", "1")
+    ran = programs.start(sys.executable, *command)
+    assert ran.exit_code(80) == 0, ran.text
+    lines = [line for line in ran.text.splitlines() if "=" in line and " s " in line]
+    assert sorted(line.partition("=")[0] for line in lines) == ["dask", "minidask"]
