@@ -133,7 +133,9 @@ class LaunchedCluster:
             self._adaptive = None
             self._look()
             if len(self._ids) < n:
-                self.start(n - len(self._ids))
+                started = self.start(n - len(self._ids))
+                if len(self._ids) < n:
+                    log.warning("%s more, of those that were asked for: there are no others", len(started))
             elif len(self._ids) > n:
                 busy = {machine["name"]: machine["tasks"] for machine in self._info()["machines"]}
                 least_first = sorted(self._ids, key=lambda name: busy.get(name, -1))
