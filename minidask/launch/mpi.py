@@ -9,7 +9,7 @@ that they share: rank 0's scheduler writes the secret and its address there, and
 from __future__ import annotations
 
 import os
-import runpy
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -74,17 +74,14 @@ def _work(where: Place, access_file: Path) -> int:
     os.execv(sys.executable, [sys.executable, "-m", "minidask.worker", *options])
 
 
-def _run(where: Place, access_file: Path, script: list[str]) -> None:
+def _run(where: Place, access_file: Path, script: list[str]) -> int:
     access_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     access_file.unlink(missing_ok=True)  # of a job of the same name, which was killed
     try:
         with LaunchedCluster(_nobody, access_file=access_file) as cluster:
-            os.environ["MINIDASK_SCHEDULER"] = cluster.scheduler_address
-            os.environ["MINIDASK_ACCESS_FILE"] = str(access_file)
             cluster.wait_until_joined(where.size - 1)
-            sys.argv = script
-            sys.path.insert(0, str(Path(script[0]).resolve().parent))
-            runpy.run_path(script[0], run_name="__main__")
+            own = {"MINIDASK_SCHEDULER": cluster.scheduler_address, "MINIDASK_ACCESS_FILE": str(access_file)}
+            return subprocess.run([sys.executable, *script], env={**os.environ, **own}, check=False).returncode
     finally:
         access_file.unlink(missing_ok=True)
 
@@ -105,10 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
         access_file = default_access_file().expanduser().parent / f"run-{where.job or 'job'}"
         if where.rank:
             return _work(where, access_file)
-        _run(where, access_file, script)
+        return _run(where, access_file, script)
     except MinidaskError as error:
         return fail(PROGRAM, error)
-    return 0
 
 
 if __name__ == "__main__":
