@@ -21,12 +21,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench clusters", description=__doc__.partition("\n")[0])
     parser.add_argument("clusters", nargs="+", metavar="BACKEND=ADDRESS", help="minidask, dask, ray; or loky")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--candidates", type=int, default=20, help="of the search (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
-def _measure(cluster: str) -> tuple[str, float]:
+def _measure(cluster: str, candidates: int) -> tuple[str, float]:
     """Run the search once; returns its score and seconds."""
-    words = [word for word in cluster.split("=", 1) if word]
+    name, _, address = cluster.partition("=")
+    words = [name, address, str(candidates)]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=RUN_SECONDS)
     found = re.search(r"best score (\S+), (\S+) s", done.stdout)
     if found is None:
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> int:
     scores = set()
     for _ in range(options.rounds):
         for cluster, times in seconds.items():
-            score, taken = _measure(cluster)
+            score, taken = _measure(cluster, options.candidates)
             scores.add(score)
             times.append(taken)
     for cluster, times in sorted(seconds.items(), key=lambda item: statistics.median(item[1])):

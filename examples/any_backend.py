@@ -5,6 +5,8 @@ python examples/any_backend.py minidask node1:8786          or minidask /path/of
 python examples/any_backend.py dask tcp://node1:8786
 python examples/any_backend.py ray auto
 python examples/any_backend.py loky
+
+A third word is the number of candidates, 20 if it is left out.
 """
 
 import contextlib
@@ -41,11 +43,11 @@ def backend(name: str, address: str | None) -> contextlib.AbstractContextManager
 
 
 def main() -> None:
-    name, address = [*sys.argv[1:], "minidask", None][:2] if len(sys.argv) < 3 else sys.argv[1:3]
+    name, address, candidates, *_ = [*sys.argv[1:], *("minidask", "", "20")[len(sys.argv) - 1 :]]
     digits = load_digits()
     grid = {"C": np.logspace(-3, 3, 7), "gamma": np.logspace(-5, 1, 7)}
-    search = RandomizedSearchCV(SVC(), grid, cv=3, n_iter=20, random_state=0)
-    with backend(name, address):
+    search = RandomizedSearchCV(SVC(), grid, cv=3, n_iter=int(candidates), random_state=0)
+    with backend(name, address or None):
         joblib.Parallel()(joblib.delayed(abs)(i) for i in range(8))  # what starts when it is first used
         began = time.perf_counter()
         search.fit(digits.data, digits.target)

@@ -86,7 +86,17 @@ def test_the_same_search_on_clusters_of_both_side_by_side(programs: Programs, tm
     assert found is not None
     worker = (sys.executable, "-m", "distributed.cli.dask_worker", found[0], "--nthreads", "2", "--no-dashboard")
     programs.start(*worker).wait_for("Registered to")
-    command = ("-m", "bench", "clusters", f"minidask={access}", f"dask={found[0]}", "--rounds", "1")
+    command = (
+        "-m",
+        "bench",
+        "clusters",
+        f"minidask={access}",
+        f"dask={found[0]}",
+        "--rounds",
+        "1",
+        "--candidates",
+        "2",
+    )
     ran = programs.start(sys.executable, *command)
     assert ran.exit_code(80) == 0, ran.text
     lines = [line for line in ran.text.splitlines() if "=" in line and " s " in line]
