@@ -11,7 +11,7 @@ import functools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from minidask.client.connecting import Entry, connect, own_name
 from minidask.client.core import OnAnswer
@@ -21,7 +21,7 @@ from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.places import address_in, address_of, address_of_environment
+from minidask.client.places import ClusterOfProgram, address_in, address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.returning import Return
 from minidask.client.screen import client_table
@@ -51,7 +51,8 @@ class Client:
     """A connection to a cluster; without an address, to a cluster of its own on this machine.
 
     Args:
-        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None: the address
+        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`,
+            `SSHCluster` or the like. None: the address
             in `MINIDASK_SCHEDULER`, if that is set and none of the next three arguments is given; else a cluster on
             this machine is started.
         n_workers: workers of the cluster that is started; None for as many as there are usable cores.
@@ -86,7 +87,7 @@ class Client:
 
     def __init__(
         self,
-        address: str | LocalCluster | None = None,
+        address: str | ClusterOfProgram | None = None,
         *,
         n_workers: int | None = None,
         processes: bool = True,
@@ -121,11 +122,12 @@ class Client:
         if address is None:
             from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - loaded when it is needed
 
-            address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
+            address = self.cluster = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
         if not isinstance(address, str):
-            self.cluster = address
-            address = address_of(address)
-            self.access_file = self.cluster.access_file  # whatever the environment names is another cluster's
+            if hasattr(address, "revive"):
+                self.cluster = cast("LocalCluster", address)  # a scheduler on other machines nobody starts again
+            cluster, address = address, address_of(address)
+            self.access_file = cluster.access_file  # whatever the environment names is another cluster's
         self.name = name or own_name()
         sweep()
         try:

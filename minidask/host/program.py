@@ -45,7 +45,10 @@ def _refuse_pickles(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
-    """Have SIGTERM and SIGINT set `stopped`, and log it. To be called in the event loop."""
+    """Have SIGTERM, SIGINT and SIGHUP set `stopped`, and log it. To be called in the event loop.
+
+    SIGHUP says that the terminal has gone. Where `nohup` has had it ignored, it still is.
+    """
 
     def stop(name: str) -> None:
         log.info("ending: got %s", name)
@@ -54,6 +57,9 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        advice = "SIGHUP, as its terminal has gone; to go on after a logout: nohup, or a service (docs/systemd/)"
+        loop.add_signal_handler(signal.SIGHUP, stop, advice)
 
 
 def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
