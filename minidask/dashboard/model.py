@@ -170,12 +170,13 @@ class Model:
                 self._worker(_lane(machine.address, number), worker)
                 if not worker.info["idle"]:
                     running[worker.name] += 1
-        for address in self._machines:
-            if address not in self.state.machines:
-                self._machines.drop(address)
+        for known in self._machines:
+            if known not in self.state.machines:
+                self._machines.drop(known)
         for lane in self._workers:
-            address, _, number = lane.rpartition("#")
-            if address not in self.state.machines or int(number) not in self.state.machines[address].workers:
+            address, _, worker_number = lane.rpartition("#")
+            of_it = self.state.machines.get(address)
+            if of_it is None or int(worker_number) not in of_it.workers:
                 self._workers.drop(lane)
         self._tick_clients()
         for name, sums in self._sums.items():

@@ -157,7 +157,9 @@ async function tell(key) {
     story = answer.ok ? await answer.json() : null;
   } catch { story = null; }
   if (chosen !== key) return;
-  const box = $("story");
+  const box = $("story"), told = JSON.stringify(story);
+  if (!box.hidden && box.told === told) return;  // who reads it keeps the place
+  box.told = told;
   box.hidden = false;
   box.replaceChildren();
   const close = box.appendChild(make("button", "Close"));
