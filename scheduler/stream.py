@@ -16,7 +16,7 @@ A row is an array: its kind, the time, and what docs/protocol.md says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any
 
@@ -26,7 +26,7 @@ from minidask.wire import messages as m
 from minidask.wire.observing import Activity, Events, Subscribe
 from minidask.wire.packing import pack
 
-from .tasks import Cancelled, ClientRecord, Delivering, Running, TaskRecord, WorkerRecord
+from .tasks import ClientRecord, Running, TaskRecord, WorkerRecord
 
 BATCH_SECONDS = 0.1
 MOST_ROWS = 20_000
@@ -40,6 +40,9 @@ MAX_TEXT = 2000
 LOG = 0
 STORY = -1
 """In the place of a peer: a Notice to it is a line for the scheduler's own log. To `STORY`: with no need to act."""
+
+CANCELLED = ("cancel", "end")
+"""The steps by which a task ends whose outcome nobody wants."""
 
 LOGGED = (m.Reason.KILLED, m.Reason.TIMEOUT, m.Reason.SERIALIZATION, m.Reason.INTERNAL)
 """Why a task is lost, where each has a line in the log. Of the others there may be a million at once."""
@@ -70,12 +73,11 @@ class EventStream:
 
     # --- who looks ---
 
-    def subscribe(self, client: ClientRecord, on: bool, info: dict[str, Any], tasks: Iterable[TaskRecord]) -> None:
+    def subscribe(self, client: ClientRecord, on: bool, info: dict[str, Any]) -> None:
         """A client looks from now on, or no more. If it does, it is sent a snapshot.
 
         Args:
             info: the description of the cluster.
-            tasks: all that there are.
         """
         if not on:
             self.lose_client(client)
@@ -87,10 +89,9 @@ class EventStream:
                 self._send(worker.peer, Subscribe(True))
         self._subscribers[client.peer] = client
         self._missed[client.peer] = 0
-        rows = [
-            ("snapshot", self.now, info),
-            *(_started(task, 0.0) for task in tasks if isinstance(task.state, Running)),
-        ]
+        tasks = (task for worker in self._workers.values() for task in worker.tasks.values())
+        running = [_started(task, 0.0) for task in tasks if type(task.state) is Running and not task.lease]
+        rows = [("snapshot", self.now, info), *running]
         self._send(client.peer, Events(self.now, 0, [pack(rows)]))
 
     def lose_client(self, client: ClientRecord) -> None:
@@ -199,7 +200,7 @@ class EventStream:
         """A task is over by this step of the table. To be called before it takes that step."""
         if not task.lease:
             text = text.rstrip().rpartition("\n")[2][:MAX_TEXT] if text else ""  # of a traceback, the error
-            how = "cancelled" if step in ("cancel", "end") else step
+            how = "cancelled" if step in CANCELLED else step
             self._rows.append(("ended", self.now, task.id, task.name, task.root.peer, _where(task), how, seconds, text))
 
     def lost(self, task: TaskRecord, reason: str, text: str) -> None:
@@ -226,7 +227,8 @@ def _started(task: TaskRecord, now: float) -> tuple[Any, ...]:
 
 def _where(task: TaskRecord) -> str:
     """The address of the machine that has a task; empty if none has."""
-    return task.state.worker.address if isinstance(task.state, Running | Delivering | Cancelled) else ""
+    worker: WorkerRecord | None = getattr(task.state, "worker", None)
+    return worker.address if worker is not None else ""
 
 
 def _what(task: TaskRecord) -> str:

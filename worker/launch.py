@@ -102,7 +102,7 @@ def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
         stdout, stderr, (stops_read, stops) = pipes
         shared = unnamed_file(bytes(8))
         handed_over.callback(os.close, shared)
-        os.ftruncate(shared, RECORDER_BYTES)  # memory is taken for what is written
+        os.pwrite(shared, bytes(1), RECORDER_BYTES - 1)  # a hole before it: memory is taken for what is written
         reads, recorder = OutputCount(shared), Recorder(shared)
         kept.callback(reads.close)
         kept.callback(recorder.close)

@@ -422,7 +422,7 @@ class Client:
             check: whether to raise an error with a table if a machine has not exactly what this client has.
 
         Returns:
-            `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
+            dict: `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
 
         Raises:
             VersionMismatch: there are differences.
@@ -448,7 +448,7 @@ class Client:
     def events(self) -> EventReader:
         """Return what happens in the whole cluster from now on, as an iterator of `ClusterEvent` that does not end.
 
-        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens.
+        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens::
 
             with client.events() as events:
                 for event in events:
@@ -459,6 +459,22 @@ class Client:
         """
         self.shell.check()
         return self.shell.events.open()
+
+    def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
+        """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
+
+        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines::
+
+            with client.trace("run.json"):
+                search.fit(X, y)
+
+        Raises:
+            TypeError, ValueError: the path makes no sense.
+            OSError: the block begins or ends, and the file cannot be written.
+        """
+        from minidask.client.trace import Trace  # noqa: PLC0415 - loaded when it is needed
+
+        return Trace(Path(str(checks.path("path", path or ""))), self.events)
 
     def why(self, task: Future | int) -> str:
         """Say in a sentence why a task waits, or where it is.

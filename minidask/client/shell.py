@@ -12,6 +12,7 @@ The locks of the client. A thread that holds one takes others only from further 
     TaskGroup._pickling        one call of a group is pickled at a time: pickling names what calls share
     Reader._leader             the thread that leads
     Reader._reading            the thread that reads
+    Subscription._changing     readers of events come and go
     ClientShell._lock          the core, and that its messages are posted in the order in which it returned them
     HeldBlobs._writing         one thread writes large blobs into the store
     Outbox._sending            one thread writes to the socket

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import math
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minidask._version import __version__
+from minidask.host.sizes import parse_bytes
 from minidask.host.texts import printable
 
 
@@ -95,9 +97,29 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         " and so run code on the workers",
     )
     parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="debug names each message that comes or goes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format", default="text", choices=["text", "json"], help="json: an object a line (default: %(default)s)"
     )
     return parser
+
+
+def bytes_option(text: str) -> int | None:
+    """Read an option in bytes, as "4GiB"; None for "auto" and for 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none of these.
+    """
+    if text == "auto":
+        return None
+    try:
+        return parse_bytes(text) or None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seconds_option(text: str) -> float:
@@ -126,11 +148,29 @@ def port_option(text: str) -> int:
     return int(text)
 
 
-def start_logging(level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s") -> None:
-    """Write log lines of this level and above to standard error, each with its time."""
+def start_logging(
+    level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s", form: str = "text"
+) -> None:
+    """Write log lines of this level and above to standard error, each with its time; as JSON if that is the `form`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter(line))
+    handler.setFormatter(PrintableFormatter(line) if form == "text" else JSONFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class JSONFormatter(logging.Formatter):
+    """Makes a JSON object of each record: `time` (seconds since 1970), `level`, `logger`, `message`, `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        line = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class PrintableFormatter(logging.Formatter):

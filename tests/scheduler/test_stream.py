@@ -142,6 +142,14 @@ def test_the_death_of_a_lease_is_told_and_its_tasks_are_not() -> None:
     assert any("the lease for calls of 'fit'" in line for line in room.log())
 
 
+def test_a_lease_that_runs_is_in_no_snapshot() -> None:
+    room = Room(looked_at=False)
+    room.do(Received(CLIENT, m.OpenGroup(1, 2, [])))
+    assert room.submit(lease=True, group=1) is not None
+    room.look()
+    assert [row[0] for row in room.rows()] == ["snapshot"], "nothing would tell of its end"
+
+
 def test_a_task_that_runs_too_long_is_logged() -> None:
     room = Room()
     run = room.submit(timeout=1.0)

@@ -1,13 +1,14 @@
-"""The examples that follow `docs/protocol.md` alone: a client for Node.js, and a worker in one file."""
+"""The examples that follow `docs/protocol.md` alone: a client for Node.js, a worker, a scheduler."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import joblib
 import pytest
@@ -33,12 +34,16 @@ class Cluster(NamedTuple):
         return minidask.Client(self.address, access_file=self.access_file)
 
 
-@pytest.fixture
-def cluster(programs: Programs, tmp_path: Path) -> Cluster:
+@pytest.fixture(params=["own scheduler", "scheduler from scratch"])
+def cluster(programs: Programs, tmp_path: Path, request: pytest.FixtureRequest) -> Cluster:
     """A scheduler, and the worker of the example."""
     access_file = tmp_path / "cluster" / "access"
     load_or_create_access(access_file)
-    _, address = programs.scheduler("--access-file", str(access_file))
+    if request.param == "own scheduler":
+        _, address = programs.scheduler("--access-file", str(access_file))
+    else:
+        scheduler = programs.start(sys.executable, str(EXAMPLES / "scheduler_from_scratch.py"), str(access_file))
+        address = scheduler.wait_for("listens on").split("listens on ")[1].split(",")[0]
     worker = programs.start(sys.executable, str(EXAMPLES / "worker_from_scratch.py"), str(access_file))
     worker.wait_for("joined a scheduler")
     return Cluster(programs, address, access_file)
@@ -83,3 +88,64 @@ def test_what_goes_wrong_in_a_task_is_told_as_by_any_worker(cluster: Cluster, tm
         wait_until(begun.exists, "it had begun")
         client.cancel([endless], force=True)
         assert client.submit(pow, 2, 10).result(60) == 1024
+
+
+# --- the core of the scheduler from scratch ---
+
+WORKERS, SUBMIT, OPEN_GROUP, TASK_DONE, TASK_LOST, RUN, DONE, DIED = 8, 4, 2, 9, 11, 15, 18, 20
+CLIENT, ONE, TWO = 1, 2, 3
+
+
+def submit(number: int, *, priority: int = 0, group: int = 0) -> list[Any]:
+    return [number, f"task{number}", priority, None, group, None, [], [], False]
+
+
+@pytest.fixture
+def core() -> Any:
+    """A core with a client and two workers of one slot each."""
+    spec = importlib.util.spec_from_file_location("scheduler_from_scratch", EXAMPLES / "scheduler_from_scratch.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    core = module.Core()
+    core.joined(CLIENT, "client", {"name": "c"})
+    core.joined(ONE, "worker", {"name": "one", "slots": 1})
+    core.joined(TWO, "worker", {"name": "two", "slots": 1})
+    return core
+
+
+def runs(sent: list[Any]) -> list[tuple[int, int, int, str]]:
+    """Where what begins: worker, number, attempt and name."""
+    return [(peer, *header[1:3], header[4]) for peer, header, _ in sent if header[0] == RUN]
+
+
+def test_a_task_that_dies_three_times_is_lost_and_another_one_is_not(core: Any) -> None:
+    ((_, number, attempt, _),) = runs(core.received(CLIENT, SUBMIT, submit(1), [b"x"]))
+    for _ in range(2):
+        sent = core.received(ONE, DIED, [number, attempt, "signal 9", ""], [])
+        ((_, number, attempt, _),) = runs(sent)
+    assert attempt == 3
+    ((peer, header, _),) = core.received(ONE, DIED, [number, attempt, "signal 9", ""], [])
+    assert peer == CLIENT and header[:3] == [TASK_LOST, 1, "killed"]
+    assert runs(core.received(CLIENT, SUBMIT, submit(2), [b"x"]))
+
+
+def test_what_a_lost_worker_ran_runs_elsewhere_and_its_late_word_counts_nothing(core: Any) -> None:
+    ((where, number, attempt, _),) = runs(core.received(CLIENT, SUBMIT, submit(1), [b"x"]))
+    sent = core.left(where)
+    ((other, again, second, _),) = runs(sent)
+    assert other != where and second == 2
+    assert core.received(other, DONE, [number, attempt, 0.1], [b"stale"]) == []
+    ((peer, header, payload),) = core.received(other, DONE, [again, second, 0.1], [b"result"])
+    assert (peer, header[:2], payload) == (CLIENT, [TASK_DONE, 1], [b"result"])
+
+
+def test_priorities_and_limits_of_groups(core: Any) -> None:
+    core.received(CLIENT, OPEN_GROUP, [7, 1, []], [])
+    assert len(runs(core.received(CLIENT, SUBMIT, submit(1, group=7), [b"x"]))) == 1
+    assert runs(core.received(CLIENT, SUBMIT, submit(2, group=7), [b"x"])) == []
+    ((where, number, attempt, _),) = runs(core.received(CLIENT, SUBMIT, submit(3), [b"x"]))
+    core.received(CLIENT, SUBMIT, submit(4), [b"x"])
+    core.received(CLIENT, SUBMIT, submit(5, priority=1), [b"x"])
+    ((_, _, _, name),) = runs(core.received(where, DONE, [number, attempt, 0.1], [b"x"]))
+    assert name == "task5"
