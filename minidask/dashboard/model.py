@@ -162,7 +162,7 @@ class Model:
 
     def tick(self, now: float) -> None:
         """Bring all rows up to date."""
-        self.spans.close(now)
+        self.spans.close()
         running: collections.Counter[str] = collections.Counter()
         for machine in self.state.machines.values():
             self._machines.put(machine.address, _machine_row(machine))

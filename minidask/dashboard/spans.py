@@ -20,8 +20,6 @@ GAP_SECONDS = 0.002
 OVERLAP_SECONDS = 0.05
 """So inexact are times of other machines."""
 MOST_SECONDS = 0.1
-HOLD_SECONDS = 0.5
-"""How long a span waits for another call that belongs to it."""
 
 
 class Span:
@@ -81,12 +79,11 @@ class Spans:
             self._ring.add((lane, span.row()))
         self._open[lane] = Span(event, key)
 
-    def close(self, now: float) -> None:
-        """Show the spans to which nothing more belongs."""
-        for lane, span in list(self._open.items()):
-            if now - span.ended > HOLD_SECONDS or now < span.began:
-                self._ring.add((lane, span.row()))
-                del self._open[lane]
+    def close(self) -> None:
+        """Show all that was taken: what comes later belongs to other spans."""
+        for lane, span in self._open.items():
+            self._ring.add((lane, span.row()))
+        self._open.clear()
 
     def since(self, number: int) -> dict[str, list[object]]:
         """Return the spans after a change, by lane."""

@@ -77,7 +77,10 @@ class FakeCluster:
         counts = self._counts()
         yield event("counts", self.now, info=counts)
         if rnd.random() < 0.3:
-            info = {"blob": f"{rnd.randrange(20):032x}", "source": rnd.choice(["", *self.addresses])}
+            info = {
+                "blob": f"{rnd.randrange(20) * 0x9E3779B97F4A7C15 % 2**64:016x}" * 2,
+                "source": rnd.choice(["", *self.addresses]),
+            }
             yield event("fetched", self.now, machine=rnd.choice(self.addresses), size=rnd.randrange(10**9), info=info)
 
     def _worker(self, n: int, address: str, worker: int, each: float) -> Iterator[ClusterEvent]:

@@ -28,15 +28,20 @@ function duration(s) {
   const m = Math.floor(s / 60), h = Math.floor(m / 60), two = n => String(n).padStart(2, "0");
   return h ? h + ":" + two(m % 60) + ":" + two(Math.floor(s % 60)) : m + ":" + two(Math.floor(s % 60));
 }
+const running = s => s < 60 ? Math.max(0, s).toFixed(1) + " s" : duration(s);
 const clock = t => t ? new Date(t * 1000).toLocaleTimeString("en-GB") : "";
 const rate = r => r ? r.toPrecision(3) * 1 + "/s" : "";
+// A name has the same colour everywhere on the page: the one of its hash, or the next that is free. Red is for failures.
+const HUES = [210, 40, 145, 285, 75, 185, 320, 255, 110, 55];
 const hues = new Map();
 function hue(name) {
   if (!hues.has(name)) {
     let h = 2166136261;
     for (let i = 0; i < name.length; i++) h = Math.imul(h ^ name.charCodeAt(i), 16777619);
     if (hues.size > 2000) hues.clear();
-    hues.set(name, ((h >>> 0) % 24) * 15);
+    const taken = new Set(hues.values()), first = (h >>> 0) % HUES.length;
+    const free = HUES.findIndex((_, i) => !taken.has(HUES[(first + i) % HUES.length]));
+    hues.set(name, HUES[(first + Math.max(0, free)) % HUES.length]);
   }
   return hues.get(name);
 }
@@ -126,7 +131,7 @@ function cell(element, n, [name, began, memory, key, over, bad], now) {
   const cls = name ? "cell busy" : "cell";
   if (element.className !== cls) element.className = cls;
   if (name) element.style.setProperty("--hue", hue(name));
-  const took = name ? duration(Math.max(0, now - began)) : "idle";
+  const took = name ? running(now - began) : "idle";
   put(element.children[0], name || "idle");
   put(element.children[1], name ? took + (memory ? " · " + memory + " MiB" : "") : number(over) + " ended" + (bad ? ", " + number(bad) + " failed" : ""));
   const title = "worker " + n + ": " + (name || "idle") + (name ? " for " + took : "") + "; " + number(over) + " calls ended, " + number(bad) + " failed";
@@ -148,7 +153,7 @@ function drawTasks(store) {
   (row, i) => { row.dataset.key = tasks.rows[i][0]; row.tabIndex = 0; row.classList.toggle("chosen", row.dataset.key === chosen); });
 }
 async function tell(key) {
-  if (page !== "tasks") location.hash = "tasks";
+  if (page !== "tasks") location.hash = "/tasks";
   chosen = key;
   for (const row of $("found").tBodies[0].rows) row.classList.toggle("chosen", row.dataset.key === key);
   let story = null;
@@ -187,6 +192,7 @@ function closeStory() {
 
 // --- time ---
 
+const LATE_SECONDS = 1.5;  // so long it takes until a call that has ended is known here: what is later would look idle
 const view = { live: true, end: 0, span: 60, hits: [], lanes: [] };
 function drawTime(store) {
   const box = $("lanes"), canvas = $("canvas"), workers = store.table("workers"), names = store.table("machines");
@@ -203,7 +209,7 @@ function drawTime(store) {
     canvas.style.width = width + "px"; canvas.style.height = seen + "px";
   }
   const g = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), color = name => style.getPropertyValue(name).trim();
-  const now = Date.now() / 1000, dark = color("--back") < "#8";
+  const now = Date.now() / 1000 - LATE_SECONDS, dark = color("--back") < "#8";
   if (view.live) view.end = now;
   const from = view.end - view.span, scale = (width - label) / view.span, x = t => label + (t - from) * scale;
   g.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -212,6 +218,11 @@ function drawTime(store) {
   const first = Math.max(0, Math.floor(box.scrollTop / each)), last = Math.min(lanes.length, Math.ceil((box.scrollTop + seen - foot) / each));
   const legend = new Map();
   Object.assign(view, { each, label, from, scale, lanes, hits: [], top: box.scrollTop });
+  let labelled = -99;
+  const write = (text, left, y, most, fill) => {
+    g.fillStyle = fill; g.save(); g.beginPath(); g.rect(left, y - 8, most, Math.max(each, 12) + 16); g.clip();
+    g.fillText(text, left, y + Math.max(each, 12) / 2); g.restore();
+  };
   const tint = (name, bad, open) => bad ? color("--bad") : "hsl(" + hue(name) + " 60% " + (dark ? (open ? 36 : 50) : (open ? 74 : 58)) + "%)";
   const bar = (y, row, open) => {
     const a = x(row[1]), b = x(row[1] + row[2]);
@@ -221,6 +232,13 @@ function drawTime(store) {
     legend.set(row[0], (legend.get(row[0]) || 0) + Math.min(view.end, row[1] + row[2]) - Math.max(from, row[1]));
     if (wide > 40 && each > 12) { g.fillStyle = dark ? "#fff" : "#000"; g.save(); g.beginPath(); g.rect(left, y, wide - 3, each); g.clip(); g.fillText(row[0], left + 3, y + each / 2); g.restore(); }
   };
+  const steps = [.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600];
+  const step = steps.find(s => s * scale > 90) || 7200, marks = [];
+  for (let t = Math.ceil(from / step) * step; t <= view.end; t += step) {
+    const d = new Date(t * 1000), ms = step < 1 ? "." + String(d.getMilliseconds()).padStart(3, "0") : "";
+    marks.push([x(t), d.toLocaleTimeString("en-GB") + ms]);
+    g.fillStyle = color("--idle"); g.fillRect(x(t), 0, 1, seen - foot);
+  }
   for (let i = first; i < last; i++) {
     const [lane, machine, n] = lanes[i], y = i * each - box.scrollTop, rows = store.spans.get(lane) || [];
     for (let j = rows.length - 1; j >= 0; j--) { if (rows[j][1] + rows[j][2] < from - 60) break; bar(y, rows[j], false); }
@@ -228,20 +246,12 @@ function drawTime(store) {
     if (present && present[0] && now - present[1] > 0) bar(y, [present[0], present[1], now - present[1], 1, 0, present[3]], true);
     const head = i === first || lanes[i - 1][1] !== machine;
     if (head) { g.fillStyle = color("--line"); g.fillRect(0, y - .5, width, 1); }
-    const every = Math.max(1, Math.ceil(13 / each));
-    if (head || each >= 12) { g.fillStyle = color(head ? "--text" : "--muted"); g.save(); g.beginPath(); g.rect(0, y - 6, label - 4, each + 14); g.clip();
-      if (each >= 12 || i === first || i - (view.labelled ?? -99) >= every || i < view.labelled) { g.fillText((head ? machine + " " : "    ") + (each >= 12 ? n : ""), 6, y + Math.max(each, 12) / 2); view.labelled = i; } g.restore(); }
+    if (head && y - labelled >= 12) { write(machine, 6, y, label - (each >= 12 ? 34 : 8), color("--text")); labelled = y; }
+    if (each >= 12) write(String(n), label - 24, y, 22, color("--muted"));
   }
-  view.labelled = undefined;
   g.fillStyle = color("--card"); g.fillRect(0, seen - foot, width, foot);
-  g.fillStyle = color("--muted"); g.strokeStyle = color("--line");
-  const steps = [.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600];
-  const step = steps.find(s => s * scale > 90) || 7200;
-  for (let t = Math.ceil(from / step) * step; t <= view.end; t += step) {
-    const at = x(t), d = new Date(t * 1000), ms = step < 1 ? "." + String(d.getMilliseconds()).padStart(3, "0") : "";
-    g.globalAlpha = .5; g.beginPath(); g.moveTo(at, 0); g.lineTo(at, seen - foot); g.stroke(); g.globalAlpha = 1;
-    if (at < width - 40) g.fillText(d.toLocaleTimeString("en-GB") + ms, at + 3, seen - foot / 2);
-  }
+  g.fillStyle = color("--muted");
+  for (const [at, text] of marks) if (at < width - 40) g.fillText(text, at + 3, seen - foot / 2);
   put($("range"), (view.live ? "live, " : "") + duration(view.span) + " to " + clock(view.end) + ", " + lanes.length + " workers");
   const top = [...legend].sort((a, b) => b[1] - a[1]).slice(0, 20).map(([name]) => name), box2 = $("legend");
   if (box2.dataset.names !== top.join("\n")) {
@@ -265,7 +275,7 @@ function zoom(factor, at = 1) {  // `at`: which part of the width stays where it
   view.span = after;
   draw(true);
 }
-function pan(part) { view.live = false; view.end += view.span * part; if (view.end >= Date.now() / 1000) view.live = true; draw(true); }
+function pan(part) { view.live = false; view.end += view.span * part; if (view.end >= Date.now() / 1000 - LATE_SECONDS) view.live = true; draw(true); }
 function timeKey(key) {
   const does = { "+": () => zoom(.5), "=": () => zoom(.5), in: () => zoom(.5), "-": () => zoom(2), out: () => zoom(2), ArrowLeft: () => pan(-.25), left: () => pan(-.25),
     ArrowRight: () => pan(.25), right: () => pan(.25), "0": () => { view.live = true; draw(true); }, live: () => { view.live = true; draw(true); } }[key];
@@ -328,7 +338,7 @@ function draw(asked) {
   drawers[page](stream.store);
 }
 function show() {
-  const wanted = location.hash.slice(1);
+  const wanted = location.hash.slice(2);
   page = PAGES.includes(wanted) ? wanted : "now";
   for (const name of PAGES) $(name).hidden = name !== page;
   for (const link of document.querySelectorAll("nav a")) if (link.dataset.page === page) link.setAttribute("aria-current", "page"); else link.removeAttribute("aria-current");
@@ -352,8 +362,8 @@ document.addEventListener("keydown", event => {
   else if (row && key === "ArrowDown" && row.nextElementSibling) row.nextElementSibling.focus();
   else if (row && key === "ArrowUp" && row.previousElementSibling) row.previousElementSibling.focus();
   else if (page === "time" && timeKey(key)) { /* done */ }
-  else if (key >= "1" && key <= "5") location.hash = PAGES[key - 1];
-  else if (key === "/") { location.hash = "tasks"; requestAnimationFrame(() => setTimeout(() => $("query").focus(), 50)); }
+  else if (key >= "1" && key <= "5") location.hash = "/" + PAGES[key - 1];
+  else if (key === "/") { location.hash = "/tasks"; requestAnimationFrame(() => setTimeout(() => $("query").focus(), 50)); }
   else if (key === " " && !within) pause(!paused);
   else return;
   event.preventDefault();
