@@ -1,7 +1,7 @@
 """The dashboard of a client: a program of its own, which ends with the client.
 
-    Client.dashboard() ─ starts ─► minidask-dashboard ─ the link ─► here
-                        └─ a pipe, which it reads until we are gone ─┘
+Client.dashboard() ─ starts ─► minidask-dashboard ─ the link ─► here
+                    └─ a pipe, which it reads until we are gone ─┘
 """
 
 from __future__ import annotations

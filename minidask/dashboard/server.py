@@ -15,6 +15,7 @@ import http.server
 import importlib.resources
 import json
 import secrets
+import select
 import threading
 import time
 import urllib.parse
@@ -205,8 +206,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             elif time.monotonic() > told + ALIVE_SECONDS:
                 self.wfile.write(b": still here\n\n")
                 told = time.monotonic()
-            if dashboard.ended.wait(SECONDS):
+            if self._gone(SECONDS) or dashboard.ended.is_set():
                 return
+
+    def _gone(self, seconds: float) -> bool:
+        """Wait; return whether the viewer has gone meanwhile, which makes room for another one."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if select.select([self.connection], [], [], left)[0] and not self.connection.recv(4096):
+                return True
+        return False
 
 
 def _json(value: object) -> bytes:

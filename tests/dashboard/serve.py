@@ -26,6 +26,9 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cluster = FakeCluster(time.time() - options.past, options.machines, options.workers, options.rate)
     dashboard.model.take(cluster.begin())
+    while cluster.now < time.time() - 0.5:
+        dashboard.model.take(cluster.step())
+        dashboard.model.tick(cluster.now)
     print(server.link("127.0.0.1"), flush=True)
     spent, told = 0.0, time.monotonic()
     while True:

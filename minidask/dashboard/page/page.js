@@ -73,7 +73,8 @@ function drawNow(store) {
   const machines = store.table("machines"), workers = store.table("workers"), box = $("machines");
   const of = new Map([...machines.keys()].map(address => [address, []]));
   for (const [lane, row] of workers) { const at = lane.lastIndexOf("#"), list = of.get(lane.slice(0, at)); if (list) list.push([+lane.slice(at + 1), row]); }
-  box.classList.toggle("many", machines.size > 12 || workers.size > 96);
+  const many = machines.size > 12 || workers.size > 96;
+  box.classList.toggle("many", many);
   for (const [address, parts] of shown) if (!machines.has(address)) { parts.box.remove(); shown.delete(address); }
   const now = Date.now() / 1000;
   for (const [address, machine] of [...machines].sort((a, b) => compare(a[1].name, b[1].name))) {
@@ -86,7 +87,7 @@ function drawNow(store) {
     put(parts.more, "store " + bytes(machine.store) + " · in " + bytes(machine.received) + "/s · out " + bytes(machine.sent) + "/s");
     parts.box.title = address + (machine.host ? ", host " + machine.host : "") + (machine.python ? ", Python " + machine.python : "");
     meter(parts.cpu, machine.cpu, 100, machine.cpu === undefined ? "?" : machine.cpu.toFixed(0) + " %");
-    meter(parts.memory, machine.memory, machine.memory_total, bytes(machine.memory) + " of " + bytes(machine.memory_total));
+    meter(parts.memory, machine.memory, machine.memory_total, bytes(machine.memory) + (many ? "" : " of " + bytes(machine.memory_total)));
     while (parts.cells.children.length > list.length) parts.cells.lastChild.remove();
     list.forEach(([n, row], i) => cell(parts.cells.children[i] || parts.cells.appendChild(newCell()), n, row, now));
   }
