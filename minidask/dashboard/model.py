@@ -10,7 +10,6 @@ page shows them as texts.
 from __future__ import annotations
 
 import collections
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -31,6 +30,8 @@ MOST_BLOBS = 1_000
 MOST_HOLDERS = 200
 MOST_LINES = 1_000
 MOST_TEXT = 500
+MOST_SECONDS = 1e12
+"""An event with a time that is more, or none, is nonsense."""
 SMOOTHING = 0.3
 SAME_SECONDS = 0.5
 """What runs still began then, though its machine's clock tells it a bit differently each time."""
@@ -76,7 +77,7 @@ class Model:
     def take(self, events: Iterable[ClusterEvent]) -> None:
         """Take what has happened."""
         for event in events:
-            if math.isfinite(event.time + event.seconds + event.cpu):
+            if abs(event.time) + abs(event.seconds) + abs(event.cpu) < MOST_SECONDS:
                 self._take(event)
 
     def _take(self, event: ClusterEvent) -> None:

@@ -22,14 +22,16 @@ class FakeCluster:
     Args:
         machines, workers: how many, and of each.
         rate: calls that end in a second, of all workers.
+        evil: the name of a machine, a client and some calls.
     """
 
-    def __init__(self, now: float, machines: int = 2, workers: int = 4, rate: float = 20.0, seed: int = 0) -> None:
+    def __init__(self, now: float, machines: int = 2, workers: int = 4, rate: float = 20.0, evil: str = EVIL) -> None:
         self.now = now
         self.addresses = [f"tcp://10.0.{n // 250}.{n % 250 + 1}:40{n:03}" for n in range(machines)]
         self.workers = workers
         self.rate = rate
-        self._random = random.Random(seed)
+        self._random = random.Random(0)
+        self._evil = evil
         self._task = 0
         self._over = {(a, n): 0 for a in self.addresses for n in range(workers)}
         self._failed = dict(self._over)
@@ -48,7 +50,7 @@ class FakeCluster:
             }
             for n, a in enumerate(self.addresses)
         ]
-        machines[-1]["name"] = EVIL
+        machines[-1]["name"] = self._evil
         info = {"address": "tcp://10.0.0.1:8786", "version": "1", "machines": machines, **self._counts()}
         return [event("snapshot", self.now, info=info)]
 
@@ -57,7 +59,7 @@ class FakeCluster:
         clients = [
             {"id": 1, "name": "sarah@desk search.py 4711", "queued": waiting, "running": len(self._over), "failed": 3,
              "finished": self._finished, "nested": {"submitted": 120}},
-            {"id": 2, "name": EVIL, "queued": 3, "running": 0, "finished": 5, "failed": 0, "nested": {}},
+            {"id": 2, "name": self._evil, "queued": 3, "running": 0, "finished": 5, "failed": 0, "nested": {}},
         ]  # fmt: skip
         tasks = {"queued": waiting + 3, "running": len(self._over), "finished": self._finished + 5}
         return {"clients": clients, "tasks": tasks}
@@ -89,7 +91,7 @@ class FakeCluster:
             began = self._free_at[lane] + (0.2 * each if rnd.random() < 0.05 else 0.0005)
             seconds = each * rnd.uniform(0.5, 1.5) * (4 if rnd.random() < 0.02 else 1)
             self._task += 1
-            name = EVIL if rnd.random() < 0.01 else NAMES[int(began / max(1.0, 8 * each)) % len(NAMES)]
+            name = self._evil if rnd.random() < 0.01 else NAMES[int(began / max(1.0, 8 * each)) % len(NAMES)]
             common: dict[str, Any] = {"task": self._task, "name": name, "machine": address}
             if began + seconds > self.now:
                 yield event(

@@ -20,11 +20,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", type=float, default=20.0)
     parser.add_argument("--past", type=int, default=70, help="seconds that it has run already")
+    parser.add_argument("--plain", action="store_true", help="without names that are markup")
     options = parser.parse_args()
     dashboard = Dashboard(lambda task: f"it waits: all workers are busy; {task} are before it", exposition)
     server = DashboardServer("127.0.0.1", 0, dashboard)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    cluster = FakeCluster(time.time() - options.past, options.machines, options.workers, options.rate)
+    evil = {"evil": "predict"} if options.plain else {}
+    cluster = FakeCluster(time.time() - options.past, options.machines, options.workers, options.rate, **evil)
     dashboard.model.take(cluster.begin())
     while cluster.now < time.time() - 0.5:
         dashboard.model.take(cluster.step())
