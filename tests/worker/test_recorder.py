@@ -104,7 +104,7 @@ def test_any_name_can_be_shown(ends: tuple[Recorder, Recorder], name: str) -> No
 def test_what_is_being_written_counts_as_nothing(ends: tuple[Recorder, Recorder]) -> None:
     slot, daemon = ends
     slot.begin(run(1), 0, on_top=False)
-    slot._memory[64:72] = bytes(8)
+    slot._memory[40:48] = bytes(8)
     assert daemon.look().present is None
 
 
