@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("--machines", type=int, default=2)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--rate", type=float, default=20.0)
-    parser.add_argument("--past", type=int, default=70, help="seconds that it has run already")
+    parser.add_argument("--past", type=int, default=20, help="seconds that it has run already")
     parser.add_argument("--plain", action="store_true", help="without names that are markup")
     options = parser.parse_args()
     dashboard = Dashboard(lambda task: f"it waits: all workers are busy; {task} are before it", exposition)

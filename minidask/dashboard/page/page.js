@@ -173,7 +173,7 @@ async function tell(key) {
   close.addEventListener("click", closeStory);
   if (!story) { box.append(make("p", "Nothing is kept of this task any more.")); return; }
   box.append(make("h2", story.name));
-  if (story.why) { const why = make("p", "Where it is: " + story.why); why.id = "why"; box.append(why); }
+  if (story.why) { const why = make("p", "Now: " + story.why); why.id = "why"; box.append(why); }
   const list = box.appendChild(make("dl"));
   const rows = [["State", story.state], ["Number", story.key], ["Client", story.client], ["Machine", story.machine], ["Worker", story.worker < 0 ? "" : story.worker],
     ["Within", story.parent], ["Submitted", clock(story.submitted)], ["Began", clock(story.began)], ["Took", story.seconds ? duration(story.seconds) : ""],
