@@ -35,6 +35,11 @@ def wait_for_file(path: str) -> None:
         time.sleep(0.01)
 
 
+def begin_and_wait_for_file(begun: str, path: str) -> None:
+    Path(begun).touch()
+    wait_for_file(path)
+
+
 def fail(text: str) -> None:
     raise ValueError(text)
 
@@ -98,11 +103,12 @@ def test_a_task_is_seen_on_its_way_with_times_machine_worker_and_cost(
             seen.wait_for(kind, name="sleep_and_return") for kind in ("submitted", "started", "ended")
         )
         assert submitted.task == started.task == ended.task == call.task
-        assert began - 0.5 <= submitted.time <= started.time <= ended.time <= time.time() + 0.5
+        for event in (submitted, started, ended):
+            assert began <= event.time <= time.time(), "neither before it was submitted, nor before it was told"
         assert started.machine == ended.machine == call.machine == next(iter(client.nthreads()))
         assert ended.how == call.how == "done" and 0.3 <= ended.seconds <= DEADLINE
         assert call.worker == 0 and 0 <= call.cpu < 0.25 < 0.3 <= call.seconds and call.memory > 1 << 20
-        assert abs(call.time - started.time) < 5
+        assert began - 0.1 <= call.time <= time.time(), "two clocks of this machine are compared"
         assert {"cpu", "memory", "memory_total", "store"} <= set(seen.wait_for("usage")[0].info)
         with pytest.raises(ValueError, match="no luck"):
             client.submit(fail, "no luck").result(DEADLINE)
@@ -116,14 +122,15 @@ def test_what_runs_is_seen_while_it_runs_and_began_before_anybody_looked(
     _, address, client = room
     programs.worker(address, "--nworkers", "1")
     client.wait_for_workers(1)
-    future = client.submit(wait_for_file, str(tmp_path / "go"))
-    wait_until(lambda: client.scheduler_info()["tasks"]["running"], "the task ran")
-    time.sleep(1)  # what is measured below
+    future = client.submit(begin_and_wait_for_file, str(tmp_path / "begun"), str(tmp_path / "go"))
+    wait_until((tmp_path / "begun").exists, "the task ran")
+    began = time.monotonic()
     with looking(client) as seen:
         (started,) = seen.find("started")
-        assert started.name == "wait_for_file" and started.time == 0, "nobody has noted when"
-        running = seen.wait_for("running", name="wait_for_file")[0]
-        assert 0.9 < running.seconds < DEADLINE and running.task == started.task
+        assert started.name == "begin_and_wait_for_file" and started.time == 0, "nobody has noted when"
+        looks = time.monotonic()
+        running = seen.wait_for("running", 2, name="begin_and_wait_for_file")[1]
+        assert looks - began <= running.seconds < 2 * DEADLINE and running.task == started.task
         (tmp_path / "go").touch()
         future.result(DEADLINE)
         wait_until(lambda: seen.find("running")[-1].info["idle"], "the worker was idle")
