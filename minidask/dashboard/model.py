@@ -65,7 +65,7 @@ class Model:
         self._log = Ring(self.changes, MOST_LINES)
         self._sums: collections.OrderedDict[str, _Sums] = collections.OrderedDict()
         self._rates: dict[int, _Rate] = {}
-        self._counted = 0.0
+        self._counted = self._told = 0.0
 
     @property
     def missed(self) -> int:
@@ -86,6 +86,8 @@ class Model:
         self.state.take(event)
         story = self.stories.take(event)
         match event.kind:
+            case "usage":
+                self._told = max(self._told, event.time)
             case "call":
                 self._called(event, story.key if story is not None else "")
             case "fetched":
@@ -219,7 +221,13 @@ class Model:
     def _total(self) -> dict[str, Any]:
         tasks = {name: _number(self.state.tasks.get(name)) for name in ("queued", "running", "finished")}
         scheduler = {key: printable(str(self.state.info.get(key, "")))[:MOST_TEXT] for key in ("address", "version")}
-        return {**tasks, **scheduler, "missed": self.missed, "lost": self.lost[:MOST_TEXT]}
+        return {
+            **tasks,
+            **scheduler,
+            "missed": self.missed,
+            "lost": self.lost[:MOST_TEXT],
+            "told": round(self._told, 1),
+        }
 
     # --- for viewers ---
 

@@ -76,7 +76,7 @@ function drawNow(store) {
   const many = machines.size > 12 || workers.size > 96;
   box.classList.toggle("many", many);
   for (const [address, parts] of shown) if (!machines.has(address)) { parts.box.remove(); shown.delete(address); }
-  const now = Date.now() / 1000;
+  const now = present(store) + LATE_SECONDS;
   for (const [address, machine] of [...machines].sort((a, b) => compare(a[1].name, b[1].name))) {
     let parts = shown.get(address);
     if (!parts) shown.set(address, parts = machineParts());
@@ -193,7 +193,8 @@ function closeStory() {
 
 // --- time ---
 
-const LATE_SECONDS = 1.5;  // so long it takes until a call that has ended is known here: what is later would look idle
+const LATE_SECONDS = .5;  // so much earlier than the last machine the others may have told: what is later would look idle
+const present = store => (store.totals.told || Date.now() / 1000) - LATE_SECONDS;  // the server's clock: this one may differ
 const view = { live: true, end: 0, span: 60, hits: [], lanes: [] };
 function drawTime(store) {
   const box = $("lanes"), canvas = $("canvas"), workers = store.table("workers"), names = store.table("machines");
@@ -210,7 +211,7 @@ function drawTime(store) {
     canvas.style.width = width + "px"; canvas.style.height = seen + "px";
   }
   const g = canvas.getContext("2d"), style = getComputedStyle(document.documentElement), color = name => style.getPropertyValue(name).trim();
-  const now = Date.now() / 1000 - LATE_SECONDS, dark = color("--back") < "#8";
+  const now = present(store), dark = color("--back") < "#8";
   if (view.live) view.end = now;
   const from = view.end - view.span, scale = (width - label) / view.span, x = t => label + (t - from) * scale;
   g.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -243,8 +244,8 @@ function drawTime(store) {
   for (let i = first; i < last; i++) {
     const [lane, machine, n] = lanes[i], y = i * each - box.scrollTop, rows = store.spans.get(lane) || [];
     for (let j = rows.length - 1; j >= 0; j--) { if (rows[j][1] + rows[j][2] < from - 60) break; bar(y, rows[j], false); }
-    const present = workers.get(lane);
-    if (present && present[0] && now - present[1] > 0) bar(y, [present[0], present[1], now - present[1], 1, 0, present[3]], true);
+    const busy = workers.get(lane);
+    if (busy && busy[0] && now > busy[1]) bar(y, [busy[0], busy[1], now - busy[1], 1, 0, busy[3]], true);
     const head = i === first || lanes[i - 1][1] !== machine;
     if (head) { g.fillStyle = color("--line"); g.fillRect(0, y - .5, width, 1); }
     if (head && y - labelled >= 12) { write(machine, 6, y, label - (each >= 12 ? 34 : 8), color("--text")); labelled = y; }
@@ -264,8 +265,8 @@ function spanAt(event) {
   const box = $("canvas").getBoundingClientRect(), lane = view.lanes[Math.floor((event.clientY - box.top + view.top) / view.each)];
   if (!lane || event.clientX - box.left < view.label) return null;
   const t = view.from + (event.clientX - box.left - view.label) / view.scale, slack = 2 / view.scale, store = stream.store;
-  const present = store.table("workers").get(lane[0]);
-  if (present && present[0] && t > present[1]) return [lane, [present[0], present[1], Date.now() / 1000 - present[1], 1, 0, present[3]]];
+  const busy = store.table("workers").get(lane[0]), now = present(store);
+  if (busy && busy[0] && t > busy[1] && t <= now) return [lane, [busy[0], busy[1], now - busy[1], 1, 0, busy[3]]];
   const row = (store.spans.get(lane[0]) || []).findLast(row => row[1] - slack <= t && t <= row[1] + row[2] + slack);
   return row ? [lane, row] : [lane, null];
 }
@@ -276,7 +277,7 @@ function zoom(factor, at = 1) {  // `at`: which part of the width stays where it
   view.span = after;
   draw(true);
 }
-function pan(part) { view.live = false; view.end += view.span * part; if (view.end >= Date.now() / 1000 - LATE_SECONDS) view.live = true; draw(true); }
+function pan(part) { view.live = false; view.end += view.span * part; if (view.end >= present(stream.store)) view.live = true; draw(true); }
 function timeKey(key) {
   const does = { "+": () => zoom(.5), "=": () => zoom(.5), in: () => zoom(.5), "-": () => zoom(2), out: () => zoom(2), ArrowLeft: () => pan(-.25), left: () => pan(-.25),
     ArrowRight: () => pan(.25), right: () => pan(.25), "0": () => { view.live = true; draw(true); }, live: () => { view.live = true; draw(true); } }[key];
