@@ -246,7 +246,10 @@ class Worker:
                 self._blobs[first] = [bytes(data)]  # minidask's own worker checks the bytes against the id, and you?
                 del self._fetching[first]
                 self._send([HAVE_BLOB, first])
-        elif code in (NO_BLOB, BLOB_LOST):
+        elif code == NO_BLOB:  # the scheduler names another source then, or says BlobLost
+            self._fetching.pop(first, None)
+            self._send([FETCH_FAILED, first, "", "the scheduler had none"])
+        elif code == BLOB_LOST:
             self._lost.add(first)
 
     def _begin_one(self) -> None:
