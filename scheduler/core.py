@@ -69,6 +69,7 @@ from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
+from .news import News
 from .placement import WorkerPool
 from .pythons import Pythons
 from .quota import RECORD_BYTES, Quota, size_of
@@ -124,7 +125,6 @@ class SchedulerCore:
         self.replaced: set[int] = set()
         """Connections whose client is here again on another one: what still comes over them is void."""
         self._last_tick: float | None = None
-        self._news = False
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
         self.stream = EventStream(self.workers, self._send)
@@ -136,6 +136,7 @@ class SchedulerCore:
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
         self.holds = Holds(self._send, self.pool.update, self._unuse)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
+        self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client = self._client_table()
         self._from_worker = self._worker_table()
@@ -172,7 +173,7 @@ class SchedulerCore:
 
         To be called after each event, or once after several.
         """
-        self._tell_news()
+        self.news.tell()
         self.attempts.assign_ready(now)
         self.idle_notices.send_changes()
         self.stream.flush(now)
@@ -266,7 +267,7 @@ class SchedulerCore:
 
     def _client_joins(self, event: Joined, now: float) -> None:
         client = client_of(event)
-        self._drop_keys_of_others(client)
+        self.holds.drop_keys_of_others(client, self.clients.values())
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
                 self.replaced.add(other.peer)
@@ -281,15 +282,6 @@ class SchedulerCore:
         self.pythons.check([client])
         for worker in self.workers.values():
             self.pythons.note(worker, client)
-
-    def _drop_keys_of_others(self, client: ClientRecord) -> None:
-        """Forget the keys of a client that belong to another one: they are short, and workers see them in numbers.
-
-        With them it would take the place of that one, and get its results.
-        """
-        owners = {key: other.uid for other in self.clients.values() for key in other.keys} | self.holds.owners()
-        keys = [key for key in client.keys if owners.get(key, client.uid) == client.uid]
-        client.keys = tuple(keys) if client.keys[:1] == tuple(keys[:1]) else ()
 
     def _worker_joins(self, event: Joined, now: float) -> None:
         worker, holds, ended = worker_of(event, now)
@@ -378,7 +370,6 @@ class SchedulerCore:
         client = self.clients.get(event.peer)
         if client is not None and not client.nested and client.lags is not event.lags:
             client.lags = event.lags
-            self._news = True
             (self.ready.hold if client.lags else self.ready.go_on)(client)
 
     def _unsent(self, event: Unsent) -> None:
@@ -405,20 +396,8 @@ class SchedulerCore:
         self._slots_changed(worker, None)
 
     def _slots_changed(self, worker: WorkerRecord, slots: int | None) -> None:
-        message = m.WorkerChanged(worker.address, worker.name, slots, worker.versions)
-        for client in self.clients.values():
-            client.news[worker.address] = message
-        self._news = True
+        self.news.add(m.WorkerChanged(worker.address, worker.name, slots, worker.versions))
         self.pythons.check(self.clients.values())
-
-    def _tell_news(self) -> None:
-        """Tell clients which workers have changed: the last word of each, as one may change with every message."""
-        if self._news:
-            self._news = False
-            for client in self.clients.values():
-                if client.news and not client.lags:
-                    self._out += [(client.peer, message) for message in client.news.values()]
-                    client.news = {}
 
     def _tick(self, tick: Tick, now: float) -> None:
         self._discount_standstill(now)
@@ -466,8 +445,7 @@ class SchedulerCore:
             self.idle_notices.subscribe(client, message.group, parent)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
-        if client.groups.pop(message.group, None) is not None:
-            self.quota.drop(client.peer, RECORD_BYTES)
+        self.quota.drop(client.peer, RECORD_BYTES if client.groups.pop(message.group, None) else 0)
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:

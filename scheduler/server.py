@@ -58,7 +58,6 @@ MAX_REASON = 10_000
 MAX_ADDRESS = 200
 MOST_WAITING = 1 << 30
 MOST_ASKED = 100_000
-MORE_ROOM = "send less at once, or start minidask-scheduler with a larger --memory-limit"
 
 log = logging.getLogger("minidask.scheduler")
 
@@ -305,12 +304,7 @@ class SchedulerServer:
             for peer, link in self._links.items()
             if peer in self.core.clients and isinstance(link, MessageLink) and link.receiving
         }
-        room = self.core.quota.limit - self.core.quota.total - sum(coming.values())
-        for peer in sorted(coming, key=coming.__getitem__, reverse=True) if room < 0 else ():
-            if room >= 0:
-                break
-            room += coming[peer]
-            reason = f"a message of {coming[peer]} bytes and more has no room here: {MORE_ROOM}"
+        for peer, reason in self.core.quota.crowded_out(coming).items():
             log.warning("closing the connection to %s: %s", self._name(peer), reason)
             self._dismiss(peer, reason, set())
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from minidask.wire.messages import Payload, WorkerChanged
+from minidask.wire.messages import Payload
 
 
 class Ready(NamedTuple):
@@ -136,14 +136,12 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
-    `keys` are those that it has drawn, its present one first: see `holds.py`. Its `uid` is the same each time that it
-    connects, and nobody else is told it: whoever names keys of its has to know that too. It is `settled` once it has
-    submitted all again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
+    `keys` are those that it has drawn, its present one first: see `holds.py`; who names them must know its `uid`.
+    It is `settled` once it has submitted all again that it wants. If cut off, it comes back within `returns_within` s.
 
     `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
 
-    It `lags` while it reads more slowly than messages for it come. `news` has what it was not told yet of each worker
-    that has changed, by address.
+    It `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
@@ -166,7 +164,6 @@ class ClientRecord:
     slot_of: str = ""
     settled: bool = False
     returns_within: float = 0.0
-    news: dict[str, WorkerChanged] = field(default_factory=dict)
     awaited: dict[bytes, tuple[list[tuple[TaskRecord, int]], int]] = field(default_factory=dict)
     task_blobs: list[bytes] = field(default_factory=list)  # of its last task: most have the same, and share the list
     seconds: dict[str, float] = field(default_factory=dict)
