@@ -266,8 +266,7 @@ class SchedulerCore:
     # --- peers join and leave ---
 
     def _client_joins(self, event: Joined, now: float) -> None:
-        client = client_of(event)
-        self.holds.drop_keys_of_others(client, self.clients.values())
+        client = self.holds.without_keys_of_others(client_of(event), self.clients.values())
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
                 self.replaced.add(other.peer)
@@ -359,9 +358,8 @@ class SchedulerCore:
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
 
-        A worker that does not read is given none.
-
-        The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
+        A worker that does not read is given none. The client of a slot is not held back: what it has to
+        read is for a task that may run other tasks meanwhile.
         """
         worker = self.workers.get(event.peer)
         if worker is not None:

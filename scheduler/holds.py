@@ -123,7 +123,7 @@ class Holds:
         """The blobs that are kept for holds, one for each hold that needs it."""
         return (blob for hold in self._holds.values() for blob in hold.blobs)
 
-    def drop_keys_of_others(self, client: ClientRecord, clients: Iterable[ClientRecord]) -> None:
+    def without_keys_of_others(self, client: ClientRecord, clients: Iterable[ClientRecord]) -> ClientRecord:
         """Forget the keys of a client that belong to another one: they are short, and workers see them in numbers.
 
         With them it would take the place of that one, and get its results.
@@ -132,6 +132,7 @@ class Holds:
         owners |= {hold.task // m.OUTLIVES: hold.owner for hold in self._holds.values() if hold.owner is not None}
         keys = [key for key in client.keys if owners.get(key, client.uid) == client.uid]
         client.keys = tuple(keys) if client.keys[:1] == tuple(keys[:1]) else ()
+        return client
 
     def find(self, client: ClientRecord, number: int) -> Hold | None:
         """The hold of a task that a client submits; None if there is none."""

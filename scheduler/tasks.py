@@ -139,9 +139,8 @@ class ClientRecord:
     `keys` are those that it has drawn, its present one first: see `holds.py`; who names them must know its `uid`.
     It is `settled` once it has submitted all again that it wants. If cut off, it comes back within `returns_within` s.
 
-    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
-
-    It `lags` while it reads more slowly than messages for it come.
+    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker. It
+    `lags` while it reads more slowly than messages for it come.
 
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
