@@ -120,6 +120,11 @@ class MessageLink(asyncio.BufferedProtocol):
         sealed = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return self._queued + sealed + (self._tls.waits if self._tls is not None else 0)
 
+    @property
+    def receiving(self) -> int:
+        """How many bytes have come of a large message that is not complete."""
+        return self._decoder.receiving
+
     # --- called by the shell ---
 
     def send(self, message: Message) -> None:
