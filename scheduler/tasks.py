@@ -141,7 +141,6 @@ class ClientRecord:
 
     `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker. It
     `lags` while it reads more slowly than messages for it come.
-
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
     """
