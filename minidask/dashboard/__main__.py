@@ -16,13 +16,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from minidask._version import __version__
 from minidask.client.client import Client
-from minidask.client.places import address_in, address_of_environment
 from minidask.errors import MinidaskError, SchedulerLost
-from minidask.host.program import fail, make_parser, port_option
-from minidask.net.access import default_access_file
-from minidask.net.tls_options import tls_of_options
+from minidask.host.program import fail, port_option
+from minidask.viewers.options import connected, viewer_parser
 
 from .model import Model
 from .server import SECONDS, Dashboard, DashboardServer
@@ -41,13 +38,7 @@ AGAIN_SECONDS = 3.0
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "address",
-        metavar="ADDRESS",
-        nargs="?",
-        help="where the scheduler listens (default: $MINIDASK_SCHEDULER, else what the access file says)",
-    )
+    parser = viewer_parser(PROGRAM, DESCRIPTION, EPILOG)
     parser.add_argument(
         "--host",
         default="127.0.0.1",
@@ -55,7 +46,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=port_option, help=f"default: {PORT}, or any if that is taken; 0: any")
     parser.add_argument("--end-with", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
-    parser.set_defaults(log_level="warning")
     return parser.parse_args(arguments)
 
 
@@ -68,16 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.end_with is not None:  # the program that has started this one holds the other end
         threading.Thread(target=_wait_for_end, args=(options.end_with, ended), daemon=True).start()
     try:
-        access_file = options.access_file
-        address = options.address or address_of_environment() or address_in(access_file or default_access_file())
-        tls = tls_of_options(options)
-
-        def connect() -> Client:
-            return Client(
-                address, access_file=access_file, tls=tls, name=f"{PROGRAM} {__version__}", forward_output=False
-            )
-
-        viewer = _Viewer(connect)
+        viewer = _Viewer(lambda: connected(PROGRAM, options))
         with contextlib.closing(viewer), _listen(options.host, options.port, viewer.dashboard) as server:
             threading.Thread(target=server.serve_forever, name="minidask-http", daemon=True).start()
             shown = options.host if options.host not in ("0.0.0.0", "::", "") else os.uname().nodename
