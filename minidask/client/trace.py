@@ -1,6 +1,6 @@
 """A run as a picture: `Client.trace("run.json")` writes what https://ui.perfetto.dev shows.
 
-    EventReader ─ a thread ─► ChromeTrace.rows ─► the file, row by row
+    Follower ─ events ─► ChromeTrace.rows ─► the file, row by row
 
 Each machine is a process of the picture, each worker a track of it, each call a bar. Arrows go from a task to the tasks
 that it has submitted, and from a machine to the one that has fetched data from it. Processor and memory are curves.
@@ -15,18 +15,14 @@ from __future__ import annotations
 
 import collections
 import json
-import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
+from minidask.client.following import Follower
 
-LAST_SECONDS = 3.0
-"""How long the end waits for each machine to tell what it has run."""
-READ_SECONDS = 0.5
 DATA_TRACK = 1 << 20
 MOST_ARROWS = 100_000
 LAST_BARS = 100
@@ -180,72 +176,33 @@ class Trace:
         self._path.write_text(HEAD + FOOT, encoding="utf-8")
 
     def __enter__(self) -> Trace:
-        self._error: OSError | None = None
-        self._ends_at: float | None = None
-        self._told: dict[str, float] = {}  # by machine: when it told last; 0: not yet
-        self._begun = False
         self._file = self._path.open("r+" if self._size else "w", encoding="utf-8")
         try:
             self._file.truncate(self._size)
             self._file.seek(self._size)
             if not self._size:
                 self._file.write(HEAD)
-            self._events = self._open_events()
+            self._follower = Follower(self._take)
+            self._follower.begin(self._open_events)
         except BaseException:
             self._file.close()
             raise
-        self._thread = threading.Thread(target=self._run, name="minidask-trace", daemon=True)
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ends_at = time.time()
-        self._thread.join()
-        self._events.close()
         try:
+            self._follower.end()
             for row in self._trace.arrows():
                 self._write(row)
-            self._size = self._file.tell()
+            size = self._file.tell()
             self._file.write(FOOT)
         finally:
             self._file.close()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        until = None
-        while True:
-            events = self._events.get(READ_SECONDS)
-            for event in events:
-                self._take(event)
-            if self._ends_at is not None and until is None:
-                until = self._ends_at + LAST_SECONDS
-            if until is not None and (self._is_whole() or time.time() >= until):
-                return
-            if not events and self._events.closed:
-                return
-
-    def _is_whole(self) -> bool:
-        """Whether each machine has told what it did before the end."""
-        end = self._ends_at
-        return end is not None and self._begun and all(told > end for told in self._told.values())
+        self._size = size  # only now: what could not be written is cut off if the block is entered again
 
     def _take(self, event: ClusterEvent) -> None:
-        if event.kind == "snapshot":
-            self._begun = True
-            machines = [machine for machine in event.info.get("machines") or () if isinstance(machine, dict)]
-            self._told = dict.fromkeys((str(machine.get("address")) for machine in machines), 0.0)
-        elif event.kind == "machine":
-            self._told.setdefault(event.machine, 0.0)
-        elif event.kind == "usage":
-            self._told[event.machine] = event.time
-        elif event.kind == "machine-left":
-            self._told.pop(event.machine, None)
-        try:
-            for row in self._trace.rows(event):
-                self._write(row)
-        except OSError as error:  # the disk is full: told at the end of the block
-            self._error = self._error or error
+        for row in self._trace.rows(event):
+            self._write(row)
 
     def _write(self, row: Row) -> None:
         self._file.write(json.dumps(row, default=str) + ",\n")
