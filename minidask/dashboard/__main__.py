@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.resources
 import os
 import signal
 import sys
@@ -45,6 +46,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="where the dashboard listens; others than this machine get the link unencrypted (default: %(default)s)",
     )
     parser.add_argument("--port", type=port_option, help=f"default: {PORT}, or any if that is taken; 0: any")
+    parser.add_argument(
+        "--grafana", action="store_true", help="print a dashboard for Grafana that shows what /metrics has, and end"
+    )
     parser.add_argument("--metrics-socket", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     parser.add_argument("--end-with", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -53,6 +57,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-dashboard` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    if options.grafana:
+        print(importlib.resources.files(__package__).joinpath("grafana.json").read_text(encoding="utf-8"), end="")
+        return 0
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
