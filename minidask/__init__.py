@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from minidask.launch.ssh import SSHCluster
     from minidask.local.cluster import LocalCluster
     from minidask.net.tls_options import TLSFiles
+    from minidask.reporting.report import report
 
 __all__ = [
     "BatchCluster",
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "errors",
     "get_client",
+    "report",
 ]
 
 _HOMES = {
@@ -51,6 +53,7 @@ _HOMES = {
     "SlurmCluster": "minidask.launch.batch",
     "TLSFiles": "minidask.net.tls_options",
     "get_client": "minidask.client.nested",
+    "report": "minidask.reporting.report",
 }
 
 

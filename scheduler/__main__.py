@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import math
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from minidask._version import __version__
@@ -35,6 +37,7 @@ from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.tls_options import PLAIN_WARNING, tls_of_options
 
+from . import metrics
 from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
 
@@ -104,6 +107,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="let any client, and any task, end the whole cluster with Client.shutdown()",
     )
+    parser.add_argument(
+        "--metrics-port",
+        type=port_option,
+        metavar="PORT",
+        help="have a process beside this one serve figures for Prometheus at http://127.0.0.1:PORT/metrics, to anybody"
+        " who reaches it; 0 lets the kernel choose",
+    )
+    parser.add_argument(
+        "--metrics-host",
+        default="127.0.0.1",
+        metavar="HOST",
+        help="where it listens: a host name or IP, 0.0.0.0 for all networks (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -119,7 +135,9 @@ def heartbeat_option(text: str) -> float:
     return seconds
 
 
-async def _serve(address: Address, access_file: Path, options: argparse.Namespace) -> int:
+async def _serve(
+    address: Address, access_file: Path, options: argparse.Namespace, page: metrics.MetricsPage | None
+) -> int:
     access, tls = load_or_create_access(access_file), tls_of_options(options)
     if address.scheme == "tcp":
         access = access._replace(encrypted=tls is not False)
@@ -147,6 +165,10 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
         save_access(access)
     _tell_how_to_join(access, address)
     _tell_other_addresses(listens_on, address)
+    if page is not None:
+        here = dataclasses.replace(listens_on, host=metrics.ALL_NETWORKS.get(listens_on.host, listens_on.host))
+        page.start(str(here), _options_of_client(access, options))
+        print(f"  metrics      {page.link}", flush=True)
     stop_on_signals(server.stopped, log)
     systemd = Systemd(os.environ)
     systemd.ready()
@@ -155,6 +177,16 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
     # Without a word if a signal has ended it: as after a crash, another one may soon be started in its place.
     await server.close("a client has shut the cluster down" if core.stopping else "")
     return 0
+
+
+def _options_of_client(access: Access, options: argparse.Namespace) -> Iterator[str]:
+    """How a program on this machine connects to this scheduler."""
+    yield from ("--access-file", access.source)
+    for option in ("tls_ca_file", "tls_cert", "tls_key"):
+        if getattr(options, option) is not None:
+            yield from (f"--{option.replace('_', '-')}", getattr(options, option))
+    if options.no_encryption:
+        yield "--no-encryption"
 
 
 def _as_others_see_it(address: Address) -> Address:
@@ -216,7 +248,13 @@ def main(arguments: list[str] | None = None) -> int:
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()
-        return run_loop(_serve(address, access_file, options))
+        with contextlib.ExitStack() as stack:
+            page = None
+            if options.metrics_port is not None:
+                page = stack.enter_context(
+                    contextlib.closing(metrics.MetricsPage(options.metrics_host, options.metrics_port))
+                )
+            return run_loop(_serve(address, access_file, options, page))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

@@ -76,7 +76,7 @@ def check_config(scheduler: object, scatter: object, unknown: Iterable[str]) -> 
         raise TypeError(
             f"the minidask backend has no option {', '.join(unknown)}; it takes scheduler, scatter,"
             " wait_for_workers_timeout, reconnect_timeout, progress, initializer, initargs, task_timeout, on_error,"
-            " retries, retry_on, resume, n_jobs and inner_max_num_threads"
+            " retries, retry_on, resume, trace, n_jobs and inner_max_num_threads"
         )
     if scatter is not None and not isinstance(scatter, list | tuple):
         raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")

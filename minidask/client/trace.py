@@ -1,30 +1,34 @@
 """A run as a picture: `Client.trace("run.json")` writes what https://ui.perfetto.dev shows.
 
-    EventReader ─ a thread ─► ChromeTrace.rows ─► the file, row by row
+    Follower ─ events ─► ChromeTrace.rows ─► the file, row by row
 
 Each machine is a process of the picture, each worker a track of it, each call a bar. Arrows go from a task to the tasks
 that it has submitted, and from a machine to the one that has fetched data from it. Processor and memory are curves.
 
 The file is written while things happen, so a long run takes no memory but for what arrows need: the tasks within tasks.
+
+Those who read the format want the bars of a track side by side, or one within another. Times of other machines are
+known to some milliseconds only, so bars are moved by as much where they would overlap.
 """
 
 from __future__ import annotations
 
+import collections
 import json
-import threading
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
+from minidask.client.following import Follower
 
-LAST_SECONDS = 3.0
-"""How long the end waits for each machine to tell what it has run."""
-READ_SECONDS = 0.5
 DATA_TRACK = 1 << 20
 MOST_ARROWS = 100_000
+LAST_BARS = 100
+"""Of a track, against which a bar that may hold others is checked."""
+HEAD = '{"displayTimeUnit": "ms", "traceEvents": [\n'
+FOOT = '{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "cluster"}}]}\n'
 SLACK = 50_000.0
 """Microseconds by which the clocks of two machines may be compared wrongly."""
 
@@ -42,6 +46,7 @@ class ChromeTrace:
         self._names: dict[str, str] = {}
         self._parents: dict[int, tuple[int, float]] = {}  # of tasks within tasks: the parent, and when it submitted
         self._bars: dict[int, list[Bar]] = {}  # of those, and of their parents: a lease has many
+        self._last: dict[tuple[int, int], collections.deque[tuple[float, float]]] = {}  # the last bars of each track
         self._arrows = 0
 
     def rows(self, event: ClusterEvent) -> Iterable[Row]:
@@ -68,13 +73,15 @@ class ChromeTrace:
                 yield self._row("i", what, event, s="g", args={"text": event.text})
 
     def arrows(self) -> Iterable[Row]:
-        """Return the arrows of tasks within tasks: last, when it is known where all of them ran."""
+        """Return the arrows of tasks within tasks: last, when it is known where all of them ran. Then forget those."""
         for child, (parent, submitted) in self._parents.items():
             above = [bar for bar in self._bars[parent] if bar[2] - SLACK <= submitted <= bar[3] + SLACK]
             if above and self._bars[child]:
                 source, target = above[0], self._bars[child][-1]
                 left = min(max(submitted, source[2]), source[3])
                 yield from self._arrow("nested", source[:2], left, target[:2], target[2])
+        self._parents.clear()
+        self._bars.clear()
 
     def _row(self, kind: str, name: str, event: ClusterEvent, track: int = 0, **more: Any) -> Row:
         process = self._machines.setdefault(event.machine, len(self._machines) + 1)
@@ -94,11 +101,27 @@ class ChromeTrace:
     def _call(self, event: ClusterEvent) -> Iterable[Row]:
         arguments = {"task": event.task, "attempt": event.attempt, "call": event.call, "how": event.how,
                      "cpu_seconds": event.cpu, "memory": event.memory}  # fmt: skip
-        row = self._row("X", event.name, event, event.worker, dur=event.seconds * 1e6, cat=event.how, args=arguments)
-        yield from self._track(row["pid"], event.worker, f"worker {event.worker}")
-        yield row
-        if event.task in self._bars:
-            self._bars[event.task].append((row["pid"], event.worker, row["ts"], row["ts"] + row["dur"]))
+        row = self._row("X", event.name, event, event.worker, cat=event.how, args=arguments)
+        track, holds_others = (row["pid"], event.worker), event.task in self._bars
+        began, ended = self._beside(track, row["ts"], row["ts"] + event.seconds * 1e6, holds_others)
+        yield from self._track(*track, f"worker {event.worker}")
+        yield {**row, "ts": began, "dur": ended - began}
+        if holds_others:
+            self._bars[event.task].append((*track, began, ended))
+
+    def _beside(self, track: tuple[int, int], began: float, ended: float, holds_others: bool) -> tuple[float, float]:
+        """Return when a bar begins and ends, so that it crosses none of its track. They come in the order of ends.
+
+        Args:
+            holds_others: whether its task has submitted others, which may have run within it.
+        """
+        last = self._last.setdefault(track, collections.deque(maxlen=LAST_BARS))
+        if last:
+            crossed = [end for begin, end in last if begin < began < end] if holds_others else [last[-1][1]]
+            began, ended = max(began, *crossed, began), max(ended, last[-1][1])
+        ended = max(began, ended)
+        last.append((began, ended))
+        return began, ended
 
     def _usage(self, event: ClusterEvent) -> Iterable[Row]:
         for name, keys in (("cpu, %", ["cpu"]), ("memory", ["memory"]), ("network", ["received", "sent"])):
@@ -128,6 +151,8 @@ class ChromeTrace:
 class Trace:
     """Writes a trace of all that happens in the cluster while its block runs.
 
+    The block may be entered again when it is over. What happens then is added to the file, which is whole after each.
+
     Args:
         path: of the file, which is written anew.
         open_events: begins to read.
@@ -140,70 +165,44 @@ class Trace:
         self._path = path
         self._open_events = open_events
         self._trace = ChromeTrace()
-        self._error: OSError | None = None
-        self._ends_at: float | None = None
-        self._told: dict[str, float] = {}  # by machine: when it told last; 0: not yet
-        self._begun = False
+        self._size = 0  # of the file, without its foot
+
+    def write_empty(self) -> None:
+        """Write a trace of nothing, so that a path which is no good is known.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._path.write_text(HEAD + FOOT, encoding="utf-8")
 
     def __enter__(self) -> Trace:
-        self._file = self._path.open("w", encoding="utf-8")
+        self._file = self._path.open("r+" if self._size else "w", encoding="utf-8")
         try:
-            self._file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-            self._events = self._open_events()
+            self._file.truncate(self._size)
+            self._file.seek(self._size)
+            if not self._size:
+                self._file.write(HEAD)
+            self._follower = Follower(self._take)
+            self._follower.begin(self._open_events)
         except BaseException:
             self._file.close()
             raise
-        self._thread = threading.Thread(target=self._run, name="minidask-trace", daemon=True)
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ends_at = time.time()
-        self._thread.join()
-        self._events.close()
         try:
+            self._follower.end()
             for row in self._trace.arrows():
                 self._write(row)
-            self._file.write('{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "cluster"}}]}\n')
+            size = self._file.tell()
+            self._file.write(FOOT)
         finally:
             self._file.close()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        until = None
-        while True:
-            events = self._events.get(READ_SECONDS)
-            for event in events:
-                self._take(event)
-            if self._ends_at is not None and until is None:
-                until = self._ends_at + LAST_SECONDS
-            if until is not None and (self._is_whole() or time.time() >= until):
-                return
-            if not events and self._events.closed:
-                return
-
-    def _is_whole(self) -> bool:
-        """Whether each machine has told what it did before the end."""
-        end = self._ends_at
-        return end is not None and self._begun and all(told > end for told in self._told.values())
+        self._size = size  # only now: what could not be written is cut off if the block is entered again
 
     def _take(self, event: ClusterEvent) -> None:
-        if event.kind == "snapshot":
-            self._begun = True
-            machines = [machine for machine in event.info.get("machines") or () if isinstance(machine, dict)]
-            self._told = dict.fromkeys((str(machine.get("address")) for machine in machines), 0.0)
-        elif event.kind == "machine":
-            self._told.setdefault(event.machine, 0.0)
-        elif event.kind == "usage":
-            self._told[event.machine] = event.time
-        elif event.kind == "machine-left":
-            self._told.pop(event.machine, None)
-        try:
-            for row in self._trace.rows(event):
-                self._write(row)
-        except OSError as error:  # the disk is full: told at the end of the block
-            self._error = self._error or error
+        for row in self._trace.rows(event):
+            self._write(row)
 
     def _write(self, row: Row) -> None:
         self._file.write(json.dumps(row, default=str) + ",\n")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.resources
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from minidask.host.program import fail, port_option
 from minidask.viewers.options import connected, viewer_parser
 
 from .model import Model
-from .server import SECONDS, Dashboard, DashboardServer
+from .server import SECONDS, Dashboard, DashboardServer, MetricsServer
 
 PROGRAM = "minidask-dashboard"
 DESCRIPTION = "Show in a browser what the cluster at ADDRESS does: machines, tasks, time, data. It prints a link."
@@ -45,6 +46,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="where the dashboard listens; others than this machine get the link unencrypted (default: %(default)s)",
     )
     parser.add_argument("--port", type=port_option, help=f"default: {PORT}, or any if that is taken; 0: any")
+    parser.add_argument(
+        "--grafana", action="store_true", help="print a dashboard for Grafana that shows what /metrics has, and end"
+    )
+    parser.add_argument("--metrics-socket", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     parser.add_argument("--end-with", type=int, metavar="DESCRIPTOR", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -52,6 +57,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-dashboard` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
+    if options.grafana:
+        print(importlib.resources.files(__package__).joinpath("grafana.json").read_text(encoding="utf-8"), end="")
+        return 0
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -59,10 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
         threading.Thread(target=_wait_for_end, args=(options.end_with, ended), daemon=True).start()
     try:
         viewer = _Viewer(lambda: connected(PROGRAM, options))
-        with contextlib.closing(viewer), _listen(options.host, options.port, viewer.dashboard) as server:
+        with contextlib.closing(viewer), _server(options, viewer.dashboard) as server:
             threading.Thread(target=server.serve_forever, name="minidask-http", daemon=True).start()
-            shown = options.host if options.host not in ("0.0.0.0", "::", "") else os.uname().nodename
-            print(server.link(shown), flush=True)
+            if options.metrics_socket is None:
+                shown = options.host if options.host not in ("0.0.0.0", "::", "") else os.uname().nodename
+                print(server.link(shown), flush=True)
             viewer.run(ended)
             viewer.dashboard.ended.set()
             server.shutdown()
@@ -75,6 +84,12 @@ def _wait_for_end(descriptor: int, ended: threading.Event) -> None:
     with open(descriptor, "rb") as pipe:
         pipe.read()
     ended.set()
+
+
+def _server(options: argparse.Namespace, dashboard: Dashboard) -> DashboardServer:
+    if options.metrics_socket is not None:  # the scheduler's --metrics-port: it listens there already
+        return MetricsServer(options.metrics_socket, dashboard)
+    return _listen(options.host, options.port, dashboard)
 
 
 def _listen(host: str, port: int | None, dashboard: Dashboard) -> DashboardServer:

@@ -16,6 +16,7 @@ import importlib.resources
 import json
 import secrets
 import select
+import socket
 import threading
 import time
 import urllib.parse
@@ -99,6 +100,22 @@ class DashboardServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A browser that has gone away is no error of ours."""
+
+
+class MetricsServer(DashboardServer):
+    """Serves the figures for Prometheus and nothing else, to anybody.
+
+    Args:
+        descriptor: of a socket that listens.
+    """
+
+    def __init__(self, descriptor: int, dashboard: Dashboard) -> None:
+        self.dashboard = dashboard
+        listening = socket.socket(fileno=descriptor)
+        self.address_family = listening.family
+        super(DashboardServer, self).__init__(("", 0), _MetricsHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket, self.server_address = listening, listening.getsockname()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -216,6 +233,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if select.select([self.connection], [], [], left)[0] and not self.connection.recv(4096):
                 return True
         return False
+
+
+class _MetricsHandler(_Handler):
+    def do_GET(self) -> None:
+        """Answer a request."""
+        if self.path.partition("?")[0] == "/metrics":
+            self._metrics()
+        else:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"There is only /metrics here.\n")
 
 
 def _json(value: object) -> bytes:
