@@ -9,16 +9,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minidask.client.core import OnAnswer
 from minidask.client.eventreader import EventReader
-from minidask.client.events import why_of
+from minidask.client.events import ClusterEvent, EventDecoder, why_of
 from minidask.client.future import Future
+from minidask.client.glance import glance, names_of, shown
 from minidask.client.screen import client_table
 from minidask.client.shell import ClientShell
+from minidask.client.state import ClusterState
+from minidask.client.stories import UNKNOWN, Story, story_of
 from minidask.client.versions import all_versions
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, VersionMismatch
 from minidask.host import checks
@@ -26,12 +30,16 @@ from minidask.host.packages import versions
 from minidask.host.sizes import count
 from minidask.host.texts import printable
 from minidask.net.tls_options import TLSChoice
+from minidask.pickling.scattered import Scattered
+from minidask.wire.large import LARGE_BYTES
 
 if TYPE_CHECKING:
     from minidask.client.dashboards import DashboardLink, DashboardProcess
 
 LEASES_SECONDS = 0.5
 """A question waits so long for leases without calls to end. Those that have not begun may wait for others' tasks."""
+PROCESSING_SECONDS, SHOWN_SECONDS = 3.0, 1.5
+"""How long machines are waited for, to tell what runs there."""
 
 
 class ClusterView:
@@ -127,6 +135,82 @@ class ClusterView:
         self.shell.check()
         return self.shell.events.open()
 
+    def processing(self, workers: str | Iterable[str] | None = None) -> dict[str, list[str]]:
+        """Return what runs where now: `{machine's address: [name of the call in each busy worker]}`.
+
+        Calls of `Parallel` are among them. It takes half a second, as the machines are asked. One that does not answer
+        within 3 seconds is left out.
+
+        Args:
+            workers: the address or name of a machine, or several; None: all.
+
+        Raises:
+            TypeError, ValueError: there is no such machine.
+            SchedulerLost: there is no connection any more, or no answer.
+        """
+        chosen = self._chosen(workers)
+        machines = self._glance(PROCESSING_SECONDS).machines
+        return {a: names_of(machines[a]) for a in chosen if a in machines and machines[a].usage}
+
+    def who_has(self, data: Scattered | Iterable[Scattered] | None = None) -> dict[Any, list[str]]:
+        """Return which machines have scattered data: `{handle: [machine's address]}`.
+
+        A machine gets data when its first task needs it. On one machine all share what is there from the start.
+        Results of tasks are not on machines: they are sent to the client.
+
+        Args:
+            data: what `scatter` has returned; None: all large data of all clients, be it scattered, in arguments,
+                or a client's own modules, by its id.
+
+        Raises:
+            TypeError: it is something else, such as a future.
+            ValueError: it was released, or another client has scattered it.
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+        """
+        several = isinstance(data, Iterable) and not isinstance(data, Scattered)
+        handles: list[Any] = [] if data is None else list(data) if several else [data]  # type: ignore[arg-type]
+        for handle in handles:
+            if not isinstance(handle, Scattered):
+                raise TypeError(f"who_has() takes what scatter() has returned, not {type(handle).__name__}")
+            if not handle.is_of(self.shell.blobs):
+                raise ValueError(f"{handle!r} was released, or is another client's")
+        with self.events() as events:
+            known = self._answered(glance(events, self.timeout, wait=False)).data
+        if data is None:
+            return {blob: machines for blob, (size, machines) in known.items() if size >= LARGE_BYTES}
+        found = {}
+        for handle in handles:
+            each = [known.get(blob.hex(), (0, []))[1] for blob in handle.refers_to or [handle.blob]]
+            found[handle] = [address for address in each[0] if all(address in machines for machines in each)]
+        return found
+
+    def _chosen(self, workers: str | Iterable[str] | None) -> list[str]:
+        """The addresses of these machines."""
+        entries = self.shell.workers.entries
+        if workers is None:
+            return list(entries)
+        found = []
+        several = isinstance(workers, Iterable) and not isinstance(workers, str)
+        for wanted in workers if several else [workers]:
+            if not isinstance(wanted, str):
+                raise TypeError(f"workers must be addresses or names of machines, got {wanted!r}")
+            named = [address for address, worker in entries.items() if wanted in (address, worker.name)]
+            if not named:
+                names = ", ".join(worker.name for worker in entries.values()) or "none"
+                raise ValueError(f"there is no machine {wanted!r}; those that are there: {names}")
+            found += named
+        return found
+
+    def _glance(self, seconds: float) -> ClusterState:
+        with self.events() as events:
+            return self._answered(glance(events, min(seconds, self.timeout)))
+
+    def _answered(self, state: ClusterState | None) -> ClusterState:
+        if state is None:
+            self.shell.check()
+            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        return state
+
     def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
         """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
 
@@ -153,18 +237,52 @@ class ClusterView:
             TypeError, ValueError: it is neither, or another client's future.
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.
         """
+        self._check_task("explain", task)
+        if isinstance(task, Future) and task.done():
+            return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
+        return why_of(self._explained(task))
+
+    def story(self, task: Future | int) -> Story:
+        """Tell what has become of a task: when it was submitted, where its attempts ran, how each has ended, and why.
+
+        Of a future, all is told. Of any other task the scheduler knows what has died, and what runs now; it forgets
+        the tasks that are over, but the last 1,000 of which an attempt has died.
+
+        Args:
+            task: a future of this client, or the scheduler's number of any task, as events have it.
+
+        Returns:
+            Print it to read it. A task of which nothing is known is "unknown", and has no steps.
+
+        Raises:
+            TypeError, ValueError: it is neither, or another client's future.
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+        """
+        self._check_task("story", task)
+        info = self._explained(task)
+        number = info.get("task")
+        number = number if type(number) is int and number > 0 else 0 if isinstance(task, Future) else task
+        now = info.get("now")
+        told = EventDecoder().of_rows(info.get("rows"), now, time.time()) if type(now) is float else []
+        events = [event._replace(task=number) for event in told]
         if isinstance(task, Future):
-            if not task.is_of(self.shell):
-                raise ValueError(f"explain() takes futures of its own client; {task!r} is another one's: ask that")
-            if task.done():
-                return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
-            own, number = True, task.number
-        else:
-            own, number = False, checks.whole("task", task, 1)
+            events = _with_future(task, number, events)
+        story = story_of(events) or Story(f"t{number}", "", state=UNKNOWN)
+        return story.named({address: worker.name for address, worker in self.shell.workers.entries.items()})
+
+    def _check_task(self, method: str, task: object) -> None:
+        if not isinstance(task, Future):
+            checks.whole("task", task, 1)
+        elif not task.is_of(self.shell):
+            raise ValueError(f"{method}() takes futures of its own client; {task!r} is another one's: ask that")
+
+    def _explained(self, task: Future | int) -> dict[str, Any]:
+        """The scheduler's answer to the question where a task is."""
+        own, number = (True, task.number) if isinstance(task, Future) else (False, checks.whole("task", task, 1))
         info = self._ask(functools.partial(self.shell.explain, task=number, own=own), self.timeout)
         if info is None:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
-        return why_of(info)
+        return info
 
     def dashboard(self, port: int | None = None) -> DashboardLink:
         """Show what the cluster does in a browser: start `minidask-dashboard` for this client, and return its link.
@@ -238,4 +356,23 @@ class ClusterView:
     def _repr_html_(self) -> str:
         link = self._dashboard_link()
         title = repr(self).strip("<>").replace(self._link(), "")
-        return client_table(title, self.shell.workers.entries) + (link._repr_html_() if link is not None else "")
+        runs: dict[str, str] = {}
+        if not self.closed:
+            with contextlib.suppress(MinidaskError):  # the connection is being lost: the rest can be shown all the same
+                runs = {a: shown(machine) for a, machine in self._glance(SHOWN_SECONDS).machines.items()}
+        return client_table(title, self.shell.workers.entries, runs) + (link._repr_html_() if link is not None else "")
+
+
+def _with_future(future: Future, number: int, told: list[ClusterEvent]) -> list[ClusterEvent]:
+    """All that has happened to a future's task: what its client knows, and in between what the scheduler has told."""
+    task = ClusterEvent("", 0.0, task=number, name=future.name)
+    events = [task._replace(kind="submitted", time=future.submitted), *told]
+    if future.done():
+        known = bool(told) and told[-1].kind == "started"  # it has ended while the scheduler was asked
+        if future.duration is not None and future.worker is not None and not known:
+            attempt = 1 + max((event.attempt for event in told), default=0)
+            began = max(future.submitted, future.ended - future.duration)
+            events.append(task._replace(kind="started", time=began, machine=future.worker, attempt=attempt))
+        seconds = future.duration or 0.0
+        events.append(task._replace(kind="ended", time=future.ended, how=future.how, text=future.why, seconds=seconds))
+    return events
