@@ -26,6 +26,7 @@ from minidask.client.stories import UNKNOWN, Story, story_of
 from minidask.client.versions import all_versions
 from minidask.errors import MinidaskError, NoWorkersError, SchedulerLost, VersionMismatch
 from minidask.host import checks
+from minidask.host.logs import MOST_LINES
 from minidask.host.packages import versions
 from minidask.host.sizes import count
 from minidask.host.texts import printable
@@ -210,6 +211,43 @@ class ClusterView:
             self.shell.check()
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
         return state
+
+    def logs(self, worker: str | Iterable[str] | None = None, n: int = 100) -> dict[str, list[str]]:
+        """Return the last lines of the daemons' logs: `{"scheduler": [line], machine's address: [line]}`.
+
+        Each daemon keeps its last 1,000 lines, of the level of its `--log-level` and above. On one machine, scheduler
+        and worker are one daemon. With `processes=False` there is none: see this process's own `logging`.
+
+        Args:
+            worker: the address or name of a machine, or several: theirs alone; None: all, and the scheduler's.
+            n: how many lines of each, 1 to 1,000.
+
+        Raises:
+            TypeError, ValueError: there is no such machine, or `n` makes no sense.
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+            MinidaskError: that machine does not answer. If several are asked, its line says so.
+        """
+        n = checks.whole("n", n, 1, MOST_LINES)
+        chosen = [*self._chosen(worker), *([""] if worker is None else [])]
+        self.shell.check()
+        answers: dict[str, queue.SimpleQueue[dict[str, Any] | None]] = {}
+        for machine in chosen:
+            answers[machine] = queue.SimpleQueue()
+            self.shell.read_log(answers[machine].put, machine, n)
+        end = time.monotonic() + self.timeout
+        found = {}
+        for machine, answer in answers.items():
+            info: dict[str, Any] | None = {"error": f"there was no answer within {self.timeout:g} seconds"}
+            with contextlib.suppress(queue.Empty):
+                info = answer.get(timeout=max(0.0, end - time.monotonic()))
+            if info is None:
+                raise SchedulerLost(self.shell.core.why_closed)
+            if "error" in info and len(answers) == 1:
+                raise MinidaskError(f"the log of {machine} cannot be read: {printable(str(info['error']))}")
+            lines = info.get("lines", [f"(the log cannot be read: {info.get('error')})"])
+            known = [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+            found[machine or "scheduler"] = [printable(line, keep="\n") for line in known[-n:]]
+        return found
 
     def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
         """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.

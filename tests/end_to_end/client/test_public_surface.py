@@ -77,6 +77,8 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "story": lambda c, v: c.story(v),
     "processing": lambda c, v: None if v is None else c.processing(v),
     "who_has": lambda c, v: c.who_has(v),
+    "logs worker": lambda c, v: c.logs(v),
+    "logs n": lambda c, v: c.logs(n=v),
     "restart timeout": lambda c, v: _or_in_vain(errors.NoWorkersError, lambda: c.restart(v)),
     "get_versions check": lambda c, v: c.get_versions(check=v),
     "scale": lambda c, v: _scaled(v),

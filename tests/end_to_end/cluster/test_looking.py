@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import minidask
+from minidask import errors
 from tests.helpers import DEADLINE, Program, Programs, wait_until
 
 
@@ -29,6 +30,10 @@ def crash_once(path: str) -> str:
         Path(path).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return "done"
+
+
+def of_a_task() -> int:
+    return len(minidask.get_client().logs())
 
 
 def nbytes(data: np.ndarray) -> int:
@@ -215,6 +220,65 @@ def test_a_story_is_of_a_future_of_this_client(client: minidask.Client) -> None:
         future = other.submit(abs, 1)
         with pytest.raises(ValueError, match="story\\(\\) takes futures of its own client"):
             client.story(future)
+
+
+# --- logs ---
+
+
+def test_the_daemons_last_log_lines_are_read_over_the_wire(room: tuple[minidask.Client, Program, Program]) -> None:
+    client, m1, _ = room
+    at = addresses(client)
+    found = client.logs()
+    assert set(found) == {"scheduler", *at.values()}
+    assert any("worker m1 joined from" in line for line in found["scheduler"])
+    assert any("joined the scheduler" in line for line in found[at["m1"]])
+    assert set(client.logs("m2")) == {at["m2"]} == set(client.logs([at["m2"]]))
+    (last,) = client.logs("m1", n=1)[at["m1"]]
+    assert last in m1.text, "as in its own output"
+    assert client.run(of_a_task) == {at["m1"]: 3, at["m2"]: 3}, "tasks may ask too"
+
+
+def test_a_log_has_why_a_process_died_and_forges_no_line(
+    room: tuple[minidask.Client, Program, Program], tmp_path: Path
+) -> None:
+    client, _, _ = room
+
+    def odd(path: str) -> str:
+        return crash_once(path)
+
+    odd.__name__ = odd.__qualname__ = "odd\x1b[2J\nforged"
+    client.submit(odd, str(tmp_path / "crashed")).result(DEADLINE)
+    (line,) = [line for line in client.logs()["scheduler"] if "has lost its worker process" in line]
+    assert "\x1b" not in line and "\n" not in line and "forged" in line and "SIGKILL" in line
+
+
+def test_a_machine_that_does_not_answer_is_named_in_time(room: tuple[minidask.Client, Program, Program]) -> None:
+    client, m1, _ = room
+    at = addresses(client)
+    with minidask.Client(client.address, timeout=1.0) as hasty:
+        m1.process.send_signal(signal.SIGSTOP)
+        try:
+            found = hasty.logs()
+            assert found[at["m1"]] == ["(the log cannot be read: there was no answer within 1 seconds)"]
+            assert found[at["m2"]] and found["scheduler"]
+            with pytest.raises(errors.MinidaskError, match="cannot be read: there was no answer"):
+                hasty.logs("m1")
+        finally:
+            m1.process.send_signal(signal.SIGCONT)
+
+
+def test_a_node_has_one_log_and_threads_have_none(client: minidask.Client) -> None:
+    with minidask.Client(n_workers=1) as local:
+        (machine,) = local.nthreads()
+        assert any("joined from" in line for line in local.logs()[machine])
+    with minidask.Client(processes=False) as threads:
+        assert set(map(len, threads.logs().values())) == {0}
+
+
+@pytest.mark.parametrize("n", [0, -1, 1001, 1.5, "x", None, True])
+def test_how_many_lines_is_a_number(client: minidask.Client, n: object) -> None:
+    with pytest.raises((TypeError, ValueError), match="n must be"):
+        client.logs(n=n)  # type: ignore[arg-type]
 
 
 # --- in a notebook ---
