@@ -15,7 +15,7 @@ from pathlib import Path
 
 from minidask._version import __version__
 from minidask.errors import MinidaskError
-from minidask.host import descriptors
+from minidask.host import descriptors, logs
 from minidask.host.folders import sweep
 from minidask.host.networks import address_of_interface, host_for_others, networks_of
 from minidask.host.packages import installed, python_version
@@ -148,6 +148,7 @@ async def _serve(
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
     limit = options.memory_limit or memory_total() // 2
     core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown, limit)
+    core.logs.own = logs.kept.last
     server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)

@@ -166,7 +166,8 @@ class Attempts:
 
     def _begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
         """A worker has the current attempt of a task from now on."""
-        task.move("assign" if type(task.state) is Ready else "moved", Running(worker, sent_at))
+        step = "assign" if type(task.state) is Ready else "moved"
+        task.move(step, Running(worker, sent_at, self._stream.now))
         worker.tasks[task.id] = task
         if self._stream.on:
             self._stream.started(task)
@@ -185,7 +186,7 @@ class Attempts:
             return False
         self._nesting.stop_lending(task)
         del old.tasks[number]
-        task.move("moved", Running(worker))
+        task.move("moved", Running(worker, None, task.state.since))
         worker.tasks[number] = task
         self._stream.started(task)
         return True

@@ -60,14 +60,15 @@ from typing import Any
 from minidask.errors import ProtocolError
 from minidask.host.sizes import count
 from minidask.wire import messages as m
-from minidask.wire.observing import Activity, Explain, Subscribe
+from minidask.wire.observing import Activity, Explain, ReadLog, Subscribe
 
+from .answers import Answers
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
-from .describe import describe
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
+from .logs import LogRequests
 from .nesting import IdleNotices, Nesting
 from .news import News
 from .placement import WorkerPool
@@ -79,7 +80,6 @@ from .router import BlobRouter
 from .stream import EventStream
 from .submissions import check_counts, check_group, check_parent, check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
-from .waiting import explained
 
 HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
@@ -138,6 +138,10 @@ class SchedulerCore:
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
+        self.logs = LogRequests(self.workers, self._send)
+        self.answers = Answers(
+            self.info, self.workers, self.clients, self.ready, self.attempts, self.data, self.stream, self._send
+        )
         self._from_client = self._client_table()
         self._from_worker = self._worker_table()
 
@@ -229,10 +233,11 @@ class SchedulerCore:
             m.CancelAll: self._cancel_all,
             m.Resubmitted: lambda client, message: self.holds.stop_others(client),
             m.Restart: self.restarts.ask,
-            m.Ask: self._answer,
+            m.Ask: self.answers.ask,
             m.RanInline: self._ran_inline,
-            Subscribe: lambda client, message: self.stream.subscribe(client, message.on, self._describe()),
-            Explain: self._explain,
+            Subscribe: self.answers.subscribe,
+            Explain: self.answers.explain,
+            ReadLog: self.logs.ask,
             m.Shutdown: self._shutdown,
         }
 
@@ -255,6 +260,7 @@ class SchedulerCore:
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.Restarted: self.restarts.done,
+            m.Answer: self.logs.answered,
             Activity: self.stream.activity,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
@@ -335,6 +341,7 @@ class SchedulerCore:
         if client is not None:
             self.idle_notices.lose_client(client)
             self.restarts.lose_client(client)
+            self.logs.lose_client(client)
             if event.cut:
                 self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
@@ -390,6 +397,7 @@ class SchedulerCore:
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
+        self.logs.lose_worker(worker)
         self.attempts.lose_worker(worker, reason)
         self._slots_changed(worker, None)
 
@@ -410,7 +418,7 @@ class SchedulerCore:
         self.pythons.tick(now)
         self.holds.tick(now)
         if self.stream.on:
-            self.stream.counted(self._describe())
+            self.stream.counted(self.answers.describe())
 
     def _discount_standstill(self, now: float) -> None:
         """Move on what is measured from, by the time in which this process stood still: paused, stopped, out of memory.
@@ -507,17 +515,6 @@ class SchedulerCore:
                 text = f"task {task.name!r}: it was cancelled"
                 self._send(client.peer, m.TaskLost(task.number, m.Reason.CANCELLED, text))
             self.attempts.cancel(task, message.force)
-
-    def _describe(self, python: str = "") -> dict[str, Any]:
-        return describe(self.info, self.workers, self.clients, self.ready, self.attempts.finished, python)
-
-    def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        self._send(client.peer, m.Answer(message.request, {**self._describe(client.python), "you": client.peer}))
-
-    def _explain(self, client: ClientRecord, message: Explain) -> None:
-        task = (client.tasks if message.own else self.attempts.tasks).get(message.task)
-        why = explained(task, self.workers, self.clients, self.ready, self.blobs)
-        self._send(client.peer, m.Answer(message.request, {"why": why}))
 
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
         check_counts(message)

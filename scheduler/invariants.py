@@ -31,6 +31,7 @@ def check(core: SchedulerCore) -> None:
     _check_nesting(core)
     _check_idle_notices(core)
     _check_restarts(core)
+    _check_logs(core)
     _check_blobs(core)
     _check_quota(core)
 
@@ -120,6 +121,12 @@ def _check_idle_notices(core: SchedulerCore) -> None:
     for client, groups in core.idle_notices.subscribers.values():
         assert core.clients.get(client.peer) is client, "a client that left is told of idle slots"
         assert groups.keys() <= client.groups.keys(), f"client {client.name} is told of idle slots for a closed group"
+
+
+def _check_logs(core: SchedulerCore) -> None:
+    for reader in core.logs.readers.values():
+        assert reader.client in core.clients, "a client that left waits for a log"
+        assert reader.worker in core.workers, "a client waits for the log of a worker that left"
 
 
 def _check_restarts(core: SchedulerCore) -> None:

@@ -58,6 +58,7 @@ from .tasks import ClientRecord, WorkerRecord
 from .windows import Windows
 
 MAX_TEXT = 10_000
+MAX_SHOWN_BLOBS = 10_000
 TOO_MUCH = "too much was asked for that has not come yet"
 
 
@@ -148,6 +149,22 @@ class BlobRouter:
         places = [place for place in record.holders.values() if place]
         places += [self._workers[peer].place for peer, copy in record.copies.items() if copy.complete]
         return [place for place in places if place and place.partition(":")[0] == worker.place.partition(":")[0]]
+
+    def holders(self) -> list[tuple[bytes, int, list[str]]]:
+        """The blobs, the largest first, each with its bytes and the addresses of the workers that have all of it.
+
+        A worker that shares a client's store has what that client has written there.
+        """
+        workers = list(self._workers.values())
+        blobs = sorted(((self.table.size(blob), blob) for blob in self.table.records), reverse=True)[:MAX_SHOWN_BLOBS]
+        return [(blob, size, [w.address for w in workers if self._has(w, blob)]) for size, blob in blobs]
+
+    def _has(self, worker: WorkerRecord, blob: bytes) -> bool:
+        record = self.table.records[blob]
+        if not record.size:
+            return blob in worker.blobs
+        copy = record.copies.get(worker.peer)
+        return (copy is not None and copy.complete) or (bool(worker.place) and worker.place in record.holders.values())
 
     # --- what workers say ---
 

@@ -47,7 +47,7 @@ from minidask.net.strangers import Strangers
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, Ask, FetchChunk, Goodbye, Heartbeat, Message, Notice
-from minidask.wire.observing import Explain, Subscribe
+from minidask.wire.observing import Explain, ReadLog, Subscribe
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
@@ -207,7 +207,7 @@ class SchedulerServer:
     def _has_to_wait(self, event: Received) -> bool:
         """Whether a peer has to read first what waits for it, as it asks for more."""
         asked = self._lagging.get(event.peer)
-        if asked is None or type(event.message) not in (Ask, Explain, FetchChunk, Subscribe):
+        if asked is None or type(event.message) not in (Ask, Explain, FetchChunk, ReadLog, Subscribe):
             return False
         asked.append(event)
         link = self._links.get(event.peer)

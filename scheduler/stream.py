@@ -16,7 +16,8 @@ A row is an array: its kind, the time, and what docs/protocol.md says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Any
 
@@ -36,6 +37,10 @@ MOST_BYTES = 1 << 20
 MOST_BYTES_AT_ONCE = 1 << 25
 """Of all workers' Activity in a batch."""
 MAX_TEXT = 2000
+KEPT = ("died", "lost")
+MOST_KEPT = 1000
+"""Tasks whose attempts were not all well: of these what has happened is kept, for who asks later."""
+MOST_KEPT_ROWS = 20
 
 LOG = 0
 STORY = -1
@@ -70,18 +75,19 @@ class EventStream:
         self._rows: list[tuple[Any, ...]] = []
         self._left_out = self._bytes = 0
         self._due = inf
+        self._kept: OrderedDict[int, list[tuple[Any, ...]]] = OrderedDict()  # by task: of attempts that are over
 
     # --- who looks ---
 
-    def subscribe(self, client: ClientRecord, on: bool, info: dict[str, Any]) -> None:
-        """A client looks from now on, or no more. If it does, it is sent a snapshot.
+    def subscribe(
+        self, client: ClientRecord, info: dict[str, Any], data: Iterable[tuple[bytes, int, list[str]]]
+    ) -> None:
+        """A client looks from now on. It is sent a snapshot.
 
         Args:
             info: the description of the cluster.
+            data: the blobs, each with its size and the addresses of the workers that have it.
         """
-        if not on:
-            self.lose_client(client)
-            return
         self._flush()  # what has happened before is in the snapshot
         if not self.on:
             self.on, self._due = True, self.now + BATCH_SECONDS
@@ -90,8 +96,9 @@ class EventStream:
         self._subscribers[client.peer] = client
         self._missed[client.peer] = 0
         tasks = (task for worker in self._workers.values() for task in worker.tasks.values())
-        running = [_started(task, 0.0) for task in tasks if type(task.state) is Running and not task.lease]
-        rows = [("snapshot", self.now, info), *running]
+        running = [_started(task, task.state.since) for task in tasks if type(task.state) is Running and not task.lease]
+        blobs = [("data", self.now, blob.hex(), size, machines) for blob, size, machines in data]
+        rows = [("snapshot", self.now, info), *running, *blobs]
         self._send(client.peer, Events(self.now, 0, [pack(rows)]))
 
     def lose_client(self, client: ClientRecord) -> None:
@@ -210,9 +217,31 @@ class EventStream:
 
     def again(self, task: TaskRecord, step: str, text: str) -> None:
         """An attempt is over without an outcome. To be called before the task takes that step of the table."""
-        self._tell("again", self.now, task.id, task.name, task.root.peer, _where(task), step, text[:MAX_TEXT])
+        row = ("again", self.now, task.id, task.name, task.root.peer, _where(task), step, text[:MAX_TEXT])
+        self._tell(*row)
+        if step in KEPT and not task.lease:
+            self._keep(task, row)
         if step == "died":
             self._log(f"{_what(task)} has lost its worker process, death {task.deaths}: {text[:MAX_TEXT]}")
+
+    def _keep(self, task: TaskRecord, row: tuple[Any, ...]) -> None:
+        rows = self._kept.setdefault(task.id, [])
+        self._kept.move_to_end(task.id)
+        since = getattr(task.state, "since", 0.0)
+        rows += [_started(task, since), row]
+        del rows[: max(0, len(rows) - MOST_KEPT_ROWS)]
+        if len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+
+    def story(self, number: int, task: TaskRecord | None) -> list[tuple[Any, ...]]:
+        """The rows that tell of a task's attempts: of those that are over without an outcome, and of the present one.
+
+        Args:
+            number: of the task.
+            task: None if it is over.
+        """
+        now = [_started(task, task.state.since)] if task is not None and type(task.state) is Running else []
+        return [*self._kept.get(number, ()), *now]
 
     def all_lost(self, client: ClientRecord, tasks: int, text: str) -> None:
         """A client has lost tasks that had not begun, all for one reason."""

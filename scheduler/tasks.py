@@ -38,11 +38,12 @@ class Running(NamedTuple):
     """The current attempt was sent to `worker`, which runs it, or keeps it until a slot is free.
 
     `sent_at` is the scheduler's clock then, in seconds, if the attempt could start as soon as it arrived: see
-    `placement.is_direct`. Otherwise, and for workers that do not prefetch, it is None.
+    `placement.is_direct`. Otherwise, and for workers that do not prefetch, it is None. `since` is always that clock.
     """
 
     worker: WorkerRecord
     sent_at: float | None = None
+    since: float = 0.0
 
 
 class Delivering(NamedTuple):

@@ -28,6 +28,7 @@ from typing import Any
 
 from minidask.data.store import BlobStore
 from minidask.errors import ProtocolError
+from minidask.host import logs
 from minidask.host.folders import place_of
 from minidask.host.output import SlotOutput
 from minidask.host.packages import installed, python_version
@@ -38,7 +39,7 @@ from minidask.net.credentials import Credentials
 from minidask.net.transport import LAG_BYTES, Link
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
-from minidask.wire.observing import Subscribe
+from minidask.wire.observing import ReadLog, Subscribe
 
 from . import activity, intake
 from . import events as e
@@ -302,6 +303,9 @@ class WorkerShell:
                 continue
             if type(message) is Subscribe:
                 self._be_looked_at(message.on)
+                continue
+            if type(message) is ReadLog:
+                self._send(m.Answer(message.request, {"lines": logs.kept.last(message.lines)}))
                 continue
             try:
                 kept = intake.stored(message, self._store) if type(message) is m.PutBlob else message

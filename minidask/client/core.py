@@ -29,10 +29,10 @@ from minidask.client.queued import QueueEffect, QueueTable
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.host.texts import printable
 from minidask.wire import messages as m
-from minidask.wire.observing import Explain
+from minidask.wire.observing import Explain, ReadLog
 
 HandleT = TypeVar("HandleT")
-Question = m.Ask | m.Restart | Explain
+Question = m.Ask | m.Restart | Explain | ReadLog
 OnAnswer = Callable[[dict[str, Any] | None], None]
 """Called with the scheduler's answer; with None if the connection ends before."""
 

@@ -28,6 +28,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "ended": (*TASK_FIELDS, "machine", "how", "seconds", "text"),
     "again": (*TASK_FIELDS, "machine", "how", "text"),
     "fetched": ("blob", "size", "machine", "source"),
+    "data": ("blob", "size", "machines"),
     "counts": ("clients", "tasks"),
 }
 """What follows kind and time in a row: see docs/protocol.md. What is no field of `ClusterEvent` goes into `info`."""
@@ -43,8 +44,8 @@ class ClusterEvent(NamedTuple):
             number of workers; it has left. "client", "client-left". "submitted", "started", "ended", "again": a task;
             "again": an attempt has ended without an outcome. "fetched": a machine has got large data. "counts": all
             counts, once a second. "usage": how busy a machine is, twice a second. "running": what runs in a worker,
-            twice a second. "call": a call has ended in a worker, be it a task or one of a `Parallel` call. "missed":
-            events were left out.
+            twice a second. "call": a call has ended in a worker, be it a task or one of a `Parallel` call. "data":
+            after a snapshot, which machines have some data. "missed": events were left out.
         time: in seconds, as of `time.time()`; 0 if it is unknown.
         machine: address of the machine.
         worker: number of the worker process there; -1: none.
@@ -101,9 +102,20 @@ class EventDecoder:
         Args:
             came: when it came, on this process's clock.
         """
-        self._offset = min(self._offset, came - batch.now)
-        found = [ClusterEvent("missed", batch.now + self._offset, size=batch.dropped)] if batch.dropped else []
-        for row in _unpacked(batch.payload[0]):
+        found = self.of_rows(_unpacked(batch.payload[0]), batch.now, came)
+        missed = [ClusterEvent("missed", batch.now + self._offset, size=batch.dropped)] if batch.dropped else []
+        return missed + found
+
+    def of_rows(self, rows: Any, now: float, came: float) -> list[ClusterEvent]:
+        """Return the events of rows.
+
+        Args:
+            now: when they were sent, on the scheduler's clock.
+            came: when they came, on this process's clock.
+        """
+        self._offset = min(self._offset, came - now)
+        found: list[ClusterEvent] = []
+        for row in rows if type(rows) is list else ():
             if type(row) is list and len(row) > 2 and type(row[0]) is str and type(row[1]) is float:
                 when = row[1] and row[1] + self._offset
                 found += _activity(when, row[2:]) if row[0] == "activity" else _event(row[0], when, row[2:])

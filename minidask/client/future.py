@@ -10,12 +10,12 @@ import concurrent.futures
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from minidask.client.interrupts import Condition
 from minidask.client.outcomes import Lost, Outcome, Raised, Returned
-from minidask.errors import MinidaskError, SerializationError, TaskError
+from minidask.errors import KilledWorker, MinidaskError, SerializationError, TaskError, TaskTimeout
 from minidask.host.signals import pass_on
 from minidask.pickling.payload import loads
 from minidask.pickling.tracebacks import with_source
@@ -23,6 +23,7 @@ from minidask.task.missing import advised, lacking_here
 from minidask.wire.messages import Payload
 
 CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"  # a state of the standard future
+LOST: Mapping[type, str] = {KilledWorker: "died", TaskTimeout: "stopped"}
 LOGGER = logging.getLogger("concurrent.futures")  # where the standard library tells of callbacks that raise
 
 
@@ -73,9 +74,12 @@ class Future(concurrent.futures.Future[Any]):
 
     Attributes:
         name: the task's name.
-        duration: seconds that the call took in its slot; None until it has returned.
-        worker: name of the worker that ran it; None until then.
+        duration: seconds that the call took in its slot; None until it has returned or raised.
+        worker: name of the machine that ran it; None until then.
         failed: whether it has ended with an exception, and not because it was cancelled.
+        submitted, ended: when, as of `time.time()`; 0: not yet.
+        how: how it has ended: "done", "raised", "cancelled", "died" (its process, too often), "stopped" (its time was
+            over), "lost" (all else); empty until then. `why` is the error, in a line.
         keep: called with the payload of the result, before anybody has that.
     """
 
@@ -96,6 +100,8 @@ class Future(concurrent.futures.Future[Any]):
         self.duration: float | None = None
         self.worker: str | None = None
         self.failed = False
+        self.submitted, self.ended = time.time(), 0.0
+        self.how = self.why = ""
         self.keep: Callable[[Payload], None] | None = None
         self._owner = owner
         self._held = held
@@ -125,6 +131,7 @@ class Future(concurrent.futures.Future[Any]):
             first: bool = state._state != CANCELLED_AND_NOTIFIED  # else another thread has done it just now
             if first:
                 self.set_running_or_notify_cancel()
+                self.how, self.ended = "cancelled", time.time()
         return first
 
     def result(self, timeout: float | None = None) -> Any:
@@ -178,16 +185,19 @@ class Future(concurrent.futures.Future[Any]):
             self.set_running_or_notify_cancel()
         self._wait_for_messages = wait_for_messages
         self.failed = not isinstance(outcome, Returned)
+        self.ended = time.time()
         match outcome:
             case Returned(payload, duration, worker):
-                self.duration, self.worker = duration, worker
+                self.how, self.duration, self.worker = "done", duration, worker
                 if self.keep is not None:
                     self.keep(payload)
                 self.set_result(_Undecoded(outcome))
-            case Raised(_, _, worker):
-                self.worker = worker
+            case Raised(_, traceback, worker, duration):
+                self.how, self.why = "raised", traceback.rstrip().rpartition("\n")[2]
+                self.duration, self.worker = duration, worker
                 self.set_exception(_Undecoded(outcome))
             case Lost(error):
+                self.how, self.why = LOST.get(type(error), "lost"), str(error)
                 self.set_exception(error)
 
     def abandon(self, error: MinidaskError) -> None:

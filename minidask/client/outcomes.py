@@ -45,6 +45,7 @@ class Raised(NamedTuple):
     payload: m.Payload
     traceback: str
     worker: str
+    duration: float
 
 
 class Lost(NamedTuple):
@@ -61,7 +62,7 @@ def outcome_of(message: m.TaskDone | m.TaskRaised | m.TaskLost) -> Outcome:
     match message:
         case m.TaskDone(_, duration, worker, payload):
             return Returned(payload, duration, worker)
-        case m.TaskRaised(_, _, worker, traceback, payload):
-            return Raised(payload, traceback, worker)
+        case m.TaskRaised(_, duration, worker, traceback, payload):
+            return Raised(payload, traceback, worker, duration)
         case m.TaskLost(_, reason, text):
             return Lost(_LOSSES.get(reason, MinidaskError)(printable(text, keep="\n")))

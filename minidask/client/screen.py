@@ -11,7 +11,7 @@ import contextlib
 import html
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 import msgpack
@@ -26,6 +26,8 @@ WAIT_SECONDS = 0.5
 """How long the thread that reads waits until a text is shown."""
 MOST_WAITING = 10_000
 """How many texts may wait for a screen that stands still."""
+MOST_MACHINES = 50
+"""So many are shown in a notebook."""
 
 
 class Screen:
@@ -140,13 +142,21 @@ def _tqdm() -> Any:
     return getattr(sys.modules.get("tqdm.std"), "tqdm", None)
 
 
-def client_table(title: str, workers: dict[str, Worker]) -> str:
-    """Return a client and the machines of its cluster as HTML, for notebooks."""
-    rows = "".join(
-        f"<tr><td>{html.escape(worker.name)}</td><td>{html.escape(address)}</td>"
-        f"<td>{html.escape(worker.versions.get(PYTHON, ''))}</td>"
-        f"<td>{worker.slots if worker.usable else 'none: another Python'}</td></tr>"
-        for address, worker in workers.items()
-    )
-    head = "<tr><th>machine</th><th>address</th><th>Python</th><th>workers</th></tr>"
-    return f"<b>{html.escape(title)}</b><table>{head}{rows}</table>"
+def client_table(title: str, workers: dict[str, Worker], runs: Mapping[str, str]) -> str:
+    """Return a client and the machines of its cluster as HTML, for notebooks.
+
+    Args:
+        workers: the machines, by address; of many the first ones are shown.
+        runs: what runs on each, by address.
+    """
+    rows = [
+        (worker.name, address, worker.versions.get(PYTHON, ""),
+         str(worker.slots) if worker.usable else "none: another Python", runs.get(address, ""))
+        for address, worker in list(workers.items())[:MOST_MACHINES]
+    ]  # fmt: skip
+    more = len(workers) - len(rows)
+    rows += [(f"{more:,} more", "", "", "", "")] if more else []
+    cells = ("".join(f"<td>{html.escape(printable(cell))}</td>" for cell in row) for row in rows)
+    head = "".join(f"<th>{name}</th>" for name in ("machine", "address", "Python", "workers", "running now"))
+    table = "".join(f"<tr>{row}</tr>" for row in cells)
+    return f"<b>{html.escape(title)}</b><table><tr>{head}</tr>{table}</table>"

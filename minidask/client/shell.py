@@ -59,7 +59,7 @@ from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
 from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES, blob_id
-from minidask.wire.observing import Events, Explain
+from minidask.wire.observing import Events, Explain, ReadLog
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -432,6 +432,10 @@ class ClientShell:
     def explain(self, on_answer: OnAnswer, task: int, own: bool) -> None:
         """Ask why a task waits, by this client's `own` number or by the scheduler's."""
         self._send(lambda: [self.core.request(Explain, on_answer, task, own)])
+
+    def read_log(self, on_answer: OnAnswer, machine: str, lines: int) -> None:
+        """Ask for the last lines of the log of a machine, by its address; empty: the scheduler's."""
+        self._send(lambda: [self.core.request(ReadLog, on_answer, machine, lines)])
 
     # --- sending ---
 

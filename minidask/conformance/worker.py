@@ -16,8 +16,9 @@ from minidask.errors import MinidaskError
 from minidask.wire import messages as m
 from minidask.wire.infos import WorkerInfo, checked
 from minidask.wire.large import CHUNK_BYTES, blob_id
+from minidask.wire.observing import ReadLog
 
-from .checks import Checks, Differs, Stage, expect
+from .checks import Checks, Differs, NotRun, Stage, expect
 from .peer import Peer, acceptor
 
 CHECKS = Checks()
@@ -296,6 +297,20 @@ def restart(stage: WorkerStage) -> None:
     """Restart is answered by Restarted with its number."""
     stage.worker.say(m.Restart(7))
     expect(stage.wait(m.Restarted).request == 7, "the number was another one")
+
+
+@CHECKS("Scheduler to worker", "full")
+def read_log(stage: WorkerStage) -> None:
+    """ReadLog is answered by an Answer with its number and a list of texts, no more than asked for, or ignored."""
+    stage.worker.say(ReadLog(7, "", 2))
+    stage.returns(stage.run("1 + 1"), 2)
+    answers = [message for message in stage.seen if isinstance(message, m.Answer)]
+    if not answers:
+        raise NotRun("it ignores ReadLog")
+    expect(answers[0].request == 7, f"the number was {answers[0].request}")
+    lines = answers[0].info.get("lines")
+    few = isinstance(lines, list) and len(lines) <= 2 and all(isinstance(line, str) for line in lines)
+    expect(few, f"its lines were {str(lines)[:200]}")
 
 
 @CHECKS("Worker to scheduler")

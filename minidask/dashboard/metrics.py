@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from minidask.viewers.state import MachineState
+from minidask.client.state import MachineState
 
 from .model import Model
 

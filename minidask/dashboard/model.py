@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from minidask.client.events import ClusterEvent
+from minidask.client.state import FAILURES, ClusterState, MachineState
+from minidask.client.stories import Stories, Story
 from minidask.host.texts import printable
-from minidask.viewers.state import FAILURES, ClusterState, MachineState
 
 from .spans import Spans
-from .stories import Stories, Story
 from .table import Changes, Ring, Table
 
 MOST_MACHINES = 2_000
@@ -28,6 +28,7 @@ MOST_CALLS = 200
 """Names of calls."""
 MOST_BLOBS = 1_000
 MOST_HOLDERS = 200
+LEAST_BLOB = 1 << 20
 MOST_LINES = 1_000
 MOST_TEXT = 500
 MOST_SECONDS = 1e12
@@ -92,6 +93,8 @@ class Model:
                 self._called(event, story.key if story is not None else "")
             case "fetched":
                 self._fetched(event)
+            case "data":
+                self._has(event)
             case "counts":
                 self._counts(event.time)
             case "machine" | "client":
@@ -145,6 +148,13 @@ class Model:
         holders = [*(holder for holder in before[1] if holder != event.machine), event.machine][-MOST_HOLDERS:]
         self._blobs.put(blob, [event.size, holders, when])
         self._transfers.add([when, blob, event.size, printable(source), event.machine])
+
+    def _has(self, event: ClusterEvent) -> None:
+        """A snapshot tells who has some data."""
+        blob = str(event.info.get("blob", ""))
+        _, holders = self.state.data.get(blob, (0, []))
+        if event.size >= LEAST_BLOB and holders:
+            self._blobs.put(blob[:64], [event.size, holders[-MOST_HOLDERS:], round(event.time, 2)])
 
     def _counts(self, when: float) -> None:
         passed, self._counted = when - self._counted, when
@@ -265,14 +275,13 @@ class Model:
         story = self.stories.get(key)
         if story is None:
             return None
-        machine = self.state.machines.get(story.machine)
-        names = {machine.address: machine.name for machine in self.state.machines.values()}
+        story = story.named({machine.address: machine.name for machine in self.state.machines.values()})
         return {
             "key": key,
             "name": story.name,
             "state": story.state,
             "client": self._client(story.client),
-            "machine": machine.name if machine is not None else story.machine,
+            "machine": story.machine,
             "worker": story.worker,
             "parent": f"t{story.parent}" if story.parent else "",
             "submitted": story.submitted,
@@ -281,7 +290,7 @@ class Model:
             "cpu": story.cpu,
             "memory": story.memory,
             "text": story.text,
-            "steps": [[when, what, names.get(text, text)] for when, what, text in story.steps],
+            "steps": [list(step) for step in story.steps],
         }
 
     def _client(self, number: int) -> str:

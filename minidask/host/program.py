@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minidask._version import __version__
+from minidask.host import logs
 from minidask.host.sizes import parse_bytes
 from minidask.host.texts import printable
 
@@ -154,13 +155,19 @@ def port_option(text: str) -> int:
     return int(text)
 
 
-def start_logging(
-    level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s", form: str = "text"
-) -> None:
-    """Write log lines of this level and above to standard error, each with its time; as JSON if that is the `form`."""
+LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def start_logging(level: str, line: str = LINE, form: str = "text") -> None:
+    """Write log lines of this level and above to standard error, each with its time; as JSON if that is the `form`.
+
+    The last ones are kept for those who ask, from "info" on also where less is written.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PrintableFormatter(line) if form == "text" else JSONFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler])
+    handler.setLevel(level.upper())
+    logs.kept.setFormatter(PrintableFormatter(LINE))
+    logging.basicConfig(level=min(handler.level, logging.INFO), handlers=[handler, logs.kept])
 
 
 class JSONFormatter(logging.Formatter):

@@ -29,6 +29,7 @@ from typing import Any
 
 from minidask._version import __version__
 from minidask.data.store import BlobStore
+from minidask.host import logs
 from minidask.host.folders import hold, remove_folders
 from minidask.host.packages import installed, python_version
 from minidask.host.program import run_loop, start_logging, unpickle_nothing
@@ -67,6 +68,7 @@ class LocalNode:
             {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()},
             allow_shutdown=True,
         )
+        core.logs.own = logs.kept.last
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
         self._config = config.slot

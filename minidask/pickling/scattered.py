@@ -37,6 +37,10 @@ class Scattered:
         self._kind = kind
         self._holder: Holder | None = holder
 
+    def is_of(self, holder: object) -> bool:
+        """Whether this holder has made it, and it was not released."""
+        return self._holder is holder
+
     def release(self) -> None:
         """Let the cluster forget the data once the tasks that use it have ended. A second call does nothing."""
         holder, self._holder = self._holder, None

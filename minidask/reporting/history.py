@@ -9,7 +9,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from minidask.client.events import ClusterEvent
-from minidask.viewers.state import FAILURES
+from minidask.client.state import FAILURES
 
 MOST_CALLS = 1_000_000
 MOST_FAILURES = 100

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
+from minidask.client.state import ClusterState
 from minidask.errors import MinidaskError
 from minidask.host.program import fail
 from minidask.host.sizes import count, format_bytes
 from minidask.host.texts import printable
 
 from .options import connected, viewer_parser
-from .state import ClusterState
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -25,7 +25,7 @@ from minidask.wire.fields import Reason as Reason
 from minidask.wire.fields import WhyStopped as WhyStopped
 from minidask.wire.frames import Buffer
 from minidask.wire.large import blob_id
-from minidask.wire.observing import Activity, Events, Explain, Subscribe
+from minidask.wire.observing import Activity, Events, Explain, ReadLog, Subscribe
 
 Payload = list[Buffer]
 
@@ -218,7 +218,7 @@ class TaskOutput(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The answer to the `Ask` or `Restart` with this number: a dict of plain values, empty for `Restart`."""
+    """The answer to the question with this number: a dict of plain values, empty for `Restart`."""
 
     request: Number
     info: Info
@@ -576,7 +576,7 @@ Message = (
     | GaveBack | Output | Heartbeat | Resized | WorkerChanged | OfferBlob | NeedBlob | FetchChunk | Chunk | NoBlob
     | HaveBlob | FetchFailed | BlobLost | OfferResult | ResultOffered | ResultTaken | Waiting | Resumed | IdleSlots
     | RanInline | TaskMessage | CallerMessage | Notice | CancelAll | Restart | Restarted | Yield | WantBlobs
-    | CallDone | CallFailed | Began | Resubmitted | Adopted | Subscribe | Events | Activity | Explain
+    | CallDone | CallFailed | Began | Resubmitted | Adopted | Subscribe | Events | Activity | Explain | ReadLog
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

@@ -3,6 +3,7 @@
     client ─Subscribe─► scheduler ─Subscribe─► workers        somebody looks: tell what happens
     client ◄─Events──── scheduler ◄─Activity── workers        what has happened, in batches; what runs in slots
     client ─Explain──► scheduler ─Answer─► client             why does this task wait?
+    client ─ReadLog──► scheduler ─ReadLog─► worker            the last lines of a log; the Answer goes back that way
 
 Nothing of this is sent as long as nobody looks.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from minidask.wire.bounds import Number, Seconds
+from minidask.wire.bounds import Label, Number, Seconds
 from minidask.wire.fields import OneBuffer
 
 
@@ -44,6 +45,18 @@ class Activity(NamedTuple):
     """
 
     payload: OneBuffer
+
+
+class ReadLog(NamedTuple):
+    """The client wants the last `lines` of the log of a machine, by its address; of the scheduler's own if it is empty.
+
+    The scheduler passes it on to the worker, with a `request` of its own and no `machine`. `Answer` has that number
+    and `lines`, a list of texts; from the scheduler it may have `error` in their place, a text.
+    """
+
+    request: Number
+    machine: Label
+    lines: Number
 
 
 class Explain(NamedTuple):

@@ -48,7 +48,7 @@ def put(core: ClientCore[str], *blobs: bytes, stored: bool = False) -> list[m.Me
     ("message", "outcome"),
     [
         (m.TaskDone(1, 0.5, "w", PAYLOAD), Returned(PAYLOAD, 0.5, "w")),
-        (m.TaskRaised(1, 0.5, "w", "text", PAYLOAD), Raised(PAYLOAD, "text", "w")),
+        (m.TaskRaised(1, 0.5, "w", "text", PAYLOAD), Raised(PAYLOAD, "text", "w", 0.5)),
     ],
 )
 def test_a_task_is_settled_once(core: ClientCore[str], message: Any, outcome: Any) -> None:

@@ -10,9 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
+from minidask.client import stories
 from minidask.client.events import FIELDS, ClusterEvent
 from minidask.dashboard import model as model_module
-from minidask.dashboard import spans, stories
+from minidask.dashboard import spans
 from minidask.dashboard.metrics import exposition
 from minidask.dashboard.model import Model
 from minidask.dashboard.spans import Spans
@@ -144,6 +145,16 @@ def test_failures_are_kept_while_thousands_succeed() -> None:
     assert model.story("t1") is not None
     assert model.story("t2") is None
     assert len(model.stories) == stories.MOST_STORIES + 1
+
+
+# --- data ---
+
+
+def test_who_has_large_data_from_before_is_known_from_the_snapshot() -> None:
+    model = room()
+    model.take([event("data", 1.0, size=1 << 21, info={"blob": "ab" * 16, "machines": [M1]})])
+    model.take([event("data", 1.0, size=100, info={"blob": "cd" * 16, "machines": [M1]})])
+    assert list(seen(model, "data")["blobs"]["set"]) == ["ab" * 16]
 
 
 # --- time ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minidask.wire import messages as m
+from minidask.wire.observing import ReadLog
 
 NAME, HUGE = b"r" * 16, (1 << 63) - 1
 
@@ -38,6 +39,9 @@ def bad_words_of_a_worker(task: int, attempt: int) -> list[m.Message]:
         m.Restarted(-1),
         m.Ask(1),
         m.Restart(1),
+        m.Answer(HUGE, {"lines": [1]}),
+        m.Answer(-1, {}),
+        ReadLog(1, "", 1),
         m.Goodbye("a word of the scheduler's"),
     ]
 
@@ -70,6 +74,9 @@ def bad_words_of_a_client(task: int) -> list[m.Message]:
         m.ResultTaken(b"", HUGE),
         m.Chunk(NAME, 0, HUGE, []),
         m.NoBlob(NAME, -1, ""),
+        ReadLog(1, "no such machine", HUGE),
+        ReadLog(-1, "", -1),
+        m.Answer(1, {}),
         m.Done(1, 1, 0.1, [b"a word of a worker's"]),
         m.Restarted(1),
     ]

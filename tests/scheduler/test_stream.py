@@ -12,7 +12,8 @@ from minidask.scheduler.events import Event, Joined, Lagging, Left, Received, Ti
 from minidask.scheduler.invariants import check
 from minidask.scheduler.stream import BATCH_SECONDS, LOG, STORY
 from minidask.wire import messages as m
-from minidask.wire.observing import Activity, Events, Subscribe
+from minidask.wire.large import blob_id
+from minidask.wire.observing import Activity, Events, Explain, Subscribe
 from minidask.wire.packing import pack, unpack
 
 CLIENT, VIEWER, WORKER, OTHER = 1, 2, 11, 12
@@ -308,6 +309,88 @@ def test_large_data_that_a_machine_has_got_is_told_with_its_source() -> None:
     told = {row[3]: row[4] for row in room.rows("fetched")}
     assert set(told) == {"tcp://m1", "tcp://m2"}
     assert "" in told.values(), "the first one has it from the client"
+
+
+def test_a_snapshot_has_all_data_and_who_has_it() -> None:
+    room = Room(looked_at=False)
+    room.do(Joined(OTHER, "worker", "tcp://m2", {"slots": 1, "name": "m2", "place": "host:/store"}))
+    large, shared, small = (bytes([n]) * 16 for n in range(3))
+    payload: list[Any] = [b"bytes"]
+    small = blob_id(payload)
+    room.do(Received(CLIENT, m.OfferBlob(large, 5000, "")))
+    room.do(Received(CLIENT, m.OfferBlob(shared, 4000, "host:/store")))
+    room.do(Received(CLIENT, m.PutBlob(small, payload)))
+    room.submit(1, blobs=[large, small], pin="tcp://m1")
+    room.look()
+    assert room.rows("data") == [
+        ["data", large.hex(), 5000, []],
+        ["data", shared.hex(), 4000, ["tcp://m2"]],
+        ["data", small.hex(), 5, ["tcp://m1"]],
+    ], "m1 has not said yet that it has it, and m2 shares the client's store"
+    room.says(m.HaveBlob(large))
+    room.look()
+    assert room.rows("data")[3] == ["data", large.hex(), 5000, ["tcp://m1"]]
+
+
+def test_what_runs_is_in_a_snapshot_with_the_time_since_when() -> None:
+    room = Room(looked_at=False)
+    room.submit()
+    began = room.time
+    room.time += 50
+    room.look()
+    (row,) = [row for row in unpack(room.batches()[-1].payload[0]) if row[0] == "started"]
+    assert row[1] == began
+
+
+# --- the story of a task ---
+
+
+def story(room: Room, task: int, own: bool = True, peer: int = CLIENT) -> list[list[Any]]:
+    """The answer to the question what has become of a task."""
+    out = room.do(Received(peer, Explain(1, task, own)))
+    (info,) = [message.info for _, message in out if isinstance(message, m.Answer)]
+    assert info["now"] == room.time
+    return [list(row) for row in info["rows"]]
+
+
+def test_the_story_of_a_task_has_its_attempts_with_their_times_though_nobody_looked() -> None:
+    room = Room(looked_at=False)
+    run = room.submit()
+    first = room.time
+    assert run is not None
+    room.says(m.Died(run.task, run.attempt, "SIGKILL", "out of memory"))
+    second = room.time
+    told = story(room, 1)
+    assert [row[:2] for row in told] == [["started", first], ["again", second], ["started", second]]
+    assert [row[6] for row in told] == [1, "died", 2]
+    assert story(room, run.task, own=False, peer=VIEWER) == told, "others ask by the scheduler's number"
+    room.says(m.Done(run.task, 2, 0.1, [b"result"]))
+    assert [row[:2] for row in story(room, run.task, own=False)] == [["started", first], ["again", second]]
+
+
+def test_a_client_asks_for_a_task_of_its_own_that_is_over() -> None:
+    room = Room(looked_at=False)
+    room.do(Joined(3, "client", "c", {"name": "ann", "keys": [7], "uid": "secret"}))
+    room.do(Received(3, m.Submit(1, "fit", 0, None, 0, None, [], [], False, [b"call"])))
+    (_, run) = room.runs[-1]
+    room.says(m.Died(run.task, run.attempt, "SIGKILL", "out of memory"))
+    room.says(m.Done(run.task, 2, 0.1, [b"result"]))
+    assert [row[0] for row in story(room, 1, peer=3)] == ["started", "again"]
+    assert story(room, 1) == [], "another client's task of this number is another one"
+
+
+def test_of_tasks_that_go_well_nothing_is_kept_and_of_others_not_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "MOST_KEPT", 3)
+    room = Room(looked_at=False)
+    numbers = []
+    for number in range(1, 10):
+        run = room.submit(number)
+        assert run is not None
+        if number % 2:
+            room.says(m.Died(run.task, 1, "SIGKILL", "out of memory"))
+            numbers.append(run.task)
+        room.says(m.Done(run.task, 2 if number % 2 else 1, 0.1, [b"result"]))
+    assert list(room.core.stream._kept) == numbers[-3:]
 
 
 def test_tasks_that_nobody_could_run_are_one_line_of_the_log() -> None:

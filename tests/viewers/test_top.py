@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from minidask.client.events import ClusterEvent
+from minidask.client.state import ClusterState
 from minidask.viewers import top
-from minidask.viewers.state import ClusterState
 
 
 def shown(state: ClusterState, rows: int | None = None, width: int = 120) -> str:

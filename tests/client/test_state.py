@@ -1,4 +1,4 @@
-"""What a cluster looks like, made of its events: see minidask/viewers/state.py."""
+"""What a cluster looks like, made of its events: see minidask/client/state.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from minidask.client.events import ClusterEvent, EventDecoder
-from minidask.viewers.state import ClusterState
+from minidask.client.state import ClusterState
 from minidask.wire.observing import Events
 from minidask.wire.packing import pack
 
@@ -51,6 +51,16 @@ def test_a_snapshot_begins_anew_and_keeps_what_machines_have_told() -> None:
     assert state.running == {}
     assert list(state.machines) == ["tcp://m1"]
     assert state.machines["tcp://m1"].busy == 1
+
+
+def test_a_snapshot_tells_which_machines_have_which_data() -> None:
+    state = ClusterState()
+    state.take(snapshot("m1", "m2"))
+    state.take(event("data", size=7, info={"blob": "ab", "machines": ["tcp://m1", 3, "m\x1b[2J"]}))
+    size, machines = state.data["ab"]
+    assert (size, machines[0], len(machines)) == (7, "tcp://m1", 2) and "\x1b" not in machines[1]
+    state.take(snapshot("m1"))
+    assert state.data == {}
 
 
 def test_tasks_run_from_their_start_to_their_end() -> None:

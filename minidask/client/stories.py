@@ -8,11 +8,13 @@ may end thousands a second.
 from __future__ import annotations
 
 import collections
-from dataclasses import dataclass, field
+import datetime
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from minidask.client.events import ClusterEvent
-from minidask.viewers.state import FAILURES
+from minidask.client.state import FAILURES
 
 MOST_STORIES = 20_000
 MOST_FAILED = 1_000
@@ -26,11 +28,23 @@ UNKNOWN = "unknown"
 
 @dataclass(eq=False, slots=True)
 class Story:
-    """One task. Times as of `time.time()`; 0: unknown.
+    """What has become of one task. As text, it is a line for each step.
 
     Attributes:
+        key: "t" and the scheduler's number of the task.
+        name: of the task.
+        client: the scheduler's number of its client; 0: unknown.
         state: "waiting", "running", "done", "failed", "cancelled" or "unknown".
-        steps: what has happened, each with its time.
+        how: how it has ended, as `ClusterEvent.how`; empty until then.
+        machine: where it has run last, or runs.
+        worker: number of the worker process there; -1: unknown.
+        parent: the scheduler's number of the task that has submitted it; 0: none is known.
+        submitted, began: when it was submitted, and its last attempt began, as of `time.time()`; 0: unknown.
+        seconds: how long the call took.
+        cpu: processor seconds meanwhile; below 0: unknown.
+        memory: the most bytes that its process has had; 0: unknown.
+        text: the last error.
+        steps: what has happened, in order: its time, what it was, and where or why.
     """
 
     key: str
@@ -54,11 +68,31 @@ class Story:
         """The scheduler's number of the task; 0: it has none."""
         return int(self.key[1:]) if self.key[0] == "t" else 0
 
+    def named(self, names: Mapping[str, str]) -> Story:
+        """The same with names of machines, by address, in the place of addresses."""
+        steps = [(when, what, names.get(text, text)) for when, what, text in self.steps]
+        return replace(self, machine=names.get(self.machine, self.machine), steps=steps)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.state}"]
+        for when, what, text in self.steps:
+            colon = "" if what.endswith(" to") else ":"
+            more = f"{colon} {' '.join(text.split())}" if text else ""
+            lines.append(f"  {_time_of_day(when):12}  {what}{more}")
+        return "\n".join(lines)
+
     def step(self, when: float, what: str, text: str = "") -> None:
         """Note what has happened; of many steps, the first and the last ones are kept."""
         self.steps.append((when, what, text))
         if len(self.steps) > MOST_STEPS:
             del self.steps[MOST_STEPS // 2]
+
+
+def story_of(events: Iterable[ClusterEvent]) -> Story | None:
+    """The story of the one task that these events are of; None if there are none."""
+    stories = Stories()
+    found = [story for event in events if (story := stories.take(event)) is not None]
+    return found[-1] if found else None
 
 
 class Stories:
@@ -175,6 +209,11 @@ class Stories:
         if self._failed:
             both.sort(key=_last)
         return both[::-1]
+
+
+def _time_of_day(when: float) -> str:
+    """As "17:04:21.113"; empty for 0."""
+    return datetime.datetime.fromtimestamp(when).astimezone().strftime("%H:%M:%S.%f")[:-3] if when else ""
 
 
 def _last(story: Story) -> float:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minidask.client.events import ClusterEvent
+from minidask.host.texts import printable
 
 MOST_FAILURES = 100
+MOST_BLOBS = 10_000
 SMOOTHING = 0.3
 FAILURES = {"raised", "stopped", "died", "lost", "fail"}
 """How a task ends that has failed."""
@@ -81,6 +83,7 @@ class ClusterState:
         running: the attempts that were sent to machines, by task.
         failures: the last tasks that have failed, attempts that have died, and machines that were lost.
         missed: how many events were left out.
+        data: the size of each blob, and the addresses of the machines that had it at the last snapshot, by its id.
     """
 
     def __init__(self) -> None:
@@ -91,6 +94,7 @@ class ClusterState:
         self.running: dict[int, ClusterEvent] = {}
         self.failures: collections.deque[ClusterEvent] = collections.deque(maxlen=MOST_FAILURES)
         self.missed = 0
+        self.data: dict[str, tuple[int, list[str]]] = {}
 
     def take(self, event: ClusterEvent) -> None:
         """Take the next event."""
@@ -120,11 +124,15 @@ class ClusterState:
                 self.machines[event.machine].used(event)
             case "running" if event.machine in self.machines:
                 self.machines[event.machine].runs(event)
+            case "data" if len(self.data) < MOST_BLOBS:
+                machines = event.info.get("machines")
+                known = [m for m in machines if isinstance(m, str)] if isinstance(machines, list) else []
+                self.data[str(event.info.get("blob", ""))] = event.size, list(map(printable, known))
             case "missed":
                 self.missed += event.size
 
     def _begin(self, info: Mapping[str, Any]) -> None:
-        before, self.machines, self.running = self.machines, {}, {}
+        before, self.machines, self.running, self.data = self.machines, {}, {}, {}
         self.info = {key: value for key, value in info.items() if key not in ("machines", "clients", "tasks")}
         for machine in _dicts(info.get("machines")):
             address, size = str(machine.get("address", "")), machine.get("workers")
