@@ -76,7 +76,7 @@ def _speed(run: Figures) -> list[str]:
     for loss, sentence in sorted(losses, key=lambda pair: -pair[0])[:MOST_LOSSES]:
         if loss >= MUCH * run.capacity:
             found.append(sentence(run))
-    if run.busy >= WELL or not found:
+    if not found:
         busy = f"The workers had work {share(run.work, run.capacity)} of the time"
         longest = run.longest[0].seconds
         if run.ideal > LONGER * run.work / max(run.workers, 1e-9):
@@ -85,7 +85,7 @@ def _speed(run: Figures) -> list[str]:
             busy += ": more workers, or faster calls, are what would make it shorter."
         else:
             busy += "; what is lost has no one cause."
-        found.insert(0, busy)
+        found.append(busy)
     if run.warming >= MUCH * run.capacity and run.first_calls:
         each = seconds(run.warming / run.first_calls)
         text = f"The first calls in {count(run.first_calls, 'worker')} took {each} longer than later ones, on average"
