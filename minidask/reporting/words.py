@@ -178,11 +178,13 @@ def _failures(run: Figures) -> list[str]:
 
 
 def _missed(run: Figures) -> list[str]:
-    return (
-        [f"{count(run.missed, 'event')} or calls were left out, as there were too many: figures are too low."]
-        if (run.missed)
-        else []
-    )
+    found = []
+    if run.missed:
+        what = count(run.missed, "event") if run.missed == 1 else f"{run.missed:,} events"
+        found.append(f"{what} or calls were left out, as there were too many: figures are too low.")
+    if not run.whole:
+        found.append("Not all machines have told what they did until the end: figures are too low.")
+    return found
 
 
 def _program(run: Figures) -> str:
