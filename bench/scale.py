@@ -186,6 +186,7 @@ _cost("1e6", 1_000_000, 2)
 _cost("100_machines", 20_000, 100)
 _cost("1000_machines", 20_000, 1_000)
 _cost("8_clients", 20_000, 2, 8)
+_cost("0_viewers", 20_000, 2)
 _cost("1_viewer", 20_000, 2, viewers=1)
 _cost("5_viewers", 20_000, 2, viewers=5)
 

@@ -44,13 +44,18 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="minidask-following", daemon=True)
         self._thread.start()
 
-    def end(self) -> None:
-        """Wait until all machines have told what they did until now, 3 seconds at most; then read no more."""
+    def end(self) -> bool:
+        """Wait until all machines have told what they did until now, 3 seconds at most; then read no more.
+
+        Returns:
+            Whether they all have.
+        """
         self._ends_at = time.time()
         self._thread.join()
         self._events.close()
         if self._error is not None:
             raise self._error
+        return self._is_whole()
 
     def _run(self) -> None:
         until = None

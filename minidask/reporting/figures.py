@@ -154,6 +154,7 @@ class Figures:
     failures: list[Failure] = field(default_factory=list)
     missed: int = 0
     nested: int = 0
+    whole: bool = True
 
     @property
     def busy(self) -> float:
@@ -195,7 +196,7 @@ def figures(history: History, began: float, ended: float, program_cpu: float = -
     )
     found.machines = _machines(history, calls, busy, sizes, medians)
     found.failed, found.failures = dict(history.failed), history.failures
-    found.missed, found.nested = history.missed, history.nested
+    found.missed, found.nested, found.whole = history.missed, history.nested, history.whole
     return found
 
 

@@ -74,6 +74,7 @@ class History:
         on_the_way: seconds from there until its call began: with its data, and what was before it in its worker.
         failures: the first ones. `failed` counts all, by how they ended.
         missed: how many events were left out.
+        whole: whether all machines have told what they did until the end.
         nested: how many tasks were submitted by tasks.
     """
 
@@ -85,6 +86,7 @@ class History:
         self.failures: list[Failure] = []
         self.failed: Counter[str] = Counter()
         self.missed = self.nested = 0
+        self.whole = True
         self._submitted: dict[int, float] = {}
         self._started: dict[int, float] = {}
         self._names: dict[str, str] = {}

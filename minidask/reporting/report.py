@@ -54,7 +54,7 @@ class Report:
     def __exit__(self, *_: object) -> None:
         ended, cpu = time.time(), time.process_time() - self._cpu
         with self._stack:
-            self._follower.end()
+            self._history.whole = self._follower.end()
         found = figures(self._history, self._began, ended, cpu)
         self.sentences = sentences(found)
         self._write(found)

@@ -76,7 +76,7 @@ def _speed(run: Figures) -> list[str]:
     for loss, sentence in sorted(losses, key=lambda pair: -pair[0])[:MOST_LOSSES]:
         if loss >= MUCH * run.capacity:
             found.append(sentence(run))
-    if run.busy >= WELL or not found:
+    if not found:
         busy = f"The workers had work {share(run.work, run.capacity)} of the time"
         longest = run.longest[0].seconds
         if run.ideal > LONGER * run.work / max(run.workers, 1e-9):
@@ -85,7 +85,7 @@ def _speed(run: Figures) -> list[str]:
             busy += ": more workers, or faster calls, are what would make it shorter."
         else:
             busy += "; what is lost has no one cause."
-        found.insert(0, busy)
+        found.append(busy)
     if run.warming >= MUCH * run.capacity and run.first_calls:
         each = seconds(run.warming / run.first_calls)
         text = f"The first calls in {count(run.first_calls, 'worker')} took {each} longer than later ones, on average"
@@ -178,11 +178,13 @@ def _failures(run: Figures) -> list[str]:
 
 
 def _missed(run: Figures) -> list[str]:
-    return (
-        [f"{count(run.missed, 'event')} or calls were left out, as there were too many: figures are too low."]
-        if (run.missed)
-        else []
-    )
+    found = []
+    if run.missed:
+        what = count(run.missed, "event") if run.missed == 1 else f"{run.missed:,} events"
+        found.append(f"{what} or calls were left out, as there were too many: figures are too low.")
+    if not run.whole:
+        found.append("Not all machines have told what they did until the end: figures are too low.")
+    return found
 
 
 def _program(run: Figures) -> str:

@@ -111,6 +111,12 @@ def test_failures_and_what_was_missed_are_told() -> None:
     ]
 
 
+def test_a_machine_that_has_not_told_all_is_told_of() -> None:
+    found = run(10.0, [snapshot(m1=4), *full(4, 10)])
+    found.whole = False
+    assert sentences(found)[-1] == "Not all machines have told what they did until the end: figures are too low."
+
+
 def test_a_block_in_which_nothing_ran_says_so() -> None:
     assert said(1.0, snapshot(m1=4)) == ["No call ran on the cluster meanwhile."]
 
