@@ -148,7 +148,7 @@ async def _serve(
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
     limit = options.memory_limit or memory_total() // 2
     core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown, limit)
-    core.logs.own = logs.kept.last
+    core.answers.logs.own = logs.kept.last
     server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.wire import messages as m
-from minidask.wire.observing import Explain, Subscribe
+from minidask.wire.observing import Explain, ReadLog, Subscribe
 
 from .attempts import Attempts
 from .describe import describe
 from .holds import number_of
+from .logs import LogRequests
 from .ready import ReadyQueue
 from .router import BlobRouter
 from .stream import EventStream
@@ -29,6 +30,9 @@ class Answers:
         workers, clients: all of them, by peer; the scheduler's own tables.
         ready, attempts, data, stream: the scheduler's own parts.
         send: takes each message to send, with its peer.
+
+    Attributes:
+        logs: requests for logs.
     """
 
     def __init__(
@@ -50,6 +54,11 @@ class Answers:
         self._data = data
         self._stream = stream
         self._send = send
+        self.logs = LogRequests(workers, send)
+
+    def handlers(self) -> dict[type[Any], Callable[[ClientRecord, Any], None]]:
+        """What is done with each message that asks for something."""
+        return {m.Ask: self.ask, Subscribe: self.subscribe, Explain: self.explain, ReadLog: self.logs.ask}
 
     def describe(self, python: str = "") -> dict[str, Any]:
         """The cluster in plain values, for a client with this Python."""

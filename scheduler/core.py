@@ -60,7 +60,7 @@ from typing import Any
 from minidask.errors import ProtocolError
 from minidask.host.sizes import count
 from minidask.wire import messages as m
-from minidask.wire.observing import Activity, Explain, ReadLog, Subscribe
+from minidask.wire.observing import Activity
 
 from .answers import Answers
 from .attempts import MAX_DEATHS, Attempts, died_too_often
@@ -68,7 +68,6 @@ from .blobs import BlobTable
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
-from .logs import LogRequests
 from .nesting import IdleNotices, Nesting
 from .news import News
 from .placement import WorkerPool
@@ -138,7 +137,6 @@ class SchedulerCore:
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
-        self.logs = LogRequests(self.workers, self._send)
         self.answers = Answers(
             self.info, self.workers, self.clients, self.ready, self.attempts, self.data, self.stream, self._send
         )
@@ -233,11 +231,8 @@ class SchedulerCore:
             m.CancelAll: self._cancel_all,
             m.Resubmitted: lambda client, message: self.holds.stop_others(client),
             m.Restart: self.restarts.ask,
-            m.Ask: self.answers.ask,
             m.RanInline: self._ran_inline,
-            Subscribe: self.answers.subscribe,
-            Explain: self.answers.explain,
-            ReadLog: self.logs.ask,
+            **self.answers.handlers(),
             m.Shutdown: self._shutdown,
         }
 
@@ -260,7 +255,7 @@ class SchedulerCore:
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.Restarted: self.restarts.done,
-            m.Answer: self.logs.answered,
+            m.Answer: self.answers.logs.answered,
             Activity: self.stream.activity,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
@@ -341,7 +336,7 @@ class SchedulerCore:
         if client is not None:
             self.idle_notices.lose_client(client)
             self.restarts.lose_client(client)
-            self.logs.lose_client(client)
+            self.answers.logs.lose_client(client)
             if event.cut:
                 self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
@@ -397,7 +392,7 @@ class SchedulerCore:
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
-        self.logs.lose_worker(worker)
+        self.answers.logs.lose_worker(worker)
         self.attempts.lose_worker(worker, reason)
         self._slots_changed(worker, None)
 

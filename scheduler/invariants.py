@@ -124,7 +124,7 @@ def _check_idle_notices(core: SchedulerCore) -> None:
 
 
 def _check_logs(core: SchedulerCore) -> None:
-    for reader in core.logs.readers.values():
+    for reader in core.answers.logs.readers.values():
         assert reader.client in core.clients, "a client that left waits for a log"
         assert reader.worker in core.workers, "a client waits for the log of a worker that left"
 

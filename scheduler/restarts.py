@@ -52,7 +52,7 @@ class Restarts:
         self._number += 1
         self.waiters[self._number] = Waiter(client.peer, message.request, set(self._workers))
         for peer in self._workers:
-            self._send(peer, m.Restart(self._number))
+            self._send(peer, m.Restart(self._number, message.preload))
         self._answer_if_over(self._number)
 
     def done(self, worker: WorkerRecord, message: m.Restarted) -> None:

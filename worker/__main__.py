@@ -16,7 +16,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import descriptors
-from minidask.host.checks import MOST_WORKERS
+from minidask.host.checks import MOST_WORKERS, is_module_name
 from minidask.host.program import (
     bytes_option,
     drain_on_sigterm,
@@ -112,6 +112,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         " what one has changed in a library, the other does not see",
     )
     parser.add_argument(
+        "--preload",
+        type=_module,
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a module that each process imports when it starts, as sklearn.ensemble, so that no first call waits for"
+        " that; may be given several times",
+    )
+    parser.add_argument(
         "--death-timeout",
         type=seconds_option,
         default=60.0,
@@ -146,6 +155,12 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _module(text: str) -> str:
+    if not is_module_name(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a module, as sklearn.ensemble is")
+    return text
+
+
 def _folder(text: str) -> Path:
     folder = Path(text)
     if not text or not folder.is_dir():
@@ -163,7 +178,8 @@ async def _work(options: argparse.Namespace) -> int:
     limits = MemoryLimits(options.memory_limit, memory_total())
     store = BlobStore.make(options.local_directory, options.blob_memory)
     access_file, uid = str(options.access_file or ""), os.urandom(16).hex()
-    slot_config = SlotConfig(str(store.folder), str(options.address), access_file, to_text(tls), uid)
+    preload = " ".join(options.preload)
+    slot_config = SlotConfig(str(store.folder), str(options.address), access_file, to_text(tls), uid, preload)
     shell = WorkerShell(
         options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
     )

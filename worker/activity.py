@@ -86,7 +86,7 @@ def _network() -> tuple[int, int]:
 def _slot(number: int, seen: Seen, memory: int, now: float) -> list[Any]:
     """A row of the message: a slot, what runs in it, and its sums."""
     present = [] if seen.present is None else _call(number, seen.present, now)
-    return [number, seen.over, seen.failed, seen.seconds, memory, present]
+    return [number, seen.over, seen.failed, seen.seconds, memory, present, seen.importing]
 
 
 def _call(slot: int, call: CallRecord, now: float) -> list[Any]:

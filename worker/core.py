@@ -160,8 +160,8 @@ class WorkerCore:
                 self._yield(message)
             case m.Adopted():
                 self._adopted(message)
-            case m.Restart(request):
-                self._effects += self.table.restart(request, now)
+            case m.Restart(request, preload):
+                self._effects += self.table.restart(request, now, begun=bool(preload))
             case m.Notice(text):
                 self._effects.append(e.Warn(text))
 

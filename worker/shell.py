@@ -29,6 +29,7 @@ from typing import Any
 from minidask.data.store import BlobStore
 from minidask.errors import ProtocolError
 from minidask.host import logs
+from minidask.host.checks import is_module_name
 from minidask.host.folders import place_of
 from minidask.host.output import SlotOutput
 from minidask.host.packages import installed, python_version
@@ -55,6 +56,7 @@ HEARTBEAT_SECONDS = 5.0  # as long as the scheduler has not told its time limit
 KILL_SECONDS = 2.0
 READ_SECONDS = 0.001
 RETRY_SECONDS = 0.5
+MOST_PRELOADED = 100
 MOST_HOLDS = 150
 """So many attempts are named in the handshake, which is short; those of a larger machine may be run again."""
 PREFETCH = 16  # short calls for each slot, at most: how many they are the scheduler decides
@@ -307,6 +309,8 @@ class WorkerShell:
             if type(message) is ReadLog:
                 self._send(m.Answer(message.request, {"lines": logs.kept.last(message.lines)}))
                 continue
+            if type(message) is m.Restart:
+                self._preload(message.preload)
             try:
                 kept = intake.stored(message, self._store) if type(message) is m.PutBlob else message
             except Exception as error:  # noqa: BLE001 - ends what it came from
@@ -315,6 +319,12 @@ class WorkerShell:
             if kept is not None:
                 events.append(e.FromScheduler(kept))
         self.post(*events)
+
+    def _preload(self, modules: list[str]) -> None:
+        """Have slots that start from now on import these modules too."""
+        known = self._slot_config.preload.split()
+        more = [name for name in modules if name not in known and is_module_name(name)]
+        self._slot_config = self._slot_config._replace(preload=" ".join([*known, *more][:MOST_PRELOADED]))
 
     def _send_to(self, peer: Peer, message: m.Message) -> None:
         """Send to another worker, or to the scheduler."""

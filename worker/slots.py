@@ -329,10 +329,15 @@ class SlotTable:
         slot.verdict = verdict
         return [Kill(slot.number)]
 
-    def restart(self, request: int, now: float) -> list[Effect]:
-        """Replace all slots: idle ones now, busy ones once they are idle."""
+    def restart(self, request: int, now: float, *, begun: bool = False) -> list[Effect]:
+        """Replace all slots: idle ones now, busy ones once they are idle.
+
+        Args:
+            begun: whether those too whose processes are just starting: what these are to import was said before.
+        """
         effects: list[Effect] = []
-        worn = [slot for slot in self.records.values() if not isinstance(slot.state, Starting | Missing)]
+        fresh = Missing if begun else Starting | Missing
+        worn = [slot for slot in self.records.values() if not isinstance(slot.state, fresh)]
         self.restarts[request] = worn
         for slot in worn:
             if type(slot.state) is Idle and not slot.worn:

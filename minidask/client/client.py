@@ -31,6 +31,7 @@ from minidask.host.sizes import count
 from minidask.net.tls_options import TLSFiles, checked_tls
 from minidask.pickling.functions import name_of
 from minidask.pickling.scattered import Scattered
+from minidask.task.preload import import_modules
 from minidask.task.retries import Retried
 from minidask.wire.messages import Shutdown
 
@@ -312,15 +313,53 @@ class Client(ClusterView):
             SchedulerLost: there is no connection any more.
         """
         timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
-        self.shell.check()
-        if self.shell.parent():
-            raise MinidaskError(
-                "a task cannot restart() the workers, as it runs in one of them: do it where it is from"
-            )
+        self._refuse_in_task("restart")
         if self._ask(self.shell.restart, timeout) is None:
             raise NoWorkersError(
                 f"not all workers of the cluster at {self.address} were replaced within {count(timeout, 'second')}:"
                 " those that run tasks of other clients are when these end, the others as soon as they can start"
+            )
+
+    def preload(self, *modules: str, timeout: float | None = 60.0) -> None:
+        """Have all workers import modules now, so that no first call waits for that: `client.preload("sklearn")`.
+
+        Each worker is replaced by a fresh one, as by `restart`, but no task is cancelled: one that works is replaced
+        when its task has ended. Workers that these machines start later import the modules too. For machines that join
+        later, see `minidask-worker --preload`.
+
+        Args:
+            modules: names, as "sklearn.ensemble".
+            timeout: seconds to wait until all workers are ready, 0 or more; None: the client's own.
+
+        Raises:
+            TypeError, ValueError: there is no module, one has no name of a module, or the timeout makes no sense.
+            ImportError: a machine cannot import one. Nothing has changed then.
+            Exception: what else a module raises when it is imported; what `run` raises.
+            NoWorkersError: not all workers are ready by then; they are still replaced.
+            MinidaskError: a task calls this, and its own worker would have to go.
+        """
+        __tracebackhide__ = True
+        timeout = self.timeout if timeout is None else checks.seconds("timeout", timeout)
+        if not modules:
+            raise TypeError("preload() needs at least one name of a module")
+        for name in modules:
+            if not isinstance(name, str):
+                raise TypeError(f"preload() takes names of modules, got {name!r}")
+            if not checks.is_module_name(name):
+                raise ValueError(f"{name!r} is no name of a module, as sklearn.ensemble is")
+        self._refuse_in_task("preload")
+        self.run(import_modules, list(modules))
+        if self._ask(functools.partial(self.shell.preload, modules=list(dict.fromkeys(modules))), timeout) is None:
+            raise NoWorkersError(
+                f"not all workers of the cluster at {self.address} have imported {', '.join(modules)} within"
+                f" {count(timeout, 'second')}: those that run tasks do it after these, the others as soon as they can"
+            )
+
+    def _refuse_in_task(self, method: str) -> None:
+        self.shell.check()
+        if self.shell.parent():
+            raise MinidaskError(
+                f"a task cannot {method}() the workers, as it runs in one of them: do it where it is from"
             )
 
     def run(self, fn: Callable[..., Any], /, *args: Any) -> dict[str, Any]:

@@ -61,7 +61,8 @@ class ClusterEvent(NamedTuple):
         cpu: processor seconds meanwhile; below 0 if unknown.
         memory: in bytes; of a call, the most that its process has had.
         size: bytes of data; workers of a machine; tasks that a machine has lost; events that were missed.
-        info: all else, by name.
+        info: all else, by name. Of "running": `idle`, the `over`, `failed` and `busy_seconds` of all calls of the
+            worker process, and the package that it is `importing`, or an empty text.
     """
 
     kind: str
@@ -162,7 +163,8 @@ def _activity(when: float, values: list[Any]) -> list[ClusterEvent]:
     found = _usage(when, printable(machine), figures)
     for row in slots if type(slots) is list else []:
         if type(row) is list and list(map(type, row[:5])) == [int, int, int, float, int] and len(row) > 5:
-            found += _running(when, printable(machine), *row[:6])
+            importing = printable(row[6]) if len(row) > 6 and type(row[6]) is str else ""
+            found += _running(when, printable(machine), importing, *row[:6])
     for row in calls if type(calls) is list else []:
         found += _call("call", when, machine, row)
     if type(missed) is int and missed > 0:
@@ -178,10 +180,18 @@ def _usage(when: float, machine: str, figures: Any) -> list[ClusterEvent]:
 
 
 def _running(
-    when: float, machine: str, slot: int, over: int, failed: int, seconds: float, memory: int, row: Any
+    when: float,
+    machine: str,
+    importing: str,
+    slot: int,
+    over: int,
+    failed: int,
+    seconds: float,
+    memory: int,
+    row: Any,
 ) -> list[ClusterEvent]:
     """What runs in a slot, and its sums."""
-    sums = {"over": over, "failed": failed, "busy_seconds": seconds, "idle": not row}
+    sums = {"over": over, "failed": failed, "busy_seconds": seconds, "idle": not row, "importing": importing}
     nothing = ClusterEvent("running", when, machine, slot, memory=memory, info=sums)
     return [call._replace(memory=memory, info=sums) for call in _call("running", when, machine, row)] or [nothing]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from minidask.client.state import ClusterState, MachineState
+from minidask.host.sizes import count
 
 if TYPE_CHECKING:
     from minidask.client.eventreader import EventReader
 
+MOST_PACKAGES = 3
 MOST_CALLS = 8
 """So many of a machine are shown; of more only the number."""
 
@@ -36,6 +40,17 @@ def glance(events: EventReader, seconds: float, *, wait: bool = True) -> Cluster
 def names_of(machine: MachineState) -> list[str]:
     """The names of the calls that run on a machine, one for each busy worker."""
     return [worker.name for _, worker in sorted(machine.workers.items()) if not worker.info["idle"]]
+
+
+def importing(machines: Iterable[MachineState]) -> str:
+    """Say what workers import now, as "4 workers are importing sklearn"; empty if none does."""
+    workers = [worker for machine in machines for worker in machine.workers.values()]
+    packages = collections.Counter(name for worker in workers if (name := worker.info.get("importing")))
+    if not packages:
+        return ""
+    (first, n), *others = packages.most_common(MOST_PACKAGES)
+    more = "".join(f", {n} {name}" for name, n in others)
+    return f"{count(n, 'worker')} {'is' if n == 1 else 'are'} importing {first}{more}"
 
 
 def shown(machine: MachineState) -> str:

@@ -403,14 +403,16 @@ class ClusterView:
 
 def _with_future(future: Future, number: int, told: list[ClusterEvent]) -> list[ClusterEvent]:
     """All that has happened to a future's task: what its client knows, and in between what the scheduler has told."""
-    task = ClusterEvent("", 0.0, task=number, name=future.name)
+    task = ClusterEvent("", 0.0, task=number, name=printable(future.name))
     events = [task._replace(kind="submitted", time=future.submitted), *told]
     if future.done():
         known = bool(told) and told[-1].kind == "started"  # it has ended while the scheduler was asked
         if future.duration is not None and future.worker is not None and not known:
             attempt = 1 + max((event.attempt for event in told), default=0)
             began = max(future.submitted, future.ended - future.duration)
-            events.append(task._replace(kind="started", time=began, machine=future.worker, attempt=attempt))
+            events.append(task._replace(kind="started", time=began, machine=printable(future.worker), attempt=attempt))
         seconds = future.duration or 0.0
-        events.append(task._replace(kind="ended", time=future.ended, how=future.how, text=future.why, seconds=seconds))
+        events.append(
+            task._replace(kind="ended", time=future.ended, how=future.how, text=printable(future.why), seconds=seconds)
+        )
     return events

@@ -29,19 +29,24 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from minidask.client.glance import importing
 from minidask.client.interrupts import INTERRUPT_SECONDS
+from minidask.client.state import ClusterState
 from minidask.client.tally import BarText, CallCounts, SchedulerCounts, Tally, counts_of_asker, since
 from minidask.errors import MinidaskError
 from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import Uninterrupted, start, suppress
 
 if TYPE_CHECKING:
+    from minidask.client.eventreader import EventReader
     from minidask.client.future import Future
     from minidask.client.shell import ClientShell
 
 DRAW_SECONDS = 0.25
 SHORT_SECONDS = 1.0
 LAST_WORD_SECONDS = 0.5
+SLOW_SECONDS = 1.0
+"""If nothing is over after so long, it is looked why."""
 
 
 class Bar:
@@ -66,6 +71,7 @@ class Bar:
         self._line_began = self._stretch_began = self._drawn_at = 0.0
         self._name = ""
         self._answers: _Answers | None = None
+        self._imports: _Imports | None = None
         self._bar: Any = None
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
@@ -87,7 +93,7 @@ class Bar:
                 self._stretch_began = time.monotonic()
                 if not self._tally:
                     self._began, self._line_began = time.time(), self._stretch_began
-                    self._answers = _Answers(shell)
+                    self._answers, self._imports = _Answers(shell), _Imports(shell)
                 self._end = threading.Event()
                 self._thread = threading.Thread(target=self._draw_until_the_end, name="minidask-progress", daemon=True)
                 start(self._thread)
@@ -140,11 +146,15 @@ class Bar:
             assert self._answers is not None
             self._answers.follow()
             self._draw()
+        if self._imports is not None:
+            self._imports.close()
 
     def _draw(self, last: bool = False) -> None:
         assert self._answers is not None
         self._drawn_at = time.monotonic()
         text = self._tally.text(self._answers.latest)
+        if self._imports is not None and not last and (imports := self._imports.note(text.over)):
+            text = text._replace(note=", ".join(filter(None, (text.note, imports))))
         if sys.stderr is None or self._pid != os.getpid():
             return
         with suppress(Exception):  # the screen is gone, or is an object of the caller's: no reason to end a call
@@ -240,6 +250,41 @@ class WatchedFutures:
             if future in self._not_counted:
                 self._not_counted.discard(future)
                 self.counts.add(1, failed=future.failed, cancelled=future.cancelled())
+
+
+class _Imports:
+    """Looks why nothing is over yet: workers may be importing. As soon as something is over it looks no more."""
+
+    def __init__(self, shell: ClientShell) -> None:
+        self._shell = shell
+        self._began = time.monotonic()
+        self._events: EventReader | None = None
+        self._state = ClusterState()
+        self._ended = False
+
+    def note(self, over: int) -> str:
+        """What workers import, in a few words. It does not wait.
+
+        Args:
+            over: how many calls are over.
+        """
+        if over or self._ended or self._shell.core.closed:
+            self.close()
+            return ""
+        if self._events is None:
+            if time.monotonic() < self._began + SLOW_SECONDS:
+                return ""
+            self._events = self._shell.events.open()
+        for event in self._events.get(0):
+            self._state.take(event)
+        return importing(self._state.machines.values())
+
+    def close(self) -> None:
+        """Look no more."""
+        self._ended = True
+        if self._events is not None:
+            self._events.close()
+            self._events = None
 
 
 class _Answers:

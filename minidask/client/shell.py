@@ -429,6 +429,10 @@ class ClientShell:
         self.cancel_all(force=True)
         self._send(lambda: [self.core.request(m.Restart, on_answer)])
 
+    def preload(self, on_answer: OnAnswer, modules: list[str]) -> None:
+        """Have all slots replaced by fresh ones that have imported these modules. `on_answer` is as for `restart`."""
+        self._send(lambda: [self.core.request(m.Restart, on_answer, modules)])
+
     def explain(self, on_answer: OnAnswer, task: int, own: bool) -> None:
         """Ask why a task waits, by this client's `own` number or by the scheduler's."""
         self._send(lambda: [self.core.request(Explain, on_answer, task, own)])

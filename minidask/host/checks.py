@@ -25,6 +25,11 @@ FOREVER = 1e9
 """Seconds, about thirty years: a longer time limit is taken for none."""
 
 
+def is_module_name(name: str) -> bool:
+    """Whether a module can have this name, as "sklearn.ensemble"."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def whole(name: str, value: Any, least: int = LEAST, most: int = MOST) -> int:
     """Check a whole number, and return it as an int. NumPy's integers pass; bools and floats do not.
 

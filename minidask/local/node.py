@@ -68,7 +68,7 @@ class LocalNode:
             {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()},
             allow_shutdown=True,
         )
-        core.logs.own = logs.kept.last
+        core.answers.logs.own = logs.kept.last
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
         self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
         self._config = config.slot

@@ -53,6 +53,7 @@ class SlotConfig(NamedTuple):
         access_file: the file with the cluster's secret; empty for the usual places.
         tls: how TCP connections are encrypted, as `minidask/net/tls_options.py` writes it; empty: as the file says.
         uid: known to the slots of one worker and to the scheduler alone.
+        preload: names of modules that it imports before its first call, with spaces between.
     """
 
     store: str
@@ -60,6 +61,7 @@ class SlotConfig(NamedTuple):
     access_file: str
     tls: str = ""
     uid: str = ""
+    preload: str = ""
 
 
 class SlotOfTask(Protocol):

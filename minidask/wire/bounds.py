@@ -93,6 +93,7 @@ Number = Annotated[int, Range(0, HUGE)]
 Integer = Annotated[int, Range(-HUGE - 1, HUGE)]
 Label = Annotated[str, Length(0, 4096)]
 """A name, an address or a place."""
+Modules = Annotated[list[Label], Length(0, 100)]
 Seconds = Annotated[float, Range(0.0, math.inf)]
 Limit = Annotated[float, Range(5e-324, math.inf)]
 """Seconds, more than none."""

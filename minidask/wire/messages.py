@@ -15,7 +15,7 @@ from __future__ import annotations
 import typing
 from typing import Any, NamedTuple
 
-from minidask.wire.bounds import Integer, Label, Limit, Number, Offset, Seconds, Size
+from minidask.wire.bounds import Integer, Label, Limit, Modules, Number, Offset, Seconds, Size
 from minidask.wire.fields import CUT_OFF as CUT_OFF
 from minidask.wire.fields import GUEST_DIED as GUEST_DIED
 from minidask.wire.fields import NO_DATA as NO_DATA
@@ -134,11 +134,13 @@ class CancelAll(NamedTuple):
 class Restart(NamedTuple):
     """Replace every slot of the cluster by a fresh one; busy slots when their task is over.
 
+    These and all slots that are started later import the modules of `preload`, beside those of earlier ones, first.
     The client chooses the number of the `request`, and gets an empty `Answer` with it when all is done. The scheduler
     passes the message on to every worker, with a number of its own.
     """
 
     request: Number
+    preload: Modules = []  # noqa: RUF012 - is never changed
 
 
 class Restarted(NamedTuple):

@@ -20,7 +20,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.core = SchedulerCore()
-        self.core.logs.own = lambda lines: ["own"] * lines
+        self.core.answers.logs.own = lambda lines: ["own"] * lines
         for peer in (CLIENT, OTHER):
             self.do(Joined(peer, "client", "c", {}))
         for peer in (ONE, TWO):
@@ -59,7 +59,7 @@ def test_a_client_that_left_is_told_nothing() -> None:
     hub.do(Received(CLIENT, ReadLog(7, "w3", 50)))
     hub.do(Left(CLIENT, "gone"))
     assert hub.do(Received(ONE, m.Answer(1, LINES))) == []
-    assert not hub.core.logs.readers
+    assert not hub.core.answers.logs.readers
 
 
 def test_one_client_cannot_ask_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,12 @@ def test_a_client_is_told_when_all_workers_that_were_there_have_done_it_or_left(
     assert hub.do(Received(4, m.Restarted(1))) == []
 
 
+def test_what_is_to_be_preloaded_is_passed_on() -> None:
+    hub = Hub()
+    told = [(peer, m.Restart(1, ["sklearn"])) for peer in (ONE, TWO)]
+    assert hub.do(Received(CLIENT, m.Restart(7, ["sklearn"]))) == told
+
+
 def test_without_workers_there_is_nothing_to_wait_for() -> None:
     hub = Hub()
     hub.do(Left(ONE, "gone"))

@@ -51,6 +51,15 @@ def test_what_runs_what_is_over_and_how_busy_the_machine_is(tmp_path: Path) -> N
         slot.close()
 
 
+def test_what_a_slot_imports_is_told(tmp_path: Path) -> None:
+    report, slot = ActivityReport(BlobStore(str(tmp_path))), Recorder()
+    slot.begin(run(1), 0, on_top=False)
+    slot.imports_now("sklearn")
+    (running,) = decoded(report.message({0: slot}, {}))["running"]
+    assert running.info["importing"] == "sklearn"  # type: ignore[attr-defined]
+    slot.close()
+
+
 def test_too_many_calls_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "MOST_CALLS", 10)
     report, slot = ActivityReport(BlobStore(str(tmp_path))), Recorder()

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from minidask.wire import messages as m
+from minidask.worker.slot import recorder
 from minidask.worker.slot.recorder import RECORDER_BYTES, RING, Recorder
 
 
@@ -38,6 +39,24 @@ def test_what_runs_is_seen_whether_anybody_has_looked_before_or_not(ends: tuple[
     assert present.began == began <= time.perf_counter()
     slot.end(began, failed=False)
     assert daemon.look().present is None
+
+
+def test_what_is_imported_is_seen_until_it_is_over(
+    ends: tuple[Recorder, Recorder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot, daemon = ends
+    assert daemon.look().importing == "" and not slot.imports
+    began = slot.begin(run(5), 0, on_top=False)
+    slot.imports_now("p" * 100)
+    assert daemon.look().importing == "p" * 40 and slot.imports
+    slot.import_is_over()
+    assert daemon.look().importing == "" and not slot.imports
+    slot.imports_now("sklearn")
+    slot.end(began, failed=False)
+    assert daemon.look().importing == "", "a call that is over imports nothing"
+    slot.imports_now("sklearn")
+    monkeypatch.setattr(recorder, "IMPORT_SECONDS", -1)
+    assert daemon.look().importing == "", "it has looked for no further module for long"
 
 
 def test_calls_that_are_over_are_counted_always_and_told_while_somebody_looks(ends: tuple[Recorder, Recorder]) -> None:

@@ -54,6 +54,17 @@ def test_a_slot_that_does_not_end_is_killed() -> None:
     assert rig.do(e.SlotExited(0, "SIGKILL", "?")) == [e.ToScheduler(m.Restarted(1))]
 
 
+def test_slots_that_just_start_have_not_preloaded_what_is_to_be_preloaded_now() -> None:
+    rig = Rig(1)
+    rig.do(e.FromScheduler(m.Restart(1, ["sklearn"])))
+    assert rig.do(e.FromScheduler(m.Restart(2, ["pandas"]))) == []
+    assert rig.do(e.FromSlot(1, m.SlotReady())) == [e.Retire(1), e.Spawn(2)]
+    rig.do(e.SlotExited(0, "exit code 0", ""))
+    rig.do(e.SlotExited(1, "exit code 0", ""))
+    told = rig.do(e.FromSlot(2, m.SlotReady()))
+    assert told == [e.ToScheduler(m.Restarted(1)), e.ToScheduler(m.Restarted(2))]
+
+
 def test_what_starts_is_fresh_and_a_second_restart_waits_for_it() -> None:
     rig = Rig()
     restart(rig, 1)

@@ -336,6 +336,8 @@ class Slot:
             try:
                 call.interruptible = True
                 function, args, kwargs = loads(run.payload, f"task {run.name!r}")
+                if self._recorder.imports:
+                    self._recorder.import_is_over()
                 if run.timeout is not None and tries == 1:
                     self.send(m.Began(run.task, run.attempt))
                 result = batch.run_task(function, args, kwargs)

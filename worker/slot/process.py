@@ -13,6 +13,7 @@ from typing import Any
 
 from minidask.task.context import SlotConfig
 
+from .imports import ImportNotes, preload
 from .loop import Slot
 from .reads import OutputCount
 from .recorder import Recorder
@@ -88,4 +89,7 @@ def main(arguments: list[str]) -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # also if PYTHONUNBUFFERED
-    Slot(sock, SlotConfig(*arguments[5:]), stops, reads, recorder).serve()
+    sys.meta_path.insert(0, ImportNotes(recorder))
+    config = SlotConfig(*arguments[5:])
+    preload(config.preload.split(), recorder)
+    Slot(sock, config, stops, reads, recorder).serve()

@@ -3,6 +3,7 @@ what runs now, and for how long, also while the slot is deep in compiled code.
 
     head       whether somebody looks · calls that are over, those of them that have failed, seconds that they took
     present    the innermost call that runs now
+    import     the module that is imported now, or was just now
     ring       the last `RING` calls that are over; only written while somebody looks
 
 It knows the calls of leases too, which no daemon is told of one by one. To write it costs a slot 0.8 microseconds a
@@ -32,10 +33,15 @@ _CALL = struct.Struct("<QQQQdddQB63sQ")
 _NUMBER = struct.Struct("<Q")
 _SUMS_AT = 16  # the first 8 bytes are those of `OutputCount`, the next whether somebody looks
 _PRESENT_AT = _SUMS_AT + _SUMS.size - _NUMBER.size
+_IMPORT = struct.Struct("<Qd40sQ")
+_IMPORT_AT = 184
+_IMPORT_NAME_BYTES = 40
 _RING_AT = 256
 RECORDER_BYTES = _RING_AT + RING * _CALL.size
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of `ru_maxrss`
 _NAME_BYTES = 63
+IMPORT_SECONDS = 2.0
+"""An import that has looked for no further module for so long is taken to be over, if nothing else tells."""
 
 
 class CallRecord(NamedTuple):
@@ -66,7 +72,7 @@ class CallRecord(NamedTuple):
 class Seen(NamedTuple):
     """What a daemon has read: the call that runs, sums over all that are over, and the last of those.
 
-    So many of them were `missed`: the ring has lost them.
+    So many of them were `missed`: the ring has lost them. `importing` is the package that is imported now, or empty.
     """
 
     present: CallRecord | None
@@ -75,6 +81,7 @@ class Seen(NamedTuple):
     seconds: float
     calls: list[CallRecord]
     missed: int
+    importing: str
 
 
 class Recorder:
@@ -82,6 +89,9 @@ class Recorder:
 
     Args:
         file: descriptor of a file of `RECORDER_BYTES`; None: the slot is a thread of the daemon.
+
+    Attributes:
+        imports: whether an import was noted that is not over.
     """
 
     def __init__(self, file: int | None = None) -> None:
@@ -91,6 +101,8 @@ class Recorder:
         self._numbers = self._over = self._failed = self._read = 0
         self._seconds = 0.0
         self._name, self._packed_name = "", b""
+        self.imports = False
+        self._imported = 0
 
     # --- for the slot ---
 
@@ -115,6 +127,8 @@ class Recorder:
 
     def end(self, began: float, failed: bool) -> None:
         """Note that a call has ended."""
+        if self.imports:
+            self.import_is_over()
         run, call, cpu = self._running.pop(began)
         seconds = time.perf_counter() - began
         self._over += 1
@@ -129,6 +143,20 @@ class Recorder:
         if self._running:
             began, (run, call, _) = next(reversed(self._running.items()))
             self._show(began, run, call)
+
+    def imports_now(self, package: str) -> None:
+        """Note that a module is looked for, as this package is imported."""
+        self.imports = True
+        self._note_import(package.encode("utf-8", "replace")[:_IMPORT_NAME_BYTES])
+
+    def import_is_over(self) -> None:
+        """Note that nothing is imported any more."""
+        self.imports = False
+        self._note_import(b"")
+
+    def _note_import(self, name: bytes) -> None:
+        self._imported += 1
+        _IMPORT.pack_into(self._memory, _IMPORT_AT, self._imported, time.perf_counter(), name, self._imported)
 
     def _write(
         self, at: int, number: int, began: float, run: Run, call: int, seconds: float, cpu: float, memory: int,
@@ -162,7 +190,14 @@ class Recorder:
         calls = [call for call in found if call is not None]
         missed = over - self._read - len(calls)
         self._read = over
-        return Seen(self._call(_PRESENT_AT), over, failed, seconds, calls, missed)
+        return Seen(self._call(_PRESENT_AT), over, failed, seconds, calls, missed, self._importing())
+
+    def _importing(self) -> str:
+        (last,) = _NUMBER.unpack_from(self._memory, _IMPORT_AT + _IMPORT.size - _NUMBER.size)
+        first, when, name, _ = _IMPORT.unpack_from(self._memory, _IMPORT_AT)
+        if first != last or time.perf_counter() - when > IMPORT_SECONDS:
+            return ""
+        return bytes(name).rstrip(b"\0").decode("utf-8", "ignore")
 
     def _call(self, at: int, number: int = 0) -> CallRecord | None:
         """The call that was written there, with this number; 0: any. None if it is gone, or just being written."""

@@ -215,6 +215,17 @@ def test_the_story_of_tasks_that_raise_are_cancelled_or_unknown(client: minidask
     assert client.story(2**62).state == "unknown" and not client.story(2**62).steps
 
 
+def test_a_story_controls_no_terminal(client: minidask.Client) -> None:
+    def odd() -> None:
+        raise ValueError("\x1b[2J")
+
+    odd.__name__ = odd.__qualname__ = "odd\x1b[2J"
+    future = client.submit(odd)
+    future.exception(DEADLINE)
+    text = str(client.story(future))
+    assert "odd" in text and "ValueError" in text and "\x1b" not in text
+
+
 def test_a_story_is_of_a_future_of_this_client(client: minidask.Client) -> None:
     with minidask.Client(client.address, access_file=client.access_file) as other:
         future = other.submit(abs, 1)
