@@ -42,6 +42,9 @@ def locked(path: Path) -> Iterator[TextIO]:
         with _threads, file:
             fcntl.lockf(file, fcntl.LOCK_EX)
             yield file
+    except BaseException:  # Ctrl-C while it waits
+        file.close()
+        raise
     else:
         with file:
             yield file

@@ -6,6 +6,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import IO
+
+import pytest
 
 from minidask.host.locks import locked
 
@@ -38,3 +41,17 @@ def test_the_other_kind_of_lock_keeps_threads_and_processes_apart(tmp_path: Path
             thread.join()
         assert other.wait(60) == 0
     assert path.read_text() == "600"
+
+
+def test_ctrl_c_while_it_waits_closes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files: list[IO[str]] = []
+
+    def interrupted(file: IO[str], how: int) -> None:
+        files.append(file)
+        raise KeyboardInterrupt
+
+    (tmp_path / "lock").touch()
+    monkeypatch.setattr("fcntl.flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path / "lock"):
+        pass
+    assert files[0].closed
