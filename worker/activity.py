@@ -38,11 +38,20 @@ class ActivityReport:
         self._store = store
         self._network = (0, 0)
         self._at = 0.0
+        self._ended: list[tuple[int, Seen]] = []  # slots that have ended, each with its last calls
 
     def begin(self) -> None:
         """Somebody looks from now on."""
         psutil.cpu_percent()  # counts from here
         self._network, self._at = _network(), time.perf_counter()
+
+    def slot_ended(self, number: int, recorder: Recorder) -> None:
+        """A slot has ended: its last calls are still to be told, and so is the one in which it ended."""
+        seen = recorder.look()
+        if seen.present is not None:
+            took = time.perf_counter() - seen.present.began
+            seen.calls.append(seen.present._replace(seconds=took, cpu=-1.0, failed=True))
+        self._ended.append((number, seen))
 
     def message(self, recorders: Mapping[int, Recorder], memory: Mapping[int, int]) -> Activity:
         """Return what has happened since the last one.
@@ -53,8 +62,9 @@ class ActivityReport:
         """
         now = time.perf_counter()
         seen = {number: recorder.look() for number, recorder in sorted(recorders.items())}
-        calls = [_call(number, call, now) for number, slot in seen.items() for call in slot.calls]
-        missed = sum(slot.missed for slot in seen.values()) + max(0, len(calls) - MOST_CALLS)
+        both, self._ended = [*self._ended, *seen.items()], []
+        calls = [_call(number, call, now) for number, slot in both for call in slot.calls]
+        missed = sum(slot.missed for _, slot in both) + max(0, len(calls) - MOST_CALLS)
         slots = [_slot(number, slot, memory.get(number, 0), now) for number, slot in seen.items()]
         return Activity([pack([self._machine(now), slots, calls[-MOST_CALLS:], missed])])
 

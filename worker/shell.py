@@ -455,6 +455,8 @@ class WorkerShell:
 
     def _slot_exited(self, slot: int, how: str, hint: str) -> None:
         self._forward_partial_lines(slot)
+        if self._looked_at:
+            self._activity.slot_ended(slot, self._slots[slot].recorder)
         del self._slots[slot]
         self._output.forget(slot)
         if not self._closing:

@@ -280,8 +280,8 @@ class ProcessSlot(SlotHandle):
         os.close(self._stops)
         self._stops = -1
         self._reads.close()
-        self.recorder.close()
         self._events.exited(self._number, *explain_exit(self._process.returncode))
+        self.recorder.close()  # last: who is told may want to know what ran
 
 
 def explain_exit(returncode: int) -> tuple[str, str]:

@@ -112,8 +112,10 @@ class History:
                 self._started[event.task] = event.time
             case "ended" | "again":
                 self._submitted.pop(event.task, None)  # its call may be told of later: that is still in `_started`
-                if event.how in FAILURES and (event.kind == "ended" or event.how == "died"):
-                    self._fail(event, event.how)
+                if event.kind == "again" and event.how == "died":
+                    self._fail(event, "died")
+                elif event.kind == "ended" and event.how in FAILURES:
+                    self._fail(event, "given up" if event.how == "died" else event.how)
             case "call":
                 self._call(event)
             case "usage" if event.machine in self.machines:

@@ -25,7 +25,7 @@ FULL = 0.9
 
 HOW = {
     "raised": "raised an error, or were stopped",
-    "died": "lost the process that ran them",
+    "given up": "were given up, as their processes had died",
     "stopped": "were stopped",
     "lost": "were lost",
     "fail": "failed",
@@ -170,9 +170,11 @@ def _failures(run: Figures) -> list[str]:
         if how == "machine lost":
             found.append(f"{count(calls, 'machine')} was lost with what it ran." if calls == 1
                          else f"{count(calls, 'machine')} were lost with what they ran.")  # fmt: skip
+        elif how == "died":
+            found.append(f"{count(calls, 'time')} a call lost the process that ran it.")
         else:
             what = HOW.get(how, f"ended so: {how}").replace("were", "was" if calls == 1 else "were")
-            what = what.replace("ran them", "ran it") if calls == 1 else what
+            what = what.replace("their processes", "its process") if calls == 1 else what
             found.append(f"{count(calls, 'call')} {what}.")
     return found
 

@@ -104,7 +104,7 @@ def test_failures_and_what_was_missed_are_told() -> None:
                  event("again", 1.0, name="fit", how="died"), event("again", 2.0, name="fit", how="died"),
                  event("machine-left", 9.9, machine=M1, size=4), event("missed", 5.0, size=12))  # fmt: skip
     assert found[1:] == [
-        "2 calls lost the process that ran them.",
+        "2 times a call lost the process that ran it.",
         "1 call raised an error, or was stopped.",
         "1 machine was lost with what it ran.",
         "12 events or calls were left out, as there were too many: figures are too low.",

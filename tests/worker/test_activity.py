@@ -60,6 +60,18 @@ def test_what_a_slot_imports_is_told(tmp_path: Path) -> None:
     slot.close()
 
 
+def test_a_slot_that_has_ended_has_told_its_last_calls_and_the_one_in_which_it_ended(tmp_path: Path) -> None:
+    report, slot = ActivityReport(BlobStore(str(tmp_path))), Recorder()
+    slot.looked_at = True
+    slot.end(slot.begin(run(1), 0, on_top=False), failed=False)
+    slot.begin(run(2), 9, on_top=False)
+    report.slot_ended(3, slot)
+    slot.close()
+    found = decoded(report.message({}, {}))
+    assert [(c.worker, c.task, c.call, c.how) for c in found["call"]] == [(3, 1, 0, "done"), (3, 2, 9, "raised")]  # type: ignore[attr-defined]
+    assert "call" not in decoded(report.message({}, {})), "once"
+
+
 def test_too_many_calls_are_left_out_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "MOST_CALLS", 10)
     report, slot = ActivityReport(BlobStore(str(tmp_path))), Recorder()
