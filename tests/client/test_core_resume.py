@@ -26,7 +26,7 @@ class Scheduler:
         self.blobs: set[bytes] = set()
         self.groups: dict[int, tuple[int, list[int]]] = {}
         self.tasks: dict[int, m.Submit] = {}
-        self.questions: set[m.Message] = set()
+        self.questions: dict[int, m.Ask | m.Restart] = {}
 
     def take(self, messages: Iterable[Any]) -> None:
         for message in messages:
@@ -53,7 +53,7 @@ class Scheduler:
                 case m.Resubmitted():
                     pass
                 case m.Ask() | m.Restart():
-                    self.questions.add(message)
+                    self.questions[message.request] = message
                 case _:
                     raise AssertionError(message)
 
@@ -131,9 +131,9 @@ class Resumes(RuleBasedStateMachine):
     @precondition(lambda self: self.scheduler.questions)
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
-        question: Any = data.draw(st.sampled_from(sorted(self.scheduler.questions)))
-        self.scheduler.questions.remove(question)
-        (tell,) = self.core.receive(m.Answer(question[0], {}))
+        question = data.draw(st.sampled_from(sorted(self.scheduler.questions)))
+        del self.scheduler.questions[question]
+        (tell,) = self.core.receive(m.Answer(question, {}))
         assert isinstance(tell, Tell)
 
     @rule()
