@@ -42,7 +42,7 @@ from .core import HEARTBEAT_TIMEOUT, NO_WORKERS_SECONDS, SchedulerCore
 from .server import SchedulerServer
 
 PROGRAM = "minidask-scheduler"
-ALL_NETWORKS = ("0.0.0.0", "::")
+ALL_NETWORKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # each with where who is on this machine finds the scheduler then
 DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
 EPILOG = """\
 a cluster of several machines, in one step: minidask-launch ssh node2 node3
@@ -167,7 +167,7 @@ async def _serve(
     _tell_how_to_join(access, address)
     _tell_other_addresses(listens_on, address)
     if page is not None:
-        here = dataclasses.replace(listens_on, host=metrics.ALL_NETWORKS.get(listens_on.host, listens_on.host))
+        here = dataclasses.replace(listens_on, host=ALL_NETWORKS.get(listens_on.host, listens_on.host))
         page.start(str(here), _options_of_client(access, options))
         print(f"  metrics      {page.link}", flush=True)
     stop_on_signals(server.stopped, log)

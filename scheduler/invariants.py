@@ -127,6 +127,8 @@ def _check_logs(core: SchedulerCore) -> None:
     for reader in core.answers.logs.readers.values():
         assert reader.client in core.clients, "a client that left waits for a log"
         assert reader.worker in core.workers, "a client waits for the log of a worker that left"
+    waiting = Counter(reader.client for reader in core.answers.logs.readers.values())
+    assert waiting == core.answers.logs.waiting, "requests for logs are counted wrongly"
 
 
 def _check_restarts(core: SchedulerCore) -> None:

@@ -20,7 +20,6 @@ from minidask.errors import MinidaskError
 from minidask.host.spawn import start_python
 
 END_SECONDS = 5.0
-ALL_NETWORKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where who is on this machine finds the scheduler then
 NO_PACKAGE = "--metrics-port needs the package prometheus-client: pip install 'minidask[metrics]'"
 
 log = logging.getLogger("minidask.scheduler")

@@ -155,16 +155,19 @@ class BlobRouter:
 
         A worker that shares a client's store has what that client has written there.
         """
-        workers = list(self._workers.values())
         blobs = sorted(((self.table.size(blob), blob) for blob in self.table.records), reverse=True)[:MAX_SHOWN_BLOBS]
-        return [(blob, size, [w.address for w in workers if self._has(w, blob)]) for size, blob in blobs]
-
-    def _has(self, worker: WorkerRecord, blob: bytes) -> bool:
-        record = self.table.records[blob]
-        if not record.size:
-            return blob in worker.blobs
-        copy = record.copies.get(worker.peer)
-        return (copy is not None and copy.complete) or (bool(worker.place) and worker.place in record.holders.values())
+        at: dict[str | None, set[int]] = {}  # by place
+        having: dict[bytes, set[int]] = {blob: set() for _, blob in blobs}
+        small = {blob for blob in having if not self.table.records[blob].size}
+        for worker in self._workers.values():
+            at.setdefault(worker.place or None, set()).add(worker.peer)
+            for blob in small & worker.blobs:
+                having[blob].add(worker.peer)
+        for blob in having.keys() - small:
+            record = self.table.records[blob]
+            having[blob].update(peer for peer, copy in record.copies.items() if copy.complete)
+            having[blob].update(*(at.get(place, ()) for place in record.holders.values() if place))
+        return [(blob, size, [self._workers[peer].address for peer in sorted(having[blob])]) for size, blob in blobs]
 
     # --- what workers say ---
 

@@ -323,8 +323,11 @@ class WorkerShell:
     def _preload(self, modules: list[str]) -> None:
         """Have slots that start from now on import these modules too."""
         known = self._slot_config.preload.split()
-        more = [name for name in modules if name not in known and is_module_name(name)]
-        self._slot_config = self._slot_config._replace(preload=" ".join([*known, *more][:MOST_PRELOADED]))
+        names = [*known, *(name for name in modules if name not in known and is_module_name(name))]
+        if len(names) > MOST_PRELOADED:
+            log.warning("only %d modules are imported ahead of time, and %d more were asked for", MOST_PRELOADED,
+                        len(names) - MOST_PRELOADED)  # fmt: skip
+        self._slot_config = self._slot_config._replace(preload=" ".join(names[:MOST_PRELOADED]))
 
     def _send_to(self, peer: Peer, message: m.Message) -> None:
         """Send to another worker, or to the scheduler."""

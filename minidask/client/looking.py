@@ -215,8 +215,9 @@ class ClusterView:
     def logs(self, worker: str | Iterable[str] | None = None, n: int = 100) -> dict[str, list[str]]:
         """Return the last lines of the daemons' logs: `{"scheduler": [line], machine's address: [line]}`.
 
-        Each daemon keeps its last 1,000 lines, of the level of its `--log-level` and above. On one machine, scheduler
-        and worker are one daemon. With `processes=False` there is none: see this process's own `logging`.
+        Each daemon keeps its last 1,000 lines, from level "info" on, or from "debug" on with `--log-level debug`. On
+        one machine, scheduler and worker are one daemon. With `processes=False` there is none: see this process's own
+        `logging`.
 
         Args:
             worker: the address or name of a machine, or several: theirs alone; None: all, and the scheduler's.
@@ -275,10 +276,10 @@ class ClusterView:
             TypeError, ValueError: it is neither, or another client's future.
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.
         """
-        self._check_task("explain", task)
+        numbered = self._numbered("explain", task)
         if isinstance(task, Future) and task.done():
             return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
-        return why_of(self._explained(task))
+        return why_of(self._explained(*numbered))
 
     def story(self, task: Future | int) -> Story:
         """Tell what has become of a task: when it was submitted, where its attempts ran, how each has ended, and why.
@@ -296,10 +297,10 @@ class ClusterView:
             TypeError, ValueError: it is neither, or another client's future.
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.
         """
-        self._check_task("story", task)
-        info = self._explained(task)
+        own, asked = self._numbered("story", task)
+        info = self._explained(own, asked)
         number = info.get("task")
-        number = number if type(number) is int and number > 0 else 0 if isinstance(task, Future) else task
+        number = number if type(number) is int and number > 0 else 0 if own else asked
         now = info.get("now")
         told = EventDecoder().of_rows(info.get("rows"), now, time.time()) if type(now) is float else []
         events = [event._replace(task=number) for event in told]
@@ -308,15 +309,16 @@ class ClusterView:
         story = story_of(events) or Story(f"t{number}", "", state=UNKNOWN)
         return story.named({address: worker.name for address, worker in self.shell.workers.entries.items()})
 
-    def _check_task(self, method: str, task: object) -> None:
+    def _numbered(self, method: str, task: Future | int) -> tuple[bool, int]:
+        """Check a task that a method was given. Returns whether its number is this client's own, and the number."""
         if not isinstance(task, Future):
-            checks.whole("task", task, 1)
-        elif not task.is_of(self.shell):
+            return False, checks.whole(f"the task that {method}() takes, if it is no future,", task, 1)
+        if not task.is_of(self.shell):
             raise ValueError(f"{method}() takes futures of its own client; {task!r} is another one's: ask that")
+        return True, task.number
 
-    def _explained(self, task: Future | int) -> dict[str, Any]:
+    def _explained(self, own: bool, number: int) -> dict[str, Any]:
         """The scheduler's answer to the question where a task is."""
-        own, number = (True, task.number) if isinstance(task, Future) else (False, checks.whole("task", task, 1))
         info = self._ask(functools.partial(self.shell.explain, task=number, own=own), self.timeout)
         if info is None:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")

@@ -10,6 +10,7 @@ from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received
 from minidask.wire import messages as m
 from minidask.wire.observing import ReadLog
+from tests.helpers import counted_steps
 
 CLIENT, OTHER, ONE, TWO = 1, 2, 3, 4
 LINES = {"lines": ["a", "b"]}
@@ -70,3 +71,13 @@ def test_one_client_cannot_ask_without_end(monkeypatch: pytest.MonkeyPatch) -> N
     hub.do(Received(OTHER, ReadLog(1, "w3", 1)))
     with pytest.raises(ProtocolError, match="3 requests for logs wait already"):
         hub.core.handle(Received(CLIENT, ReadLog(4, "w3", 1)), 0.0)
+
+
+def test_many_requests_that_wait_make_the_next_one_no_dearer() -> None:
+    hub = Hub()
+    steps = []
+    for request in range(500):
+        with counted_steps() as counted:
+            hub.core.handle(Received(CLIENT, ReadLog(request, "w3", 1)), 0.0)
+        steps.append(counted[0])
+    assert steps[-1] <= steps[10]
