@@ -99,7 +99,10 @@ def test_an_honest_client_is_told_what_to_do_and_can_go_on(programs: Programs) -
     programs.worker(address, "--nworkers", "1")
     with minidask.Client(address) as client:
         client.wait_for_workers(1, timeout=30)
+        busy = client.submit(time.sleep, 600)  # else a fast worker may be done with each before the next one comes
         futures = [client.submit(len, bytes([i]) * 900_000) for i in range(250)]
+        wait_until(lambda: any(future.done() for future in futures), "a task was refused")
+        client.cancel([busy], force=True)
         found = client.gather(futures, errors="return")
         lost = [each for each in found if isinstance(each, errors.MinidaskError)]
         assert lost and "--memory-limit" in str(lost[0])
