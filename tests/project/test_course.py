@@ -20,7 +20,12 @@ def test_a_lesson_runs(lesson: Path, tmp_path: Path) -> None:
     program = tmp_path / f"{lesson.stem}.py"
     program.write_text("\n\n".join(blocks))
     result = subprocess.run(
-        [sys.executable, "-W", "error", str(program)], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-W", "error", str(program)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -101,7 +101,9 @@ def test_the_tour_fits_into_a_terminal() -> None:
 # --- all documents ---
 
 
-@pytest.mark.parametrize("document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "document", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     named = re.findall(r"`((?:minidask|scheduler|worker|tests|bench|examples)/[\w/]+\.py)`", text)
