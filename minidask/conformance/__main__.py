@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import client, scheduler, worker
+from . import client, crowd, scheduler, worker
 from .checks import FAILED, LEVELS, NOT_RUN, PASSED, Checks, Stage, run, staged
 
 PROGRAM = "python -m minidask.conformance"
 PARTS: dict[str, tuple[Checks, Callable[[Sequence[str], Path], Stage]]] = {
     "client": (client.CHECKS, client.ClientStage),
     "worker": (worker.CHECKS, worker.WorkerStage),
-    "scheduler": (scheduler.CHECKS, scheduler.SchedulerStage),
+    "scheduler": (scheduler.CHECKS, crowd.SchedulerStage),
 }
 EPILOG = """\
 In COMMAND, {access} becomes the path of an access file, {address} the scheduler's tcp://host:port, {port} that port.
