@@ -245,6 +245,6 @@ async function main([accessFile]) {
 if (require.main === module) {
   main(process.argv.slice(2)).catch((error) => {
     console.error(error.message);
-    process.exitCode = 1;
+    process.exit(1); // the connection would keep it alive
   });
 }

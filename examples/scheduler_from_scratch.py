@@ -224,12 +224,14 @@ class Core:
     def _ended(self, task: Task, worker: Worker, code: int, fields: list, payload: list[bytes]) -> None:
         self._leave_slot(task)
         name = worker.info["name"]
-        if code == GAVE_BACK or (code == STOPPED and fields[2] in ("guest-died", "cut-off")):
+        if code == GAVE_BACK:
             self._put(task)
         elif code == DIED:
             self._again(task, f"attempt {task.attempt}: on {name} its process ended with {fields[2]}")
+        elif code == STOPPED and fields[2] in ("no-data", "guest-died", "cut-off"):
+            self._again(task, f"attempt {task.attempt}: on {name}: {fields[3]}")
         elif code == STOPPED:
-            self._over(task, [TASK_LOST, task.number, "internal" if fields[2] == "no-data" else fields[2], fields[3]])
+            self._over(task, [TASK_LOST, task.number, *fields[2:]])
         elif code == DONE:
             self._over(task, [TASK_DONE, task.number, fields[2], name], payload)
         else:
@@ -330,7 +332,7 @@ class Server:
 
     async def serve(self, context: ssl.SSLContext, der: bytes, port: int, on_port: Any) -> None:
         self._der = der
-        server = await asyncio.start_server(self._talk, "127.0.0.1", port, ssl=context)
+        server = await asyncio.start_server(self._talk, "127.0.0.1", port, ssl=context, ssl_shutdown_timeout=0.1)
         on_port(server.sockets[0].getsockname()[1])
         while True:
             await asyncio.sleep(HEARTBEAT_TIMEOUT / 3)
@@ -372,9 +374,10 @@ class Server:
             raise ConnectionError("another certificate")
         binding, nonce = 2 * hashlib.sha256(self._der).digest(), os.urandom(32)
         hello, _ = await read_frame(reader, 4096)
-        kind, protocol, _, role, _ = unpack(hello)
+        kind, protocol, *more = unpack(hello)
         if protocol != 3:
             raise refuse("version", "this scheduler speaks protocol 3")
+        _, role, _ = more
         if kind != "hello" or role not in ("client", "worker"):
             raise refuse("protocol", "a client or worker is expected to say hello")
         own = proof(b"minidask acceptor", binding, hello, nonce)

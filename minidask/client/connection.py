@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from minidask._version import __version__
 from minidask.client.outbox import Outbox
-from minidask.errors import AuthenticationError, ProtocolError, SchedulerLost
+from minidask.errors import AuthenticationError, ProtocolError, SchedulerLost, VersionMismatch
 from minidask.host.signals import pass_on, suppress
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
@@ -30,7 +30,7 @@ from minidask.net.tls_options import TLSChoice
 from minidask.wire.codec import decode, encode
 from minidask.wire.fields import MAX_KEY, MAX_KEYS
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
-from minidask.wire.handshake import NONCE_BYTES, Initiator
+from minidask.wire.handshake import NONCE_BYTES, Initiator, refusal
 from minidask.wire.messages import Message, WorkerChanged, Workers
 
 
@@ -203,6 +203,10 @@ class Connection:
                             self._decoder.limits = AUTHENTICATED
             except NotAFrame as error:
                 raise ProtocolError(f"what listens at {self.address} is no minidask scheduler: {error}") from error
+            except VersionMismatch as error:
+                with suppress(OSError):  # it may have refused, and closed the connection
+                    self._outbox.send(refusal(error))
+                raise
         self.peer_info = handshake.peer_info
 
     def _arrivals(self) -> Iterator[int]:

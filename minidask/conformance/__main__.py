@@ -1,21 +1,29 @@
-"""`python -m minidask.conformance`: check a worker against docs/protocol.md."""
+"""`python -m minidask.conformance`: check a client, a worker or a scheduler against docs/protocol.md."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from . import worker
-from .checks import FAILED, LEVELS, NOT_RUN, PASSED, run, staged
+from . import client, crowd, scheduler, worker
+from .checks import FAILED, LEVELS, NOT_RUN, PASSED, Checks, Stage, run, staged
 
 PROGRAM = "python -m minidask.conformance"
-PARTS = {
+PARTS: dict[str, tuple[Checks, Callable[[Sequence[str], Path], Stage]]] = {
+    "client": (client.CHECKS, client.ClientStage),
     "worker": (worker.CHECKS, worker.WorkerStage),
+    "scheduler": (scheduler.CHECKS, crowd.SchedulerStage),
 }
 EPILOG = """\
 In COMMAND, {access} becomes the path of an access file, {address} the scheduler's tcp://host:port, {port} that port.
+  client     it is to connect there, and to submit several calls of the builtin pow with whole numbers before it waits;
+             a full one then also a call with an argument of 2 MiB or more. It ends with the exit code 0 if all is well,
+             with another one if a task has an error or it is sent away. The kit is its scheduler, and makes the calls.
   worker     it is to join the scheduler at {address}, which this program is. It runs at least one call at once.
+  scheduler  it is to listen at {port}, with the secret in {access}. The kit is its clients and its workers.
 
 exit codes: 0 no check has failed, 1 one has, 2 wrong usage
 """
@@ -27,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     here = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         PROGRAM, description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage=f"{PROGRAM} worker [options] -- COMMAND…",
+        usage=f"{PROGRAM} {{client,worker,scheduler}} [options] -- COMMAND…",
     )  # fmt: skip
     parser.add_argument("part", choices=PARTS, help="what COMMAND is")
     parser.add_argument("--level", choices=LEVELS, default="minimal", help="default: %(default)s")

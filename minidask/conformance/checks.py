@@ -20,7 +20,7 @@ from minidask.net.access import Access, new_secret
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 
-from .peer import Silent
+from .peer import Peer, Silent
 
 LEVELS = ("minimal", "full")
 PASSED, FAILED, NOT_RUN = "passed", "FAILED", "not run"
@@ -96,6 +96,16 @@ def expect(holds: object, found: str) -> None:
         raise Differs(found)
 
 
+def expect_refusal(peer: Peer, code: str) -> None:
+    """Go on if the other side refuses the handshake, with this code.
+
+    Raises:
+        Differs: it does not.
+    """
+    found = peer.refusal()
+    expect(found == code, f"it answered {found!r} instead of refuse with {code!r}")
+
+
 @dataclass
 class Stage:
     """Where a program plays its part: its access file, and the program itself.
@@ -161,10 +171,9 @@ class Stage:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        self.listener.setblocking(False)
-        with contextlib.suppress(BlockingIOError):  # until there are no more of the connections that it had begun again
-            while True:
-                self.listener.accept()[0].close()
+
+    def between(self) -> None:
+        """Get ready for the next check."""
 
     def close(self) -> None:
         """End the program, and leave nothing behind."""
@@ -215,3 +224,4 @@ def run(checks: Sequence[Check], stage: Stage) -> Iterator[Result]:
             stage.end()
         else:
             yield Result(check, PASSED, "")
+        stage.between()

@@ -15,9 +15,10 @@ from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.tls import TLSStream
 from minidask.wire.codec import decode, encode
-from minidask.wire.frames import AUTHENTICATED, Frame, FrameDecoder
+from minidask.wire.frames import AUTHENTICATED, Frame, FrameDecoder, encode_frame
 from minidask.wire.handshake import NONCE_BYTES, Acceptor, Initiator
 from minidask.wire.messages import Message
+from minidask.wire.packing import pack, unpack
 
 JOIN_SECONDS = 20.0
 
@@ -167,6 +168,18 @@ class Peer:
                 raise Silent(f"no whole frame came in {seconds:.1f} seconds")
         return self._frames.popleft()
 
+    def refusal(self, seconds: float = JOIN_SECONDS) -> str:
+        """Wait for a frame of the handshake that refuses. Returns its code; another frame's kind; or that it closed.
+
+        Raises:
+            Silent: none has come.
+        """
+        try:
+            fields = unpack(self.next_frame(seconds).header)
+        except (OSError, MinidaskError):
+            return "the end of the connection"
+        return str(fields[1] if fields[0] == "refuse" else fields[0])
+
     def received(self, seconds: float = 1.0) -> list[Frame]:
         """Read once. Returns the frames that are complete by then: as `next_frame`."""
         self._read(seconds)
@@ -186,8 +199,8 @@ class Peer:
             except ConnectionError:
                 return
 
-    def wait_for(self, kind: type[Kind], seconds: float = JOIN_SECONDS) -> Kind:
-        """Wait for a message of a kind, and drop those before it: as `next_frame`."""
+    def wait_for(self, kind: type[Kind] | tuple[type[Kind], ...], seconds: float = JOIN_SECONDS) -> Kind:
+        """Wait for a message of a kind, or of one of several, and drop those before it: as `next_frame`."""
         end = time.monotonic() + seconds
         while True:
             message = self.next(end - time.monotonic())
@@ -219,3 +232,8 @@ def initiator(credentials: Credentials, role: str, info: dict[str, Any]) -> Init
 def acceptor(credentials: Credentials, info: dict[str, Any]) -> Acceptor:
     """This side's part of a handshake, of the side that listens."""
     return Acceptor(credentials.secret, version=__version__, nonce=os.urandom(NONCE_BYTES), info=info)
+
+
+def handshake_frame(*fields: Any) -> bytes:
+    """A frame of a handshake, or one that is wrong there."""
+    return b"".join(bytes(piece) for piece in encode_frame(pack(fields)))

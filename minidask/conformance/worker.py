@@ -11,22 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minidask._version import __version__
-from minidask.errors import MinidaskError
 from minidask.wire import messages as m
 from minidask.wire.infos import WorkerInfo, checked
 from minidask.wire.large import CHUNK_BYTES, blob_id
 from minidask.wire.observing import ReadLog
 
-from .checks import Checks, Differs, NotRun, Stage, expect
-from .peer import Peer, acceptor
+from .checks import Checks, NotRun, expect
+from .initiators import InitiatorStage, add_those_of_initiators
+from .peer import Peer
 
 CHECKS = Checks()
 SECONDS = 20.0
 OUTCOMES = (m.Done, m.Failed, m.Died, m.Stopped, m.GaveBack)
 
 
-class WorkerStage(Stage):
+class WorkerStage(InitiatorStage):
     """A scheduler for one worker, which joins when a check first needs it."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
@@ -39,9 +38,7 @@ class WorkerStage(Stage):
     def fresh(self, heartbeat_timeout: float = 60.0) -> Peer:
         """Start the program, and let it join."""
         self.start()
-        welcome = {"version": __version__, "heartbeat_timeout": heartbeat_timeout, "shutdown": False}
-        self._worker = Peer.accept(self.listener, self.credentials, SECONDS)
-        self._worker.shake(acceptor(self.credentials, welcome), SECONDS)
+        self._worker = self.accept(heartbeat_timeout)
         return self._worker
 
     @property
@@ -121,33 +118,7 @@ def info(stage: WorkerStage) -> None:
     expect(role == "worker" and about.slots, f"its role was {role!r}, and its slots {about.slots}")
 
 
-@CHECKS("Handshake")
-def secret(stage: WorkerStage) -> None:
-    """it sends no proof to an acceptor whose own proof is wrong."""
-    stage.start()
-    peer = Peer.accept(stage.listener, stage.credentials, SECONDS)
-    try:
-        peer.shake(acceptor(stage.strangers, {}), SECONDS)
-    except MinidaskError as error:
-        expect("does not hold the scheduler's secret" not in str(error), "it sent its proof")
-    except OSError:
-        pass
-    finally:
-        peer.close()
-        stage.end()
-
-
-@CHECKS("Encryption")
-def certificate(stage: WorkerStage) -> None:
-    """it accepts no other certificate than that of its secret."""
-    stage.start()
-    try:
-        peer = Peer.accept(stage.listener, stage.strangers, SECONDS)
-    except (OSError, MinidaskError):
-        stage.end()
-        return
-    peer.close()
-    raise Differs("it accepted the certificate of another secret")
+add_those_of_initiators(CHECKS)
 
 
 @CHECKS("Worker to scheduler")

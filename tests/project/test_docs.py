@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bench.workloads import WORKLOADS
 from tests.faults.table import FAULTS
 
 ROOT = Path(__file__).parents[2]
@@ -100,13 +101,23 @@ def test_the_tour_fits_into_a_terminal() -> None:
 # --- all documents ---
 
 
-@pytest.mark.parametrize("document", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "document", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     named = re.findall(r"`((?:minidask|scheduler|worker|tests|bench|examples)/[\w/]+\.py)`", text)
     linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
     assert [file for file in named if not (ROOT / file).is_file()] == []
     assert [file for file in linked if not ((ROOT / document).parent / file).exists()] == []
+
+
+def test_the_first_screen_is_one_and_its_commands_show_what_they_say() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 80
+    assert set(re.findall(r"`python -m bench (\w+)`", text)) <= set(WORKLOADS)
+    assert set(re.findall(r"`python -m tests.faults ([\w-]+)`", text)) <= {fault.name for fault in FAULTS}
+    assert [file for file in re.findall(r"`python (examples/\w+\.py)`", text) if not (ROOT / file).is_file()] == []
 
 
 # --- faults ---

@@ -27,7 +27,7 @@ def test_the_site_is_built_without_a_warning_and_has_the_whole_reference(tmp_pat
 
 
 def test_all_links_from_page_to_page_lead_somewhere(tmp_path: Path) -> None:
-    for page in (ROOT / "docs").glob("*.md"):
+    for page in (ROOT / "docs").rglob("*.md"):
         for target, _, anchor in re.findall(r"\]\((?!https?:)([\w./-]+\.md)(#([\w-]+))?\)", page.read_text()):
             where = page.parent / target
             assert where.is_file(), f"{page.name} links to {target}"
