@@ -1,0 +1,13 @@
+"""scikit-learn on data larger than memory: chunks by name, and what fits, searches and predicts over them.
+
+    data = minidask.ml.chunks("folder", y="target")
+
+docs/ml.md tells what there is, and when to use something else.
+"""
+
+from __future__ import annotations
+
+from minidask.ml.data import Chunks
+from minidask.ml.sources import chunks
+
+__all__ = ["Chunks", "chunks"]
