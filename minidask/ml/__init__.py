@@ -8,6 +8,7 @@ docs/ml.md tells what there is, and when to use something else.
 from __future__ import annotations
 
 from minidask.ml.data import Chunks
+from minidask.ml.postfit import ParallelPostFit
 from minidask.ml.sources import chunks
 
-__all__ = ["Chunks", "chunks"]
+__all__ = ["Chunks", "ParallelPostFit", "chunks"]

@@ -8,6 +8,7 @@ the chunks it works on. `split`, `shuffle` and `map` read nothing: they give new
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,10 +56,6 @@ class DataChunk:
         for step in self.steps:
             X, y = step(X, y)
         return X, y
-
-    def sendable(self) -> DataChunk:
-        """Return what a task is given: this name, or one with the rows in it if workers cannot read them."""
-        return self if self.shared else replace(self, X=_read(self.X), y=_read(self.y), shared=True)
 
 
 def _read(source: Any) -> Any:
@@ -204,6 +201,28 @@ def _count(X: Any, y: Any) -> int:
     return count(X)
 
 
+class Sender:
+    """Makes of names what a task is given. What all steps share, such as a model, is sent once."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._sent: dict[int, tuple[Any, Any]] = {}
+
+    def sendable(self, chunk: DataChunk) -> DataChunk:
+        """Return this name, or one with the rows in it if workers cannot read them."""
+        steps = tuple(self._step(step) for step in chunk.steps)
+        if chunk.shared:
+            return replace(chunk, steps=steps)
+        return replace(chunk, X=_read(chunk.X), y=_read(chunk.y), steps=steps)
+
+    def _step(self, step: Any) -> Any:
+        if isinstance(step, _Take):
+            return step
+        if id(step) not in self._sent:
+            self._sent[id(step)] = step, self._client.scatter((step,))[0]
+        return self._sent[id(step)][1]
+
+
 def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any]:
     """Call `function(X, y, *args)` on the cluster for each chunk; yield the results in the order of the chunks.
 
@@ -212,11 +231,11 @@ def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any
     if not len(data):
         return
     client = get_client()
-    handle = client.scatter((args,))[0]
+    sender, shared = Sender(client), client.scatter((args,))[0]
     futures: deque[Any] = deque()
     try:
         for chunk in data:
-            futures.append(client.submit(_call, function, chunk.sendable(), handle))
+            futures.append(client.submit(_call, function, sender.sendable(chunk), shared))
             if len(futures) >= 2 * max(1, client.slots()):
                 yield futures.popleft().result()
         while futures:
@@ -242,3 +261,16 @@ def read_here(chunk: DataChunk) -> Rows:
             f"a worker cannot read {error.filename}: either put it where all machines have it under the same path, or"
             " have your program read it and send it, by chunks(…, shared=False)"
         ) from error
+
+
+def imported(name: str) -> Any:
+    """Import a module that only some data need.
+
+    Raises:
+        MinidaskError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise MinidaskError(f"{package} is needed for this, and is not installed: pip install {package}") from error

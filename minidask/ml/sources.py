@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import itertools
 from collections.abc import Iterator
@@ -11,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minidask.errors import MinidaskError
-from minidask.ml.data import Chunks, DataChunk, Read, count
+from minidask.ml.data import Chunks, DataChunk, Read, count, imported
 
 CHUNK_BYTES = 64 << 20
 """What a chunk has if nobody says how many rows."""
@@ -105,7 +103,7 @@ def _opened(source: Any) -> Any:
         path = str(Path(source).resolve())
         return _Stored(array, read_rows, path, array.dtype.str, array.shape, order, array.offset)
     if isinstance(source, str | Path) and _is_zarr(Path(source)):
-        source = _imported("zarr").open_array(str(source), mode="r")
+        source = imported("zarr").open_array(str(source), mode="r")
     if type(source).__module__.partition(".")[0] == "zarr":
         return _Stored(source, _sliced, source)
     return source.iloc if hasattr(source, "iloc") else source
@@ -182,11 +180,11 @@ def _files(path: Path, rows: int | None, columns: list[str] | None) -> Iterator[
 
 
 def _load_npz(path: str) -> Any:
-    return _imported("scipy.sparse").load_npz(path).tocsr()
+    return imported("scipy.sparse").load_npz(path).tocsr()
 
 
 def _table(path: str, form: str, rows: int | None, columns: list[str] | None) -> Iterator[Part]:
-    dataset = _imported("pyarrow.dataset").dataset(path, format=form, partitioning="hive")
+    dataset = imported("pyarrow.dataset").dataset(path, format=form, partitioning="hive")
     for fragment in sorted(dataset.get_fragments(), key=lambda fragment: str(fragment.path)):
         if form == "csv":
             for first, last in _line_ranges(fragment.path):
@@ -226,18 +224,10 @@ def _line_ranges(path: str) -> Iterator[tuple[int, int]]:
 
 
 def _read_csv(path: str, schema: Any, columns: list[str] | None, first: int, last: int) -> Any:
-    csv = _imported("pyarrow.csv")
+    csv = imported("pyarrow.csv")
     with open(path, "rb") as file:
         text = file.readline()
         file.seek(first)
         text += file.read(last - first)
     convert = csv.ConvertOptions(column_types=schema, include_columns=columns)
     return csv.read_csv(io.BytesIO(text), convert_options=convert).to_pandas()
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        raise MinidaskError(f"{package} is needed to read this, and is not installed: pip install {package}") from error
