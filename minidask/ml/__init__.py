@@ -8,7 +8,8 @@ docs/ml.md tells what there is, and when to use something else.
 from __future__ import annotations
 
 from minidask.ml.data import Chunks
+from minidask.ml.incremental import Incremental
 from minidask.ml.postfit import ParallelPostFit
 from minidask.ml.sources import chunks
 
-__all__ = ["Chunks", "ParallelPostFit", "chunks"]
+__all__ = ["Chunks", "Incremental", "ParallelPostFit", "chunks"]

@@ -1,0 +1,183 @@
+"""Fits a model with `partial_fit` to one chunk after another. The model stays in one worker, which reads ahead.
+
+    fit ─► a leg of chunks ─► a task: read ahead │ partial_fit, partial_fit, … ─► the model ─► checkpoint ─► next leg
+
+A leg ends where there is something to do with the model: at a checkpoint, at the end of an epoch with `scoring`, or at
+the end. A worker that dies costs one leg, which the cluster tries again.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.utils import check_random_state
+
+from minidask.client.nested import get_client
+from minidask.errors import MinidaskError
+from minidask.ml.data import Chunks, DataChunk, Rows, Sender, each, read_here
+from minidask.ml.postfit import PredictsChunks
+
+
+def ahead(names: Sequence[DataChunk]) -> Iterator[Rows]:
+    """Read one chunk after another, the next one while the caller works on this one."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(read_here, names[0])
+        for following in [*names[1:], None]:
+            rows = coming.result()
+            if following is not None:
+                coming = reader.submit(read_here, following)
+            yield rows
+
+
+def train(model: Any, names: Sequence[DataChunk], fit_params: dict[str, Any]) -> Any:
+    """Call `partial_fit` with each chunk in turn; return the model."""
+    for X, y in ahead(names):
+        model.partial_fit(X, y, **fit_params) if y is not None else model.partial_fit(X, **fit_params)
+    return model
+
+
+def order_of_chunks(chunks: int, epochs: int, shuffle: bool, seed: int) -> list[int]:
+    """Return which chunk comes when."""
+    rngs = [np.random.default_rng([seed, epoch]) for epoch in range(epochs)]
+    return [int(i) for rng in rngs for i in (rng.permutation(chunks) if shuffle else range(chunks))]
+
+
+def with_classes(estimator: Any, data: Chunks, fit_params: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `partial_fit`, with all classes if a classifier needs them: found by a pass over y."""
+    if "classes" in fit_params or not is_classifier(estimator):
+        return fit_params
+    return {**fit_params, "classes": np.unique(np.concatenate(list(each(data, _classes))))}
+
+
+def _classes(X: Any, y: Any) -> Any:
+    return np.unique(np.asarray(y))
+
+
+class Incremental(PredictsChunks):
+    """Fits an estimator that has `partial_fit` to data larger than memory, and does what `ParallelPostFit` does.
+
+    Args:
+        estimator: the estimator.
+        scoring: how `score` measures, and whether each epoch is: None, as scikit-learn takes it.
+        epochs: how many times all chunks are seen.
+        shuffle: whether the chunks come in another order in each epoch.
+        random_state: the seed of those orders.
+        checkpoint: the path of a file that has the model; the same fit goes on from there, in any later process.
+        checkpoint_every: how many chunks come between two checkpoints.
+        test: chunks that each epoch is scored on, into `scores_`. None: epochs are not scored.
+    """
+
+    def __init__(
+        self,
+        estimator: Any = None,
+        scoring: Any = None,
+        *,
+        epochs: int = 1,
+        shuffle: bool = False,
+        random_state: Any = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 100,
+        test: Chunks | None = None,
+    ) -> None:
+        self.estimator = estimator
+        self.scoring = scoring
+        self.epochs = epochs
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
+        self.test = test
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Incremental:
+        """Fit a clone of the estimator to all chunks, or to data in memory.
+
+        Args:
+            X, y: chunks, which have y; or both in memory.
+            fit_params: arguments of `partial_fit`. `classes` of a classifier are found by a pass over y if not given.
+
+        Raises:
+            MinidaskError: the checkpoint is of another fit.
+        """
+        return self._fit(clone(self.estimator), X, y, fit_params, self.epochs)
+
+    def partial_fit(self, X: Any, y: Any = None, **fit_params: Any) -> Incremental:
+        """Go on with all chunks, once, or with data in memory."""
+        fitted = hasattr(self, "estimator_")
+        return self._fit(self.estimator_ if fitted else clone(self.estimator), X, y, fit_params, 1, new=not fitted)
+
+    def _fit(
+        self, model: Any, X: Any, y: Any, fit_params: dict[str, Any], epochs: int, *, new: bool = True
+    ) -> Incremental:
+        names = X if isinstance(X, Chunks) else Chunks([DataChunk(X, y)])
+        here = not isinstance(X, Chunks)
+        if new and here and is_classifier(model):
+            fit_params = {"classes": np.unique(np.asarray(y)), **fit_params}
+        elif new:
+            fit_params = with_classes(model, names, fit_params)
+        if new:
+            self.scores_: list[float] = []
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        order = order_of_chunks(len(names), epochs, self.shuffle, seed)
+        keeps = self.checkpoint is not None and new and not here
+        key = repr((self.estimator, len(names), self.epochs, self.shuffle, self.random_state))
+        done = 0
+        if keeps and (kept := _restored(Path(self.checkpoint or ""), key)) is not None:
+            order, done, model, self.scores_ = kept
+        while done < len(order):
+            end = self._end_of_leg(done, len(order), len(names), names[0].shared)
+            leg = [names[i] for i in order[done:end]]
+            model = train(model, leg, fit_params) if here else _on_cluster(model, leg, fit_params)
+            done, self.estimator_ = end, model
+            if self.test is not None and done % len(names) == 0:
+                self.scores_.append(self.score(self.test))
+            if keeps:
+                _save(Path(self.checkpoint or ""), (key, order, done, model, self.scores_))
+        self.estimator_ = model
+        return self
+
+    def _end_of_leg(self, start: int, stop: int, epoch: int, shared: bool) -> int:
+        ends = [stop] if shared else [start + 2]  # of what is sent, no more than is used soon
+        if self.checkpoint is not None:
+            ends.append(start - start % self.checkpoint_every + self.checkpoint_every)
+        if self.test is not None:
+            ends.append(start - start % epoch + epoch)
+        return min(stop, *ends)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "estimator_")
+
+
+def _on_cluster(model: Any, leg: list[DataChunk], fit_params: dict[str, Any]) -> Any:
+    client = get_client()
+    sender = Sender(client)
+    future = client.submit(train, model, [sender.sendable(chunk) for chunk in leg], fit_params)
+    try:
+        return future.result()
+    finally:
+        client.cancel([future], force=True)
+
+
+def _restored(path: Path, key: str) -> Any:
+    """The order of the chunks, how many were done, the model and the scores of a checkpoint; None if there is none."""
+    if not path.exists():
+        return None
+    kept, *state = pickle.loads(path.read_bytes())
+    if kept != key:
+        raise MinidaskError(f"{path} is the checkpoint of another fit: remove it, or name another file")
+    return state
+
+
+def _save(path: Path, content: Any) -> None:
+    draft = path.with_name(path.name + ".draft")
+    with open(draft, "wb") as file:
+        pickle.dump(content, file, protocol=5)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
