@@ -10,6 +10,10 @@ from __future__ import annotations
 from minidask.ml.data import Chunks
 from minidask.ml.incremental import Incremental
 from minidask.ml.postfit import ParallelPostFit
+from minidask.ml.search import HyperbandSearchCV, IncrementalSearchCV, SuccessiveHalvingSearchCV
 from minidask.ml.sources import chunks
 
-__all__ = ["Chunks", "Incremental", "ParallelPostFit", "chunks"]
+__all__ = [
+    "Chunks", "HyperbandSearchCV", "Incremental", "IncrementalSearchCV", "ParallelPostFit", "SuccessiveHalvingSearchCV",
+    "chunks",
+]  # fmt: skip

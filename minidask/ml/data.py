@@ -211,16 +211,19 @@ class Sender:
     def sendable(self, chunk: DataChunk) -> DataChunk:
         """Return this name, or one with the rows in it if workers cannot read them."""
         steps = tuple(self._step(step) for step in chunk.steps)
-        if chunk.shared:
-            return replace(chunk, steps=steps)
-        return replace(chunk, X=_read(chunk.X), y=_read(chunk.y), steps=steps)
+        X, y = (source if chunk.shared else _read(source) for source in (chunk.X, chunk.y))
+        return replace(chunk, X=self._once(X, chunk.X), y=self._once(y, chunk.y), steps=steps)
 
     def _step(self, step: Any) -> Any:
-        if isinstance(step, _Take):
-            return step
-        if id(step) not in self._sent:
-            self._sent[id(step)] = step, self._client.scatter((step,))[0]
-        return self._sent[id(step)][1]
+        return step if isinstance(step, _Take) else self._once(step, step)
+
+    def _once(self, value: Any, source: Any) -> Any:
+        """Return a handle on what is in memory, sent once; what was read for one task, or is read by it, is its own."""
+        if isinstance(source, Read | None):
+            return value
+        if id(source) not in self._sent:
+            self._sent[id(source)] = source, self._client.scatter((value,))[0]
+        return self._sent[id(source)][1]
 
 
 def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any]:
