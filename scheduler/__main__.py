@@ -18,6 +18,7 @@ from minidask.host import descriptors
 from minidask.host.folders import sweep
 from minidask.host.packages import installed, python_version
 from minidask.host.program import (
+    bytes_option,
     fail,
     make_parser,
     port_option,
@@ -27,6 +28,7 @@ from minidask.host.program import (
     stop_on_signals,
     unpickle_nothing,
 )
+from minidask.host.resources import memory_total
 from minidask.host.systemd import Systemd
 from minidask.net.access import Access, default_access_file, load_or_create_access, new_secret, save_access
 from minidask.net.addresses import Address
@@ -86,6 +88,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         " answers; 1 or more (default: %(default)g)",
     )
     parser.add_argument(
+        "--memory-limit",
+        type=bytes_option,
+        default="auto",
+        metavar="BYTES",
+        help="what the tasks and data of all clients may take here, as 4GiB: a client that has sent too much gets an"
+        " error; auto: half of the memory (default: auto)",
+    )
+    parser.add_argument(
         "--allow-shutdown",
         action="store_true",
         help="let any client, and any task, end the whole cluster with Client.shutdown()",
@@ -114,7 +124,8 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
     if credentials.are_plain(address):
         log.warning(PLAIN_WARNING, "this scheduler")
     info = {"version": __version__, "pid": os.getpid(), "python": python_version(), "packages": installed()}
-    core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown)
+    limit = options.memory_limit or memory_total() // 2
+    core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown, limit)
     server = SchedulerServer(core, credentials)
     try:
         address = await server.listen(address)

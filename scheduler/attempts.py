@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
-from minidask.wire.frames import AUTHENTICATED
-from minidask.wire.large import BLOB_ID_BYTES
 from minidask.wire.outcomes import check_outcome
 
 from .holds import Hold, next_attempt
@@ -21,6 +19,7 @@ from .nesting import Nesting
 from .overtaken import OvertakenBlobs
 from .pinned import PinnedTasks
 from .placement import WorkerPool, is_direct, next_assignment, record_duration
+from .quota import Quota
 from .ready import ReadyQueue
 from .router import BlobRouter
 from .tasks import (
@@ -54,6 +53,7 @@ class Attempts:
         pool: the workers that can take a task now.
         nesting: the tree of tasks, and the slots that are lent.
         data: gets blobs to workers.
+        quota: notes what is kept for which client.
         send: takes each message to send, with its peer.
     """
 
@@ -65,6 +65,7 @@ class Attempts:
         pool: WorkerPool,
         nesting: Nesting,
         data: BlobRouter,
+        quota: Quota,
         send: Callable[[int, m.Message], None],
     ) -> None:
         self.tasks: dict[int, TaskRecord] = {}
@@ -78,6 +79,7 @@ class Attempts:
         self._leases = Leases(ready, send)
         self.overtaken = OvertakenBlobs(self._give, send)
         self._data = data
+        self._quota = quota
         self._send = send
 
     # --- on the way to a worker ---
@@ -332,12 +334,7 @@ class Attempts:
 
         The task leaves its slot and its group, and the tasks within it are cancelled. If nobody wants the outcome, the
         worker is told to remove the buffer.
-
-        Raises:
-            ProtocolError: the offer is malformed.
         """
-        if len(message.blob) != BLOB_ID_BYTES or not 0 < message.size <= AUTHENTICATED.total:
-            raise ProtocolError(f"a part of a result has {message.size} bytes, under the name {message.blob[:32]!r}")
         task = current_attempt(worker.tasks, message.task, message.attempt)
         if task is None or type(task.state) is Cancelled:
             self._send(worker.peer, m.ResultTaken(message.blob, 0))
@@ -525,6 +522,7 @@ class Attempts:
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []
+        self._quota.drop(task.client.peer, task.kept)
         if task.lease:  # it has counted while it stood for a call, and its calls are counted by the client
             task.counts.submitted -= 1
         else:
@@ -553,6 +551,7 @@ class Attempts:
             del self.tasks[task.id]
             task.client.tasks.pop(task.number, None)
             task.state = Ended()
+            self._quota.drop(task.client.peer, task.kept)
             if task.lease:
                 self._leases.remove(task)
             task.counts.finished += 1

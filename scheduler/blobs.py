@@ -10,7 +10,10 @@ from collections import Counter
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
+from minidask.errors import ProtocolError
 from minidask.wire.messages import Payload
+
+from .quota import ALL, Quota
 
 RELAY = 0
 """The source, in the place of a worker's number: a client, through the scheduler."""
@@ -45,6 +48,7 @@ class BlobRecord:
     users: int = 0
     sizes: dict[int, int] = field(default_factory=dict)  # by client that offers it: as each has told it
     refuted: set[int] = field(default_factory=set)  # clients from which it could not be had
+    charged: dict[int, int] = field(default_factory=dict)  # by client that has brought it, until it is removed: bytes
 
     def offering(self) -> int | None:
         """The client that is asked for the chunks; None if no client offers the blob."""
@@ -53,10 +57,32 @@ class BlobRecord:
 
 
 class BlobTable:
-    """All blobs, by id. The blobs that `release` and `unuse` return were removed: nobody needs them any more."""
+    """All blobs, by id. The blobs that `release` and `unuse` return were removed: nobody needs them any more.
 
-    def __init__(self) -> None:
+    Args:
+        quota: notes what is kept for which client.
+    """
+
+    def __init__(self, quota: Quota | None = None) -> None:
         self.records: dict[bytes, BlobRecord] = {}
+        self._quota = quota or Quota()
+
+    def room_for(self, blob: bytes, size: int, holder: int) -> int:
+        """How much more is kept with a blob that a client brings than it was charged for that before.
+
+        Raises:
+            ProtocolError: there is no room for so much.
+        """
+        record = self.records.get(blob)
+        more = max(0, size - (record.charged.get(holder, 0) if record is not None else 0))
+        if more and (why := self._quota.why_not(holder, more, ALL)):
+            raise ProtocolError(why)
+        return more
+
+    def charge(self, blob: bytes, more: int, holder: int) -> None:
+        """Charge a client for what is kept with a blob, until the blob is removed."""
+        record = self.records[blob]
+        record.charged[holder] = record.charged.get(holder, 0) + self._quota.keep(holder, more)
 
     def put(self, blob: bytes, payload: Payload, holder: int) -> None:
         """Have a client hold a blob, and keep its bytes. A blob that has bytes already keeps those."""
@@ -108,7 +134,8 @@ class BlobTable:
 
     def _remove(self, blobs: list[bytes]) -> list[bytes]:
         for blob in blobs:
-            del self.records[blob]
+            for client, size in self.records.pop(blob).charged.items():
+                self._quota.drop(client, size)
         return blobs
 
     def lose_copy(self, blob: bytes, worker: int) -> list[int]:

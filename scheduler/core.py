@@ -52,6 +52,7 @@ All others are stale, and are dropped without a word. `tasks.current_attempt` is
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -63,16 +64,17 @@ from minidask.wire import messages as m
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
 from .describe import describe
-from .events import Event, Joined, Lagging, Left, Received, Unsent
+from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
 from .placement import WorkerPool
 from .pythons import Pythons
+from .quota import Quota, size_of
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
-from .submissions import check_submission, refusal_of
+from .submissions import check_counts, check_group, check_parent, check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
 
 HEARTBEAT_TIMEOUT = 15.0
@@ -81,7 +83,7 @@ LEAST_STANDSTILL, MOST_BETWEEN_TICKS = 1.5, 5.0
 """Seconds between two ticks. If it was more than one of these, this process stood still, and could hear nobody."""
 
 MAX_OUTPUT = 1 << 23
-MAX_ROWS = 1000
+MAX_ROWS, MAX_SHOWN = 1000, 200
 
 Outbox = list[tuple[int, m.Message]]
 
@@ -97,6 +99,7 @@ class SchedulerCore:
         no_workers_seconds: how long ready tasks wait while there is no worker for them, before they are lost.
         heartbeat_timeout: after how many seconds of silence a worker is lost.
         allow_shutdown: whether any client may end the cluster.
+        memory_limit: how many bytes it keeps for all clients together.
     """
 
     def __init__(
@@ -105,13 +108,15 @@ class SchedulerCore:
         no_workers_seconds: float = NO_WORKERS_SECONDS,
         heartbeat_timeout: float = HEARTBEAT_TIMEOUT,
         allow_shutdown: bool = False,
+        memory_limit: float = math.inf,
     ) -> None:
         self.info = info or {}
         self.heartbeat_timeout = heartbeat_timeout
         self.allow_shutdown = allow_shutdown
         self.clients: dict[int, ClientRecord] = {}
         self.workers: dict[int, WorkerRecord] = {}
-        self.blobs = BlobTable()
+        self.quota = Quota(memory_limit)
+        self.blobs = BlobTable(self.quota)
         self.ready = ReadyQueue()
         self.pool = WorkerPool()
         self.stopping = False
@@ -123,7 +128,7 @@ class SchedulerCore:
         self.nesting = Nesting(self.ready)
         self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
         self.attempts = Attempts(
-            self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self._send
+            self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self.quota, self._send
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
         self.holds = Holds(self._send, self.pool.update, self._unuse)
@@ -146,7 +151,7 @@ class SchedulerCore:
         if type(event) is Received:
             self._receive(event.peer, event.message, now)
         elif type(event) is Joined:
-            self._join(event, now)
+            (self._client_joins if event.role == "client" else self._worker_joins)(event, now)
         elif type(event) is Left:
             self.replaced.discard(event.peer)
             self._leave(event, now)
@@ -154,8 +159,8 @@ class SchedulerCore:
             self._lag(event)
         elif type(event) is Unsent:
             self._unsent(event)
-        else:
-            self._tick(now)
+        elif type(event) is Tick:
+            self._tick(event, now)
         return self.take()
 
     def assign(self, now: float) -> Outbox:
@@ -249,9 +254,6 @@ class SchedulerCore:
         }
 
     # --- peers join and leave ---
-
-    def _join(self, event: Joined, now: float) -> None:
-        (self._client_joins if event.role == "client" else self._worker_joins)(event, now)
 
     def _client_joins(self, event: Joined, now: float) -> None:
         client = client_of(event)
@@ -385,8 +387,10 @@ class SchedulerCore:
         self._out += [(peer, message) for peer in self.clients]
         self.pythons.check(self.clients.values())
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, tick: Tick, now: float) -> None:
         self._discount_standstill(now)
+        for peer in tick.heard & self.workers.keys():
+            self.workers[peer].seen = now
         for worker in list(self.workers.values()):
             if now - worker.seen > self.heartbeat_timeout:
                 silent = f"was silent for {count(self.heartbeat_timeout, 'second')}"
@@ -419,8 +423,7 @@ class SchedulerCore:
         self.attempts.overtaken.came(client, message.blob)
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
-        if message.group in client.groups or message.group <= 0 or message.limit < 0:
-            raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
+        check_group(client, message)
         parent = self._parent(client, message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
         if client.nested:
@@ -435,12 +438,12 @@ class SchedulerCore:
         group = client.groups.get(message.group) if message.group else None
         parent = self._parent(client, message) if message.parent else None
         died = self.nesting.died_before(parent, message) if parent is not None else ()
-        refusal = refusal_of(client, message, group, parent)
+        refusal = refusal_of(client, message, group, parent, self.quota)
         if len(died) >= MAX_DEATHS:
             refusal = m.Reason.KILLED, died_too_often(died)
         if refusal is not None:
             reason, text = refusal
-            self._send(client.peer, m.TaskLost(message.task, reason, f"task {message.name!r}: {text}"))
+            self._send(client.peer, m.TaskLost(message.task, reason, f"task {message.name[:MAX_SHOWN]!r}: {text}"))
             return
         self._next_task += 1
         if client.task_blobs != message.blobs:
@@ -452,6 +455,7 @@ class SchedulerCore:
             number, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload,
             story=died, deaths=len(died), parent=parent, lease=message.lease, order=self._next_task,
+            kept=self.quota.keep(client.peer, size_of(message)),
         )  # fmt: skip
         self.attempts.add(task, hold)
         if hold is not None:
@@ -469,8 +473,7 @@ class SchedulerCore:
         Its worker has told its slots its `uid`, and nobody else: so a client cannot submit in the name of a task of
         others, whose client is shown what the tasks within it print.
         """
-        if len(message.parent) != 2:
-            raise ProtocolError(f"a parent is named by two numbers, not {len(message.parent)}")
+        check_parent(message.parent)
         task = current_attempt(self.attempts.tasks, *message.parent)
         if task is None:
             return None
@@ -497,14 +500,11 @@ class SchedulerCore:
         self._send(client.peer, m.Answer(message.request, {**info, "you": client.peer}))
 
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
-        if not 0 <= message.failed <= message.finished:
-            raise ProtocolError(f"{message.failed} of {message.finished} calls cannot have failed")
+        check_counts(message)
         if not message.parent:
             client.counts.add(message.finished, message.failed)
             self.attempts.finished += message.finished
-            return
-        parent = self._parent(client, message)
-        if parent is not None:
+        elif (parent := self._parent(client, message)) is not None:
             parent.root.within.add(message.finished, message.failed)
 
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:

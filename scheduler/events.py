@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, NamedTuple
 
 from minidask.wire.messages import Message
@@ -57,7 +58,12 @@ class Lagging(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """Time has passed; the shell sends one a second."""
+    """Time has passed; the shell sends one a second.
+
+    Bytes have come from the `heard` peers since the last one: it may be a part of a long message.
+    """
+
+    heard: Set[int] = frozenset()
 
 
 Event = Joined | Left | Received | Unsent | Lagging | Tick

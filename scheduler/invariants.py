@@ -31,6 +31,7 @@ def check(core: SchedulerCore) -> None:
     _check_idle_notices(core)
     _check_restarts(core)
     _check_blobs(core)
+    _check_quota(core)
 
 
 def _check_task(core: SchedulerCore, task: TaskRecord) -> None:
@@ -136,6 +137,16 @@ def _check_blobs(core: SchedulerCore) -> None:
         assert record.holders.keys() <= core.clients.keys(), f"blob {name.hex()} is kept for a client that left"
         _check_copies(core, name, record)
     assert users.keys() <= core.blobs.records.keys(), "a task's blob is gone"
+
+
+def _check_quota(core: SchedulerCore) -> None:
+    kept: Counter[int] = Counter()
+    for task in core.attempts.tasks.values():
+        kept[task.client.peer] += task.kept
+    for record in core.blobs.records.values():
+        kept.update(record.charged)
+        assert record.holders.keys() <= record.charged.keys(), "a blob is kept that its client is not charged for"
+    assert core.quota.kept == kept and core.quota.total == kept.total(), "what is kept for clients is miscounted"
 
 
 def _check_copies(core: SchedulerCore, name: bytes, record: BlobRecord) -> None:

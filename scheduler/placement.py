@@ -54,7 +54,7 @@ ROUND_TRIPS = 10
 MAX_AHEAD_SECONDS = 0.8 * GIVE_BACK_SECONDS  # a task that waits for longer comes back
 MAX_PREFETCH = 16
 SMOOTHING = 0.2
-MAX_NAMES = 1000
+MAX_NAMES, MAX_NAME = 1000, 200
 LOOK_AT = 16
 AVOID_BYTES = 1 << 60
 
@@ -88,9 +88,10 @@ def record_duration(task: TaskRecord, worker: WorkerRecord, duration: float) -> 
         task.group.seconds = _smoothed(task.group.seconds, duration)
     else:
         seconds = task.client.seconds
-        if len(seconds) >= MAX_NAMES and task.name not in seconds:
+        name = task.name[:MAX_NAME]
+        if len(seconds) >= MAX_NAMES and name not in seconds:
             seconds.clear()
-        seconds[task.name] = _smoothed(seconds.get(task.name), duration)
+        seconds[name] = _smoothed(seconds.get(name), duration)
     if type(task.state) is Running and task.state.sent_at is not None:  # fetching a result takes time of its own
         latest = max(worker.seen - task.state.sent_at - duration, 0.0)
         worker.round_trip = min(latest, _smoothed(worker.round_trip, latest))
@@ -174,7 +175,7 @@ def _can_prefetch(task: TaskRecord, workers: dict[int, WorkerRecord]) -> dict[in
 
     Only some are looked at, the last updated first: a task of theirs has just ended.
     """
-    seconds = task.client.seconds.get(task.name) if task.group is None else task.group.seconds
+    seconds = task.client.seconds.get(task.name[:MAX_NAME]) if task.group is None else task.group.seconds
     if seconds is None or seconds >= SHORT_SECONDS:
         return {}
     some = itertools.islice(reversed(workers.items()), LOOK_AT)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
 from .tasks import ClientRecord, WorkerRecord
+
+MOST_REQUESTS = 100
 
 
 class Waiter(NamedTuple):
@@ -39,7 +42,13 @@ class Restarts:
         self._number = 0
 
     def ask(self, client: ClientRecord, message: m.Restart) -> None:
-        """A client wants fresh slots: pass its request on to all workers. Without workers it is answered at once."""
+        """A client wants fresh slots: pass its request on to all workers. Without workers it is answered at once.
+
+        Raises:
+            ProtocolError: it waits for too many already.
+        """
+        if sum(waiter.client == client.peer for waiter in self.waiters.values()) >= MOST_REQUESTS:
+            raise ProtocolError(f"{MOST_REQUESTS} requests for fresh slots wait already")
         self._number += 1
         self.waiters[self._number] = Waiter(client.peer, message.request, set(self._workers))
         for peer in self._workers:

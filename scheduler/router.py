@@ -51,6 +51,7 @@ from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 
 from .blobs import RELAY, BlobRecord, BlobTable, Copy
+from .quota import size_of
 from .tasks import ClientRecord, WorkerRecord
 from .windows import Windows
 
@@ -204,24 +205,28 @@ class BlobRouter:
         """A client sends a small blob: keep it until the client releases it.
 
         Raises:
-            ProtocolError: the id or the payload cannot be one.
+            ProtocolError: the id or the payload cannot be one, or there is no room for it.
         """
         _check_id(message.blob)
         if not message.payload:
             raise ProtocolError(f"blob {message.blob.hex()} has no buffer, so it is nothing")
+        more = self.table.room_for(message.blob, size_of(message), client.peer)
         self.table.put(message.blob, message.payload, client.peer)
+        self.table.charge(message.blob, more, client.peer)
         client.blobs.add(message.blob)
 
     def offer(self, client: ClientRecord, message: m.OfferBlob) -> None:
         """A client offers a large blob: note that chunks can be had there.
 
         Raises:
-            ProtocolError: the id or the size cannot be one.
+            ProtocolError: the id or the size cannot be one, or there is no room for what is noted of it.
         """
         _check_id(message.blob)
         if not 0 < message.size <= AUTHENTICATED.total:
             raise ProtocolError(f"a blob of {message.size} bytes cannot be offered")
+        more = self.table.room_for(message.blob, size_of(message), client.peer)
         self.table.offer(message.blob, message.size, message.place, client.peer)
+        self.table.charge(message.blob, more, client.peer)
         client.blobs.add(message.blob)
 
     def release(self, client: ClientRecord, message: m.ReleaseBlobs) -> None:

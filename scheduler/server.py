@@ -13,9 +13,9 @@ Peers that do not read
 ----------------------
 
 For each peer a link queues what it has not read. From 64 MiB on the peer *lags*. The core then begins none of a
-client's tasks, and gives a worker none. What a client asks for waits here until it has caught up, and so do a worker's
-requests for chunks: so nobody has more made ready than it reads. Where more than `MOST_WAITING` pile up all the same,
-the connection ends.
+client's tasks, and gives a worker none. Questions and requests for chunks wait here until the peer has caught up: so
+nobody has more made ready than it reads. Where more than `MOST_WAITING` bytes or `MOST_ASKED` questions pile up all the
+same, the connection ends. All else that a peer sends is for the core at once, which has bounds for that: `quota.py`.
 
 Errors
 ------
@@ -46,7 +46,7 @@ from minidask.net.sockets import dead_seconds, listen_unix
 from minidask.net.strangers import Strangers
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
-from minidask.wire.messages import BEATS, FetchChunk, Goodbye, Heartbeat, Message, Notice
+from minidask.wire.messages import BEATS, Ask, FetchChunk, Goodbye, Heartbeat, Message, Notice
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
@@ -55,6 +55,7 @@ TICK_SECONDS = 1.0
 MAX_REASON = 10_000
 MAX_ADDRESS = 200
 MOST_WAITING = 1 << 30
+MOST_ASKED = 100_000
 
 log = logging.getLogger("minidask.scheduler")
 
@@ -79,6 +80,7 @@ class SchedulerServer:
         self._info["shutdown"] = core.allow_shutdown
         self._beat_at = 0.0
         self._acknowledged: dict[int, int] = {}  # how many messages each peer was told have come
+        self._reads: dict[int, int] = {}  # how often bytes had come from each peer by the last tick
         self._links: dict[int, Link] = {}
         self._peers: dict[int, int] = {}  # id of a socket's link -> peer
         self._names: dict[int, str] = {}  # of peers, for the log
@@ -199,11 +201,14 @@ class SchedulerServer:
                 self._end_all(touched)
 
     def _has_to_wait(self, event: Received) -> bool:
-        """Whether a peer has to read first what waits for it. A worker's reports never wait."""
+        """Whether a peer has to read first what waits for it, as it asks for more."""
         asked = self._lagging.get(event.peer)
-        if asked is None or (event.peer in self.core.workers and type(event.message) is not FetchChunk):
+        if asked is None or type(event.message) not in (Ask, FetchChunk):
             return False
         asked.append(event)
+        link = self._links.get(event.peer)
+        if len(asked) > MOST_ASKED and isinstance(link, MessageLink):
+            link.abort(OSError(f"it does not read, and has asked {len(asked)} times for more"))
         return True
 
     def _assign(self, touched: set[int]) -> None:
@@ -278,8 +283,14 @@ class SchedulerServer:
                 *(link for link in self._links.values() if isinstance(link, MessageLink)),
             ]:
                 link.abort()
-        self.post(Tick())
+        self.post(Tick(self._heard()))
         self._beat()
+
+    def _heard(self) -> set[int]:
+        """The peers from which bytes have come since the last call, be it a part of a message."""
+        before = self._reads
+        self._reads = {peer: link.reads for peer, link in self._links.items() if isinstance(link, MessageLink)}
+        return {peer for peer, reads in self._reads.items() if reads != before.get(peer)}
 
     def _beat(self) -> None:
         """Tell every peer now and then that this process is alive, and no machine on the way is gone.

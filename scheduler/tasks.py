@@ -272,7 +272,7 @@ class TaskRecord:
 
     `attempt` is the number of the current attempt, 0 before the first; `newest` is the highest one given. A task within
     another one has that as its `parent`; `root` is the client of the outermost task. `counts` is where the task is
-    counted. A `lease` stands for the calls of a queue: see `leases.py`.
+    counted. A `lease` stands for the calls of a queue: see `leases.py`. `kept` is for `quota.py`, in bytes.
     """
 
     id: int
@@ -294,6 +294,7 @@ class TaskRecord:
     parent: TaskRecord | None = None
     lease: bool = False
     order: int = 0
+    kept: int = 0
     nest: Nest | None = None
     root: ClientRecord = field(init=False)
     counts: TaskCounts = field(init=False)

@@ -18,6 +18,7 @@ from minidask.errors import MinidaskError
 from minidask.host import descriptors
 from minidask.host.checks import MOST_WORKERS
 from minidask.host.program import (
+    bytes_option,
     drain_on_sigterm,
     fail,
     make_parser,
@@ -28,7 +29,7 @@ from minidask.host.program import (
     unpickle_nothing,
 )
 from minidask.host.resources import cpu_count, memory_total
-from minidask.host.sizes import count, format_bytes, parse_bytes
+from minidask.host.sizes import count, format_bytes
 from minidask.host.systemd import Systemd
 from minidask.net.access import default_access_file, load_access
 from minidask.net.addresses import Address
@@ -77,7 +78,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--memory-limit",
         default="auto",
-        type=_memory,
+        type=bytes_option,
         metavar="BYTES",
         help="what each of them may use, as 4GiB or 500M; 0: no limit; auto: only the machine's memory as a whole"
         " is guarded (default: auto)",
@@ -87,7 +88,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--blob-memory",
-        type=_memory,
+        type=bytes_option,
         default="auto",
         metavar="BYTES",
         help='shared memory for large data, in bytes or as "4GiB"; auto: a quarter of all (default: %(default)s)',
@@ -150,15 +151,6 @@ def _folder(text: str) -> Path:
     if not text or not folder.is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is no folder: make it first")
     return folder
-
-
-def _memory(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        return parse_bytes(text) or None
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 async def _work(options: argparse.Namespace) -> int:

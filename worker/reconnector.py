@@ -159,7 +159,7 @@ class Reconnector:
         self._closed.clear()
         self._error, self._was_open, self._goodbye = None, False, ""
         tls = self._credentials.stream(self._address, accepts=False)
-        self._link = MessageLink(handshake, self._opened, self._received, self._lost, tls=tls)
+        self._link = MessageLink(handshake, self._opened, self._received, self._lost, on_lag=self._lagged, tls=tls)
         try:
             await connect(self._address, self._link)
             await self._until_it_ends(self._link)
@@ -233,6 +233,10 @@ class Reconnector:
             elif isinstance(message, Goodbye):
                 self._goodbye = message.reason
         self._shell.from_scheduler(messages)
+
+    def _lagged(self, link: MessageLink, lags: bool) -> None:
+        if link is self._link:
+            self._shell.lag(lags)
 
     def _lost(self, link: MessageLink, error: MinidaskError | OSError | None) -> None:
         if link is self._link:

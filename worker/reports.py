@@ -32,6 +32,8 @@ class Reports:
     def __init__(self) -> None:
         self._sent: collections.deque[_Kept] = collections.deque(maxlen=MOST_KEPT)
         self._unsent: list[m.Report] = []
+        self.unsent_bytes = 0
+        """How much waits for a scheduler."""
         self._count = 0
 
     def joined(self) -> list[m.Report]:
@@ -39,7 +41,7 @@ class Reports:
         reports = self._all()
         self._sent.clear()
         self._unsent.clear()
-        self._count = 0
+        self.unsent_bytes = self._count = 0
         return reports
 
     def sent(self, message: m.Message) -> None:
@@ -51,6 +53,7 @@ class Reports:
     def unsent(self, report: m.Report) -> None:
         """Note a report for which there is no scheduler."""
         self._unsent.append(report)
+        self.unsent_bytes += sum(map(len, getattr(report, "payload", ())))
 
     def have_come(self, count: int) -> None:
         """The scheduler has had so many messages over the connection."""

@@ -8,6 +8,10 @@ Events wait in an inbox until the one before is dealt with, so the core is never
 is in the same process and answers at once. Every link written to is flushed once, when the inbox is empty.
 
 An error in the core or in an effect ends what it came from, and nothing else: `_went_wrong` says what that is.
+
+Where the scheduler takes less than slots say, or is away, what they say waits here. From 64 MiB on a slot that says
+something is not read any more, until the scheduler has caught up or is there again: its call waits. What slots print is
+dropped meanwhile, as it is by the scheduler for a client that does not read.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from minidask.host.resources import thread_limits
 from minidask.host.usage import ProcessGroups, memory_left
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
-from minidask.net.transport import Link
+from minidask.net.transport import LAG_BYTES, Link
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
 
@@ -113,6 +117,7 @@ class WorkerShell:
         self._environment: Mapping[str, str] = {}
         self._memory = 0
         self._reports = Reports()
+        self._lags = False
         self._may_lose_reports = credentials is not None  # as the scheduler is not in this process
         self._unsent_size: list[m.Resized] = []  # the last one, which may have come too late for `info`
         self._groups = ProcessGroups()
@@ -163,6 +168,7 @@ class WorkerShell:
             heartbeat_timeout: after how many seconds of silence the scheduler takes this worker for lost.
         """
         self._link = link
+        self.lag(False)
         if link is None:
             self._transfers.close()
             return
@@ -170,6 +176,12 @@ class WorkerShell:
         size, self._unsent_size = self._unsent_size, []
         for message in [*size, *self._reports.joined(), *self._core.waiting()]:
             self._pass_on(link, message)
+
+    def lag(self, lags: bool) -> None:
+        """Note whether the scheduler takes less than slots say; if not, all slots are read."""
+        self._lags = lags
+        for slot in () if lags else self._slots.values():
+            slot.read(on=True)
 
     def resize(self, slots: int) -> None:
         """Have this many slots from now on, and tell the scheduler. Surplus ones end after their calls."""
@@ -341,6 +353,7 @@ class WorkerShell:
             self._pass_on(self._link, message)
         elif isinstance(message, m.Report):
             self._reports.unsent(message)
+            self._lags = self._reports.unsent_bytes > LAG_BYTES
         elif isinstance(message, m.Resized):
             self._unsent_size = [message]
 
@@ -395,6 +408,8 @@ class WorkerShell:
                 return
             event = e.ResultLeft(slot, message, large) if large else event
         self.post(event)
+        if self._lags and slot in self._slots:
+            self._slots[slot].read(on=False)
 
     def _slot_printed(self, slot: int, stream: str, data: bytes) -> None:
         for text in self._output.feed(slot, stream, data, time.monotonic()):
@@ -407,9 +422,9 @@ class WorkerShell:
     def _forward(self, slot: int, stream: str, text: str) -> None:
         """Pass output of a slot on to the client that it works for; between calls, write it into the daemon's log."""
         run = self._core.running(slot)
-        if run is not None:
+        if run is not None and not self._lags:
             self._send(m.Output(run.client, slot, stream, text))
-        else:
+        elif run is None:
             log.warning("worker %d, between calls, wrote: %s", slot, text.rstrip())
 
     def _slot_exited(self, slot: int, how: str, hint: str) -> None:

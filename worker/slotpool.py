@@ -97,6 +97,10 @@ class SlotHandle(abc.ABC):
         """Write all messages that are queued for the slot."""
         self._link.flush()
 
+    def read(self, *, on: bool) -> None:
+        """Go on reading what the slot says, or read no more for now: the slot then waits when it says something."""
+        self._link.read(on=on)
+
     def retire(self) -> None:
         """Close the link to the slot. The slot ends once it is idle."""
         self._link.close()
@@ -241,8 +245,12 @@ class ProcessSlot(SlotHandle):
             self.kill()  # the bytes were no message: code in the slot has written to the socket
         self._maybe_exited()
 
+    def read(self, *, on: bool) -> None:
+        super().read(on=on or not self._alive)  # of one that has ended the rest is read, up to its end
+
     def _process_ended(self) -> None:
         self._alive = False
+        self.read(on=True)
         # Its children are asked to end, and get some time. A resource tracker ignores the signal, and cleans up once
         # the last of the processes that it serves has ended.
         self._signal_group(signal.SIGTERM)

@@ -420,7 +420,7 @@ class Client:
             check: whether to raise an error with a table if a machine has not exactly what this client has.
 
         Returns:
-            `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
+            dict: `{"client": {package: version}, "scheduler": {...}, "machines": {address: {...}}}`.
 
         Raises:
             VersionMismatch: there are differences.

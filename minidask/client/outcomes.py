@@ -25,6 +25,7 @@ _LOSSES: dict[str, type[MinidaskError]] = {
     m.Reason.VERSION: VersionMismatch,
     m.Reason.NO_PARENT: SchedulerLost,
     m.Reason.CANCELLED: MinidaskError,
+    m.Reason.FULL: MinidaskError,
     m.Reason.INTERNAL: MinidaskError,
 }
 """The exception by the scheduler's reason. A later scheduler may have more reasons: those give a `MinidaskError`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from minidask._version import __version__
+from minidask.host.sizes import parse_bytes
 from minidask.host.texts import printable
 
 
@@ -98,6 +99,20 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
     )
     return parser
+
+
+def bytes_option(text: str) -> int | None:
+    """Read an option in bytes, as "4GiB"; None for "auto" and for 0.
+
+    Raises:
+        argparse.ArgumentTypeError: the text is none of these.
+    """
+    if text == "auto":
+        return None
+    try:
+        return parse_bytes(text) or None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def seconds_option(text: str) -> float:

@@ -175,7 +175,6 @@ class TLSStream:
         """Whether the peer is one of ours, and does not encrypt."""
         self._read_any = False
         self._clear: collections.deque[Buffer] = collections.deque()
-        self._sealed = 0  # of the first of them
         self._lock = threading.RLock()
         self._opening = 0
 
@@ -216,15 +215,14 @@ class TLSStream:
         assert self._ssl is not None
         pieces: list[Buffer] = []
         room = SEAL_BYTES
-        while room and self._clear:
-            first = self._clear[0]
-            piece = first if not self._sealed and len(first) <= room else memoryview(first)[self._sealed :][:room]
-            pieces.append(piece)
-            room -= len(piece)
-            self._sealed += len(piece)
-            if self._sealed == len(first):
-                self._clear.popleft()
-                self._sealed = 0
+        while room > 0 and self._clear:
+            pieces.append(self._clear.popleft())
+            room -= len(pieces[-1])
+        if room < 0:
+            last = memoryview(pieces[-1])
+            pieces[-1] = last[:room]
+            self._clear.appendleft(last[room:])
+            room = 0
         self.waits -= SEAL_BYTES - room
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # fewer and larger records cost both ends less
         with self._lock:

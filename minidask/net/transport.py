@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from minidask.errors import AuthenticationError, MinidaskError, ProtocolError
 from minidask.net.addresses import Address
@@ -40,6 +40,7 @@ LAST_WORDS_SECONDS = 2.0
 TLS_HANDSHAKE = 0x16  # the first byte of a peer that speaks TLS
 FLUSH_BYTES = 4 << 20
 LOOKS = 3
+_ErrorT = TypeVar("_ErrorT", bound=Exception)
 HTTP_VERBS = (b"GET ", b"HEAD", b"POST", b"PUT ", b"OPTI", b"DELE")
 HTTP_ANSWER = (
     b"HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
@@ -158,6 +159,12 @@ class MessageLink(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def read(self, *, on: bool) -> None:
+        """Go on reading, or read nothing more until this is called again: the peer then waits when it writes."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and transport.is_reading() != on:
+            (transport.resume_reading if on else transport.pause_reading)()
+
     def keep_alive(self, seconds: int) -> None:
         """Set after how long without an answer of its machine the kernel takes the peer for dead."""
         if self._transport is not None:
@@ -231,7 +238,7 @@ class MessageLink(asyncio.BufferedProtocol):
                     else:
                         self._shake_hands(frame)
         except (ProtocolError, AuthenticationError, ConnectionError) as error:
-            failure = error
+            failure = _without_frames(error)
         if messages:  # also those before a mistake
             self.received += len(messages)
             self._on_messages(self, messages)
@@ -380,7 +387,21 @@ class MessageLink(asyncio.BufferedProtocol):
         assert self._transport is not None
         self._deaf = True
         self._transport.write_eof()
-        asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.abort)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, self.abort)
+
+
+def _without_frames(error: _ErrorT) -> _ErrorT:
+    """Drop the tracebacks of an error. Their frames hold the connection, which holds the error: such a ring stays.
+
+    It goes with a garbage collection, and none comes for what only OpenSSL knows to be large.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return error
 
 
 async def connect(address: Address, link: MessageLink) -> None:

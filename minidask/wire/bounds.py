@@ -187,8 +187,10 @@ def _bounds(value: str, hint: Any) -> Iterator[str]:
 
 
 def _types(hint: Any) -> list[type]:
-    """The exact types that a value with this annotation may have."""
+    """The exact types that a value with this annotation may have. An integer goes for a float too."""
     origin = typing.get_origin(hint)
+    if hint is float:
+        return [float, int]
     if origin in (Union, types.UnionType):
         return [kind for option in typing.get_args(hint) for kind in _types(option)]
     return _types(typing.get_args(hint)[0]) if origin is Annotated else [origin or hint]

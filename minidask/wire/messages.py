@@ -58,6 +58,7 @@ class Reason(enum.StrEnum):
     WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
     VERSION = "version"  # there are only workers of other Pythons
     NO_PARENT = "no-parent"  # the scheduler does not know the task that has submitted it
+    FULL = "full"  # the scheduler keeps too much for its client
     INTERNAL = "internal"  # a mistake of minidask's own
 
 

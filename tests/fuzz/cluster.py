@@ -118,7 +118,7 @@ class Siege:
             hostile.sock.settimeout(1)
             hostile.say_bytes(b"".join(words.word() for _ in range(WORDS_AT_ONCE)))
             if self._chance.random() < 0.5 and select.select([hostile.sock], [], [], 0.001)[0]:
-                for frame in hostile._read():
+                for frame in hostile.peer.received():
                     with contextlib.suppress(ProtocolError):
                         words.hear(decode(frame))
             if self._chance.random() > 0.02:

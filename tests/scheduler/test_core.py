@@ -41,6 +41,16 @@ def test_a_worker_that_is_silent_is_lost() -> None:
     assert [type(message) for message in pass_time(core, HEARTBEAT_TIMEOUT, 1)] == [m.Goodbye]
 
 
+def test_a_worker_is_not_silent_while_a_long_message_of_it_is_coming() -> None:
+    core = SchedulerCore()
+    core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
+    now = 0.0
+    for _ in range(int(3 * HEARTBEAT_TIMEOUT)):
+        now += 1
+        assert not core.handle(e.Tick(heard={2, 7}), now)
+    assert m.Goodbye in map(type, pass_time(core, now, HEARTBEAT_TIMEOUT + 1)), "once no part of it comes, it is"
+
+
 def test_a_scheduler_that_stood_still_takes_nobody_for_silent() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(1, "client", "a", {}), 0.0)

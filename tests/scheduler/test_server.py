@@ -121,7 +121,7 @@ def test_where_nothing_can_be_relied_on_every_peer_is_told(
         monkeypatch.setattr(scheduler.core, "_lose_worker", lambda *_: 1 / 0)
         scheduler.leave(worker)
     else:
-        monkeypatch.setattr(scheduler.core, "_tick", lambda now: 1 / 0)
+        monkeypatch.setattr(scheduler.core, "_tick", lambda *_: 1 / 0)
         scheduler.server.post(Tick())
     assert scheduler.server.stopped.is_set()
     for peer in (to_client, to_other, *([to_worker] if where != "leave" else [])):

@@ -85,3 +85,10 @@ def test_arbitrary_bytes_never_do_worse_than_a_protocol_error(data: bytes) -> No
                 decode(frame)
         except ProtocolError:
             pass
+
+
+def test_seconds_may_come_as_an_integer() -> None:
+    """Other languages do not tell 1 from 1.0."""
+    assert decode(Frame(pack([18, 7, 1, 2]), [b"x"])) == m.Done(7, 1, 2, [b"x"])
+    with pytest.raises(ProtocolError, match="duration is of type bool"):
+        decode(Frame(pack([18, 7, 1, True]), [b"x"]))

@@ -72,6 +72,9 @@ class GoodSlot:
     def flush(self) -> None:
         pass
 
+    def read(self, *, on: bool) -> None:
+        pass
+
 
 def test_what_ends_or_waits_while_there_is_no_scheduler_is_told_to_the_next_one(tmp_path: Path) -> None:
     async def scene() -> None:

@@ -149,6 +149,8 @@ def test_work_waits_for_workers_and_fails_after_the_timeout(programs: Programs) 
         assert client.slots() == 0
         with pytest.raises(errors.NoWorkersError, match="minidask-worker"):
             client.submit(neg, 1).result(10)
+    _, address = programs.scheduler()
+    with minidask.Client(address) as client:
         waiting = client.submit(neg, 2)
         programs.worker(address, "--nworkers", "1")
         assert waiting.result(20) == -2

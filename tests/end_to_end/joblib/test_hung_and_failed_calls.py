@@ -314,7 +314,7 @@ def test_what_was_stopped_is_not_tried_again(client: minidask.Client, tmp_path: 
             raise Flaky from None
 
     future = client.submit(makes_an_error_of_it, retries=100)
-    wait_until((tmp_path / "f").exists, "it ran")
+    wait_until(lambda: (tmp_path / "f").exists() and (tmp_path / "f").stat().st_size, "it ran")
     client.cancel(future, force=True)
     wait_until(lambda: at_rest(client), "it was stopped")
     assert (tmp_path / "f").stat().st_size == 1

@@ -364,7 +364,8 @@ def test_data_that_each_task_has_its_own_of_does_not_pile_up(client: minidask.Cl
     with joblib.parallel_config("minidask", scheduler=client):
         results = Parallel(n_jobs=2, batch_size=1)(arrays())
     assert [value for value, _ in results] == [i * MIB / 4 for i in range(40)]
-    assert max(pins) <= 6, "more are held than wait and run"
+    most = 4 + 4  # joblib has 4 on their way; as many results may be read at once, before a call for each is made
+    assert max(pins) <= most, "more are held than wait and run"
     wait_until(lambda: not pinned(client), "nothing was held")
 
 
