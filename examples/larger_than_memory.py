@@ -21,7 +21,7 @@ print(client)
 with tempfile.TemporaryDirectory() as folder:  # of a disk that all machines have, if there are several
     digits = load_digits()
     rng = np.random.default_rng(0)
-    for number in range(40):  # 160 MB of digits with noise, 4 MB at a time
+    for number in range(20):  # 80 MB of digits with noise, 4 MB at a time
         rows = rng.integers(len(digits.data), size=8_000)
         np.save(Path(folder) / f"X{number:02}.npy", digits.data[rows] + rng.normal(0, 4, (len(rows), 64)))
         np.save(Path(folder) / f"y{number:02}.npy", digits.target[rows])
@@ -30,7 +30,7 @@ with tempfile.TemporaryDirectory() as folder:  # of a disk that all machines hav
     print(data)
 
     space = {"alpha": np.logspace(-6, 1, 50), "penalty": ["l1", "l2", "elasticnet"]}
-    search = ml.HyperbandSearchCV(SGDClassifier(random_state=0), space, max_iter=27, random_state=0).fit(data)
+    search = ml.HyperbandSearchCV(SGDClassifier(random_state=0), space, max_iter=9, random_state=0).fit(data)
     print(f"best score {search.best_score_:.4f} with {search.best_params_}, of {search.metadata_['n_models']} models")
 
     predicted = search.predict(data, out=Path(folder) / "predicted.npy")
