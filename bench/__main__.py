@@ -1,4 +1,5 @@
-"""`python -m bench`: measure minidask and its peers; `python -m bench compare A.json B.json`: what a change did."""
+"""`python -m bench`: measure minidask and its peers; `python -m bench compare A.json B.json`: what a change did;
+`python -m bench clusters minidask=ADDRESS dask=ADDRESS`: clusters that run already."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import clusters
 from bench.engines import ENGINES, Engine
 from bench.report import OURS, compare, table
 from bench.run import run
@@ -55,6 +57,8 @@ def _read(path: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return its exit code: 1 if an engine has failed or returned a wrong result."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["clusters"]:
+        return clusters.main(arguments[1:])
     if arguments[:1] == ["compare"]:
         if len(arguments) != 3:
             raise SystemExit("usage: python -m bench compare BEFORE.json AFTER.json")

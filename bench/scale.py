@@ -26,6 +26,12 @@ from minidask.net.addresses import Address
 from minidask.pickling.sharing import dumps
 from minidask.wire.messages import Answer, Ask, Message, OpenGroup, Submit, TaskDone
 
+_VIEWER = """
+import sys, minidask
+for event in minidask.Client(sys.argv[1], access_file=sys.argv[2]).events():
+    if event.kind == "snapshot":
+        print("looks", flush=True)
+"""
 BATCH = 100
 PAYLOAD = dumps(("a call of", 64, "bytes or so", "x" * 32), "the simulated call")
 
@@ -114,11 +120,27 @@ class _Client:
         self._connection.close()
 
 
-def drain(tasks: int, workers: int, clients: int = 1) -> Costs:
+@contextlib.contextmanager
+def _viewers(count: int, address: Address, access_file: Path) -> Iterator[None]:
+    """Have so many clients look at what happens."""
+    command = [sys.executable, "-c", _VIEWER, str(address), str(access_file)]
+    viewers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    try:
+        for viewer in viewers:
+            assert viewer.stdout is not None
+            viewer.stdout.readline()
+        yield
+    finally:
+        for viewer in viewers:
+            viewer.kill()
+            viewer.communicate()
+
+
+def drain(tasks: int, workers: int, clients: int = 1, viewers: int = 0) -> Costs:
     """Queue tasks, then let machines with two workers each run them; return the costs."""
     with tempfile.TemporaryDirectory() as name, _scheduler(Path(name)) as (process, address):
         access_file = Path(name) / "access"
-        with _workers(workers, address, access_file) as go:
+        with _workers(workers, address, access_file) as go, _viewers(viewers, address, access_file):
             peers = [_Client(address, access_file, f"client {number}") for number in range(clients)]
             memory = process.memory_info().rss
             started, before = time.perf_counter(), processor_seconds(process.pid)
@@ -144,15 +166,16 @@ def scheduler_rate(setting: Setting) -> float:
     return drain(tasks, 2).seconds / tasks * 1e6
 
 
-def _cost(title: str, tasks: int, machines: int, clients: int = 1) -> Callable[[Setting], float]:
+def _cost(title: str, tasks: int, machines: int, clients: int = 1, viewers: int = 0) -> Callable[[Setting], float]:
     """Add a workload for the scheduler's processor time per task, in microseconds."""
 
     def run(setting: Setting) -> float:
         count = 200 if setting.short else tasks
-        return drain(count, min(machines, 20) if setting.short else machines, clients).processor / count * 1e6
+        return drain(count, min(machines, 20) if setting.short else machines, clients, viewers).processor / count * 1e6
 
     run.__name__ = f"scheduler_{title}"
     described = f"{tasks:,} queued, {machines} machines, {clients} clients"
+    described += f", {viewers} viewers" if viewers else ""
     return workload(f"scheduler: processor time per task, {described}", "us CPU/task", ENGINE)(run)
 
 
@@ -163,6 +186,8 @@ _cost("1e6", 1_000_000, 2)
 _cost("100_machines", 20_000, 100)
 _cost("1000_machines", 20_000, 1_000)
 _cost("8_clients", 20_000, 2, 8)
+_cost("1_viewer", 20_000, 2, viewers=1)
+_cost("5_viewers", 20_000, 2, viewers=5)
 
 
 @workload("scheduler: memory per queued task, 100,000 queued, beyond the payload's own bytes", "bytes", ENGINE)

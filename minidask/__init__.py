@@ -19,17 +19,36 @@ from minidask.backend.register import add_to_libraries
 
 if TYPE_CHECKING:
     from minidask.client.client import Client
+    from minidask.client.events import ClusterEvent
     from minidask.client.future import Future
     from minidask.client.nested import get_client
+    from minidask.launch.batch import BatchCluster, SlurmCluster
+    from minidask.launch.ssh import SSHCluster
     from minidask.local.cluster import LocalCluster
     from minidask.net.tls_options import TLSFiles
 
-__all__ = ["Client", "Future", "LocalCluster", "TLSFiles", "__version__", "errors", "get_client"]
+__all__ = [
+    "BatchCluster",
+    "Client",
+    "ClusterEvent",
+    "Future",
+    "LocalCluster",
+    "SSHCluster",
+    "SlurmCluster",
+    "TLSFiles",
+    "__version__",
+    "errors",
+    "get_client",
+]
 
 _HOMES = {
     "Client": "minidask.client.client",
+    "ClusterEvent": "minidask.client.events",
     "Future": "minidask.client.future",
     "LocalCluster": "minidask.local.cluster",
+    "BatchCluster": "minidask.launch.batch",
+    "SSHCluster": "minidask.launch.ssh",
+    "SlurmCluster": "minidask.launch.batch",
     "TLSFiles": "minidask.net.tls_options",
     "get_client": "minidask.client.nested",
 }

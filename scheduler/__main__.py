@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import shlex
-import socket
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from minidask._version import __version__
 from minidask.errors import MinidaskError
 from minidask.host import descriptors
 from minidask.host.folders import sweep
+from minidask.host.networks import address_of_interface, host_for_others, networks_of
 from minidask.host.packages import installed, python_version
 from minidask.host.program import (
     bytes_option,
@@ -42,10 +42,13 @@ PROGRAM = "minidask-scheduler"
 ALL_NETWORKS = ("0.0.0.0", "::")
 DESCRIPTION = "Decide which task runs where: workers and clients connect to this program."
 EPILOG = """\
-a cluster of several machines, in three steps:
+a cluster of several machines, in one step: minidask-launch ssh node2 node3
+or in three:
   1. here:                  minidask-scheduler --host 0.0.0.0
   2. for each machine:      give it the access file, by the command that step 1 prints; there: minidask-worker
   3. in your program:       client = minidask.Client("THIS_HOST:8786")
+
+To go on after you log out, start it with nohup, or as a service: docs/systemd/ has one.
 
 Whoever holds the access file may run code on every worker: keep it to yourself. TCP connections are
 encrypted, by certificates that are made from the access file's secret, or by your own.
@@ -63,6 +66,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         default="127.0.0.1",
         help="where to listen: a host name or IP, 0.0.0.0 for all networks, or unix:///path (default: %(default)s)",
     )
+    parser.add_argument("--interface", metavar="NAME", help="listen on this network interface only, in place of --host")
     parser.add_argument(
         "--port", type=port_option, default=8786, help="0 lets the kernel choose (default: %(default)s)"
     )
@@ -134,12 +138,15 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
         return fail(
             PROGRAM, f"cannot listen on {address}: {reason}. Choose another --port or --host, or end what listens there"
         )
-    print(f"{PROGRAM} {__version__} listens on {address}")
+    listens_on = address
+    address = _as_others_see_it(address)
+    everywhere = " and all other networks" if address != listens_on else ""
+    print(f"{PROGRAM} {__version__} listens on {address}{everywhere}")
     if address.scheme == "tcp":
-        address = _as_others_see_it(address)
         access = access._replace(address=address)
         save_access(access)
     _tell_how_to_join(access, address)
+    _tell_other_addresses(listens_on, address)
     stop_on_signals(server.stopped, log)
     systemd = Systemd(os.environ)
     systemd.ready()
@@ -151,7 +158,18 @@ async def _serve(address: Address, access_file: Path, options: argparse.Namespac
 
 
 def _as_others_see_it(address: Address) -> Address:
-    return dataclasses.replace(address, host=socket.gethostname()) if address.host in ALL_NETWORKS else address
+    if address.host not in ALL_NETWORKS:
+        return address
+    return dataclasses.replace(address, host=host_for_others(":" in address.host))
+
+
+def _tell_other_addresses(listens_on: Address, address: Address) -> None:
+    """Of a machine with several networks, some machines may reach one address, and others another one."""
+    if listens_on.host in ALL_NETWORKS:
+        for network in networks_of(":" in listens_on.host):
+            other = dataclasses.replace(address, host=network.address)
+            if other != address:
+                print(f"  also at      {other} ({network.interface})", flush=True)
 
 
 def _tell_how_to_join(access: Access, address: Address) -> None:
@@ -184,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-scheduler` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     unpickle_nothing()
-    start_logging(options.log_level)
+    start_logging(options.log_level, form=options.log_format)
     sweep()
     access_file = Path(options.access_file) if options.access_file else default_access_file()
     try:
@@ -193,7 +211,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.host.startswith("unix:"):
             address = Address.parse(options.host)
         else:
-            host = f"[{options.host}]" if ":" in options.host else options.host
+            host = address_of_interface(options.interface) if options.interface else options.host
+            host = f"[{host}]" if ":" in host else host
             address = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
         descriptors.check(0)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()

@@ -22,6 +22,7 @@ from .placement import WorkerPool, is_direct, next_assignment, record_duration
 from .quota import Quota
 from .ready import ReadyQueue
 from .router import BlobRouter
+from .stream import EventStream
 from .tasks import (
     ERROR_STEPS,
     Assignment,
@@ -53,6 +54,7 @@ class Attempts:
         pool: the workers that can take a task now.
         nesting: the tree of tasks, and the slots that are lent.
         data: gets blobs to workers.
+        stream: is told what happens to tasks.
         quota: notes what is kept for which client.
         send: takes each message to send, with its peer.
     """
@@ -65,6 +67,7 @@ class Attempts:
         pool: WorkerPool,
         nesting: Nesting,
         data: BlobRouter,
+        stream: EventStream,
         quota: Quota,
         send: Callable[[int, m.Message], None],
     ) -> None:
@@ -79,6 +82,7 @@ class Attempts:
         self._leases = Leases(ready, send)
         self.overtaken = OvertakenBlobs(self._give, send)
         self._data = data
+        self._stream = stream
         self._quota = quota
         self._send = send
 
@@ -91,6 +95,8 @@ class Attempts:
         if task.parent is not None:
             self._nesting.add(task)
         self._data.table.use(task.blobs)
+        if self._stream.on:
+            self._stream.submitted(task)
         if hold is None:
             self._queue(task)
         else:
@@ -162,6 +168,8 @@ class Attempts:
         """A worker has the current attempt of a task from now on."""
         task.move("assign" if type(task.state) is Ready else "moved", Running(worker, sent_at))
         worker.tasks[task.id] = task
+        if self._stream.on:
+            self._stream.started(task)
         if task.group is not None:
             task.group.running += 1
 
@@ -179,6 +187,7 @@ class Attempts:
         del old.tasks[number]
         task.move("moved", Running(worker))
         worker.tasks[number] = task
+        self._stream.started(task)
         return True
 
     def _queue(self, task: TaskRecord) -> None:
@@ -232,7 +241,7 @@ class Attempts:
             if worker.prefetch:
                 record_duration(task, worker, message.duration)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
-            self._end(task, "done")
+            self._end(task, "done", message.duration)
 
     def call_done(self, worker: WorkerRecord, message: m.CallDone) -> None:
         """A call of a lease has returned; the lease goes on."""
@@ -284,7 +293,7 @@ class Attempts:
             traceback = message.traceback[-MAX_TRACEBACK:]
             outcome = m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload)
             self._tell(task, outcome)
-            self._end(task, "raised")
+            self._end(task, "raised", message.duration, traceback)
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
         """An attempt was stopped, or has never started: its task is lost, for the reason that the worker gives.
@@ -326,6 +335,7 @@ class Attempts:
         if task is not None:
             worker.congested = not guest
             self._pool.update(worker)
+            self._stream.again(task, "gave_back", "no worker there was free in time")
             task.move("gave_back", Ready())
             self._queue(task)
 
@@ -428,6 +438,7 @@ class Attempts:
 
     def _try_again(self, task: TaskRecord, worker: WorkerRecord, step: str, what: str) -> None:
         """Queue a task whose attempt has died, with its process or its worker; lose it if it was tried often enough."""
+        self._stream.again(task, step, what)
         if task.lease:
             self._tell(task, m.TaskLost(task.number, m.Reason.KILLED, what[:MAX_TEXT]))
             self._end(task, step)
@@ -499,9 +510,10 @@ class Attempts:
 
         Tasks within tasks are left alone: they end with their parents, which may still run.
         """
-        for task in list(client.tasks.values()):
-            if type(task.state) is Ready and task.parent is None:
-                self.lose(task, "fail", reason, text)
+        lost = [task for task in client.tasks.values() if type(task.state) is Ready and task.parent is None]
+        for task in lost:
+            self.lose(task, "fail", reason, text)
+        self._stream.all_lost(client, len(lost), text)
 
     def lose(self, task: TaskRecord, step: str, reason: str, text: str) -> None:
         """End a task without an outcome of its own, and tell its client why.
@@ -511,14 +523,17 @@ class Attempts:
             reason: for the client's program, one of `Reason`.
             text: for people.
         """
+        self._stream.lost(task, reason, text)
         self._tell(task, m.TaskLost(task.number, reason, f"task {task.name!r}: {text}"))
-        self._end(task, step)
+        self._end(task, step, text=text)
 
     def _tell(self, task: TaskRecord, message: m.Message) -> None:
         self._send(task.client.peer, message)
 
-    def _end(self, task: TaskRecord, step: str) -> None:
+    def _end(self, task: TaskRecord, step: str, seconds: float = 0.0, text: str = "") -> None:
         """End a task by a step of the table: forget it, and the blobs that only this task needed."""
+        if self._stream.on:
+            self._stream.ended(task, step, seconds, text)
         queued = type(task.state) is Ready
         task.move(step, Ended())
         task.payload = []

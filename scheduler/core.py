@@ -60,6 +60,7 @@ from typing import Any
 from minidask.errors import ProtocolError
 from minidask.host.sizes import count
 from minidask.wire import messages as m
+from minidask.wire.observing import Activity, Explain, Subscribe
 
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
@@ -74,8 +75,10 @@ from .quota import Quota, size_of
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
+from .stream import EventStream
 from .submissions import check_counts, check_group, check_parent, check_submission, refusal_of
 from .tasks import Cancelled, ClientRecord, Delivering, GroupRecord, Running, TaskRecord, WorkerRecord, current_attempt
+from .waiting import explained
 
 HEARTBEAT_TIMEOUT = 15.0
 NO_WORKERS_SECONDS = 60.0
@@ -86,9 +89,6 @@ MAX_OUTPUT = 1 << 23
 MAX_ROWS, MAX_SHOWN = 1000, 200
 
 Outbox = list[tuple[int, m.Message]]
-
-LOG = 0
-"""In the place of a peer: a Notice to it is a line for the scheduler's own log."""
 
 
 class SchedulerCore:
@@ -126,9 +126,11 @@ class SchedulerCore:
         self._last_tick: float | None = None
         self._out: Outbox = []
         self.nesting = Nesting(self.ready)
-        self.data = BlobRouter(self.blobs, self.workers, self.clients, self._send)
+        self.stream = EventStream(self.workers, self._send)
+        self.data = BlobRouter(self.blobs, self.workers, self.clients, self.stream, self._send)
         self.attempts = Attempts(
-            self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self.quota, self._send
+            self.clients, self.workers, self.ready, self.pool, self.nesting, self.data, self.stream, self.quota,
+            self._send,
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
         self.holds = Holds(self._send, self.pool.update, self._unuse)
@@ -148,6 +150,7 @@ class SchedulerCore:
         Raises:
             ProtocolError: the peer sent what it must not send; its connection is to be closed.
         """
+        self.stream.now = now
         if type(event) is Received:
             self._receive(event.peer, event.message, now)
         elif type(event) is Joined:
@@ -170,6 +173,7 @@ class SchedulerCore:
         """
         self.attempts.assign_ready(now)
         self.idle_notices.send_changes()
+        self.stream.flush(now)
         return self.take()
 
     def recipient(self, task: int, attempt: int) -> int:
@@ -224,6 +228,8 @@ class SchedulerCore:
             m.Restart: self.restarts.ask,
             m.Ask: self._answer,
             m.RanInline: self._ran_inline,
+            Subscribe: lambda client, message: self.stream.subscribe(client, message.on, self._describe()),
+            Explain: self._explain,
             m.Shutdown: self._shutdown,
         }
 
@@ -246,6 +252,7 @@ class SchedulerCore:
             m.Heartbeat: self._heartbeat,
             m.Resized: self._resized,
             m.Restarted: self.restarts.done,
+            Activity: self.stream.activity,
             m.HaveBlob: self.data.have,
             m.FetchFailed: self.data.failed,
             m.FetchChunk: self.data.chunk_wanted,
@@ -264,6 +271,7 @@ class SchedulerCore:
         if client.keys and any(client.keys[0] in other.keys for other in self.clients.values()):
             client.keys = ()
         self.clients[event.peer] = client
+        self.stream.client_joined(client)
         workers = [m.WorkerRow(w.address, w.name, w.slots, w.versions) for w in self.workers.values()]
         self._send(event.peer, m.Workers(workers[:MAX_ROWS]))
         self._out += [(event.peer, m.WorkerChanged(*row)) for row in workers[MAX_ROWS:]]
@@ -273,6 +281,7 @@ class SchedulerCore:
 
     def _worker_joins(self, event: Joined, now: float) -> None:
         worker, holds, ended = worker_of(event, now)
+        self.stream.machine_joined(worker)
         self._take_over(worker, holds, ended, now)
         self.workers[event.peer] = worker
         self.data.join(worker)
@@ -309,7 +318,9 @@ class SchedulerCore:
                 stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
                 self._send(worker.peer, m.Stop(task, attempt))
         if stopped:
-            self._note(f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}")
+            self.stream.log(
+                f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}"
+            )
         if old is not None:
             self._leave(Left(old.peer, "it has joined again"), now)
 
@@ -325,6 +336,7 @@ class SchedulerCore:
                 self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
             self.data.leave(client)
+            self.stream.client_left(client, event.reason)
 
     def _hold_for(self, client: ClientRecord, reason: str, now: float) -> None:
         """A client is cut off: what it has running goes on for as long as it tries to come back."""
@@ -334,10 +346,7 @@ class SchedulerCore:
         others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
         if held or others:
             go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
-            self._note(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
-
-    def _note(self, text: str) -> None:
-        self._send(LOG, m.Notice(text))
+            self.stream.log(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
 
     def _unuse(self, blobs: list[bytes]) -> None:
         self.data.forget(self.blobs.unuse(blobs))
@@ -374,8 +383,7 @@ class SchedulerCore:
 
     def _lose_worker(self, worker: WorkerRecord, reason: str) -> None:
         again = sum(not isinstance(task.state, Cancelled) for task in worker.tasks.values())
-        if again and not self.stopping:
-            self._note(f"machine {worker.name} is lost: {reason}; to be run elsewhere: {count(again, 'task')}")
+        self.stream.machine_left(worker, reason, 0 if self.stopping else again)
         self.data.lose(worker)
         self.holds.lose_worker(worker)
         self.restarts.lose_worker(worker)
@@ -399,6 +407,8 @@ class SchedulerCore:
         self.attempts.overtaken.tick(self.clients.values())
         self.pythons.tick(now)
         self.holds.tick(now)
+        if self.stream.on:
+            self.stream.counted(self._describe())
 
     def _discount_standstill(self, now: float) -> None:
         """Move on what is measured from, by the time in which this process stood still: paused, stopped, out of memory.
@@ -495,9 +505,16 @@ class SchedulerCore:
                 self._send(client.peer, m.TaskLost(task.number, m.Reason.CANCELLED, text))
             self.attempts.cancel(task, message.force)
 
+    def _describe(self, python: str = "") -> dict[str, Any]:
+        return describe(self.info, self.workers, self.clients, self.ready, self.attempts.finished, python)
+
     def _answer(self, client: ClientRecord, message: m.Ask) -> None:
-        info = describe(self.info, self.workers, self.clients, self.ready, self.attempts.finished, client.python)
-        self._send(client.peer, m.Answer(message.request, {**info, "you": client.peer}))
+        self._send(client.peer, m.Answer(message.request, {**self._describe(client.python), "you": client.peer}))
+
+    def _explain(self, client: ClientRecord, message: Explain) -> None:
+        task = (client.tasks if message.own else self.attempts.tasks).get(message.task)
+        why = explained(task, self.workers, self.clients, self.ready, self.blobs)
+        self._send(client.peer, m.Answer(message.request, {"why": why}))
 
     def _ran_inline(self, client: ClientRecord, message: m.RanInline) -> None:
         check_counts(message)
@@ -510,6 +527,7 @@ class SchedulerCore:
     def _shutdown(self, client: ClientRecord, message: m.Shutdown) -> None:
         if not self.allow_shutdown:
             raise ProtocolError("this cluster is not for its clients to end")
+        self.stream.log(f"client {client.name} shuts the cluster down")
         self.stopping = True
         self._out += [(peer, m.Shutdown()) for peer in self.workers]
 
@@ -533,5 +551,6 @@ class SchedulerCore:
 
     def _resized(self, worker: WorkerRecord, message: m.Resized) -> None:
         worker.slots = message.slots
+        self.stream.machine(worker)
         self.pool.update(worker)
         self._slots_changed(worker, worker.slots)

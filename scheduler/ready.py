@@ -19,6 +19,7 @@ from __future__ import annotations
 import bisect
 import collections
 import heapq
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -349,6 +350,17 @@ class ReadyQueue:
         """Remove a queued task that may come again."""
         self._counts[task.root.peer] -= 1
         self._lines[task.root.peer][_key(task)].tasks.remove(task)
+
+    def before(self, task: TaskRecord) -> int:
+        """How many tasks come before a queued one, of those with the same outermost client: slow, for people."""
+        found = 0
+        for line in self._lines.get(task.root.peer, {}).values():
+            if line.priority > task.priority:
+                found += len(line)
+            elif line.priority == task.priority:
+                at = bisect.bisect_left(line.tasks, task.order, key=_order)
+                found += sum(type(other.state) is Ready for other in itertools.islice(line.tasks, at))
+        return found
 
     def waiting(self) -> set[int]:
         """The numbers of all tasks that wait here; slow, for checks."""

@@ -47,11 +47,13 @@ from collections.abc import Callable, Iterable
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.wire.chunks import answer
+from minidask.wire.fields import MAX_BLOBS
 from minidask.wire.frames import AUTHENTICATED
 from minidask.wire.large import BLOB_ID_BYTES
 
 from .blobs import RELAY, BlobRecord, BlobTable, Copy
 from .quota import size_of
+from .stream import EventStream
 from .tasks import ClientRecord, WorkerRecord
 from .windows import Windows
 
@@ -66,6 +68,7 @@ class BlobRouter:
         table: all blobs.
         workers: all there are, by peer; the scheduler's own table.
         clients: the same of clients.
+        stream: is told what workers have fetched.
         send: takes each message to send, with the peer that it is for.
     """
 
@@ -74,11 +77,13 @@ class BlobRouter:
         table: BlobTable,
         workers: dict[int, WorkerRecord],
         clients: dict[int, ClientRecord],
+        stream: EventStream,
         send: Callable[[int, m.Message], None],
     ) -> None:
         self.table = table
         self._clients = clients
         self._workers = workers
+        self._stream = stream
         self._send = send
         self._windows = Windows()
         self._serving: dict[int, WorkerRecord] = {}  # the workers at which others can fetch
@@ -116,8 +121,8 @@ class BlobRouter:
             if known:
                 worker.blobs -= known
                 some = sorted(known)
-                for start in range(0, len(some), m.MAX_BLOBS):
-                    self._send(worker.peer, m.ReleaseBlobs(some[start : start + m.MAX_BLOBS]))
+                for start in range(0, len(some), MAX_BLOBS):
+                    self._send(worker.peer, m.ReleaseBlobs(some[start : start + MAX_BLOBS]))
 
     def _direct(self, blob: bytes, worker: WorkerRecord, why: str) -> None:
         """Tell a worker where to fetch a blob.
@@ -151,6 +156,8 @@ class BlobRouter:
         copy = self._copy(worker, message.blob)
         if copy is not None:
             copy.complete = True
+            size = self.table.records[message.blob].size
+            self._stream.fetched(message.blob, size, worker, self._serving.get(copy.source))
 
     def failed(self, worker: WorkerRecord, message: m.FetchFailed) -> None:
         """A worker cannot get a blob from its source: name another one. A message about an earlier source is stale."""

@@ -47,9 +47,11 @@ from minidask.net.strangers import Strangers
 from minidask.net.transport import Link, MessageLink
 from minidask.wire.handshake import NONCE_BYTES, Acceptor
 from minidask.wire.messages import BEATS, Ask, FetchChunk, Goodbye, Heartbeat, Message, Notice
+from minidask.wire.observing import Explain, Subscribe
 
 from .core import Outbox, SchedulerCore
 from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
+from .stream import STORY
 
 TICK_SECONDS = 1.0
 MAX_REASON = 10_000
@@ -89,10 +91,12 @@ class SchedulerServer:
         self._servers: list[asyncio.Server] = []
         self._inbox: collections.deque[Event] = collections.deque()
         self._busy = False
+        self._goodbyes: dict[int, str] = {}  # why peers were told goodbye, for the log
         self._dismissed: set[int] = set()  # peers that were told goodbye, and are still connected
         self._lagging: dict[int, list[Event]] = {}  # by peer: what it has asked for meanwhile
         self._next_peer = 0
         self._ticker: asyncio.TimerHandle | None = None
+        self._tells_all = log.isEnabledFor(logging.DEBUG)
 
     # --- life ---
 
@@ -203,7 +207,7 @@ class SchedulerServer:
     def _has_to_wait(self, event: Received) -> bool:
         """Whether a peer has to read first what waits for it, as it asks for more."""
         asked = self._lagging.get(event.peer)
-        if asked is None or type(event.message) not in (Ask, FetchChunk):
+        if asked is None or type(event.message) not in (Ask, Explain, FetchChunk, Subscribe):
             return False
         asked.append(event)
         link = self._links.get(event.peer)
@@ -248,10 +252,12 @@ class SchedulerServer:
     def _write(self, outbox: Outbox, touched: set[int]) -> None:
         for peer, message in outbox:
             if type(message) is Notice:
-                log.warning("%s", message.text)
+                log.log(logging.INFO if peer == STORY else logging.WARNING, "%s", message.text)
             link = self._links.get(peer)
             if link is None:
                 continue
+            if self._tells_all:
+                log.debug("%s is sent %s", self._name(peer), type(message).__name__)
             try:
                 link.send(message)
             except Exception as error:  # noqa: BLE001 - the message is over the limits, or cannot be encoded
@@ -259,6 +265,7 @@ class SchedulerServer:
                 self._inbox.append(Unsent(peer, message, f"{error}"[:MAX_REASON]))
                 continue
             if type(message) is Goodbye:
+                self._goodbyes[peer] = f"it was told goodbye, as {message.reason}"
                 link.close()
             touched.add(peer)
             if peer in self._lagging and isinstance(link, MessageLink) and link.waiting > MOST_WAITING:
@@ -334,8 +341,11 @@ class SchedulerServer:
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         peer = self._peers.get(id(link))
-        if peer is not None:
-            self.post(*(Received(peer, message) for message in messages))
+        if peer is None:
+            return
+        if self._tells_all:
+            log.debug("%s has sent %s", self._name(peer), ", ".join(type(message).__name__ for message in messages))
+        self.post(*(Received(peer, message) for message in messages))
 
     def _lags(self, link: MessageLink, lags: bool) -> None:
         peer = self._peers.get(id(link))
@@ -358,7 +368,7 @@ class SchedulerServer:
         self._acknowledged.pop(peer, None)
         self._dismissed.discard(peer)
         self._lagging.pop(peer, None)
-        reason = str(error) if error else "it closed the connection"
+        reason = self._goodbyes.pop(peer, "") or (str(error) if error else "it closed the connection")
         log.info("the connection to %s is gone: %s", self._names.pop(peer), reason)
         # A machine that has reset the connection knows that the program is gone; one that answers nothing does not.
         self.post(Left(peer, reason, isinstance(error, OSError) and not isinstance(error, ConnectionError)))

@@ -6,8 +6,8 @@ Where a test belongs:
   starts no process of ours and no cluster.
 - `tests/end_to_end/SUBJECT/` has the tests that need a cluster or start programs, by what a user would look for:
   `client`, `joblib` (and scikit-learn), `nesting`, `large_data`, `caller` (what tasks have of the caller's process:
-  code, versions, settings), `cluster` (daemons, sizes, several clients, losses), `system` (where and how people start
-  Python).
+  code, versions, settings), `launch` (engines that put daemons on machines), `cluster` (daemons, sizes, several
+  clients, losses), `system` (where and how people start Python).
 - `tests/foreign/` runs joblib's and scikit-learn's own tests.
 - `tests/project/` looks at the project: its layers, its package, its benchmark.
 

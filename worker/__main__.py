@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-worker` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     unpickle_nothing()
-    start_logging(options.log_level)
+    start_logging(options.log_level, form=options.log_format)
     try:
         descriptors.check(options.nworkers)  # first: without them an event loop cannot even say what it lacks
         descriptors.raise_limit()

@@ -8,6 +8,7 @@ What a slot process has from its daemon, and why:
     outputs  ◄───── bytes ─────────     stdout, stderr: two pipes
     stops    ────── attempts ──────►    the stop pipe: `slot/stops.py` tells what for
     reads    ──── shared memory ───     the count of reads: `slot/lease.py` tells what for
+    recorder ◄─── shared memory ────    what runs in the slot: `slot/recorder.py` tells what for
     life     ───── nothing ────────     the life pipe: its end is the daemon's end
 
 - *This module imports little.* The node launches its slots before it loads itself (`minidask/local/boot.py`), so they
@@ -50,6 +51,7 @@ from minidask.host.spawn import start_python, unnamed_file
 from minidask.task.context import SlotConfig
 
 from .slot.reads import OutputCount
+from .slot.recorder import RECORDER_BYTES, Recorder
 
 
 @functools.cache
@@ -67,6 +69,7 @@ class Launched(NamedTuple):
         outputs: descriptors of its output pipes, by stream.
         stops: descriptor of the stop pipe, which does not block.
         reads: counts the readings of output.
+        recorder: has what runs in the slot.
     """
 
     process: subprocess.Popen[bytes]
@@ -74,6 +77,7 @@ class Launched(NamedTuple):
     outputs: dict[str, int]
     stops: int
     reads: OutputCount
+    recorder: Recorder
 
 
 def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
@@ -96,11 +100,13 @@ def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
             reader.callback(os.close, pipes[-1][0])
             writer.callback(os.close, pipes[-1][1])
         stdout, stderr, (stops_read, stops) = pipes
-        counted = unnamed_file(bytes(8))
-        handed_over.callback(os.close, counted)
-        reads = OutputCount(counted)
+        shared = unnamed_file(bytes(8))
+        handed_over.callback(os.close, shared)
+        os.pwrite(shared, bytes(1), RECORDER_BYTES - 1)  # a hole before it: memory is taken for what is written
+        reads, recorder = OutputCount(shared), Recorder(shared)
         kept.callback(reads.close)
-        inherited = [theirs.fileno(), stops_read, counted, _life_pipe()[0]]
+        kept.callback(recorder.close)
+        inherited = [theirs.fileno(), stops_read, shared, _life_pipe()[0]]
         numbers = [str(number) for number in (*inherited, os.getpid())]
         process = start_python(
             "minidask.worker.slot.process",
@@ -115,4 +121,4 @@ def launch(environment: Mapping[str, str], slot_config: SlotConfig) -> Launched:
         kept.pop_all()
     descriptors.restore(process.pid)
     os.set_blocking(stops, False)
-    return Launched(process, ours, {"stdout": stdout[0], "stderr": stderr[0]}, stops, reads)
+    return Launched(process, ours, {"stdout": stdout[0], "stderr": stderr[0]}, stops, reads, recorder)

@@ -42,6 +42,8 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 1.0
 CLOSE_SECONDS = 2.0
 ANSWER_SECONDS = 0.5
+TELL_SECONDS, TELL_AGAIN_SECONDS = 3.0, 30.0
+"""After how long the log tells that there is no scheduler, and how often."""
 
 HEARTBEAT_TIMEOUT = BEATS * HEARTBEAT_SECONDS
 
@@ -84,6 +86,7 @@ class Reconnector:
         self._known = False  # whether the scheduler has let this worker in
         self._waits_for_secret = False
         self._draining = False
+        self._tell_after = TELL_SECONDS
 
     def drain(self) -> None:
         """Take no new calls, and end `run` once all calls are over; at once if no scheduler is connected."""
@@ -137,15 +140,25 @@ class Reconnector:
                 return
             if self._was_open:
                 last_contact, pause = self._silent_since or time.monotonic(), FIRST_RETRY_SECONDS
+                self._tell_after = TELL_SECONDS
                 why = self._error or "the scheduler closed it"
                 calls = self._shell.calls
                 log.warning(
                     "the connection to %s is gone: %s; calls that go on: %d; trying again", self._address, why, calls
                 )
-            elif time.monotonic() - last_contact + pause > self._death_timeout:
-                raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
+            else:
+                waited = time.monotonic() - last_contact
+                if waited + pause > self._death_timeout:
+                    raise SchedulerLost(f"gave up after {self._death_timeout:g} seconds: {self._error}")
+                self._tell_of_waiting(waited)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_RETRY_SECONDS)
+
+    def _tell_of_waiting(self, seconds: float) -> None:
+        """Write now and then into the log that there is no scheduler."""
+        if seconds >= self._tell_after:
+            self._tell_after = seconds + TELL_AGAIN_SECONDS
+            log.warning("no scheduler for %.0f seconds: %s; trying again", seconds, self._error)
 
     async def _work_once(self) -> None:
         """Connect once, and work until that connection ends.

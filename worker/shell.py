@@ -38,9 +38,10 @@ from minidask.net.credentials import Credentials
 from minidask.net.transport import LAG_BYTES, Link
 from minidask.task.context import SlotConfig
 from minidask.wire import messages as m
+from minidask.wire.observing import Subscribe
 
+from . import activity, intake
 from . import events as e
-from . import intake
 from .core import GRACE_SECONDS, WorkerCore
 from .memory import MemoryLimits, over_limit
 from .peers import Peer, Peers
@@ -121,6 +122,9 @@ class WorkerShell:
         self._may_lose_reports = credentials is not None  # as the scheduler is not in this process
         self._unsent_size: list[m.Resized] = []  # the last one, which may have come too late for `info`
         self._groups = ProcessGroups()
+        self._activity = activity.ActivityReport(store)
+        self._looked_at = False
+        self._usage: Mapping[int, int] = {}
         self._draining = False
         self._closing = False
 
@@ -154,7 +158,10 @@ class WorkerShell:
         self._set_environment()
         self.post(e.Resize(self._size))
         loop = asyncio.get_running_loop()
-        self._chores = [loop.create_task(self._repeat(chore)) for chore in (self._send_heartbeat, self._watch_memory)]
+        self._chores = [
+            loop.create_task(self._repeat(chore))
+            for chore in (self._send_heartbeat, self._watch_memory, self._tell_activity)
+        ]
 
     async def listen(self, scheduler: Address, port: int) -> None:
         """Let other workers fetch large data here, on the scheduler's network; with port 0 the kernel chooses one."""
@@ -168,6 +175,7 @@ class WorkerShell:
             heartbeat_timeout: after how many seconds of silence the scheduler takes this worker for lost.
         """
         self._link = link
+        self._be_looked_at(False)  # the next scheduler says it again
         self.lag(False)
         if link is None:
             self._transfers.close()
@@ -292,6 +300,9 @@ class WorkerShell:
             if type(message) is m.Heartbeat:
                 self._reports.have_come(message.received)
                 continue
+            if type(message) is Subscribe:
+                self._be_looked_at(message.on)
+                continue
             try:
                 kept = intake.stored(message, self._store) if type(message) is m.PutBlob else message
             except Exception as error:  # noqa: BLE001 - ends what it came from
@@ -345,6 +356,7 @@ class WorkerShell:
             return
         try:
             self._slots[number] = self._make_slot(number, self._pool_events, self._environment, self._slot_config)
+            self._slots[number].recorder.looked_at = self._looked_at
         except (OSError, MemoryError) as error:
             self.post(e.NotStarted(number, str(error) or "there is no memory left"))
 
@@ -459,12 +471,26 @@ class WorkerShell:
         self._untaken.look()
         return self._heartbeat_seconds if self._link is not None else RETRY_SECONDS  # soon after it has joined
 
+    def _be_looked_at(self, on: bool) -> None:
+        """Somebody looks at the cluster from now on, or nobody does any more."""
+        self._looked_at = on
+        for slot in self._slots.values():
+            slot.recorder.looked_at = on
+        if on:
+            self._activity.begin()
+
+    def _tell_activity(self) -> float:
+        if self._looked_at:
+            recorders = {number: slot.recorder for number, slot in self._slots.items()}
+            self._send(self._activity.message(recorders, self._usage))
+        return activity.SECONDS
+
     def _watch_memory(self) -> float:
         groups = functools.cache(self._groups.look)
         busy = [number for number in self._slots if self._core.running(number) is not None]
         found = {number: self._slots[number].memory(groups, self._limits.slot, self._store.used) for number in busy}
         usage = {number: used for number, used in found.items() if used is not None}
-        self._memory = sum(usage.values())
+        self._memory, self._usage = sum(usage.values()), usage
         left = memory_left() if usage else None
         victim = over_limit(usage, self._limits, left)
         if victim is not None:

@@ -36,6 +36,7 @@ from minidask.wire.messages import Message
 from .children import watch
 from .launch import Launched, launch
 from .slot.loop import Slot
+from .slot.recorder import Recorder
 from .slot.stops import STOP
 
 EXIT_SECONDS = 1.0
@@ -65,9 +66,11 @@ class SlotHandle(abc.ABC):
     Args:
         number: names the slot within its worker.
         events: the callbacks for what happens to the slot.
+        recorder: has what runs in the slot.
     """
 
-    def __init__(self, number: int, events: PoolEvents) -> None:
+    def __init__(self, number: int, events: PoolEvents, recorder: Recorder) -> None:
+        self.recorder = recorder
         self._number = number
         self._events = events
         self._link = MessageLink(None, lambda link: None, self._received, self._closed)
@@ -156,9 +159,11 @@ class ProcessSlot(SlotHandle):
         slot_config: SlotConfig,
         launched: Launched | None = None,
     ) -> None:
-        super().__init__(number, events)
+        self._process, sock, self._pipes, self._stops, self._reads, recorder = launched or launch(
+            environment, slot_config
+        )
+        super().__init__(number, events, recorder)
         self._loop = asyncio.get_running_loop()
-        self._process, sock, self._pipes, self._stops, self._reads = launched or launch(environment, slot_config)
         self.pid = self._process.pid
         self._printed = select.poll()
         for stream, pipe in self._pipes.items():
@@ -275,6 +280,7 @@ class ProcessSlot(SlotHandle):
         os.close(self._stops)
         self._stops = -1
         self._reads.close()
+        self.recorder.close()
         self._events.exited(self._number, *explain_exit(self._process.returncode))
 
 
@@ -311,7 +317,7 @@ class ThreadSlot(SlotHandle):
     def __init__(
         self, number: int, events: PoolEvents, environment: Mapping[str, str], slot_config: SlotConfig
     ) -> None:
-        super().__init__(number, events)
+        super().__init__(number, events, Recorder())
         self._slot_config = slot_config
         ours, self._theirs = socket.socketpair()
         self._adopt(ours)
@@ -323,7 +329,7 @@ class ThreadSlot(SlotHandle):
 
     def _serve(self) -> None:
         with self._theirs, contextlib.suppress(ConnectionError):
-            Slot(self._theirs, self._slot_config, None).serve()
+            Slot(self._theirs, self._slot_config, None, recorder=self.recorder).serve()
 
     def _received(self, link: MessageLink, messages: list[Message]) -> None:
         for message in messages:

@@ -11,15 +11,17 @@ import functools
 import queue
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from minidask.client.connecting import Entry, connect, own_name
 from minidask.client.core import OnAnswer
+from minidask.client.eventreader import EventReader
+from minidask.client.events import why_of
 from minidask.client.executor import ClientExecutor
 from minidask.client.future import Future
 from minidask.client.gather import gathered
 from minidask.client.group import TaskGroup
-from minidask.client.places import address_in, address_of, address_of_environment
+from minidask.client.places import ClusterOfProgram, address_in, address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.returning import Return
 from minidask.client.screen import client_table
@@ -49,7 +51,8 @@ class Client:
     """A connection to a cluster; without an address, to a cluster of its own on this machine.
 
     Args:
-        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`. None: the address
+        address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`,
+            `SSHCluster` or the like. None: the address
             in `MINIDASK_SCHEDULER`, if that is set and none of the next three arguments is given; else a cluster on
             this machine is started.
         n_workers: workers of the cluster that is started; None for as many as there are usable cores.
@@ -84,7 +87,7 @@ class Client:
 
     def __init__(
         self,
-        address: str | LocalCluster | None = None,
+        address: str | ClusterOfProgram | None = None,
         *,
         n_workers: int | None = None,
         processes: bool = True,
@@ -119,11 +122,12 @@ class Client:
         if address is None:
             from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - loaded when it is needed
 
-            address = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
+            address = self.cluster = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
         if not isinstance(address, str):
-            self.cluster = address
-            address = address_of(address)
-            self.access_file = self.cluster.access_file  # whatever the environment names is another cluster's
+            if hasattr(address, "revive"):
+                self.cluster = cast("LocalCluster", address)  # a scheduler on other machines nobody starts again
+            cluster, address = address, address_of(address)
+            self.access_file = cluster.access_file  # whatever the environment names is another cluster's
         self.name = name or own_name()
         sweep()
         try:
@@ -442,6 +446,60 @@ class Client:
         if "error" in info:
             raise MinidaskError(f"the scheduler cannot describe the cluster: {printable(str(info['error']))}")
         return info
+
+    def events(self) -> EventReader:
+        """Return what happens in the whole cluster from now on, as an iterator of `ClusterEvent` that does not end.
+
+        It begins with a snapshot. Use it in a `with` block: the cluster tells nothing when nobody listens::
+
+            with client.events() as events:
+                for event in events:
+                    print(event.kind, event.name, event.text)
+
+        Raises:
+            SchedulerLost: there is no connection any more.
+        """
+        self.shell.check()
+        return self.shell.events.open()
+
+    def trace(self, path: str | Path) -> contextlib.AbstractContextManager[object]:
+        """Return a block that writes what the whole cluster does meanwhile into a file, for https://ui.perfetto.dev.
+
+        It has one track for each worker, with all calls, and arrows for nested calls and for data between machines::
+
+            with client.trace("run.json"):
+                search.fit(X, y)
+
+        Raises:
+            TypeError, ValueError: the path makes no sense.
+            OSError: the block begins or ends, and the file cannot be written.
+        """
+        from minidask.client.trace import Trace  # noqa: PLC0415 - loaded when it is needed
+
+        return Trace(Path(str(checks.path("path", path or ""))), self.events)
+
+    def explain(self, task: Future | int) -> str:
+        """Say in a sentence why a task waits, or where it is.
+
+        Args:
+            task: a future of this client, or the scheduler's number of any task, as events have it.
+
+        Raises:
+            TypeError, ValueError: it is neither, or another client's future.
+            SchedulerLost: there is no connection any more, or no answer within the client's timeout.
+        """
+        if isinstance(task, Future):
+            if not task.is_of(self.shell):
+                raise ValueError(f"explain() takes futures of its own client; {task!r} is another one's: ask that")
+            if task.done():
+                return f"it is over: {'it was cancelled' if task.cancelled() else 'its future has the outcome'}"
+            own, number = True, task.number
+        else:
+            own, number = False, checks.whole("task", task, 1)
+        info = self._ask(functools.partial(self.shell.explain, task=number, own=own), self.timeout)
+        if info is None:
+            raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
+        return why_of(info)
 
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
         """Ask the shell a question; return the answer, None if there is none in time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 import sys
@@ -136,7 +137,12 @@ def _connection(entry: Entry, reconnect_timeout: float | None, slot_of: str = ""
 
 
 def own_name() -> str:
-    """Return the name of a client that was given none: the program's name and the number of its process."""
+    """Return the name of a client that was given none, as "user@host script.py 1234": the number is its process's."""
     line = getattr(sys, "argv", None) or [""]
     name = Path(str(line[0]) or "python").name or "python"
-    return f"{os.fsencode(name).decode('utf-8', 'backslashreplace')}-{os.getpid()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # the system does not know it
+        user = str(os.getuid())
+    whole = f"{user}@{socket.gethostname()} {name} {os.getpid()}"
+    return os.fsencode(whole).decode("utf-8", "backslashreplace")

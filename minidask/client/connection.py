@@ -28,9 +28,10 @@ from minidask.net.credentials import Credentials
 from minidask.net.sockets import check_user, dead_seconds, keep_alive, no_scheduler
 from minidask.net.tls_options import TLSChoice
 from minidask.wire.codec import decode, encode
+from minidask.wire.fields import MAX_KEY, MAX_KEYS
 from minidask.wire.frames import AUTHENTICATED, FrameDecoder, NotAFrame
 from minidask.wire.handshake import NONCE_BYTES, Initiator
-from minidask.wire.messages import MAX_KEY, MAX_KEYS, Message, WorkerChanged, Workers
+from minidask.wire.messages import Message, WorkerChanged, Workers
 
 
 class Loss(NamedTuple):

@@ -29,8 +29,10 @@ from minidask.client.queued import QueueEffect, QueueTable
 from minidask.errors import KilledWorker, MinidaskError, ProtocolError, SchedulerLost, SerializationError
 from minidask.host.texts import printable
 from minidask.wire import messages as m
+from minidask.wire.observing import Explain
 
 HandleT = TypeVar("HandleT")
+Question = m.Ask | m.Restart | Explain
 OnAnswer = Callable[[dict[str, Any] | None], None]
 """Called with the scheduler's answer; with None if the connection ends before."""
 
@@ -81,7 +83,7 @@ class ClientCore(Generic[HandleT]):
         """Whether slots are idle; None as long as the scheduler has not told a new group."""
         self._tasks: dict[int, PendingTask[HandleT]] = {}
         self._groups: dict[int, KnownGroup] = {}  # open ones, and those with tasks if they are kept
-        self._answers: dict[int, tuple[OnAnswer, m.Ask | m.Restart]] = {}
+        self._answers: dict[int, tuple[OnAnswer, Question]] = {}
         self._questions: list[m.Message] = []  # that wait for leases to end
         self._blobs: dict[bytes, int] = {}  # how many need each
         self._stored: set[bytes] = set()  # those of them that are in a store
@@ -256,7 +258,7 @@ class ClientCore(Generic[HandleT]):
         that.
         """
         first = not self._questions
-        self._questions.append(self._request(m.Ask, on_answer))
+        self._questions.append(self.request(m.Ask, on_answer))
         return self._ask_now() or ([*self.queues.idle()] if first else [])
 
     def _ask_now(self) -> list[m.Message | QueueEffect]:
@@ -268,12 +270,9 @@ class ClientCore(Generic[HandleT]):
         questions, self._questions = self._questions, []
         return [*self.queues.counted(), *questions] if questions else []
 
-    def restart(self, on_answer: OnAnswer) -> list[m.Message]:
-        """Return the messages that have all slots replaced; the answer comes when the fresh ones are ready."""
-        return [self._request(m.Restart, on_answer)]
-
-    def _request(self, kind: type[m.Ask | m.Restart], on_answer: OnAnswer) -> m.Message:
-        question = kind(next(self._requests))
+    def request(self, kind: type[Question], on_answer: OnAnswer, *fields: Any) -> m.Message:
+        """Return a message that is answered, made of a fresh number and these fields."""
+        question = kind(next(self._requests), *fields)
         self._answers[question.request] = on_answer, question
         return question
 

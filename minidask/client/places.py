@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from minidask.net.access import load_access
 from minidask.net.addresses import Address
 
 VARIABLE = "MINIDASK_SCHEDULER"
+
+
+class ClusterOfProgram(Protocol):
+    """What a client needs of a cluster that this program has started: `LocalCluster`, `SSHCluster` and the like."""
+
+    scheduler_address: str
+    access_file: str
 
 
 def address_of_environment() -> str | None:
@@ -44,10 +51,10 @@ def address_in(access_file: str | Path | None) -> str | None:
 
 
 def address_of(cluster: Any) -> str:
-    """Return the address of a `LocalCluster`.
+    """Return the address of a cluster that this program has started.
 
     Raises:
-        TypeError: the argument is no `LocalCluster`.
+        TypeError: the argument is no such cluster.
     """
     address = getattr(cluster, "scheduler_address", None)
     if not isinstance(address, str):

@@ -12,6 +12,7 @@ The locks of the client. A thread that holds one takes others only from further 
     TaskGroup._pickling        one call of a group is pickled at a time: pickling names what calls share
     Reader._leader             the thread that leads
     Reader._reading            the thread that reads
+    Subscription._changing     readers of events come and go
     ClientShell._lock          the core, and that its messages are posted in the order in which it returned them
     HeldBlobs._writing         one thread writes large blobs into the store
     Outbox._sending            one thread writes to the socket
@@ -36,6 +37,7 @@ from minidask.client.aside import Aside
 from minidask.client.blobs import HeldBlobs
 from minidask.client.connection import Connection
 from minidask.client.core import ClientCore, Effect, OnAnswer, Settle, Tell
+from minidask.client.eventreader import Subscription
 from minidask.client.future import Future
 from minidask.client.helping import NestedFuture
 from minidask.client.outcomes import Outcome, Returned
@@ -57,6 +59,7 @@ from minidask.task.channels import MOST_WAITING, hand_to_handler, tell_left_out
 from minidask.task.context import SlotOfTask
 from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES, blob_id
+from minidask.wire.observing import Events, Explain
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -121,6 +124,7 @@ class ClientShell:
         """What counts the calls that are submitted now."""
         self.on_idle: list[Callable[[], None]] = []
         """Called by the thread that reads when a slot is idle."""
+        self.events = Subscription(self.send_if_open, lambda: self.core.why_closed)
         self._dropped_tasks: collections.deque[int] = collections.deque()
         self._pid = os.getpid()
         self._slot = slot
@@ -143,6 +147,7 @@ class ClientShell:
             m.NoBlob: self._results.refused,
             m.FetchChunk: lambda message: self.send_if_open([self.blobs.chunk(message)]),
             m.Heartbeat: lambda message: None,
+            Events: self.events.received,
         }
         silence = connection.heartbeat_timeout if return_by is not None else None
         self._returning = Returning(self, return_by)
@@ -422,7 +427,11 @@ class ClientShell:
             on_answer: called by the thread that reads when all are ready; with None if the connection ends before.
         """
         self.cancel_all(force=True)
-        self._send(lambda: self.core.restart(on_answer))
+        self._send(lambda: [self.core.request(m.Restart, on_answer)])
+
+    def explain(self, on_answer: OnAnswer, task: int, own: bool) -> None:
+        """Ask why a task waits, by this client's `own` number or by the scheduler's."""
+        self._send(lambda: [self.core.request(Explain, on_answer, task, own)])
 
     # --- sending ---
 
@@ -506,7 +515,7 @@ class ClientShell:
             given = self._results_given()
             for lease in self.core.queues.leases():
                 self.queues.claim(lease)  # no lease to come may find what a lost one has had in hand
-            return [*given, *self.core.resume()]
+            return [*given, *self.core.resume(), *self.events.resume()]
 
         self._carry_out(decide)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import math
 import signal
@@ -44,7 +45,10 @@ def _refuse_pickles(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
-    """Have SIGTERM and SIGINT set `stopped`, and log it. To be called in the event loop."""
+    """Have SIGTERM, SIGINT and SIGHUP set `stopped`, and log it. To be called in the event loop.
+
+    SIGHUP says that the terminal has gone. Where `nohup` has had it ignored, it still is.
+    """
 
     def stop(name: str) -> None:
         log.info("ending: got %s", name)
@@ -53,6 +57,9 @@ def stop_on_signals(stopped: asyncio.Event, log: logging.Logger) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number.name)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        advice = "SIGHUP, as its terminal has gone; to go on after a logout: nohup, or a service (docs/systemd/)"
+        loop.add_signal_handler(signal.SIGHUP, stop, advice)
 
 
 def drain_on_sigterm(drain: Callable[[], None], stopped: asyncio.Event, log: logging.Logger) -> None:
@@ -96,7 +103,13 @@ def make_parser(program: str, description: str, epilog: str) -> argparse.Argumen
         " and so run code on the workers",
     )
     parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"], help="default: %(default)s"
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="debug names each message that comes or goes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format", default="text", choices=["text", "json"], help="json: an object a line (default: %(default)s)"
     )
     return parser
 
@@ -141,11 +154,29 @@ def port_option(text: str) -> int:
     return int(text)
 
 
-def start_logging(level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s") -> None:
-    """Write log lines of this level and above to standard error, each with its time."""
+def start_logging(
+    level: str, line: str = "%(asctime)s %(levelname)-7s %(name)s: %(message)s", form: str = "text"
+) -> None:
+    """Write log lines of this level and above to standard error, each with its time; as JSON if that is the `form`."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PrintableFormatter(line))
+    handler.setFormatter(PrintableFormatter(line) if form == "text" else JSONFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class JSONFormatter(logging.Formatter):
+    """Makes a JSON object of each record: `time` (seconds since 1970), `level`, `logger`, `message`, `exception`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        line = {
+            "time": record.created,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
 
 
 class PrintableFormatter(logging.Formatter):

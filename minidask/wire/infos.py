@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 from minidask.errors import ProtocolError
 from minidask.wire.bounds import HUGE, Fields, Label, Length, Number, Range, Seconds
-from minidask.wire.messages import MAX_COUNT, MAX_KEY, MAX_KEYS, Slots, Versions
+from minidask.wire.fields import MAX_COUNT, MAX_KEY, MAX_KEYS, Slots, Versions
 
 MAX_EXTRA = 32
 MAX_TEXT = 1024

@@ -12,67 +12,22 @@ A worker passes `Run` on to a slot, and `Done` and `Failed` on from there, witho
 
 from __future__ import annotations
 
-import enum
 import typing
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from minidask.wire.bounds import Depth, Integer, Label, Length, Limit, Number, Offset, OneOf, Range, Seconds, Size
+from minidask.wire.bounds import Integer, Label, Limit, Number, Offset, Seconds, Size
+from minidask.wire.fields import CUT_OFF as CUT_OFF
+from minidask.wire.fields import GUEST_DIED as GUEST_DIED
+from minidask.wire.fields import NO_DATA as NO_DATA
+from minidask.wire.fields import BlobId, Blobs, ChunkSize, Count, Info, Name, Parent, Pickle, Slots, Stream, Versions
+from minidask.wire.fields import OneBuffer as OneBuffer
+from minidask.wire.fields import Reason as Reason
+from minidask.wire.fields import WhyStopped as WhyStopped
 from minidask.wire.frames import Buffer
-from minidask.wire.large import BLOB_ID_BYTES, CHUNK_BYTES, blob_id
+from minidask.wire.large import blob_id
+from minidask.wire.observing import Activity, Events, Explain, Subscribe
 
 Payload = list[Buffer]
-
-# --- what fields hold; `bounds.py` has what is more common ---
-
-MAX_BLOBS = 1 << 19  # of a task: its message has to be within the limits of a frame
-MAX_BUFFERS = 4096
-MAX_COUNT = 1 << 32
-MAX_DEPTH = 8
-MAX_KEY = (1 << 22) - 1
-"""The highest key that a client may draw: with it and `OUTLIVES`, numbers of tasks have 62 bits."""
-
-MAX_KEYS = 64
-"""How many of its keys a client tells, its present one among them."""
-
-MAX_SLOTS = 1 << 16
-
-BlobId = Annotated[bytes, Length(BLOB_ID_BYTES, BLOB_ID_BYTES)]
-ChunkSize = Annotated[int, Range(1, CHUNK_BYTES)]
-Name = Annotated[str, Length(0, 1 << 20)]
-"""The name of a task: its function's."""
-Parent = Annotated[list[Number], Length(0, 2, even=True)]
-"""Number and attempt of a task, or nothing."""
-Slots = Annotated[int, Range(0, MAX_SLOTS)]
-Stream = Annotated[str, OneOf(("stdout", "stderr"))]
-Versions = Annotated[dict[Label, Label], Length(0, 1000)]
-
-
-class Reason(enum.StrEnum):
-    """Why a task is lost: the `reason` of `TaskLost`, and of a worker's `Stopped`."""
-
-    CANCELLED = "cancelled"  # by its client, or with its parent
-    TIMEOUT = "timeout"  # it has run for longer than its client allows
-    KILLED = "killed"  # its attempts have died too often
-    NO_WORKERS = "no-workers"  # no worker that can run it has come for too long
-    SERIALIZATION = "serialization"  # its outcome cannot be sent
-    WORKER_LEFT = "worker-left"  # it was pinned to a worker that is not there
-    VERSION = "version"  # there are only workers of other Pythons
-    NO_PARENT = "no-parent"  # the scheduler does not know the task that has submitted it
-    FULL = "full"  # the scheduler keeps too much for its client
-    INTERNAL = "internal"  # a mistake of minidask's own
-
-
-NO_DATA = "no-data"
-"""The `reason` of `Stopped` if the attempt has not started because its data cannot be had: the task is tried again."""
-
-GUEST_DIED = "guest-died"
-"""The `reason` of `Stopped` if a task on top of the attempt has ended the slot's process: the task is tried again."""
-
-CUT_OFF = "cut-off"
-"""The `reason` of `Stopped` if the attempt has lost the tasks within with their scheduler: the task is tried again."""
-
-TRIED_AGAIN = (NO_DATA, GUEST_DIED, CUT_OFF)
-"""The reasons of `Stopped` that are none of a `Reason`."""
 
 
 class WorkerRow(NamedTuple):
@@ -157,10 +112,10 @@ class Submit(NamedTuple):
     timeout: Limit | None
     group: Number
     pin: Label | None
-    blobs: Annotated[list[BlobId], Length(0, MAX_BLOBS)]
+    blobs: Blobs
     parent: Parent
     lease: bool
-    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
+    payload: Pickle
 
 
 class Cancel(NamedTuple):
@@ -266,7 +221,7 @@ class Answer(NamedTuple):
     """The answer to the `Ask` or `Restart` with this number: a dict of plain values, empty for `Restart`."""
 
     request: Number
-    info: Annotated[dict[str, Any], Depth(MAX_DEPTH)]
+    info: Info
 
 
 class Goodbye(NamedTuple):
@@ -290,10 +245,10 @@ class Run(NamedTuple):
     client: Number
     name: Name
     timeout: Limit | None
-    blobs: Annotated[list[BlobId], Length(0, MAX_BLOBS)]
+    blobs: Blobs
     host: Number
     lease: bool
-    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
+    payload: Pickle
 
 
 class Adopted(NamedTuple):
@@ -361,7 +316,7 @@ class Chunk(NamedTuple):
     blob: BlobId
     offset: Offset
     peer: Number
-    payload: Annotated[Payload, Length(1, 1)]
+    payload: OneBuffer
 
 
 class NoBlob(NamedTuple):
@@ -392,7 +347,7 @@ class Done(NamedTuple):
     task: Number
     attempt: Number
     duration: Seconds
-    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
+    payload: Pickle
 
 
 class Failed(NamedTuple):
@@ -419,7 +374,7 @@ class Stopped(NamedTuple):
 
     task: Number
     attempt: Number
-    reason: Annotated[str, OneOf((*Reason, *TRIED_AGAIN))]
+    reason: WhyStopped
     text: str
 
 
@@ -490,7 +445,7 @@ class CallDone(NamedTuple):
     attempt: Number
     call: Number
     duration: Seconds
-    payload: Annotated[Payload, Length(1, MAX_BUFFERS)]
+    payload: Pickle
 
 
 class CallFailed(NamedTuple):
@@ -571,8 +526,8 @@ class RanInline(NamedTuple):
     """
 
     parent: Parent
-    finished: Annotated[int, Range(0, MAX_COUNT)]
-    failed: Annotated[int, Range(0, MAX_COUNT)]
+    finished: Count
+    failed: Count
 
     def unsound(self) -> str:
         """As in `PutBlob`."""
@@ -621,7 +576,7 @@ Message = (
     | GaveBack | Output | Heartbeat | Resized | WorkerChanged | OfferBlob | NeedBlob | FetchChunk | Chunk | NoBlob
     | HaveBlob | FetchFailed | BlobLost | OfferResult | ResultOffered | ResultTaken | Waiting | Resumed | IdleSlots
     | RanInline | TaskMessage | CallerMessage | Notice | CancelAll | Restart | Restarted | Yield | WantBlobs
-    | CallDone | CallFailed | Began | Resubmitted | Adopted
+    | CallDone | CallFailed | Began | Resubmitted | Adopted | Subscribe | Events | Activity | Explain
 )  # fmt: skip
 
 # The position in this list is the message's code on the wire: only ever append.

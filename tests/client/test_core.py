@@ -135,7 +135,7 @@ def test_each_answer_is_told_once(core: ClientCore[str]) -> None:
     def second(info: object) -> None: ...
 
     assert core.ask(first) == [m.Ask(1)]
-    assert core.restart(second) == [m.Restart(2)]
+    assert core.request(m.Restart, second) == m.Restart(2)
     assert core.receive(m.Answer(2, {})) == [Tell(second, {})]
     assert core.receive(m.Answer(1, {"a": 1})) == [Tell(first, {"a": 1})]
     assert core.receive(m.Answer(1, {"a": 1})) == []

@@ -124,7 +124,9 @@ class Resumes(RuleBasedStateMachine):
 
     @rule(restart=st.booleans())
     def ask(self, restart: bool) -> None:
-        self.scheduler.take(self.core.restart(lambda _: None) if restart else self.core.ask(lambda _: None))
+        self.scheduler.take(
+            [self.core.request(m.Restart, lambda _: None)] if restart else self.core.ask(lambda _: None)
+        )
 
     @precondition(lambda self: self.scheduler.questions)
     @rule(data=st.data())

@@ -82,7 +82,9 @@ def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> 
     now = 3600.0
     assert not core.handle(e.Tick(), now)
     assert not pass_time(core, now, NO_WORKERS_SECONDS - 1)
-    assert [type(message) for message in pass_time(core, now + NO_WORKERS_SECONDS - 1, 1)] == [m.TaskLost]
+    lost, line = pass_time(core, now + NO_WORKERS_SECONDS - 1, 1)
+    assert isinstance(lost, m.TaskLost)
+    assert isinstance(line, m.Notice) and "client a has lost 1 task that had not begun" in line.text
 
 
 # --- a client that does not read ---

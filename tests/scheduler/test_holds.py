@@ -9,10 +9,12 @@ import pytest
 
 from minidask.errors import ProtocolError
 from minidask.scheduler import invariants
-from minidask.scheduler.core import LOG, Outbox, SchedulerCore
+from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.scheduler.holds import HOLD_SECONDS, number_of
+from minidask.scheduler.stream import LOG
 from minidask.wire import messages as m
+from minidask.wire.fields import MAX_KEY
 
 OLD, NEW = 5, 6
 """Keys of a client: that of the connection which it has lost, and that of its present one."""
@@ -371,7 +373,7 @@ def test_a_group_may_be_over_its_limit_by_what_was_adopted(scheduler: Scheduler)
 # --- handshakes ---
 
 
-@pytest.mark.parametrize("keys", [None, 7, [0], ["5"], [True], [m.MAX_KEY + 1], {5: 5}])
+@pytest.mark.parametrize("keys", [None, 7, [0], ["5"], [True], [MAX_KEY + 1], {5: 5}])
 def test_a_client_whose_keys_are_none_is_refused(scheduler: Scheduler, keys: Any) -> None:
     with pytest.raises(ProtocolError, match="keys"):
         scheduler.do(Joined(1, "client", "a", {"keys": keys}))

@@ -257,7 +257,8 @@ def test_no_more_leases_are_asked_for_than_tasks_of_a_group_may_run() -> None:
 def test_the_death_of_a_lease_is_told_at_once_and_it_is_not_tried_again() -> None:
     cluster = Cluster(1)
     cluster.lease(cluster.group())
-    (lost,) = cluster.worker_says(m.Died(1, 1, "SIGKILL", "out of memory"))
+    line, lost = cluster.worker_says(m.Died(1, 1, "SIGKILL", "out of memory"))
+    assert isinstance(line, m.Notice) and "SIGKILL" in line.text
     assert isinstance(lost, m.TaskLost) and lost[:2] == (1, m.Reason.KILLED)
     assert "SIGKILL" in lost.text and "out of memory" in lost.text
     assert not cluster.core.attempts.tasks

@@ -14,6 +14,7 @@ from minidask.wire import messages as m
 from minidask.worker.events import SchedulerGone
 from minidask.worker.memory import MemoryLimits
 from minidask.worker.shell import WorkerShell
+from minidask.worker.slot.recorder import Recorder
 from tests.links import Peer
 
 
@@ -25,6 +26,7 @@ class OddSlots:
     def __init__(self, error: Exception | None) -> None:
         self.error = error
         self.killed = self.started = 0
+        self.recorder = Recorder()
 
     def __call__(self, *_: Any) -> Any:
         self.started += 1
@@ -64,7 +66,7 @@ class GoodSlot:
     """A slot's handle that takes whatever it is sent."""
 
     def __init__(self, *_: Any) -> None:
-        pass
+        self.recorder = Recorder()
 
     def send(self, message: m.Message) -> None:
         pass

@@ -61,8 +61,8 @@ class Host(Protocol):
     def lacking(self, blobs: list[bytes]) -> list[bytes]:
         """Those blobs that the slot does not have."""
 
-    def outcome(self, run: m.Run, call: RunningCall) -> m.Done | m.Failed:
-        """Run a call."""
+    def outcome(self, run: m.Run, call: RunningCall, number: int = 0) -> m.Done | m.Failed:
+        """Run a call, which has this number at its client."""
 
     def failed(self, run: m.Run, error: BaseException, began: float) -> m.Failed:
         """The outcome of a call that has raised."""
@@ -153,7 +153,7 @@ class Lease:
         run = self._run._replace(name=queued.name, blobs=queued.blobs, payload=queued.payload)
         outcome: m.Done | m.Failed | None = self._fetch(run) if slot.lacking(queued.blobs) else None
         if outcome is None:
-            outcome = slot.outcome(run, self._call)
+            outcome = slot.outcome(run, self._call, queued.number)
         slot.flush_output(self._call)
         if isinstance(outcome, m.Failed):
             slot.send(m.CallFailed(run.task, run.attempt, queued.number, *outcome[2:]))

@@ -41,6 +41,7 @@ from .caller import Caller
 from .lease import Lease
 from .logs import Logs
 from .reads import OutputCount
+from .recorder import Recorder
 from .stops import RunningCall, RunningCalls
 
 MAX_IOVEC = 512
@@ -55,14 +56,16 @@ class Slot:
         stops: descriptor of the stop pipe; None if the process is not the slot's own. The slot then leaves signals,
             import paths and logging alone.
         reads: counts the daemon's readings of output; None if the process is not the slot's own.
+        recorder: is told what runs; None: a new one.
 
     Attributes:
         told: whether the call that runs has told its caller something.
     """
 
     def __init__(
-        self, sock: socket.socket, slot_config: SlotConfig, stops: int | None, reads: OutputCount | None = None
-    ) -> None:
+        self, sock: socket.socket, slot_config: SlotConfig, stops: int | None, reads: OutputCount | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:  # fmt: skip
         self.scheduler = slot_config.scheduler
         self.access_file = slot_config.access_file
         self.tls = slot_config.tls
@@ -72,6 +75,7 @@ class Slot:
         self._sock = sock
         self._alone = stops is not None
         self._reads = reads
+        self._recorder = recorder or Recorder()
         self._lease: Lease | None = None
         self._yield: m.Yield | None = None  # the last one, which may come together with its lease
         self.told = False
@@ -300,22 +304,29 @@ class Slot:
         if ours and handler_of(signal.SIGINT) != self._calls.interrupt:
             signal.signal(signal.SIGINT, self._calls.interrupt)
 
-    def outcome(self, run: m.Run, call: RunningCall) -> m.Done | m.Failed:
-        """Run a call in the caller's session, again if it is to be. Returns the message that tells how it ended."""
-        began = time.perf_counter()
-        outcome, tries = None, 0
+    def outcome(self, run: m.Run, call: RunningCall, number: int = 0) -> m.Done | m.Failed:
+        """Run a call in the caller's session, again if it is to be. Returns the message that tells how it ended.
+
+        Args:
+            number: the client's for a call of a lease.
+        """
+        began = self._recorder.begin(run, number, bool(call.before))
+        outcome: m.Done | m.Failed | None = None
+        tries = 0
         while outcome is None:
             tries += 1
             try:
                 if not call.before:  # the call below it has the same caller, and its own working directory
                     self._apply_session(run)
             except BaseException as error:  # noqa: BLE001 - this task alone fails
-                return self.failed(run, error, began)
+                outcome = self.failed(run, error, began)
+                break
             blobs = self._blobs.begin(run.blobs[self._describing :], run.payload)
             try:
                 outcome = self._called(run, call, began, tries)
             finally:
                 blobs.end()
+        self._recorder.end(began, isinstance(outcome, m.Failed))
         return outcome
 
     def _called(self, run: m.Run, call: RunningCall, began: float, tries: int) -> m.Done | m.Failed | None:

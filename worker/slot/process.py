@@ -15,6 +15,7 @@ from minidask.task.context import SlotConfig
 
 from .loop import Slot
 from .reads import OutputCount
+from .recorder import Recorder
 
 HALF_OF_ALL_MEMORY = 500
 """Added to the kernel's score of a process: it goes as if it used so much more than it does."""
@@ -68,16 +69,16 @@ def main(arguments: list[str]) -> None:
     """Run a slot in this process until its worker daemon closes the socket.
 
     Args:
-        arguments: the file descriptors of the socket, of the pipe for stops, of the count of reads and of the life
+        arguments: the file descriptors of the socket, of the pipe for stops, of the shared memory and of the life
             pipe, the daemon's process id, and the fields of `SlotConfig`.
     """
     sock = socket.socket(fileno=int(arguments[0]))
-    stops, counted, life = map(int, arguments[1:4])
+    stops, shared, life = map(int, arguments[1:4])
     for descriptor in (sock.fileno(), stops):
         os.set_inheritable(descriptor, False)
     os.set_blocking(stops, False)
-    reads = OutputCount(counted)
-    os.close(counted)
+    reads, recorder = OutputCount(shared), Recorder(shared)
+    os.close(shared)
     _end_children_with(life)
     _die_with(int(arguments[4]))
     _run_as_batch()
@@ -87,4 +88,4 @@ def main(arguments: list[str]) -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # also if PYTHONUNBUFFERED
-    Slot(sock, SlotConfig(*arguments[5:]), stops, reads).serve()
+    Slot(sock, SlotConfig(*arguments[5:]), stops, reads, recorder).serve()

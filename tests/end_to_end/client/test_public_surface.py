@@ -73,6 +73,7 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "executor": lambda c, v: None if v is int else c.get_executor().submit(v),
     "wait_for_workers n": lambda c, v: _or_in_vain(errors.NoWorkersError, lambda: c.wait_for_workers(v, 0)),
     "wait_for_workers timeout": lambda c, v: c.wait_for_workers(1, v),
+    "explain": lambda c, v: c.explain(v),
     "restart timeout": lambda c, v: _or_in_vain(errors.NoWorkersError, lambda: c.restart(v)),
     "get_versions check": lambda c, v: c.get_versions(check=v),
     "scale": lambda c, v: _scaled(v),
