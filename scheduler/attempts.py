@@ -265,12 +265,12 @@ class Attempts:
         lease = self._lease(worker, message)
         if lease is None:
             return
-        held = lease.client.blobs
-        self._give(lease, worker, [blob for blob in message.blobs if blob in held])
-        self.overtaken.wait(lease, (blob for blob in message.blobs if blob not in held))
+        held, wanted = lease.client.blobs, dict.fromkeys(message.blobs)
+        self._give(lease, worker, [blob for blob in wanted if blob in held])
+        self.overtaken.wait(lease, (blob for blob in wanted if blob not in held))
 
     def _give(self, lease: TaskRecord, worker: WorkerRecord, blobs: list[bytes]) -> None:
-        new = [blob for blob in blobs if blob not in lease.blobs]
+        new = sorted(set(blobs).difference(lease.blobs))
         lease.blobs = [*lease.blobs, *new]  # another list: tasks may share the old one
         self._data.table.use(new)
         self._data.give(blobs, worker)
@@ -308,7 +308,7 @@ class Attempts:
             what = "its data could not be had: " if message.reason == m.NO_DATA else ""
             what = f"on {worker.name} {what}{message.text[:MAX_TEXT]}"
             if message.reason == m.GUEST_DIED:
-                self._nesting.guest_died(worker.tasks.get(message.task), what)  # while it is known who its guest was
+                self._nesting.guest_died(current_attempt(worker.tasks, message.task, message.attempt), what)
             task = self._reported(worker, message)
             if task is not None:
                 self._try_again(task, worker, "lost", what)

@@ -69,9 +69,10 @@ from .events import Event, Joined, Lagging, Left, Received, Tick, Unsent
 from .holds import Holds, number_of
 from .joining import client_of, worker_of
 from .nesting import IdleNotices, Nesting
+from .news import News
 from .placement import WorkerPool
 from .pythons import Pythons
-from .quota import Quota, size_of
+from .quota import RECORD_BYTES, Quota, size_of
 from .ready import ReadyQueue
 from .restarts import Restarts
 from .router import BlobRouter
@@ -135,6 +136,7 @@ class SchedulerCore:
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
         self.holds = Holds(self._send, self.pool.update, self._unuse)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
+        self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
         self._from_client = self._client_table()
         self._from_worker = self._worker_table()
@@ -171,6 +173,7 @@ class SchedulerCore:
 
         To be called after each event, or once after several.
         """
+        self.news.tell()
         self.attempts.assign_ready(now)
         self.idle_notices.send_changes()
         self.stream.flush(now)
@@ -263,7 +266,7 @@ class SchedulerCore:
     # --- peers join and leave ---
 
     def _client_joins(self, event: Joined, now: float) -> None:
-        client = client_of(event)
+        client = self.holds.without_keys_of_others(client_of(event), self.clients.values())
         for other in list(self.clients.values()):
             if other.keys and other.keys[0] in client.keys[1:]:
                 self.replaced.add(other.peer)
@@ -335,6 +338,7 @@ class SchedulerCore:
             if event.cut:
                 self._hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
+            self.quota.drop(client.peer, RECORD_BYTES * len(client.groups))
             self.data.leave(client)
             self.stream.client_left(client, event.reason)
 
@@ -342,7 +346,7 @@ class SchedulerCore:
         """A client is cut off: what it has running goes on for as long as it tries to come back."""
         seconds = client.returns_within
         held = self.attempts.let_go(client) if seconds else []
-        self.holds.add_all(held, now + seconds)
+        self.holds.add_all(held, now + seconds, client.uid)
         others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
         if held or others:
             go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
@@ -354,9 +358,8 @@ class SchedulerCore:
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
 
-        A worker that does not read is given none.
-
-        The client of a slot is none of these: what it has to read is for a task that may run other tasks meanwhile.
+        A worker that does not read is given none. The client of a slot is not held back: what it has to
+        read is for a task that may run other tasks meanwhile.
         """
         worker = self.workers.get(event.peer)
         if worker is not None:
@@ -391,8 +394,7 @@ class SchedulerCore:
         self._slots_changed(worker, None)
 
     def _slots_changed(self, worker: WorkerRecord, slots: int | None) -> None:
-        message = m.WorkerChanged(worker.address, worker.name, slots, worker.versions)
-        self._out += [(peer, message) for peer in self.clients]
+        self.news.add(m.WorkerChanged(worker.address, worker.name, slots, worker.versions))
         self.pythons.check(self.clients.values())
 
     def _tick(self, tick: Tick, now: float) -> None:
@@ -433,14 +435,15 @@ class SchedulerCore:
         self.attempts.overtaken.came(client, message.blob)
 
     def _open_group(self, client: ClientRecord, message: m.OpenGroup) -> None:
-        check_group(client, message)
+        check_group(client, message, self.quota)
         parent = self._parent(client, message) if message.parent else None
         client.groups[message.group] = GroupRecord(message.group, message.limit)
+        self.quota.keep(client.peer, RECORD_BYTES)
         if client.nested:
             self.idle_notices.subscribe(client, message.group, parent)
 
     def _close_group(self, client: ClientRecord, message: m.CloseGroup) -> None:
-        client.groups.pop(message.group, None)
+        self.quota.drop(client.peer, RECORD_BYTES if client.groups.pop(message.group, None) else 0)
         self.idle_notices.unsubscribe(client, message.group)
 
     def _submit(self, client: ClientRecord, message: m.Submit) -> None:

@@ -26,6 +26,10 @@ from minidask.wire import messages as m
 
 from .tasks import ClientRecord, LetGo, TaskRecord, WorkerRecord
 
+EARLY_BYTES = 256 << 20
+"""So much is kept of what attempts say that run for nobody just now, of all of them."""
+REPORT_BYTES, CHARACTER_BYTES = 1024, 4
+
 HOLD_SECONDS = 10.0
 """How long what runs waits for its client: one that is alive tries to connect at least once a second."""
 MANY = 1 << 20
@@ -36,7 +40,8 @@ MANY = 1 << 20
 class Hold:
     """An attempt that a worker runs, or has run; `early` are its reports, for a task that is not known yet.
 
-    It has its slot until there is a report that tells of its end. The `blobs` are kept for it.
+    It has its slot until there is a report that tells of its end. The `blobs` are kept for it. `owner` is the `uid` of
+    its client; None if this scheduler has not seen it.
     """
 
     worker: WorkerRecord
@@ -46,6 +51,8 @@ class Hold:
     early: list[m.Report] = field(default_factory=list)
     has_slot: bool = True
     blobs: list[bytes] = field(default_factory=list)
+    owner: str | None = None
+    early_bytes: int = 0
 
 
 class Holds:
@@ -67,6 +74,7 @@ class Holds:
         self._changed = changed
         self._release = release
         self._holds: dict[int, Hold] = {}
+        self._early_bytes = 0
 
     def add(self, worker: WorkerRecord, task: int, attempt: int, now: float) -> None:
         """Note an attempt that a worker has brought along. If two workers have one of a task, the later one goes on."""
@@ -79,10 +87,10 @@ class Holds:
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
         worker.held += 1
 
-    def add_all(self, attempts: Iterable[LetGo], until: float) -> None:
-        """Note the attempts of a client that was cut off. So long they go on."""
+    def add_all(self, attempts: Iterable[LetGo], until: float, owner: str) -> None:
+        """Note the attempts of a client that was cut off, and has this `uid`. So long they go on."""
         for worker, task, attempt, blobs in attempts:
-            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs)
+            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs, owner=owner)
             worker.held += 1
             self._changed(worker)
 
@@ -90,6 +98,7 @@ class Holds:
         """Keep a worker's report if it is about a hold. Returns whether it is.
 
         A hold that has not begun, and is given back, is none any more: its task will begin when it is submitted again.
+        One that says more than there is room for is stopped, with the same end.
         """
         if not self._holds or not isinstance(message, m.Report | m.GaveBack):
             return False
@@ -99,7 +108,13 @@ class Holds:
         if isinstance(message, m.GaveBack):
             self._remove(hold)
             return True
+        size = _size(message)
+        if self._early_bytes + size > EARLY_BYTES:
+            self._stop([hold])
+            return True
         hold.early.append(message)
+        hold.early_bytes += size
+        self._early_bytes += size
         if not isinstance(message, m.TaskMessage):
             self._free_slot(hold)
         return True
@@ -107,6 +122,17 @@ class Holds:
     def blobs(self) -> Iterable[bytes]:
         """The blobs that are kept for holds, one for each hold that needs it."""
         return (blob for hold in self._holds.values() for blob in hold.blobs)
+
+    def without_keys_of_others(self, client: ClientRecord, clients: Iterable[ClientRecord]) -> ClientRecord:
+        """Forget the keys of a client that belong to another one: they are short, and workers see them in numbers.
+
+        With them it would take the place of that one, and get its results.
+        """
+        owners = {key: other.uid for other in clients for key in other.keys}
+        owners |= {hold.task // m.OUTLIVES: hold.owner for hold in self._holds.values() if hold.owner is not None}
+        keys = [key for key in client.keys if owners.get(key, client.uid) == client.uid]
+        client.keys = tuple(keys) if client.keys[:1] == tuple(keys[:1]) else ()
+        return client
 
     def find(self, client: ClientRecord, number: int) -> Hold | None:
         """The hold of a task that a client submits; None if there is none."""
@@ -123,6 +149,8 @@ class Holds:
 
     def stop_others(self, client: ClientRecord) -> None:
         """Stop what runs for a client and was not submitted again: it was cancelled meanwhile, or is over."""
+        if client.settled:
+            return  # whatever came later of its attempts was stopped at once
         client.settled = True
         self._stop(hold for hold in self._holds.values() if hold.task // m.OUTLIVES in client.keys)
 
@@ -133,8 +161,7 @@ class Holds:
     def lose_worker(self, worker: WorkerRecord) -> None:
         """A worker has left, and with it what it holds."""
         for hold in [hold for hold in self._holds.values() if hold.worker is worker]:
-            del self._holds[hold.task]
-            self._release(hold.blobs)
+            self._forget(hold)
         worker.held = 0
 
     def _stop(self, holds: Iterable[Hold]) -> None:
@@ -143,15 +170,24 @@ class Holds:
             self._remove(hold)
 
     def _remove(self, hold: Hold) -> None:
-        del self._holds[hold.task]
-        self._release(hold.blobs)
+        self._forget(hold)
         self._free_slot(hold)
+
+    def _forget(self, hold: Hold) -> None:
+        del self._holds[hold.task]
+        self._early_bytes -= hold.early_bytes
+        self._release(hold.blobs)
 
     def _free_slot(self, hold: Hold) -> None:
         if hold.has_slot:
             hold.has_slot = False
             hold.worker.held -= 1
             self._changed(hold.worker)
+
+
+def _size(report: m.Report) -> int:
+    texts = sum(len(value) for value in report if type(value) is str)
+    return REPORT_BYTES + CHARACTER_BYTES * texts + sum(map(len, getattr(report, "payload", ())))
 
 
 def number_of(key: int, number: int) -> int:

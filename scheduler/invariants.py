@@ -13,6 +13,7 @@ from minidask.wire.messages import OUTLIVES
 
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
+from .quota import RECORD_BYTES
 from .tasks import Cancelled, Delivering, Ready, Running, TaskRecord
 
 
@@ -146,7 +147,9 @@ def _check_quota(core: SchedulerCore) -> None:
     for record in core.blobs.records.values():
         kept.update(record.charged)
         assert record.holders.keys() <= record.charged.keys(), "a blob is kept that its client is not charged for"
-    assert core.quota.kept == kept and core.quota.total == kept.total(), "what is kept for clients is miscounted"
+    for client in core.clients.values():
+        kept[client.peer] += RECORD_BYTES * len(client.groups)
+    assert core.quota.kept == +kept and core.quota.total == kept.total(), "what is kept for clients is miscounted"
 
 
 def _check_copies(core: SchedulerCore, name: bytes, record: BlobRecord) -> None:

@@ -19,7 +19,7 @@ def client_of(event: Joined) -> ClientRecord:
     info, _ = checked(ClientInfo, event.info)
     return ClientRecord(
         event.peer, printable(info.name or event.address), info.forward_output, info.nested,
-        printable(minor(info.python)), keys=tuple(info.keys), slot_of=info.slot_of,
+        printable(minor(info.python)), keys=tuple(info.keys), slot_of=info.slot_of, uid=info.uid,
         returns_within=info.reconnect_timeout,
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 from minidask.host.sizes import format_bytes
 from minidask.wire import messages as m
@@ -51,6 +52,20 @@ class Quota:
             f"the scheduler keeps {own} for this client, {all_} for all, and has no room for more. Wait for results"
             " before you submit more, or start minidask-scheduler with a larger --memory-limit"
         )
+
+    def crowded_out(self, coming: Mapping[int, int]) -> dict[int, str]:
+        """The clients whose messages under way have no room beside what is kept, the largest first, and what to do.
+
+        Args:
+            coming: how many bytes have come of the message of each.
+        """
+        room, found = self.limit - self.total - sum(coming.values()), dict[int, str]()
+        for client in sorted(coming, key=coming.__getitem__, reverse=True):
+            if room < 0:
+                room += coming[client]
+                what = f"a message of {format_bytes(coming[client])} and more has no room here"
+                found[client] = f"{what}: send less at once, or start minidask-scheduler with a larger --memory-limit"
+        return found
 
     def keep(self, client: int, size: int) -> int:
         """Note that so many bytes are kept for a client. Returns `size`."""

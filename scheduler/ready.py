@@ -20,6 +20,7 @@ import bisect
 import collections
 import heapq
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -28,8 +29,10 @@ from minidask.host.versions import fits
 from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
 
 Entry = tuple[int, int, "Line"]
+Place = tuple[int, int, "Line", int]
+"""An entry in the heap of a client, and the stamp of the line then: only the last one counts."""
 Key = tuple[int, int, int]
-COMPACT_FROM = 64
+COMPACT_FROM = 2
 LOOK_AT = 64  # lines of one client: a client may have as many as it has priorities
 ANY = ("",)
 """For `peek` and `pop`: workers that can run the tasks of any Python."""
@@ -37,7 +40,10 @@ ANY = ("",)
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Tasks of one client with the same group, priority and parent, oldest first; `cancelled` of them are over."""
+    """Tasks of one client with the same group, priority and parent, oldest first; `cancelled` of them are over.
+
+    It is `placed` in the heap of its client, or parked.
+    """
 
     peer: int
     key: Key
@@ -47,6 +53,8 @@ class Line:
     python: str = ""
     tasks: collections.deque[TaskRecord] = field(default_factory=collections.deque)
     cancelled: int = 0
+    stamp: int = 0
+    placed: bool = False
 
     def __len__(self) -> int:
         """How many tasks wait in it."""
@@ -56,6 +64,12 @@ class Line:
     def entry(self) -> Entry:
         """The line's entry in the heap of its client. The line must have a task."""
         return -self.priority, self.tasks[0].order, self
+
+    def place(self) -> Place:
+        """The line's entry anew, for the heap of its client; an earlier one counts no more."""
+        self.stamp += 1
+        self.placed = True
+        return *self.entry, self.stamp
 
     def __lt__(self, other: Line) -> bool:
         """Any order will do: a task that was given back may meet the entry of the line that it was in before."""
@@ -68,7 +82,7 @@ class Line:
             self.cancelled -= 1
 
     def compact(self) -> None:
-        """Remove all cancelled tasks from a long line, if they are the larger part of it."""
+        """Remove all cancelled tasks from a line, if they are the larger part of it."""
         if len(self.tasks) > COMPACT_FROM and 2 * self.cancelled > len(self.tasks):
             self.tasks = collections.deque(task for task in self.tasks if type(task.state) is Ready)
             self.cancelled = 0
@@ -79,9 +93,10 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._lines: dict[int, dict[Key, Line]] = {}
-        self._heaps: dict[int, list[Entry]] = {}  # by client; the first in the dict is the next to take a turn
-        self._held: dict[int, list[Entry]] = {}  # the heaps of clients that lag
+        self._heaps: dict[int, list[Place]] = {}  # by client; the first in the dict is the next to take a turn
+        self._held: dict[int, list[Place]] = {}  # the heaps of clients that lag
         self._counts: dict[int, int] = {}
+        self._pythons: dict[int, Counter[str]] = {}  # by client: how many of its lines are for each
         self._dead: dict[int, int] = {}  # by client: how many entries of its heap may be of lines that are forgotten
         self._within: dict[int, dict[Line, None]] = {}  # by task: the lines of what it has submitted
         self._children: dict[int, list[Entry]] = {}  # the same as heaps; entries of forgotten lines go when met
@@ -116,22 +131,24 @@ class ReadyQueue:
         lines = self._lines.setdefault(peer, {})
         line = lines.get(key)
         if line is None:
+            self._pythons.setdefault(peer, Counter())[task.client.python] += 1
             line = lines[key] = Line(peer, key, task.group, task.priority, task.parent, task.client.python)
             line.tasks.append(task)
             if task.parent is not None:
                 self._within.setdefault(task.parent.id, {})[line] = None
                 heapq.heappush(self._children.setdefault(task.parent.id, []), line.entry)
-            heapq.heappush(self._heap(peer), line.entry)
+            heapq.heappush(self._heap(peer), line.place())
         elif not line.tasks or task.order > line.tasks[-1].order:
             line.tasks.append(task)
         else:
             line.tasks.insert(bisect.bisect(line.tasks, task.order, key=_order), task)
-            if line.tasks[0] is task:
-                self._sort(peer)
-                if task.parent is not None:
-                    heapq.heappush(self._children[task.parent.id], line.entry)
+            if line.tasks[0] is task and line.placed:
+                heapq.heappush(self._heap(peer), line.place())
+                self._note_dead(peer)
+            if line.tasks[0] is task and task.parent is not None:
+                heapq.heappush(self._children[task.parent.id], line.entry)
 
-    def _heap(self, peer: int) -> list[Entry]:
+    def _heap(self, peer: int) -> list[Place]:
         """The heap of a client's lines.
 
         If the client had no lines, it takes its place among those that wait for turns.
@@ -143,12 +160,6 @@ class ReadyQueue:
             if len(self._heaps) > 1:
                 self._heaps = dict(sorted(self._heaps.items(), key=lambda item: self._turns.get(item[0], 0)))
         return self._heaps[peer]
-
-    def _sort(self, peer: int) -> None:
-        """Put a client's heap in order, after a line of it has got an older head."""
-        heap = self._held.get(peer) or self._heaps.get(peer, [])
-        heap[:] = [entry[2].entry if entry[2].tasks else entry for entry in heap]
-        heapq.heapify(heap)
 
     def peek(self, pythons: Collection[str] = ANY) -> TaskRecord | None:
         """The next task that may run now; it stays in the queue. None if there is none.
@@ -172,7 +183,7 @@ class ReadyQueue:
             if self._next_line(peer, pythons) is not None:
                 yield from self._first(self._heaps[peer], pythons)
 
-    def _first(self, heap: list[Entry], pythons: Collection[str]) -> Iterator[Line]:
+    def _first(self, heap: list[Place], pythons: Collection[str]) -> Iterator[Line]:
         """The first lines of a heap that may run now, in the order of their entries: no more than `LOOK_AT` are met."""
         frontier = [(heap[0], 0)]
         for _ in range(LOOK_AT):
@@ -249,16 +260,19 @@ class ReadyQueue:
     def _remove_line(self, line: Line) -> None:
         """Forget a line anywhere in its heap: its entry goes when it is met, or when half of all are such."""
         self._forget_line(line)
-        peer = line.peer
+        self._note_dead(line.peer)
+        if not self._heaps.get(line.peer, True):
+            del self._heaps[line.peer]
+
+    def _note_dead(self, peer: int) -> None:
+        """Note that one more entry of a client's heap counts no more; drop all such if they are the half."""
         self._dead[peer] = self._dead.get(peer, 0) + 1
         for heaps in (self._heaps, self._held):
             heap = heaps.get(peer, [])
             if heap and 2 * self._dead[peer] >= len(heap):
-                heap[:] = [entry for entry in heap if self._is_known(entry[2])]
+                heap[:] = [entry for entry in heap if self._is_known(entry[2]) and _counts(entry)]
                 heapq.heapify(heap)
                 self._dead[peer] = 0
-        if not self._heaps.get(peer, True):
-            del self._heaps[peer]
 
     def _next_line(self, peer: int, pythons: Collection[str]) -> Line | None:
         """The client's line whose head is to run next; None if no task may run now.
@@ -267,12 +281,17 @@ class ReadyQueue:
         """
         while peer in self._heaps:
             heap = self._heaps[peer]
-            _, head, line = heap[0]
+            _, head, line, _ = heap[0]
             line.skip_cancelled()
-            if not line.tasks or line.tasks[0].order != head or not self._is_known(line):
+            if not _counts(heap[0]):
+                heapq.heappop(heap)
+                if not heap:
+                    del self._heaps[peer]
+            elif not line.tasks or line.tasks[0].order != head or not self._is_known(line):
                 self._advance(line)
             elif line.group is not None and line.group.full:
                 heapq.heappop(heap)
+                line.placed = False
                 line.group.parked.append(line)
                 if not heap:
                     del self._heaps[peer]
@@ -282,12 +301,15 @@ class ReadyQueue:
                 return self._other_line(heap, pythons)
         return None
 
-    def _other_line(self, heap: list[Entry], pythons: Collection[str]) -> Line | None:
+    def _other_line(self, heap: list[Place], pythons: Collection[str]) -> Line | None:
         """The next line that these Pythons can run; a client of unknown Python may have nested tasks of several."""
+        own = self._pythons[heap[0][2].peer]
+        if not any(count and fits(python, pythons) for python, count in own.items()):
+            return None  # a look at all of its lines would cost others as much as it has
         return min(self._open(heap, pythons), key=lambda line: line.entry, default=None)
 
-    def _open(self, heap: list[Entry], pythons: Collection[str]) -> list[Line]:
-        lines = [entry[2] for entry in heap if fits(entry[2].python, pythons)]
+    def _open(self, heap: list[Place], pythons: Collection[str]) -> list[Line]:
+        lines = [entry[2] for entry in heap if fits(entry[2].python, pythons) and _counts(entry)]
         for line in lines:
             line.skip_cancelled()
         return [
@@ -301,7 +323,7 @@ class ReadyQueue:
         heap = self._heaps[line.peer]
         line.skip_cancelled()
         if line.tasks and self._is_known(line):
-            heapq.heapreplace(heap, line.entry)
+            heapq.heapreplace(heap, line.place())
             return
         heapq.heappop(heap)
         self._forget_line(line)
@@ -315,8 +337,10 @@ class ReadyQueue:
         lines = self._lines.get(line.peer, {})
         if lines.get(line.key) is line:
             del lines[line.key]
+            self._pythons[line.peer][line.python] -= 1
             if not lines:
                 del self._lines[line.peer]
+                del self._pythons[line.peer]
         if line.parent is not None:
             siblings = self._within.get(line.parent.id, {})
             siblings.pop(line, None)
@@ -330,7 +354,7 @@ class ReadyQueue:
         for line in parked:
             line.skip_cancelled()
             if line.tasks:
-                heapq.heappush(self._heap(line.peer), line.entry)
+                heapq.heappush(self._heap(line.peer), line.place())
             else:
                 self._forget_line(line)
         children, group.parked_children = group.parked_children, []
@@ -370,6 +394,7 @@ class ReadyQueue:
     def lose_client(self, client: ClientRecord) -> None:
         """Forget a client that has left."""
         self._lines.pop(client.peer, None)
+        self._pythons.pop(client.peer, None)
         self._heaps.pop(client.peer, None)
         self._held.pop(client.peer, None)
         self._counts.pop(client.peer, None)
@@ -380,6 +405,10 @@ class ReadyQueue:
 def _key(task: TaskRecord) -> Key:
     # The group by identity: a client may use the number of a closed group again.
     return id(task.group), task.priority, 0 if task.parent is None else task.parent.id
+
+
+def _counts(entry: Place) -> bool:
+    return entry[3] == entry[2].stamp
 
 
 def _order(task: TaskRecord) -> int:

@@ -255,12 +255,13 @@ class BlobRouter:
                     self._direct(blob, self._workers[peer], "")
 
     def answer(self, client: ClientRecord, message: m.Chunk | m.NoBlob) -> None:
-        """Pass a client's answer to the worker that fetches the blob from clients; any other answer is dropped."""
+        """Pass the answer of the client that is asked for a blob to the worker that fetches it; drop any other."""
         worker = self._workers.get(message.peer)
         copy = self._copy(worker, message.blob) if worker is not None else None
-        if worker is not None:
-            self._windows.came(worker.peer, RELAY, *_size(message))
-        if worker is not None and copy is not None and not copy.complete and copy.source == RELAY:
+        if worker is None or copy is None or self.table.records[message.blob].offering() != client.peer:
+            return
+        self._windows.came(worker.peer, RELAY, *_size(message))  # it may be from before the worker has begun anew
+        if not copy.complete and copy.source == RELAY:
             self._send(worker.peer, message._replace(peer=0))
 
     # --- results, from a worker to a client ---
@@ -275,9 +276,9 @@ class BlobRouter:
             self._send(client.peer, m.NoBlob(message.blob, message.peer, TOO_MUCH))
 
     def result_chunk(self, worker: WorkerRecord, message: m.Chunk | m.NoBlob) -> None:
-        """Pass a worker's answer to the client that has asked; an answer for a client that has left is dropped."""
-        self._windows.came(message.peer, worker.peer, *_size(message))
-        if message.peer in self._clients:
+        """Pass a worker's answer to the client that has asked; an answer for any other one is dropped."""
+        due = self._windows.came(message.peer, worker.peer, *_size(message))
+        if due and message.peer in self._clients:
             self._send(message.peer, message._replace(peer=worker.peer))
 
     def result_taken(self, client: ClientRecord, message: m.ResultTaken) -> None:

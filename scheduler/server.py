@@ -290,8 +290,23 @@ class SchedulerServer:
                 *(link for link in self._links.values() if isinstance(link, MessageLink)),
             ]:
                 link.abort()
+        self._refuse_what_is_too_much()
         self.post(Tick(self._heard()))
         self._beat()
+
+    def _refuse_what_is_too_much(self) -> None:
+        """End the connections of clients whose messages under way have no room beside what is kept, the largest first.
+
+        A message is for the core only when it is complete: until then it is in no account there.
+        """
+        coming = {
+            peer: link.receiving
+            for peer, link in self._links.items()
+            if peer in self.core.clients and isinstance(link, MessageLink) and link.receiving
+        }
+        for peer, reason in self.core.quota.crowded_out(coming).items():
+            log.warning("closing the connection to %s: %s", self._name(peer), reason)
+            self._dismiss(peer, reason, set())
 
     def _heard(self) -> set[int]:
         """The peers from which bytes have come since the last call, be it a part of a message."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 
-from .quota import TASKS, Quota, size_of
+from .quota import ALL, RECORD_BYTES, TASKS, Quota, size_of
 from .tasks import ClientRecord, GroupRecord, TaskRecord
 
 # More than anybody can have. What one peer says is passed on to others, so it has to be within the wire's limits.
@@ -34,7 +34,7 @@ def check_submission(client: ClientRecord, message: m.Submit) -> None:
         raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
 
 
-def check_group(client: ClientRecord, message: m.OpenGroup) -> None:
+def check_group(client: ClientRecord, message: m.OpenGroup, quota: Quota) -> None:
     """Check that a group can be opened.
 
     Raises:
@@ -44,6 +44,8 @@ def check_group(client: ClientRecord, message: m.OpenGroup) -> None:
         raise ProtocolError(f"group {message.group} with limit {message.limit} cannot be opened")
     if len(client.groups) >= MAX_GROUPS:
         raise ProtocolError(f"group {message.group} cannot be opened, as {MAX_GROUPS} others are open")
+    if why := quota.why_not(client.peer, RECORD_BYTES, ALL):
+        raise ProtocolError(f"group {message.group} cannot be opened: {why}")
 
 
 def check_parent(parent: list[int]) -> None:

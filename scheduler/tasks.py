@@ -136,13 +136,11 @@ class ClientRecord:
     such a worker since it joined. Until then `refused` is why its tasks are lost at once, or "". `starved_since` is
     when the scheduler first saw that it has tasks and no worker for them.
 
-    `keys` are those that it has drawn, its present one first: see `holds.py`. It is `settled` once it has submitted all
-    again that it wants. If it is cut off, it tries to come back for `returns_within` seconds.
+    `keys` are those that it has drawn, its present one first: see `holds.py`; who names them must know its `uid`.
+    It is `settled` once it has submitted all again that it wants. If cut off, it comes back within `returns_within` s.
 
-    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker.
-
-    It `lags` while it reads more slowly than messages for it come.
-
+    `slot_of` is the `uid` of the worker in whose slot it runs: it submits only for tasks of that worker. It
+    `lags` while it reads more slowly than messages for it come.
     `awaited` are blobs that it has not announced: the leases that need each, with their attempts, and how many ticks
     ago the first one asked.
     """
@@ -160,6 +158,7 @@ class ClientRecord:
     groups: dict[int, GroupRecord] = field(default_factory=dict)
     blobs: set[bytes] = field(default_factory=set)
     keys: tuple[int, ...] = ()
+    uid: str = ""
     slot_of: str = ""
     settled: bool = False
     returns_within: float = 0.0

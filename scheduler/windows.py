@@ -17,21 +17,23 @@ class Windows:
     """The bytes under way, by the peer that asks and the one that answers."""
 
     def __init__(self) -> None:
-        self._asked: dict[tuple[int, int], int] = {}
+        self._asked: dict[tuple[int, int], tuple[int, int]] = {}  # bytes, and requests
 
     def ask(self, peer: int, source: int, size: int) -> bool:
         """Note a request. Returns whether it may be passed on: there is not too much under way."""
-        asked = self._asked.get((peer, source), 0) + max(size, LEAST)
+        asked, requests = self._asked.get((peer, source), (0, 0))
+        asked += max(size, LEAST)
         if asked > MOST_ASKED:
             return False
-        self._asked[peer, source] = asked
+        self._asked[peer, source] = asked, requests + 1
         return True
 
-    def came(self, peer: int, source: int, size: int = CHUNK_BYTES) -> None:
-        """Note an answer of this size; a refusal does not say how much was asked for."""
-        left = self._asked.pop((peer, source), 0) - max(size, LEAST)
-        if left > 0:
-            self._asked[peer, source] = left
+    def came(self, peer: int, source: int, size: int = CHUNK_BYTES) -> bool:
+        """Note an answer of this size; a refusal does not say how much was asked for. Returns whether any was due."""
+        asked, requests = self._asked.pop((peer, source), (0, 0))
+        if requests > 1:
+            self._asked[peer, source] = max(0, asked - max(size, LEAST)), requests - 1
+        return requests > 0
 
     def begin(self, peer: int, source: int) -> None:
         """A peer begins anew to ask this source: what it has asked for before will not come."""

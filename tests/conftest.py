@@ -103,6 +103,12 @@ def private_state(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ.pop("MINIDASK_SCHEDULER", None)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def hang_up_is_not_ignored() -> None:
+    """Programs inherit what is ignored. The tests themselves may run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="session")
 def shared_client(private_state: None) -> Iterator[minidask.Client]:
     with minidask.Client(n_workers=2) as client:

@@ -26,6 +26,9 @@ from minidask.wire.messages import Chunk, FetchChunk, Message, NoBlob
 DEAD_SECONDS = 6
 """A source from which nothing can come any more is noticed so soon: others have the data too."""
 
+MOST_ASKED = 10_000
+"""How many requests of a worker that does not read wait here: one of ours has some dozens at most."""
+
 ANYWHERE = Address("tcp")
 """Workers meet over TCP only."""
 
@@ -168,6 +171,9 @@ class Peers:
         for message in messages:
             if isinstance(peer, int) and peer in self._asked:
                 self._asked[peer].append(message)  # it has to read first what it has asked for
+                if len(self._asked[peer]) > MOST_ASKED:
+                    self._links[peer].abort(OSError(f"it does not read, and has asked {MOST_ASKED} times for more"))
+                    return
             elif isinstance(message, FetchChunk if isinstance(peer, int) else (Chunk, NoBlob)):
                 self._receiver.received(peer, message)
 

@@ -55,8 +55,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
     """The backend that `joblib.parallel_backend("minidask")` and `parallel_config("minidask")` make.
 
     Args:
-        scheduler: address of a scheduler, or a `Client`. None: the last `Client` made in this process that was not
-            closed, else the address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later calls.
+        scheduler: address of a scheduler, or a `Client`. None: the last `Client` that you made in this process and
+            did not close, else the address in `MINIDASK_SCHEDULER`, else a cluster on this machine, kept for later
+            calls.
         scatter: list or tuple of objects that tasks share; each is sent once, and found by identity in arguments.
         wait_for_workers_timeout: seconds, 0 or more, to wait for a first worker.
         reconnect_timeout: seconds to look for a lost scheduler again, as of a `Client`; for a client that is made for

@@ -22,15 +22,15 @@ def client_for(address: str | None, reconnect_timeout: float) -> Client:
     Where no address was given, another cluster is started on this machine.
 
     Args:
-        address: of the scheduler. None: in a task the slot's client; else the last client that was made in this
-            process; else the address in `MINIDASK_SCHEDULER`; else a cluster on this machine.
+        address: of the scheduler. None: in a task the slot's client; else the last client that the user made in
+            this process; else the address in `MINIDASK_SCHEDULER`; else a cluster on this machine.
         reconnect_timeout: of a client that is made here.
 
     Raises:
         MinidaskError: there is no scheduler at the address, or it refuses.
     """
     if address is None:
-        client = get_client() if current_slot() is not None else find_client()
+        client = get_client() if current_slot() is not None else find_client(implicit=False)
         if client is not None:
             return client
     access_file, tls = None, None

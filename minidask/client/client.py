@@ -40,6 +40,7 @@ from minidask.task.retries import Retried
 from minidask.wire.messages import Shutdown
 
 if TYPE_CHECKING:
+    from minidask.client.dashboards import DashboardLink, DashboardProcess
     from minidask.local.cluster import LocalCluster
 
 RECONNECT_SECONDS = 60.0
@@ -119,6 +120,7 @@ class Client:
             arguments = "n_workers, processes and memory_limit are"
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
         self._owns_cluster = address is None
+        self._dashboard: DashboardProcess | None = None
         if address is None:
             from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - loaded when it is needed
 
@@ -501,6 +503,30 @@ class Client:
             raise SchedulerLost(f"the scheduler did not answer within {self.timeout:g} seconds")
         return why_of(info)
 
+    def dashboard(self, port: int | None = None) -> DashboardLink:
+        """Show what the cluster does in a browser: start `minidask-dashboard` for this client, and return its link.
+
+        It listens on this machine only, and ends with this client. If it runs already, its link is returned.
+
+        Args:
+            port: where it listens, 0 to 65535; 0: any that is free; None: 8787, or any if that is taken.
+
+        Raises:
+            TypeError, ValueError: that is no port.
+            SchedulerLost: there is no connection any more.
+            MinidaskError: it cannot begin, and says why.
+        """
+        from minidask.client.dashboards import DashboardProcess  # noqa: PLC0415 - loaded when it is needed
+
+        if port is not None and checks.whole("port", port, 0) > 65535:
+            raise ValueError(f"port must be at most 65535, got {port}")
+        self.shell.check()
+        if self._dashboard is None or not self._dashboard.running:
+            if self._dashboard is not None:
+                self._dashboard.close()
+            self._dashboard = DashboardProcess(self.address, self.access_file, self.tls, port)
+        return self._dashboard.link
+
     def _ask(self, ask: Callable[[OnAnswer], None], timeout: float) -> dict[str, Any] | None:
         """Ask the shell a question; return the answer, None if there is none in time.
 
@@ -537,6 +563,8 @@ class Client:
         """Disconnect, and end the cluster if this client has started it. Pending futures fail. May be called twice."""
         if self.shell.core.forked_from:
             return  # a forked child leaves its parent's cluster alone
+        if self._dashboard is not None:
+            self._dashboard.close()
         self.shell.close(self.timeout)
         if self._owns_cluster and self.cluster is not None:
             self.cluster.close()
@@ -572,7 +600,7 @@ class Client:
         others = len(self.shell.workers.unusable())
         machines = count(len(self.shell.workers.entries) - others, "machine")
         unused = f", {count(others, 'machine')} of another Python unused" if others else ""
-        return f"<minidask.Client {self.address} {machines}, {count(self.slots(), 'worker')}{unused}>"
+        return f"<minidask.Client {self.address} {machines}, {count(self.slots(), 'worker')}{unused}{self._link()}>"
 
     def __reduce__(self) -> Any:
         raise SerializationError(
@@ -580,8 +608,17 @@ class Client:
             f" in a process make one with minidask.Client({self.address!r})"
         )
 
+    def _link(self) -> str:
+        link = self._dashboard_link()
+        return f", dashboard {link}" if link else ""
+
+    def _dashboard_link(self) -> DashboardLink | None:
+        return self._dashboard.link if self._dashboard is not None and self._dashboard.running else None
+
     def _repr_html_(self) -> str:
-        return client_table(repr(self).strip("<>"), self.shell.workers.entries)
+        link = self._dashboard_link()
+        title = repr(self).strip("<>").replace(self._link(), "")
+        return client_table(title, self.shell.workers.entries) + (link._repr_html_() if link is not None else "")
 
 
 def _retried(fn: Callable[..., Any], retries: Any, retry_on: Any) -> Callable[..., Any]:

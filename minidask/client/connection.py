@@ -69,7 +69,10 @@ class Connection:
         """Whether it is lost, and another one is being made; for holders of the client's lock."""
         self._access_file = access_file
         self._choice = tls
-        self._info = info if info.get("nested") else {**info, "keys": [_fresh_key(), *info.get("keys", [])][:MAX_KEYS]}
+        self._info = info
+        if not info.get("nested"):
+            keys = [_fresh_key(), *info.get("keys", [])][:MAX_KEYS]
+            self._info = {**info, "keys": keys, "uid": info.get("uid") or os.urandom(16).hex()}
         self._decoder = FrameDecoder()
         self.peer_info: dict[str, Any] | None = None
         """The scheduler's description of itself, from the handshake."""

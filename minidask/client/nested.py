@@ -78,14 +78,17 @@ def get_client() -> Client:
     return client
 
 
-def find_client() -> Client | None:
+def find_client(implicit: bool = True) -> Client | None:
     """Return the last client that was made in this process, not closed, and is no task's; None if there is none.
 
+    Args:
+        implicit: whether a client that `Parallel` made for itself counts, as long as it has its scheduler.
+
     Raises:
-        SchedulerLost: that client has lost its scheduler. Clients that `Parallel` made for itself are passed over.
+        SchedulerLost: that client has lost its scheduler.
     """
     for client in reversed(live_clients):
-        if not isinstance(client, Client) or client.nested or (client.closed and client.implicit):
+        if not isinstance(client, Client) or client.nested or (client.implicit and (client.closed or not implicit)):
             continue
         client.shell.check()
         return client

@@ -25,9 +25,7 @@ lock is reentrant, so that thread does not wait for itself. `_writing` tells it 
 what it has put into the deque is written by that one.
 
 With TLS the pieces are ciphertext. Then a step comes before: the pieces of messages wait in `TLSStream`, and `_seal`
-has some of them encrypted when the deque is empty. No trick helps there, as the library's method is Python: an
-interruption within would encrypt bytes twice, or drop them. So the handlers are put off for that step, which never
-waits.
+has some of them encrypted when the deque is empty. That step can be ended anywhere too (`TLSStream.seal_into`).
 
 The thread that reads decrypts meanwhile, under a lock of the same TLS. If a finalizer leads from there to here, it must
 not wait for `_sending`: its holder may wait for that lock. So it leaves the writing to `flush_what_was_left`.
@@ -43,7 +41,6 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from minidask.host.signals import Uninterrupted
 from minidask.wire.frames import Buffer
 
 if TYPE_CHECKING:
@@ -120,9 +117,10 @@ class Outbox:
                 counts.extend(map(self._write, (rest,)))  # not append(write()): Ctrl-C could come in between
 
     def _seal(self) -> bool:
-        """Encrypt some of what waits. Returns whether there was any."""
-        if self._tls is None or not self._tls.has_clear:
-            return False
-        with Uninterrupted():
-            self._pieces.append((self._tls.seal(), []))
-        return True
+        """Encrypt some of what waits. Returns whether there are pieces to write."""
+        tls = self._tls
+        while tls is not None and tls.has_clear:
+            tls.seal_into(self._pieces)
+            if self._pieces:
+                return True
+        return False

@@ -161,6 +161,10 @@ class Stage:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        self.listener.setblocking(False)
+        with contextlib.suppress(BlockingIOError):  # until there are no more of the connections that it had begun again
+            while True:
+                self.listener.accept()[0].close()
 
     def close(self) -> None:
         """End the program, and leave nothing behind."""

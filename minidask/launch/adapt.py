@@ -31,7 +31,7 @@ class JoinedMachine(NamedTuple):
     tasks: int
 
 
-class Seen(NamedTuple):
+class Backlog(NamedTuple):
     """A look at the cluster.
 
     Attributes:
@@ -78,7 +78,7 @@ class Adaptive:
         self._failures = self._pauses = 0
         self._not_before = -math.inf
 
-    def decide(self, seen: Seen, now: float) -> Decision:
+    def decide(self, seen: Backlog, now: float) -> Decision:
         """Return what to do, now (in seconds, of any clock that goes on)."""
         self._note(seen, now)
         draining = {name for name, machine in seen.joined.items() if not machine.slots}
@@ -89,7 +89,7 @@ class Adaptive:
         surplus = len(there) - max(wanted, self.minimum)
         return Decision(stop=tuple(self._unused(seen, there, now)[: max(surplus, 0)]))
 
-    def _wanted(self, seen: Seen, joined: int, now: float) -> int:
+    def _wanted(self, seen: Backlog, joined: int, now: float) -> int:
         """How many machines the work at hand is worth."""
         least = max(self.minimum, min(1, seen.clients + seen.queued))
         if not seen.queued:
@@ -104,7 +104,7 @@ class Adaptive:
         wanted = joined if lasts <= self._worth else most if math.isinf(lasts) else joined * lasts / self._worth
         return min(max(least, min(math.ceil(wanted), most)), self.maximum)
 
-    def _unused(self, seen: Seen, there: list[str], now: float) -> list[str]:
+    def _unused(self, seen: Backlog, there: list[str], now: float) -> list[str]:
         """The machines that may go: those that have waited in vain first, then those that were idle for longest."""
         rested = now - self._idle
         waiting = [name for name in there if name not in seen.joined]
@@ -113,7 +113,7 @@ class Adaptive:
         idle = [name for name in there if self._idle_since.get(name, math.inf) <= rested] if not seen.queued else []
         return waiting + sorted(idle, key=lambda name: self._idle_since[name])
 
-    def _note(self, seen: Seen, now: float) -> None:
+    def _note(self, seen: Backlog, now: float) -> None:
         before, finished = self._last or (now, seen.finished)
         self._last = (now, seen.finished)
         self._work += seen.running * (now - before)

@@ -30,7 +30,7 @@ from minidask.host.folders import remove_folders, runtime_folder
 from minidask.host.forks import Layer, on_fork
 from minidask.host.signals import start as start_thread
 from minidask.host.sizes import count
-from minidask.launch.adapt import Adaptive, JoinedMachine, Seen
+from minidask.launch.adapt import Adaptive, Backlog, JoinedMachine
 from minidask.launch.engine import ALIVE, Engine, Plan
 from minidask.launch.tethered import Tethered
 from minidask.net.access import default_access_file
@@ -305,7 +305,7 @@ def _shared_folder() -> Path:
     return folder
 
 
-def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Seen:
+def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Backlog:
     """What `adapt` looks at, from what the scheduler says. Pure.
 
     A task that a machine has been sent ahead, and has no slot for yet, is queued.
@@ -316,7 +316,7 @@ def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Seen:
     joined = {machine["name"]: JoinedMachine(machine["workers"], machine["tasks"]) for machine in machines}
     clients = sum(client["name"] != OWN_NAME for client in info["clients"])
     queued, running = tasks["queued"] + ahead, tasks["running"] - ahead
-    return Seen(queued, running, tasks["finished"], clients, joined, tuple(ids), failures)
+    return Backlog(queued, running, tasks["finished"], clients, joined, tuple(ids), failures)
 
 
 def _close_all() -> None:

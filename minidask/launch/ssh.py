@@ -97,6 +97,8 @@ class SSHCluster(LaunchedCluster):
     ) -> None:
         if isinstance(hosts, str) or not hosts:
             raise ValueError(f"hosts must be a list with a host or more, got {hosts!r}")
+        if dashed := [host for host in hosts if host.startswith("-")]:
+            raise ValueError(f"a host cannot begin with a dash, as {dashed[0]!r} does: ssh would take it for an option")
         super().__init__(
             lambda plan: SSHEngine(hosts, plan, (*SSH, *options)),
             host=host,

@@ -10,10 +10,10 @@ A stranger, or a relay in the middle, cannot, and fails before a byte of the han
 Users who have an authority of their own name three files instead (`TLSFiles`).
 
 OpenSSL works on memory only (`ssl.MemoryBIO`), so one class serves the daemons' event loops and the clients' blocking
-sockets. It also keeps three things in our hands. What Ctrl-C may interrupt is sending, and never encrypting: else a
-piece could be encrypted twice. The first bytes of a peer can be looked at before TLS has them. And no end waits for the
-other's farewell, which the event loops' own TLS does, for 30 seconds: the end of a connection means nothing but a loss,
-with TLS as without.
+sockets. It also keeps three things in our hands. Ctrl-C may interrupt a client while it encrypts: what TLS has to write
+tells the next call how far that got, so no piece is encrypted twice, and none is lost. The first bytes of a peer can be
+looked at before TLS has them. And no end waits for the other's farewell, which the event loops' own TLS does, for 30
+seconds: the end of a connection means nothing but a loss, with TLS as without.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import itertools
 import os
 import ssl
 import threading
@@ -175,6 +176,12 @@ class TLSStream:
         """Whether the peer is one of ours, and does not encrypt."""
         self._read_any = False
         self._clear: collections.deque[Buffer] = collections.deque()
+        self._taken: list[Buffer] = []
+        """What is being encrypted."""
+        self._encrypts = False
+        """Whether a call has begun to do so, when TLS had nothing to write."""
+        self._sealing = False
+        """Whether a call has not handed over all that it has encrypted."""
         self._lock = threading.RLock()
         self._opening = 0
 
@@ -194,41 +201,74 @@ class TLSStream:
     def take(self) -> bytes:
         """What TLS itself has to say to the peer: to be written after each step of the handshake, even if it fails."""
         with self._lock:
+            self._settle()
             return self._outgoing.read()
 
     def put(self, pieces: Iterable[Buffer]) -> None:
         """Have these wait to be sealed, all or none of them. It takes no lock."""
         more = list(pieces)
-        self.waits += sum(map(len, more))
+        size = sum(map(len, more))
+        self.waits += size
+        if size > SEAL_BYTES:
+            more = [part for piece in more for part in _parts(piece)]
         self._clear.extend(more)
 
     @property
     def has_clear(self) -> bool:
-        """Whether something waits to be sealed."""
-        return bool(self._clear)
+        """Whether something waits to be sealed, or to be handed over by `seal_into`."""
+        return bool(self._clear) or self._sealing
 
     def seal(self) -> bytes:
-        """Encrypt what waits, 256 KiB at most; returns the bytes to write. An interrupted call must not be repeated.
-
-        For one thread at a time.
-        """
+        """Encrypt some 256 KiB of what waits; returns the bytes to write. For one thread that nothing interrupts."""
         assert self._ssl is not None
         pieces: list[Buffer] = []
-        room = SEAL_BYTES
-        while room > 0 and self._clear:
+        size = 0
+        while self._clear and size < SEAL_BYTES:
             pieces.append(self._clear.popleft())
-            room -= len(pieces[-1])
-        if room < 0:
-            last = memoryview(pieces[-1])
-            pieces[-1] = last[:room]
-            self._clear.appendleft(last[room:])
-            room = 0
-        self.waits -= SEAL_BYTES - room
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # fewer and larger records cost both ends less
+            size += len(pieces[-1])
+        self.waits -= size
         with self._lock:
-            if len(data):
-                self._ssl.write(data)
+            if size:
+                self._ssl.write(_joined(pieces))
             return self._outgoing.read()
+
+    def seal_into(self, sealed: collections.deque[tuple[Buffer, list[int]]]) -> None:
+        """Encrypt some 256 KiB of what waits, and append the bytes to write to `sealed`, with an empty list.
+
+        A signal handler may interrupt it anywhere: the next call finishes what it has begun. For one thread at a time.
+        """
+        with self._lock:
+            self._sealing = True
+            self._settle()
+            if not self._outgoing.pending:
+                self._encrypt()
+            if self._outgoing.pending:  # in one call into C: no handler runs between its steps
+                sealed.extend(zip(map(self._outgoing.read, (-1,)), ([],), strict=False))
+            self._sealing = False
+
+    def _encrypt(self) -> None:
+        """Do what `seal` does, as a handler may interrupt it. TLS has nothing to write yet."""
+        assert self._ssl is not None
+        size = sum(map(len, self._taken))
+        while self._clear and size < SEAL_BYTES:
+            self._taken.extend(itertools.starmap(self._clear.popleft, ((),)))  # in one call into C
+            size += len(self._taken[-1])
+        if size:
+            self._encrypts = True
+            self._ssl.write(_joined(self._taken))
+            self._settle()
+        else:
+            self._taken = []
+
+    def _settle(self) -> None:
+        """Drop what was encrypted. An interrupted call may not have got to that: what TLS has to write tells it.
+
+        Whatever makes TLS write calls this first, so what is new there is what was to be encrypted.
+        """
+        if self._encrypts:
+            if self._outgoing.pending:
+                self._taken = []
+            self._encrypts = False
 
     @property
     def opens_here(self) -> bool:
@@ -259,6 +299,8 @@ class TLSStream:
             memory, filled, failure = target(), 0, None
             size = len(memory)
             with self._lock:
+                if self._encrypts:
+                    self._settle()
                 self._opening = threading.get_ident()
                 try:
                     while more and filled < size:
@@ -307,6 +349,18 @@ class TLSStream:
         if not self.ready:
             return ProtocolError(f"the other side does not complete a handshake of TLS 1.3 ({reason})")
         return ConnectionAbortedError(f"the bytes of the connection were changed on their way ({reason})")
+
+
+def _joined(pieces: list[Buffer]) -> Buffer:
+    """All pieces as one: fewer and larger records cost both ends less."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _parts(piece: Buffer) -> Iterator[Buffer]:
+    """A piece in parts of 256 KiB."""
+    whole = memoryview(piece)
+    for start in range(0, len(whole), SEAL_BYTES):
+        yield whole[start : start + SEAL_BYTES]
 
 
 def _stranger(speaks_clear: bool) -> str:

@@ -120,6 +120,11 @@ class MessageLink(asyncio.BufferedProtocol):
         sealed = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return self._queued + sealed + (self._tls.waits if self._tls is not None else 0)
 
+    @property
+    def receiving(self) -> int:
+        """How many bytes have come of a large message that is not complete."""
+        return self._decoder.receiving
+
     # --- called by the shell ---
 
     def send(self, message: Message) -> None:
@@ -309,18 +314,20 @@ class MessageLink(asyncio.BufferedProtocol):
 
     def _pump(self) -> None:
         """Encrypt what waits, as far as the kernel takes it. Other connections have their turn in between."""
-        assert self._tls is not None and self._transport is not None
+        tls, transport = self._tls, self._transport
+        assert tls is not None and transport is not None
         for _ in range(SEALS):
-            if not self._tls.waits or self._paused or not self._tls.ready or self._transport.is_closing():
+            if not tls.waits or self._paused or not tls.ready or transport.is_closing():
                 break
-            self._transport.write(self._tls.seal())
+            transport.write(tls.seal())
         else:
             if not self._pumps:
                 self._pumps = True
                 asyncio.get_running_loop().call_soon(self._pump_again)
-        lags = self._tls.waits > (LAG_BYTES // 4 if self.lags else LAG_BYTES)
-        if lags != self.lags:
-            self._tell_lag(lags)
+        if tls.waits or self.lags:
+            lags = tls.waits > (LAG_BYTES // 4 if self.lags else LAG_BYTES)
+            if lags != self.lags:
+                self._tell_lag(lags)
 
     def _pump_again(self) -> None:
         self._pumps = False

@@ -15,18 +15,14 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from minidask._version import __version__
-from minidask.client.client import Client
 from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
-from minidask.client.places import address_in, address_of_environment
 from minidask.errors import MinidaskError
-from minidask.host.program import fail, make_parser
+from minidask.host.program import fail
 from minidask.host.sizes import count, format_bytes
 from minidask.host.texts import printable
-from minidask.net.access import default_access_file
-from minidask.net.tls_options import tls_of_options
 
+from .options import connected, viewer_parser
 from .state import ClusterState
 
 if TYPE_CHECKING:
@@ -47,16 +43,9 @@ NO_RICH = "the table needs the package rich: pip install 'minidask[top]', or use
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = make_parser(PROGRAM, DESCRIPTION, EPILOG)
-    parser.add_argument(
-        "address",
-        metavar="ADDRESS",
-        nargs="?",
-        help="where the scheduler listens (default: $MINIDASK_SCHEDULER, else what the access file says)",
-    )
+    parser = viewer_parser(PROGRAM, DESCRIPTION, EPILOG)
     parser.add_argument("--once", action="store_true", help="print one table, and end")
     parser.add_argument("--json", action="store_true", help="print one JSON object, and end")
-    parser.set_defaults(log_level="warning")
     return parser.parse_args(arguments)
 
 
@@ -64,12 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run `minidask-top` with these arguments, by default those of the command line. Returns its exit code."""
     options = _parse(arguments)
     try:
-        access_file = options.access_file
-        address = options.address or address_of_environment() or address_in(access_file or default_access_file())
-        with Client(
-            address, access_file=access_file, tls=tls_of_options(options), name=f"{PROGRAM} {__version__}",
-            forward_output=False,
-        ) as client, client.events() as events:  # fmt: skip
+        with connected(PROGRAM, options) as client, client.events() as events:
             state = ClusterState()
             if options.json:
                 gather(state, events)

@@ -126,6 +126,11 @@ class FrameDecoder:
             return self._large.missing()
         return self._view[self._end :]
 
+    @property
+    def receiving(self) -> int:
+        """The bytes that have come of a large frame that is not complete."""
+        return self._large.filled if self._large is not None else 0
+
     def received(self, count: int) -> Iterator[Frame]:
         """Yield the frames that are complete, now that `count` bytes were put into the last `get_buffer()`.
 
@@ -224,6 +229,11 @@ class _LargeFrame:
         self._buffers: list[Buffer] = []
         self._filled = 0
         self._next_buffer()
+
+    @property
+    def filled(self) -> int:
+        """How many bytes have come."""
+        return sum(self._sizes[: len(self._buffers) - 1]) + self._filled
 
     def missing(self) -> memoryview:
         """The rest of the buffer that is being filled."""

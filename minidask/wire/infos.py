@@ -29,6 +29,7 @@ class Held(NamedTuple):
 class ClientInfo(NamedTuple):
     """A client. `slot_of` is the `uid` of the worker in whose slot it runs, if it submits for tasks of that worker.
 
+    `uid` is a secret of the client and its scheduler, the same each time that it connects: its `keys` go with it.
     For `reconnect_timeout` seconds it tries to come back when it is cut off.
     """
 
@@ -40,6 +41,7 @@ class ClientInfo(NamedTuple):
     python: Label | None = None
     keys: Annotated[list[Annotated[int, Range(1, MAX_KEY)]], Length(0, MAX_KEYS)] = NOTHING
     slot_of: Label = ""
+    uid: Label = ""
     reconnect_timeout: Seconds = 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from minidask.launch.adapt import Adaptive, JoinedMachine, Seen
+from minidask.launch.adapt import Adaptive, Backlog, JoinedMachine
 
 
 @dataclass
@@ -73,7 +73,7 @@ class SimulatedCluster:
         }
         running = sum(len(machine.tasks) for machine in self.machines.values())
         asked = tuple(self.machines)
-        seen = Seen(len(self.queue), running, self.finished, self.clients, joined, asked, self.failures)
+        seen = Backlog(len(self.queue), running, self.finished, self.clients, joined, asked, self.failures)
         decision = self.adaptive.decide(seen, self.now)
         for name in decision.stop:
             assert not self.machines[name].tasks, "a machine that works was stopped"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minidask.launch.adapt import Adaptive, Decision, JoinedMachine, Seen
+from minidask.launch.adapt import Adaptive, Backlog, Decision, JoinedMachine
 from tests.launch.simulated import SimulatedCluster
 
 
@@ -154,5 +154,5 @@ def test_whatever_comes_all_is_done_none_that_works_is_stopped_and_all_go(
 def test_nothing_is_done_about_nothing(machines: int) -> None:
     adaptive = Adaptive(machines, machines)
     names = tuple("abc"[:machines])
-    seen = Seen(0, 0, 0, 0, {name: JoinedMachine(2, 0) for name in names}, names)
+    seen = Backlog(0, 0, 0, 0, {name: JoinedMachine(2, 0) for name in names}, names)
     assert [adaptive.decide(seen, float(now)) for now in range(0, 1000, 100)] == [Decision()] * 10

@@ -183,6 +183,10 @@ def test_a_worker_can_send_parts_of_results_to_clients_only(scheduler: Scheduler
         scheduler.say(worker, m.Chunk(b"n" * 16, 0, target, [b"x"]), m.NoBlob(b"n" * 16, target, ""))
     assert len(to_other.came) == before and not to_worker.closed
     scheduler.say(worker, m.Chunk(b"n" * 16, 0, client, [b"x"]))
+    assert not to_client.of(m.Chunk), "it was not asked for"
+    scheduler.say(client, m.FetchChunk(b"n" * 16, 0, 1, worker))
+    for _ in range(3):
+        scheduler.say(worker, m.Chunk(b"n" * 16, 0, client, [b"x"]))
     assert to_client.of(m.Chunk) == [m.Chunk(b"n" * 16, 0, worker, [b"x"])]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -58,3 +60,12 @@ def test_a_worker_notices_sooner_that_its_source_is_gone_than_that_who_fetches_h
 
     asyncio.run(scene())
     assert patience == {True: peers.DEAD_SECONDS, False: DEAD_SECONDS}
+
+
+def test_who_asks_and_does_not_read_is_cut_off_at_last() -> None:
+    reader: Any = SimpleNamespace(abort=Mock())
+    door = Peers(Credentials(Access(b"s" * 32)), Mock())
+    door._links[1], door._asked[1] = reader, []
+    for _ in range(3):
+        door._received(1, [FetchChunk(b"n" * 16, 0, 1, 0)] * peers.MOST_ASKED)
+    assert reader.abort.called and len(door._asked[1]) <= peers.MOST_ASKED + 3

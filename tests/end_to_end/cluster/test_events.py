@@ -77,6 +77,15 @@ def room(programs: Programs) -> Iterator[tuple[Program, str, minidask.Client]]:
         yield scheduler, address, client
 
 
+@pytest.fixture
+def room_with_a_worker(room: tuple[Program, str, minidask.Client], programs: Programs) -> tuple[str, minidask.Client]:
+    """The address of a scheduler with one worker, and a client of it."""
+    _, address, client = room
+    programs.worker(address, "--nworkers", "1")
+    client.wait_for_workers(1)
+    return address, client
+
+
 @contextlib.contextmanager
 def looking(client: minidask.Client) -> Iterator[Seen]:
     with client.events() as reader:
@@ -117,11 +126,9 @@ def test_a_task_is_seen_on_its_way_with_times_machine_worker_and_cost(
 
 
 def test_what_runs_is_seen_while_it_runs_and_began_before_anybody_looked(
-    room: tuple[Program, str, minidask.Client], programs: Programs, tmp_path: Path
+    room_with_a_worker: tuple[str, minidask.Client], tmp_path: Path
 ) -> None:
-    _, address, client = room
-    programs.worker(address, "--nworkers", "1")
-    client.wait_for_workers(1)
+    _, client = room_with_a_worker
     future = client.submit(begin_and_wait_for_file, str(tmp_path / "begun"), str(tmp_path / "go"))
     wait_until((tmp_path / "begun").exists, "the task ran")
     began = time.monotonic()
@@ -216,11 +223,9 @@ def test_threads_are_seen_too(thread_client: minidask.Client) -> None:
 
 
 def test_another_client_sees_the_same_and_a_lost_viewer_is_forgotten(
-    room: tuple[Program, str, minidask.Client], programs: Programs
+    room_with_a_worker: tuple[str, minidask.Client], programs: Programs
 ) -> None:
-    _, address, client = room
-    programs.worker(address, "--nworkers", "1")
-    client.wait_for_workers(1)
+    address, client = room_with_a_worker
     viewer = programs.script(
         "import minidask, sys\n"
         "client = minidask.Client(sys.argv[1], name='viewer')\n"
@@ -236,11 +241,9 @@ def test_another_client_sees_the_same_and_a_lost_viewer_is_forgotten(
 
 
 def test_a_viewer_that_stands_still_holds_up_nobody(
-    room: tuple[Program, str, minidask.Client], programs: Programs
+    room_with_a_worker: tuple[str, minidask.Client], programs: Programs
 ) -> None:
-    _, address, client = room
-    programs.worker(address, "--nworkers", "1")
-    client.wait_for_workers(1)
+    address, client = room_with_a_worker
     viewer = programs.script(
         "import minidask, sys\n"
         "for event in minidask.Client(sys.argv[1]).events():\n    print(event.kind, flush=True)\n",

@@ -14,6 +14,7 @@ import pytest
 import minidask
 from minidask import errors
 from minidask.host.folders import SHARED_MEMORY
+from minidask.host.packages import python_version
 from minidask.wire import messages as m
 from minidask.wire.codec import encode
 from minidask.wire.frames import MAGIC, PREFIX, SIZES
@@ -207,3 +208,16 @@ def test_bytes_that_are_no_message_end_the_connection_that_they_came_over(cluste
                 for _ in liar.messages():
                     pass
     cluster.is_well()
+
+
+def test_who_knows_the_key_of_a_client_cannot_take_its_place(cluster: Cluster) -> None:
+    """A worker sees it in the numbers of tasks."""
+    worker = Hostile(cluster.address, "worker", {"slots": 1000, "python": python_version()})
+    futures = [cluster.client.submit(neg, number) for number in range(2)]
+    key = worker.wait_for(m.Run).task // m.OUTLIVES
+    liar = Hostile(cluster.address, "client", {"keys": [key - 1 or 2, key]})
+    worker.close()
+    assert cluster.client.gather(futures) == [0, -1]
+    liar.close()
+    cluster.is_well()
+    assert "is cut off" not in cluster.scheduler.text

@@ -135,6 +135,38 @@ def test_a_cluster_that_came_with_a_call_is_made_again(programs: Programs) -> No
     assert script.exit_code(50) == 0, script.text
 
 
+NAMED = """
+import joblib, minidask, os, sys
+
+def pids(**options):
+    with joblib.parallel_config("minidask", n_jobs=2, **options):
+        return set(joblib.Parallel(batch_size=1)(joblib.delayed(os.getpid)() for _ in range(10)))
+
+own = minidask.Client(n_workers=2) if sys.argv[2] == "client" else None
+named = pids(scheduler=sys.argv[1])
+print("named", flush=True)
+sys.stdin.readline()
+unnamed = pids()
+assert not named & unnamed, (named, unnamed)
+print("over", flush=True)
+"""
+
+
+@pytest.mark.parametrize("own", ["client", "no client"])
+def test_a_call_that_names_no_cluster_does_not_run_on_one_that_an_earlier_call_named(
+    own: str, programs: Programs
+) -> None:
+    scheduler, address = programs.scheduler()
+    programs.worker(address, "--nworkers", "2")
+    talk = Talk(programs, NAMED, address, own)
+    talk.wait_for("named")
+    scheduler.send(signal.SIGKILL)  # the client that was made for it looks for this scheduler for a minute
+    scheduler.exit_code()
+    talk.say("killed")
+    talk.wait_for("over")
+    talk.end()
+
+
 FORK = """
 import joblib, minidask, os, sys, warnings
 

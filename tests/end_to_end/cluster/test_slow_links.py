@@ -5,26 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 import minidask
 from minidask.task import channels
-from tests.end_to_end.cluster.test_encryption import Relay
 from tests.helpers import Programs, wait_until
+from tests.relay import Relay
 
 LIMIT = 2
 """Seconds of silence: `--heartbeat-timeout`."""
-
-
-@pytest.fixture
-def relays() -> Iterator[list[Relay]]:
-    made: list[Relay] = []
-    yield made
-    for relay in made:
-        relay.close()
 
 
 def large_result(pieces: int) -> list[bytes]:

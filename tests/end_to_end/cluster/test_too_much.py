@@ -13,6 +13,7 @@ import pytest
 import minidask
 from minidask import errors
 from minidask.wire import messages as m
+from minidask.wire.codec import encode
 from minidask.wire.large import blob_id
 from tests.helpers import Program, Programs, wait_until
 from tests.hostile import Hostile
@@ -104,3 +105,19 @@ def test_an_honest_client_is_told_what_to_do_and_can_go_on(programs: Programs) -
         assert lost and "--memory-limit" in str(lost[0])
         assert {each for each in found if each not in lost} == {900_000}
         assert client.submit(len, bytes(900_000)).result(30) == 900_000
+
+
+def test_a_message_under_way_is_not_larger_than_the_limit(programs: Programs) -> None:
+    """It is in no account of the core before it is complete."""
+    scheduler, address = programs.scheduler("--memory-limit", f"{LIMIT}MiB")
+    programs.worker(address, "--nworkers", "1")
+    with minidask.Client(address) as honest:
+        assert honest.submit(neg, 1).result(30) == -1
+        with Hostile(address, "client", {}) as liar:
+            part = memoryview(bytearray(MIB))
+            pieces = encode(m.Submit(1, "t", 0, None, 0, None, [], [], False, [part] * 2 * LIMIT))
+            with contextlib.suppress(OSError):  # it may be disconnected before it has sent all
+                liar.say_bytes(b"".join(pieces[:-1]))
+            wait_until(lambda: "no room here" in scheduler.text, 60)
+        wait_until(lambda: memory(scheduler) < LIMIT + 64, 30)
+        assert honest.submit(neg, 2).result(30) == -2

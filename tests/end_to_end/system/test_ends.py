@@ -194,7 +194,8 @@ class Ending:
         for process in psutil.process_iter(["environ", "status"]):
             if (process.info["environ"] or {}).get(RUN) == self.mark:
                 found.append(process)
-        files = [path for place in self.places for path in place.rglob("*")]
+        walks = [walk for place in self.places for walk in os.walk(place)]  # which does not mind what goes meanwhile
+        files = [Path(folder, name) for folder, folders, names in walks for name in (*folders, *names)]
         return [*found, *SHARED_MEMORY.glob(f"{PREFIX}{self.program.process.pid}-*"), *files]
 
     def kill(self) -> None:
