@@ -1,18 +1,15 @@
 """Fits a model with `partial_fit` to one chunk after another. The model stays in one worker, which reads ahead.
 
-    fit ─► a leg of chunks ─► a task: read ahead │ partial_fit, partial_fit, … ─► the model ─► checkpoint ─► next leg
+    fit ─► a leg of chunks ─► a task: read ahead │ partial_fit, partial_fit, … ─► the model ─► the next leg
 
-A leg ends where there is something to do with the model: at a checkpoint, at the end of an epoch with `scoring`, or at
-the end. A worker that dies costs one leg, which the cluster tries again.
+A leg ends where there is something to do with the model: it is kept, or scored after an epoch, or done. A worker that
+dies costs one leg, which the cluster tries again.
 """
 
 from __future__ import annotations
 
-import os
-import pickle
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,6 @@ from sklearn.base import clone, is_classifier
 from sklearn.utils import check_random_state
 
 from minidask.client.nested import get_client
-from minidask.errors import MinidaskError
 from minidask.ml.data import Chunks, DataChunk, Rows, Sender, each, read_here
 from minidask.ml.postfit import PredictsChunks
 
@@ -69,8 +65,8 @@ class Incremental(PredictsChunks):
         epochs: how many times all chunks are seen.
         shuffle: whether the chunks come in another order in each epoch.
         random_state: the seed of those orders.
-        checkpoint: the path of a file that has the model; the same fit goes on from there, in any later process.
-        checkpoint_every: how many chunks come between two checkpoints.
+        resume: the path of a file that keeps the model now and then; the same fit goes on from there, in any process.
+        resume_every: how many chunks come between two times.
         test: chunks that each epoch is scored on, into `scores_`. None: epochs are not scored.
     """
 
@@ -82,8 +78,8 @@ class Incremental(PredictsChunks):
         epochs: int = 1,
         shuffle: bool = False,
         random_state: Any = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        checkpoint_every: int = 100,
+        resume: Any = None,
+        resume_every: int = 100,
         test: Chunks | None = None,
     ) -> None:
         self.estimator = estimator
@@ -91,8 +87,8 @@ class Incremental(PredictsChunks):
         self.epochs = epochs
         self.shuffle = shuffle
         self.random_state = random_state
-        self.checkpoint = checkpoint
-        self.checkpoint_every = checkpoint_every
+        self.resume = resume
+        self.resume_every = resume_every
         self.test = test
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Incremental:
@@ -101,9 +97,6 @@ class Incremental(PredictsChunks):
         Args:
             X, y: chunks, which have y; or both in memory.
             fit_params: arguments of `partial_fit`. `classes` of a classifier are found by a pass over y if not given.
-
-        Raises:
-            MinidaskError: the checkpoint is of another fit.
         """
         return self._fit(clone(self.estimator), X, y, fit_params, self.epochs)
 
@@ -125,59 +118,34 @@ class Incremental(PredictsChunks):
             self.scores_: list[float] = []
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         order = order_of_chunks(len(names), epochs, self.shuffle, seed)
-        keeps = self.checkpoint is not None and new and not here
-        key = repr((self.estimator, len(names), self.epochs, self.shuffle, self.random_state))
         done = 0
-        if keeps and (kept := _restored(Path(self.checkpoint or ""), key)) is not None:
-            order, done, model, self.scores_ = kept
         while done < len(order):
             end = self._end_of_leg(done, len(order), len(names), names[0].shared)
             leg = [names[i] for i in order[done:end]]
-            model = train(model, leg, fit_params) if here else _on_cluster(model, leg, fit_params)
+            model = train(model, leg, fit_params) if here else self._on_cluster(model, leg, fit_params)
             done, self.estimator_ = end, model
             if self.test is not None and done % len(names) == 0:
                 self.scores_.append(self.score(self.test))
-            if keeps:
-                _save(Path(self.checkpoint or ""), (key, order, done, model, self.scores_))
         self.estimator_ = model
         return self
 
     def _end_of_leg(self, start: int, stop: int, epoch: int, shared: bool) -> int:
         ends = [stop] if shared else [start + 2]  # of what is sent, no more than is used soon
-        if self.checkpoint is not None:
-            ends.append(start - start % self.checkpoint_every + self.checkpoint_every)
+        if self.resume is not None:
+            ends.append(start - start % self.resume_every + self.resume_every)
         if self.test is not None:
             ends.append(start - start % epoch + epoch)
         return min(stop, *ends)
 
+    def _on_cluster(self, model: Any, leg: list[DataChunk], fit_params: dict[str, Any]) -> Any:
+        client = get_client()
+        sender = Sender(client)
+        sent = [sender.sendable(chunk) for chunk in leg]
+        future = client.map(train, [model], [sent], [fit_params], resume=self.resume)
+        try:
+            return future[0].result()
+        finally:
+            client.cancel(future, force=True)
+
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "estimator_")
-
-
-def _on_cluster(model: Any, leg: list[DataChunk], fit_params: dict[str, Any]) -> Any:
-    client = get_client()
-    sender = Sender(client)
-    future = client.submit(train, model, [sender.sendable(chunk) for chunk in leg], fit_params)
-    try:
-        return future.result()
-    finally:
-        client.cancel([future], force=True)
-
-
-def _restored(path: Path, key: str) -> Any:
-    """The order of the chunks, how many were done, the model and the scores of a checkpoint; None if there is none."""
-    if not path.exists():
-        return None
-    kept, *state = pickle.loads(path.read_bytes())
-    if kept != key:
-        raise MinidaskError(f"{path} is the checkpoint of another fit: remove it, or name another file")
-    return state
-
-
-def _save(path: Path, content: Any) -> None:
-    draft = path.with_name(path.name + ".draft")
-    with open(draft, "wb") as file:
-        pickle.dump(content, file, protocol=5)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -6,12 +6,9 @@ model. All models see the chunks in the same order, which the seed gives.
 
 from __future__ import annotations
 
-import os
-import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +18,6 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils import check_random_state
 
 from minidask.client.nested import get_client
-from minidask.errors import MinidaskError
 from minidask.ml.data import Chunks, DataChunk, Sender, count
 from minidask.ml.halving import Bracket, Job, Rung, Search, halving, hyperband
 from minidask.ml.incremental import ahead, order_of_chunks, train, with_classes
@@ -163,7 +159,6 @@ class _SearchCV(PredictsChunks):
         """Have the cluster run legs until the search is over; return what they gave, and when."""
         client = get_client()
         sender, begun = Sender(client), time.monotonic()
-        journal = _Journal(self.resume, repr((self.get_params(), params, seed, [len(train) for train, _ in splits])))
         orders = [
             order_of_chunks(len(train), 1 + max(map(_most, search.brackets)) // len(train), True, seed)
             for train, _ in splits
@@ -180,9 +175,6 @@ class _SearchCV(PredictsChunks):
         try:
             while search.best() is None:
                 for job in search.jobs(client.slots() + 1):
-                    if (kept := journal.find(job)) is not None:
-                        take(job, kept)
-                        continue
                     if job.model not in models:
                         models[job.model] = [clone(self.estimator).set_params(**params[job.model]) for _ in splits]
                     sent = [
@@ -192,15 +184,12 @@ class _SearchCV(PredictsChunks):
                         )
                         for (train, test), order in zip(splits, orders, strict=True)
                     ]
-                    future = client.submit(_leg, models[job.model], sent, job, self.resource, fit_params, self.scorer_)
-                    running[future] = job
-                for ended in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-                    job, leg = running.pop(ended), ended.result()
-                    journal.keep(job, leg)
-                    take(job, leg)
+                    leg = (models[job.model], sent, job, self.resource, fit_params, self.scorer_)
+                    running[client.map(_leg, *([part] for part in leg), resume=self.resume)[0]] = job
+                for ended in wait(running, return_when=FIRST_COMPLETED).done:
+                    take(running.pop(ended), ended.result())
         finally:
             client.cancel(list(running), force=True)
-            journal.close()
         best = search.best()
         assert best is not None
         self.best_estimator_ = models[best][0]
@@ -270,53 +259,6 @@ def _metadata(calls: dict[int, int]) -> dict[str, int]:
     return {"n_models": len(calls), "partial_fit_calls": sum(calls.values()), "max_iter": max(calls.values())}
 
 
-class _Journal:
-    """The legs of a search in a file, one after another. What was cut off at its end is computed again."""
-
-    def __init__(self, path: Any, key: str) -> None:
-        self._file, self._legs = None, dict[Job, _Leg]()
-        if path is None:
-            return
-        whole = 0
-        if Path(path).exists():
-            for end, record in _records(Path(path)):
-                if isinstance(record, str) and record != key:
-                    raise MinidaskError(f"{path} has another search: remove it, or name another file")
-                if not isinstance(record, str):
-                    self._legs[record[0]] = record[1]
-                whole = end
-        self._file = open(path, "r+b" if whole else "wb")  # noqa: SIM115 - `close` does
-        self._file.truncate(whole)
-        self._file.seek(whole)
-        if not whole:
-            self._write(key)
-
-    def find(self, job: Job) -> _Leg | None:
-        return self._legs.get(job)
-
-    def keep(self, job: Job, leg: _Leg) -> None:
-        self._write((job, leg))
-
-    def _write(self, record: Any) -> None:
-        if self._file is not None:
-            pickle.dump(record, self._file, protocol=5)
-            self._file.flush()
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    with open(path, "rb") as file:
-        while True:
-            try:
-                record = pickle.load(file)
-            except (EOFError, pickle.UnpicklingError):
-                return
-            yield file.tell(), record
-
-
 class HyperbandSearchCV(_SearchCV):
     """Hyperband: brackets of successive halving, from many models trained a little to few trained long.
 
@@ -328,7 +270,7 @@ class HyperbandSearchCV(_SearchCV):
     def __init__(
         self, estimator: Any, parameters: Any, max_iter: int = 81, aggressiveness: int = 3, *, test_size: Any = None,
         cv: Any = None, patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit",
-        random_state: Any = None, scoring: Any = None, resume: str | os.PathLike[str] | None = None,
+        random_state: Any = None, scoring: Any = None, resume: Any = None,
     ) -> None:  # fmt: skip
         for name, value in list(locals().items()):
             if name not in ("self", "__class__"):
@@ -353,7 +295,7 @@ class SuccessiveHalvingSearchCV(_SearchCV):
         self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, n_initial_iter: int = 1,
         max_iter: int | None = None, aggressiveness: int = 3, *, test_size: Any = None, cv: Any = None,
         patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None,
-        scoring: Any = None, resume: str | os.PathLike[str] | None = None,
+        scoring: Any = None, resume: Any = None,
     ) -> None:  # fmt: skip
         for name, value in list(locals().items()):
             if name not in ("self", "__class__"):
@@ -378,7 +320,7 @@ class IncrementalSearchCV(_SearchCV):
         self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, decay_rate: float | None = None,
         fits_per_score: int = 1, max_iter: int = 100, *, test_size: Any = None, cv: Any = None, patience: Any = False,
         tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None, scoring: Any = None,
-        resume: str | os.PathLike[str] | None = None,
+        resume: Any = None,
     ) -> None:  # fmt: skip
         for name, value in list(locals().items()):
             if name not in ("self", "__class__"):

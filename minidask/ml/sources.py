@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ def chunks(
             array or frame. A list of functions that return the X, or `(X, y)`, of a chunk. A tuple `(X, y)` of these.
         y: the column of a table that is the target.
         columns: those that X has; None: all but the target.
-        rows: of a chunk; None: about 64 MiB. A table's chunks are whole row groups, or lines.
+        rows: of a chunk; None: about 64 MiB. A table's chunks are whole row groups, or files.
         shared: whether all workers have these files under the same paths. If not, this program reads each chunk and
             sends it.
 
@@ -98,10 +97,7 @@ class _Stored:
 def _opened(source: Any) -> Any:
     """What has a shape and gives rows by slices, of a path or of itself."""
     if isinstance(source, str | Path) and Path(source).suffix == ".npy":
-        array = np.load(source, mmap_mode="r")
-        order = "C" if array.flags.c_contiguous else "F"
-        path = str(Path(source).resolve())
-        return _Stored(array, read_rows, path, array.dtype.str, array.shape, order, array.offset)
+        return _Stored(np.load(source, mmap_mode="r"), read_rows, str(Path(source).resolve()))
     if isinstance(source, str | Path) and _is_zarr(Path(source)):
         source = imported("zarr").open_array(str(source), mode="r")
     if type(source).__module__.partition(".")[0] == "zarr":
@@ -152,13 +148,9 @@ def _sliced(whole: Any, start: int, stop: int) -> Any:
     return np.asarray(whole[start:stop])
 
 
-def read_rows(path: str, dtype: str, shape: tuple[int, ...], order: str, offset: int, start: int, stop: int) -> Any:
-    """Read some rows of an array in a file, and map nothing else."""
-    if order == "F" and len(shape) > 1:
-        return np.array(np.memmap(path, dtype, "r", offset, shape, "F")[start:stop])
-    width = int(np.prod(shape[1:], dtype=np.int64))
-    first = offset + start * width * np.dtype(dtype).itemsize
-    return np.fromfile(path, dtype, (stop - start) * width, offset=first).reshape(stop - start, *shape[1:])
+def read_rows(path: str, start: int, stop: int) -> Any:
+    """Read some rows of an array in a file, and keep nothing else."""
+    return np.array(np.load(path, mmap_mode="r")[start:stop])
 
 
 def _files(path: Path, rows: int | None, columns: list[str] | None) -> Iterator[Part]:
@@ -186,12 +178,8 @@ def _load_npz(path: str) -> Any:
 def _table(path: str, form: str, rows: int | None, columns: list[str] | None) -> Iterator[Part]:
     dataset = imported("pyarrow.dataset").dataset(path, format=form, partitioning="hive")
     for fragment in sorted(dataset.get_fragments(), key=lambda fragment: str(fragment.path)):
-        if form == "csv":
-            for first, last in _line_ranges(fragment.path):
-                yield Read(_read_csv, (fragment.path, dataset.schema, columns, first, last)), None
-            continue
-        parts = _row_groups(fragment, rows) if form == "parquet" else [(fragment, fragment.count_rows())]
-        for part, counted in parts:
+        known = [(fragment, None if form == "csv" else fragment.count_rows())]
+        for part, counted in _row_groups(fragment, rows) if form == "parquet" else known:
             yield Read(_read_table, (part, dataset.schema, columns)), counted
 
 
@@ -209,25 +197,3 @@ def _row_groups(fragment: Any, rows: int | None) -> Iterator[tuple[Any, int]]:
 
 def _read_table(fragment: Any, schema: Any, columns: list[str] | None) -> Any:
     return fragment.to_table(schema=schema, columns=columns).to_pandas()
-
-
-def _line_ranges(path: str) -> Iterator[tuple[int, int]]:
-    """Cut a text file without its first line, at ends of lines."""
-    with open(path, "rb") as file:
-        file.readline()
-        last, end = file.tell(), Path(path).stat().st_size
-        while last < end:
-            first = last
-            file.seek(min(first + CHUNK_BYTES, end))
-            file.readline()
-            yield first, (last := file.tell())
-
-
-def _read_csv(path: str, schema: Any, columns: list[str] | None, first: int, last: int) -> Any:
-    csv = imported("pyarrow.csv")
-    with open(path, "rb") as file:
-        text = file.readline()
-        file.seek(first)
-        text += file.read(last - first)
-    convert = csv.ConvertOptions(column_types=schema, include_columns=columns)
-    return csv.read_csv(io.BytesIO(text), convert_options=convert).to_pandas()
