@@ -104,6 +104,16 @@ class _OnX:
         return self.function(X), y
 
 
+@dataclass(frozen=True)
+class Numbered:
+    """A step: the number of the chunk, in the place of y."""
+
+    number: int
+
+    def __call__(self, X: Any, y: Any) -> Rows:
+        return X, self.number
+
+
 class Chunks(Sequence[DataChunk]):
     """Data as the names of its chunks, in order; `minidask.ml.chunks` makes it. A slice is `Chunks` again."""
 
@@ -215,7 +225,7 @@ class Sender:
         return replace(chunk, X=self._once(X, chunk.X), y=self._once(y, chunk.y), steps=steps)
 
     def _step(self, step: Any) -> Any:
-        return step if isinstance(step, _Take) else self._once(step, step)
+        return step if isinstance(step, _Take | Numbered) else self._once(step, step)
 
     def _once(self, value: Any, source: Any) -> Any:
         """Return a handle on what is in memory, sent once; what was read for one task, or is read by it, is its own."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_classifier
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, get_tags
 
 from minidask.client.nested import get_client
 from minidask.ml.data import Chunks, DataChunk, Rows, Sender, each, read_here
@@ -110,6 +110,8 @@ class Incremental(PredictsChunks):
     ) -> Incremental:
         names = X if isinstance(X, Chunks) else Chunks([DataChunk(X, y)])
         here = not isinstance(X, Chunks)
+        if here and y is None and get_tags(model).target_tags.required:
+            raise ValueError(f"{type(model).__name__} requires y to be passed, but the target y is None")
         if new and here and is_classifier(model):
             fit_params = {"classes": np.unique(np.asarray(y)), **fit_params}
         elif new:

@@ -90,7 +90,7 @@ def _method(name: str) -> Any:
     """A method that the fitted model has, for chunks and for anything else."""
 
     def call(self: PredictsChunks, X: Any, out: Any = None) -> Any:
-        return self._apply(name, X, out)
+        return self.apply(name, X, out)
 
     call.__name__, call.__doc__ = name, f"Return the model's `{name}`. `out` is told of by the class."
     return available_if(lambda self: hasattr(self._model, name))(call)
@@ -106,6 +106,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
 
     estimator: Any
     scoring: Any = None
+    fit: Callable[..., Any]
 
     @property
     def _model(self) -> Any:
@@ -129,11 +130,16 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
     decision_function = _method("decision_function")
     transform = _method("transform")
 
+    @available_if(lambda self: hasattr(self._model, "transform"))  # type: ignore[untyped-decorator]
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        return self.fit(X, y, **fit_params).transform(X)
+
     def stream(self, X: Chunks, method: str = "predict") -> Iterator[Any]:
         """Yield the result of a method for one chunk after another."""
         check_is_fitted(self._model)
         return each(X.map(Applied(self._model, method)), _only_X)
 
+    @available_if(lambda self: self.scoring or hasattr(self._model, "score"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None) -> float:
         """Return the score by `scoring`. Without it, that is the estimator's own; for chunks, accuracy or R².
 
@@ -149,7 +155,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
             return weighted(each(X, _score_by, Applied(self._model, "score"), scorer))
         return float(scorer(self, X, _stacked(each(X, _only_y))))
 
-    def _apply(self, method: str, X: Any, out: Any) -> Any:
+    def apply(self, method: str, X: Any, out: Any = None) -> Any:
         check_is_fitted(self._model)
         if not isinstance(X, Chunks):
             return getattr(self._model, method)(X)
