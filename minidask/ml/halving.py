@@ -2,17 +2,22 @@
 
     jobs(room) ─► Job(model, start, stop) ─► a worker trains and scores ─► done(job, score) ─► jobs(room) ─► …
 
-At a rung the best `keep` of its models go on. That alone decides, never the order of arrival, so the outcome is the
-same with any number of workers. Nobody waits for a whole rung, for two reasons:
+**What counts.** At a rung the best `keep` of all its models go on, whoever was ready first. So the outcome is the same
+with any number of workers.
 
-- A model goes on as soon as it is *certain*: if all scores that are missing were better than its own, it would still be
-  among the best `keep`.
-- A worker for which there is no certain job trains the best model that may go on, on *speculation*. If that model does
-  not go on, what it has learned there is in no result: it has cost time for which there was no other use.
+**Who is trained next.** Nobody waits for a whole rung:
+
+- A model is *certain* to go on as soon as no score that is missing can change that.
+- A worker for which no certain job is left promotes as ASHA does: the best model that its rung allows so far, at each
+  rung, be that model certain to be there or not. What the whole rung does not confirm is in no result: it has cost time
+  for which there was no other use.
+
+ASHA lets each such promotion count, and has it before certain jobs. Then the outcome depends on who was ready first.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -69,6 +74,15 @@ def hyperband(most: int, factor: int) -> list[Bracket]:
     return brackets
 
 
+class _Level(NamedTuple):
+    """A rung: which models are certain to enter it, which may, the best first, and which have a score there."""
+
+    calls: int
+    certain: set[int]
+    possible: list[int]
+    ranked: list[int]
+
+
 class Search:
     """The scores so far, and what follows from them.
 
@@ -92,59 +106,53 @@ class Search:
         self.scores[job.model][job.stop] = -math.inf if math.isnan(score) else score
 
     def jobs(self, room: int) -> list[Job]:
-        """Return jobs to be begun, where so many may be under way at once: certain ones first, of these the longest."""
-        certain, possible = list[tuple[int, Job]](), list[tuple[float, Job]]()
+        """Return jobs to be begun, where so many may be under way at once.
+
+        Certain ones come first, the longest before others. Then come the models that a rung allows, the best first.
+        """
+        found = list[tuple[bool, int, Job]]()
         for bracket in self.brackets:
-            for level, (calls, entrants, better) in enumerate(self._levels(bracket)):
-                jobs = [self._job(m, calls) for m in entrants if m not in better]
-                certain += [(job.start - calls, job) for job in jobs]
-                following = bracket.rungs[level + 1 : level + 2]
-                waiting = [m for m in better if self._undecided(bracket, level, better, m)]
-                possible += [
-                    (-self._at(m, calls), self._job(m, following[0].calls))
-                    for m in waiting
-                    if following and self._value(m, following[0].calls) is None
-                ]
-        found = [job for _, job in [*sorted(certain), *sorted(possible)] if job.model not in self._running]
-        begun = found[: max(0, room - len(self._running))]
+            for calls, certain, possible, _ in self._levels(bracket):
+                for rank, model in enumerate(possible):
+                    if self._value(model, calls) is None and model not in self._running:
+                        job = self._job(model, calls)
+                        found.append((model not in certain, job.start - calls if model in certain else rank, job))
+        begun = [job for *_, job in sorted(found)][: max(0, room - len(self._running))]
         self._running.update(job.model for job in begun)
         return begun
 
     def calls(self) -> dict[int, int]:
-        """Return how far each model is trained as far as it counts: without what was speculation."""
+        """Return how far each model is trained as far as it counts: without what the rungs did not confirm."""
         found = dict[int, int]()
         for bracket in self.brackets:
-            for calls, entrants, _ in self._levels(bracket):
-                found |= {m: max((c for c in self.scores[m] if c <= calls), default=0) for m in entrants}
+            for calls, certain, *_ in self._levels(bracket):
+                found |= {m: max((c for c in self.scores[m] if c <= calls), default=0) for m in certain}
         return found
 
     def best(self) -> int | None:
         """Return the model with the best score of those at the last rungs; None while the search goes on."""
         finalists = list[tuple[float, int]]()
         for bracket in self.brackets:
-            *_, (calls, entrants, better) = self._levels(bracket)
-            if len(better) < self._size(bracket, len(bracket.rungs) - 1):
+            *_, (calls, certain, _, ranked) = self._levels(bracket)
+            if len(certain.intersection(ranked)) < self._size(bracket, len(bracket.rungs) - 1):
                 return None
-            finalists += [(-self._at(m, calls), m) for m in entrants]
+            finalists += [(-self._at(m, calls), m) for m in certain]
         return min(finalists)[1]
 
-    def _levels(self, bracket: Bracket) -> Iterable[tuple[int, list[int], dict[int, int]]]:
-        """For each rung: its calls, the models that certainly enter, and of those with a score how many are better."""
-        entrants = list(bracket.models)
+    def _levels(self, bracket: Bracket) -> Iterable[_Level]:
+        certain, possible = set(bracket.models), list(bracket.models)
         for level, rung in enumerate(bracket.rungs):
-            scored = [m for m in entrants if self._value(m, rung.calls) is not None]
-            better = {m: i for i, m in enumerate(sorted(scored, key=lambda m: (-self._at(m, rung.calls), m)))}
-            yield rung.calls, entrants, better
-            missing = self._size(bracket, level) - len(better)
-            entrants = [m for m, above in better.items() if above + missing < rung.keep]
+            scored = [m for m in possible if self._value(m, rung.calls) is not None]
+            ranked = sorted(scored, key=lambda m: (-self._at(m, rung.calls), m))
+            yield _Level(rung.calls, certain, possible, ranked)
+            better = dict(zip(ranked, itertools.accumulate((m in certain for m in ranked), initial=0), strict=False))
+            missing = self._size(bracket, level) - len(certain.intersection(ranked))
+            possible = [m for m in ranked if better[m] < rung.keep]
+            certain = {m for m in certain.intersection(ranked) if better[m] + missing < rung.keep}
 
     def _size(self, bracket: Bracket, level: int) -> int:
         """How many models enter a rung in the end."""
         return min([len(bracket.models), *(rung.keep for rung in bracket.rungs[:level])])
-
-    def _undecided(self, bracket: Bracket, level: int, better: dict[int, int], model: int) -> bool:
-        missing, keep = self._size(bracket, level) - len(better), bracket.rungs[level].keep
-        return better[model] < keep <= better[model] + missing
 
     def _job(self, model: int, calls: int) -> Job:
         start = max(self.scores[model], default=0)

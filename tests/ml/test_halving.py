@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
 from collections.abc import Callable
 
@@ -94,7 +95,7 @@ def test_a_model_goes_on_as_soon_as_it_is_certain() -> None:
     assert search.jobs(2) == [Job(3, 1, 3)]
 
 
-def test_an_idle_worker_speculates_on_the_best_and_a_wrong_guess_is_in_no_result() -> None:
+def test_an_idle_worker_promotes_the_best_and_a_wrong_guess_is_in_no_result() -> None:
     search = Search([Bracket(range(3), [Rung(1, 1), Rung(3, 0)])])
     search.jobs(3)
     search.done(Job(0, 0, 1), 0.5)
@@ -106,6 +107,26 @@ def test_an_idle_worker_speculates_on_the_best_and_a_wrong_guess_is_in_no_result
     search.done(Job(1, 1, 3), 0.7)
     assert search.best() == 1
     assert search.calls() == {0: 1, 1: 3, 2: 1}
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 10**6))
+def test_whom_asha_would_promote_is_promoted_at_once_if_there_are_workers(seed: int) -> None:
+    rng, score, [bracket, *_] = random.Random(seed), learning(seed), hyperband(27, 3)
+    search = Search([bracket])
+    under_way: set[Job] = set(search.jobs(10**6))
+    while search.best() is None:
+        job = rng.choice(sorted(under_way))
+        under_way.remove(job)
+        search.done(job, score(job.model, job.stop))
+        under_way |= set(search.jobs(10**6))
+        entrants = len(bracket.models)
+        for rung, following in itertools.pairwise(bracket.rungs):
+            finished = [m for m in bracket.models if rung.calls in search.scores[m]]
+            best = sorted(finished, key=lambda m: (-score(m, rung.calls), m))
+            for model in best[: len(finished) * rung.keep // entrants]:
+                assert following.calls in search.scores[model] or Job(model, rung.calls, following.calls) in under_way
+            entrants = rung.keep
 
 
 def test_certain_jobs_come_before_speculation() -> None:
