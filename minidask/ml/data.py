@@ -8,6 +8,7 @@ the chunks it works on. `split`, `shuffle` and `map` read nothing: they give new
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 from collections import deque
@@ -96,7 +97,7 @@ class _Take:
         return replace(chunk, steps=(*chunk.steps, self), rows=rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OnX:
     function: Callable[[Any], Any]
 
@@ -212,28 +213,16 @@ def _count(X: Any, y: Any) -> int:
 
 
 class Sender:
-    """Makes of names what a task is given. What all steps share, such as a model, is sent once."""
+    """Makes of names what a task is given. What steps have, such as a model, is sent once."""
 
     def __init__(self, client: Any) -> None:
-        self._client = client
-        self._sent: dict[int, tuple[Any, Any]] = {}
+        self._sent = functools.cache(client.scatter_one)
 
     def sendable(self, chunk: DataChunk) -> DataChunk:
         """Return this name, or one with the rows in it if workers cannot read them."""
-        steps = tuple(self._step(step) for step in chunk.steps)
         X, y = (source if chunk.shared else _read(source) for source in (chunk.X, chunk.y))
-        return replace(chunk, X=self._once(X, chunk.X), y=self._once(y, chunk.y), steps=steps)
-
-    def _step(self, step: Any) -> Any:
-        return step if isinstance(step, _Take | Numbered) else self._once(step, step)
-
-    def _once(self, value: Any, source: Any) -> Any:
-        """Return a handle on what is in memory, sent once; what was read for one task, or is read by it, is its own."""
-        if isinstance(source, Read | None):
-            return value
-        if id(source) not in self._sent:
-            self._sent[id(source)] = source, self._client.scatter((value,))[0]
-        return self._sent[id(source)][1]
+        steps = (step if isinstance(step, _Take | Numbered) else self._sent(step) for step in chunk.steps)
+        return replace(chunk, X=X, y=y, steps=tuple(steps))
 
 
 def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any]:

@@ -67,6 +67,8 @@ def _taking_chunks(name: str, own: Any) -> Any:
     def method(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(X, Chunks):
             return own(self, X, *args, **kwargs)
+        if name.startswith("fit") and any(value is not None for value in (*args, *kwargs.values())):
+            raise TypeError(f"{name}() takes nothing else with chunks, which have their own y")
         if name == "fit":
             for parameter, values in self.takes:
                 if not any(value is getattr(self, parameter) or value == getattr(self, parameter) for value in values):
@@ -77,7 +79,7 @@ def _taking_chunks(name: str, own: Any) -> Any:
             self._fit_chunks(X)
             return self
         if name.startswith("fit_"):
-            return getattr(self.fit(X), name.removeprefix("fit_"))(X, **kwargs)
+            return getattr(self.fit(X), name.removeprefix("fit_"))(X)
         if name != "score":
             return ParallelPostFit(self).apply(name, X, *args, **kwargs)
         if not (is_classifier(self) or is_regressor(self)):

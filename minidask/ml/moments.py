@@ -9,7 +9,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, sparse
 from sklearn import decomposition, linear_model
 
 from minidask.ml.data import Chunks
@@ -39,13 +39,9 @@ def _moments(X: Any, y: Any, targets: bool) -> tuple[Moments, int]:
     axes = 0 if y is None else y.ndim
     y = y.reshape(len(y), -1) if targets else None
     if hasattr(X, "toarray"):
-        n, mean = X.shape[0], np.asarray(X.mean(axis=0)).ravel()
-        if targets:
-            mean, products = np.append(mean, y.mean(axis=0)), np.asarray(X.T @ y)
-            gram = np.block([[(X.T @ X).toarray(), products], [products.T, y.T @ y]])
-        else:
-            gram = (X.T @ X).toarray()
-        return Moments(n, mean, gram - n * np.outer(mean, mean)), axes
+        X = sparse.hstack([X, y], format="csr") if targets else X
+        n, mean = X.shape[0], np.ravel(X.mean(axis=0))
+        return Moments(n, mean, (X.T @ X).toarray() - n * np.outer(mean, mean)), axes
     X = np.column_stack([X, y]) if targets else X
     mean = X.mean(axis=0)
     X = X - mean

@@ -267,5 +267,7 @@ def test_in_a_pipeline_with_frames_and_pickled(client: minidask.Client, tmp_path
     np.testing.assert_array_equal(again.predict(data, out=tmp_path / "p.npy"), pipeline.predict(data))
     scaled = ml.MinMaxScaler().set_output(transform="pandas").fit_transform(data)
     assert list(scaled[0].read()[0].columns) == list(frame.columns)
+    with pytest.raises(TypeError, match="have their own y"):
+        ml.PCA(2).fit(data, Y)
     with pytest.raises(TypeError, match="takes no chunks"):
         ml.PCA(2).fit(data).score(data)
