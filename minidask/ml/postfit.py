@@ -1,0 +1,234 @@
+"""Predictions and transformations chunk by chunk, by a model that was fitted before.
+
+A machine has one copy of the model, in shared memory: arrays are mapped from there. scikit-learn's trees cannot be
+mapped, as they copy their nodes into memory of their own. So each is built when it predicts, and dropped then.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
+from sklearn.metrics import check_scoring
+from sklearn.utils import get_tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from minidask.ml.data import Chunks, count, each, imported
+
+MEANS = {
+    "accuracy", "neg_mean_absolute_error", "neg_mean_squared_error", "neg_mean_squared_log_error",
+    "neg_mean_absolute_percentage_error",
+}  # fmt: skip
+"""Metrics of which all rows' is the mean of the chunks', weighted by rows."""
+
+
+class SharedTree:
+    """One of scikit-learn's trees, which is built anew for each call. Its nodes may lie in shared memory."""
+
+    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], state: Any) -> None:
+        self._made_of = make, args, state
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        make, args, state = self._made_of
+        tree = make(*args)
+        tree.__setstate__(state)
+        return getattr(tree, name)
+
+
+class _Lightening(pickle.Pickler):
+    boosted = False
+    """Whether gradient boosting was met: its compiled code takes no other trees than scikit-learn's."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        kind = type(obj)
+        self.boosted = self.boosted or kind.__module__ == "sklearn.ensemble._gb"
+        is_tree = (kind.__module__, kind.__name__) == ("sklearn.tree._tree", "Tree") and not self.boosted
+        return (SharedTree, obj.__reduce__()) if is_tree else NotImplemented
+
+
+def light(model: Any) -> Any:
+    """Return a copy of a model that shares all arrays with it, and has a `SharedTree` for each tree."""
+    text, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
+    try:
+        _Lightening(text, 5, buffer_callback=buffers.append).dump(model)
+    except (pickle.PicklingError, AttributeError, TypeError):  # of __main__, say: cloudpickle takes it as it is
+        return model
+    return pickle.loads(text.getvalue(), buffers=buffers)
+
+
+class Applied:
+    """A step: a method of a fitted model."""
+
+    def __init__(self, model: Any, method: str) -> None:
+        self._model, self._method = light(model), method
+
+    def __call__(self, X: Any) -> Any:
+        return getattr(self._model, self._method)(X)
+
+
+def score_of(model: Any, X: Any, y: Any, scorer: Any) -> tuple[int, float]:
+    """Return the number of rows, and their score."""
+    return count(X), scorer(model, X, y)
+
+
+def weighted(parts: Iterator[tuple[int, float]]) -> float:
+    """Return the mean of scores, weighted by rows."""
+    counts, scores = zip(*parts, strict=True)
+    return float(np.average(scores, weights=counts))
+
+
+def _method(name: str) -> Any:
+    """A method that the fitted model has, for chunks and for anything else."""
+
+    def call(self: PredictsChunks, X: Any, out: Any = None) -> Any:
+        return self.apply(name, X, out)
+
+    call.__name__, call.__doc__ = name, f"Return the model's `{name}`. `out` is told of by the class."
+    return available_if(lambda self: hasattr(self._model, name))(call)
+
+
+class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
+    """What all meta-estimators here do once they are fitted, with chunks and with anything else.
+
+    `out` of each method says where the result for chunks goes: None: an array in memory, and for `transform` chunks
+    that are transformed when they are used. A path that ends with `.npy`: that file, returned as a memory map. Any
+    other path: a folder of Parquet files, whose path is returned.
+    """
+
+    estimator: Any
+    scoring: Any = None
+    fit: Callable[..., Any]
+
+    @property
+    def _model(self) -> Any:
+        """The fitted model."""
+        return getattr(self, "estimator_", self.estimator)
+
+    def __sklearn_tags__(self) -> Any:
+        return get_tags(self.estimator)
+
+    @property
+    def classes_(self) -> Any:
+        return self._model.classes_
+
+    @property
+    def n_features_in_(self) -> int:
+        return int(self._model.n_features_in_)
+
+    predict = _method("predict")
+    predict_proba = _method("predict_proba")
+    predict_log_proba = _method("predict_log_proba")
+    decision_function = _method("decision_function")
+    transform = _method("transform")
+
+    @available_if(lambda self: hasattr(self._model, "transform"))  # type: ignore[untyped-decorator]
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+        return self.fit(X, y, **fit_params).transform(X)
+
+    def stream(self, X: Chunks, method: str = "predict") -> Iterator[Any]:
+        """Yield the result of a method for one chunk after another."""
+        check_is_fitted(self._model)
+        return each(X.map(Applied(self._model, method)), _only_X)
+
+    @available_if(lambda self: self.scoring or hasattr(self._model, "score"))  # type: ignore[untyped-decorator]
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return the score by `scoring`. Without it, that is the estimator's own; for chunks, accuracy or R².
+
+        Accuracy and mean errors are computed by the workers. For other measures of chunks, all predictions and targets
+        are held here.
+        """
+        check_is_fitted(self._model)
+        if not isinstance(X, Chunks):
+            return float(check_scoring(self._model, scoring=self.scoring)(self._model, X, y))
+        scoring = self.scoring or ("accuracy" if is_classifier(self._model) else "r2")
+        scorer = check_scoring(self._model, scoring=scoring)
+        if scoring in MEANS:
+            return weighted(each(X, _score_by, Applied(self._model, "score"), scorer))
+        return float(scorer(self, X, _stacked(each(X, _only_y))))
+
+    def apply(self, method: str, X: Any, out: Any = None) -> Any:
+        check_is_fitted(self._model)
+        if not isinstance(X, Chunks):
+            return getattr(self._model, method)(X)
+        if out is None:
+            lazily = method == "transform"
+            return X.map(Applied(self._model, method)) if lazily else _stacked(self.stream(X, method))
+        if not str(out).endswith(".npy"):
+            return _write_tables(Path(out), self.stream(X, method))
+        X = X.counted()
+        parts = self.stream(X, method)
+        first = np.asarray(next(parts))
+        whole = np.lib.format.open_memmap(out, "w+", first.dtype, (X.rows, *first.shape[1:]))
+        start = 0
+        for part in itertools.chain([first], parts):
+            whole[start : start + len(part)] = part
+            start += len(part)
+        whole.flush()
+        return whole
+
+
+def _only_X(X: Any, y: Any) -> Any:
+    return X
+
+
+def _only_y(X: Any, y: Any) -> Any:
+    return np.asarray(y)
+
+
+def _score_by(X: Any, y: Any, applied: Applied, scorer: Any) -> tuple[int, float]:
+    return score_of(applied._model, X, y, scorer)
+
+
+def _stacked(parts: Iterator[Any]) -> Any:
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+def _write_tables(folder: Path, parts: Iterator[Any]) -> Path:
+    pandas = imported("pandas")
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, part in enumerate(parts):
+        frame = part if hasattr(part, "to_parquet") else pandas.DataFrame(part)
+        frame.rename(columns=str).to_parquet(folder / f"part-{number:05}.parquet")
+    return folder
+
+
+class ParallelPostFit(PredictsChunks):
+    """Predicts, transforms and scores chunks on the cluster, by an estimator that fits in memory.
+
+    Args:
+        estimator: one that was fitted, or that `fit` is to fit, on data in memory.
+        scoring: how `score` measures, as everywhere in scikit-learn.
+    """
+
+    def __init__(self, estimator: Any = None, scoring: Any = None) -> None:
+        self.estimator = estimator
+        self.scoring = scoring
+
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> ParallelPostFit:
+        """Fit a clone of the estimator, here, on data in memory.
+
+        Raises:
+            TypeError: these are chunks.
+        """
+        if isinstance(X, Chunks):
+            raise TypeError(
+                "ParallelPostFit fits in memory: fit(*data[0].read()), or let Incremental learn from chunks"
+            )
+        self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        try:
+            check_is_fitted(self._model)
+        except ValueError:
+            return False
+        return True
