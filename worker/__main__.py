@@ -16,7 +16,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import descriptors
-from minidask.host.checks import MOST_WORKERS
+from minidask.host.checks import MOST_WORKERS, resources_in
 from minidask.host.program import (
     bytes_option,
     drain_on_sigterm,
@@ -74,6 +74,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         type=_workers,
         metavar="N",
         help="tasks to run at once (default: the usable cores)",
+    )
+    parser.add_argument(
+        "--resources",
+        default={},
+        type=_resources,
+        metavar="NAME=AMOUNT,...",
+        help="what this machine has beside those, as gpu=1,big=1: a task that needs some, submit(resources={'gpu': 1}),"
+        " holds it while it runs; the names are yours",
     )
     parser.add_argument(
         "--memory-limit",
@@ -146,6 +154,13 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _resources(text: str) -> dict[str, float]:
+    try:
+        return resources_in(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _folder(text: str) -> Path:
     folder = Path(text)
     if not text or not folder.is_dir():
@@ -165,15 +180,17 @@ async def _work(options: argparse.Namespace) -> int:
     access_file, uid = str(options.access_file or ""), os.urandom(16).hex()
     slot_config = SlotConfig(str(store.folder), str(options.address), access_file, to_text(tls), uid)
     shell = WorkerShell(
-        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
-    )
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots,
+        resources=options.resources,
+    )  # fmt: skip
     await shell.listen(options.address, options.port)
     reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
+    has = "".join(f", {name}={amount:.15g}" for name, amount in options.resources.items())
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
         f"  scheduler    {options.address}\n"
-        f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}",
+        f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}{has}",
         flush=True,
     )
     drain_on_sigterm(reconnector.drain, reconnector.stopped, log)

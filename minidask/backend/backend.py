@@ -13,7 +13,7 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         retry_on: a class of exceptions, or a tuple of such, that are worth another try.
         resume: the path of a file that keeps the results. A call whose result is there already is not made again. A
             path without a suffix gets `.resume`.
+        resources: what each call needs of its machine and holds while it runs, as `{"gpu": 1}`; see `Client.submit`.
 
     Raises:
         TypeError, ValueError: an option makes no sense, or there is an unknown keyword.
@@ -103,6 +104,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         retries: int | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
         resume: str | Path | None = None,
+        resources: Mapping[str, float] | None = None,
         **unknown: Any,
     ) -> None:
         check_config(scheduler, scatter, unknown)
@@ -112,8 +114,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         progress = checks.flag("progress", progress)
         self._options = CallOptions().changed(
-            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
-        )
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume,
+            resources=resources,
+        )  # fmt: skip
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
@@ -159,7 +162,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             TypeError, ValueError: `n_jobs` is no whole number, or 0.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
-        return max(self._at_once(n_jobs), 2 if self._owned and self._options.each_alone else 1)
+        return max(self._at_once(n_jobs), 2 if self._owned and self._options.on_cluster else 1)
 
     def _at_once(self, n_jobs: int | None) -> int:
         if n_jobs is not None:
@@ -204,6 +207,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         retries: int | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
         resume: str | Path | None = None,
+        resources: Mapping[str, float] | None = None,
         **others: Any,
     ) -> int:
         """Prepare for a call, with the options of `Parallel`; `max_nbytes` and `mmap_mode` have joblib's meaning.
@@ -219,10 +223,11 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
         options = self._options.changed(
-            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
-        )
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume,
+            resources=resources,
+        )  # fmt: skip
         effective = self.effective_n_jobs(n_jobs)
-        if effective == 1 and not options.each_alone:
+        if effective == 1 and not options.on_cluster:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             raise FallbackToBackend(self._copy(options))
@@ -270,8 +275,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         kind = NestedRun if client.nested else ParallelRun
         try:
             with Uninterrupted():  # a group that was opened is to be closed, and its queue's results are to be read
-                queued = not client.nested and options.task_timeout is None  # a daemon times tasks, and no calls
-                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued)
+                timed = options.task_timeout is not None  # a daemon times tasks, and no calls
+                needs = options.resources  # for which the scheduler decides where each task begins
+                queued = not (client.nested or timed or needs)
+                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued, resources=needs)
                 threads, timeout = self.inner_max_num_threads, options.task_timeout
                 self._run = kind(client, group, inside, run, threads, shared, slots, self._bar, timeout, outcomes)
         except BaseException:  # joblib ends no run whose beginning has raised

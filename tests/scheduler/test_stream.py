@@ -45,7 +45,7 @@ class Room:
 
     def submit(self, number: int = 1, **fields: Any) -> m.Run | None:
         """Submit a task; returns its attempt, if it has begun."""
-        task = m.Submit(number, "fit", 0, None, 0, None, [], [], False, [b"call"])
+        task = m.Submit(number, "fit", 0, None, 0, None, [], [], False, {}, [b"call"])
         out = self.do(Received(CLIENT, task._replace(**fields)))
         return next((message for _, message in out if isinstance(message, m.Run)), None)
 

@@ -30,6 +30,7 @@ def test_the_examples_worker_is_a_minimal_one(capsys: pytest.CaptureFixture[str]
         ("time-limit", 'self._stop("timeout")', 'self._stop("cancelled")'),
         ("secret", "if not hmac.compare_digest(theirs,", "if not hmac.compare_digest(theirs, theirs) and ("),
         ("no-blob", "self._send([FETCH_FAILED, first, ", "self._lost.add(first) and ([FETCH_FAILED, first, "),
+        ("info", '"slots": 1', '"resources": {"gpu": 0}, "slots": 1'),
         ("heartbeat", "self._send([HEARTBEAT, 0, 0])", "pass"),
     ],
 )
