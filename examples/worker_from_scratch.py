@@ -127,7 +127,7 @@ def shake_hands(frames: Frames, secret: bytes, binding: bytes, info: dict) -> di
             raise ConnectionError(f"the scheduler refuses: {rest[-1]}")
         return rest
 
-    hello, packed = ["hello", 3, "0.1.0", "worker", os.urandom(32)], pack(["info", info])
+    hello, packed = ["hello", 4, "0.1.0", "worker", os.urandom(32)], pack(["info", info])
     frames.send(hello)
     _, _, nonce, theirs = answer("challenge")
     if not hmac.compare_digest(theirs, proof(b"minidask acceptor", binding, pack(hello), nonce)):

@@ -130,9 +130,9 @@ class Attempts:
         if task is None or type(task.state) is not Running or task.lease or task.parent is not None:
             return False
         other = task.state.worker
+        other.ending[task.id, task.attempt] = task.needs
         self._send(other.peer, m.Stop(task.id, task.attempt))
         self._take_off(task, other)
-        self._pool.update(other)
         self._renumber(task, number)
         self._adopt(task, worker, attempt)
         return True
@@ -154,7 +154,7 @@ class Attempts:
                 worker, blobs, task.blobs = task.state.worker, task.blobs, []
                 self._take_off(task, worker)
                 self._end(task, "held")
-                gone.append((worker, task.id, task.attempt, blobs))
+                gone.append((worker, task, blobs))
         return gone
 
     def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
@@ -202,6 +202,7 @@ class Attempts:
 
     def assign_ready(self, now: float) -> None:
         """Send workers as many ready tasks as they can take: pinned ones first, then guests, then all others."""
+        self._nesting.look_again(self._pool.take_grown())
         while (assignment := self._pinned.next_assignment()) is not None:
             self._assign(assignment, now)
         while (assignment := self._nesting.next_assignment()) is not None:
@@ -254,8 +255,7 @@ class Attempts:
 
     def call_failed(self, worker: WorkerRecord, message: m.CallFailed) -> None:
         """A call of a lease has raised; the lease goes on."""
-        if len(message.payload) > 1:
-            check_outcome(message)
+        check_outcome(message)
         lease = self._lease(worker, message)
         if lease is not None:
             traceback = message.traceback[-MAX_TRACEBACK:]
@@ -287,13 +287,11 @@ class Attempts:
         Raises:
             ProtocolError: the outcome is malformed.
         """
-        if len(message.payload) > 1:
-            check_outcome(message)
+        check_outcome(message)
         task = self._reported(worker, message)
         if task is not None:
             traceback = message.traceback[-MAX_TRACEBACK:]
-            outcome = m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload)
-            self._tell(task, outcome)
+            self._tell(task, m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload))
             self._end(task, "raised", message.duration, traceback)
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
@@ -325,9 +323,8 @@ class Attempts:
         task = self._reported(worker, message)
         if task is not None:
             task.deaths += 1
-            self._try_again(
-                task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})"
-            )
+            what = f"on {worker.name} its process ended with {message.how} ({message.hint})"
+            self._try_again(task, worker, "died", what)
 
     def gave_back(self, worker: WorkerRecord, message: m.GaveBack) -> None:
         """An attempt has not started: its task is ready again. That counts neither as a death nor as a try."""
@@ -364,7 +361,6 @@ class Attempts:
             return
         worker = task.state.worker
         self._take_off(task, worker)
-        self._pool.update(worker)
         if type(task.state) is Cancelled:
             self._end(task, "end")
         else:
@@ -408,9 +404,8 @@ class Attempts:
         task = current_attempt(worker.tasks, message.task, message.attempt)
         if task is None:
             return None
-        self._take_off(task, worker)
         worker.congested = False
-        self._pool.update(worker)
+        self._take_off(task, worker)
         if type(task.state) is Cancelled:
             self._end(task, "end")
             return None
@@ -425,6 +420,7 @@ class Attempts:
             worker.delivering -= 1
         else:
             self._leave_slot(task, worker)
+        self._pool.update(worker)
 
     def _leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """Free the slot of a task that runs no more, let the next one of its group run, and end the tasks within it."""
@@ -470,7 +466,6 @@ class Attempts:
             worker = task.state.worker
             self._send(worker.peer, m.Stop(task.id, task.attempt))
             self._take_off(task, worker)
-            self._pool.update(worker)
             self._end(task, "cancel")
         if type(task.state) is Running:
             if task.id not in task.state.worker.guests:  # that of a guest tells who died, see `Nesting.guest_died`
@@ -490,7 +485,7 @@ class Attempts:
         for ancestor in ancestors:
             if ancestor.nest is not None:
                 self._nesting.stop_lending(ancestor)
-                ancestors += [child for child in ancestor.nest.children.values() if not _was_stopped(child)]
+                ancestors += [it for it in ancestor.nest.children.values() if not getattr(it.state, "stopped", False)]
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
                 self._tell(child, m.TaskLost(child.number, told, f"task {child.name!r}: its parent has ended"))
@@ -553,7 +548,7 @@ class Attempts:
         elif queued:
             self._pinned.remove(task)
         if task.blobs:
-            self._data.forget(self._data.table.unuse(task.blobs))
+            self._data.unuse(task.blobs)
 
     def settle_adrift(self) -> int:
         """Lose every task that is in no queue and on no worker, as nothing else would ever end it.
@@ -586,7 +581,3 @@ def died_too_often(story: Sequence[str]) -> str:
     """Why a task is lost whose attempts have all died."""
     attempts = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(story, 1))
     return f"it was tried {len(story)} times, and each attempt died: {attempts}"
-
-
-def _was_stopped(task: TaskRecord) -> bool:
-    return type(task.state) is Cancelled and task.state.stopped

@@ -62,6 +62,7 @@ from minidask.host.sizes import count
 from minidask.wire import messages as m
 from minidask.wire.observing import Activity
 
+from .amounts import needs_of
 from .answers import Answers
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
@@ -117,8 +118,8 @@ class SchedulerCore:
         self.workers: dict[int, WorkerRecord] = {}
         self.quota = Quota(memory_limit)
         self.blobs = BlobTable(self.quota)
-        self.ready = ReadyQueue()
         self.pool = WorkerPool()
+        self.ready = ReadyQueue(self.pool.has_room)
         self.stopping = False
         self._next_task = 0
         self.replaced: set[int] = set()
@@ -133,7 +134,7 @@ class SchedulerCore:
             self._send,
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
-        self.holds = Holds(self._send, self.pool.update, self._unuse)
+        self.holds = Holds(self._send, self.pool.update, self.data.unuse)
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
@@ -320,7 +321,7 @@ class SchedulerCore:
                 self.holds.add(worker, task, attempt, now)
             else:
                 stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
-                self._send(worker.peer, m.Stop(task, attempt))
+                self.holds.stop(worker, task, attempt)
         if stopped:
             self.stream.log(
                 f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}"
@@ -353,9 +354,6 @@ class SchedulerCore:
         if held or others:
             go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
             self.stream.log(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
-
-    def _unuse(self, blobs: list[bytes]) -> None:
-        self.data.forget(self.blobs.unuse(blobs))
 
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
@@ -471,7 +469,7 @@ class SchedulerCore:
             number, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload,
             story=died, deaths=len(died), parent=parent, lease=message.lease, order=self._next_task,
-            kept=self.quota.keep(client.peer, size_of(message)),
+            kept=self.quota.keep(client.peer, size_of(message)), needs=needs_of(message.resources),
         )  # fmt: skip
         self.attempts.add(task, hold)
         if hold is not None:

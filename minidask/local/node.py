@@ -70,7 +70,10 @@ class LocalNode:
         )
         core.answers.logs.own = logs.kept.last
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
-        self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
+        self.shell = WorkerShell(
+            "local", config.slots, make_slot, limits, config.slot, store, None,
+            recipients=core, resources=config.resources,
+        )  # fmt: skip
         self._config = config.slot
         self._access = load_or_create_access(config.slot.access_file)
         described = {"store": config.slot.store, "leases": make_slot is not ThreadSlot}

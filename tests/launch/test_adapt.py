@@ -77,6 +77,19 @@ def test_machines_whose_time_is_over_are_replaced_and_the_minimum_holds() -> Non
     assert cluster.run_until_done(10_000) < 1.3 * 3000 * 10 / 16
 
 
+def test_machines_that_all_end_at_once_in_the_middle_of_a_call_are_all_replaced() -> None:
+    """dask-jobqueue #611: `adapt(minimum=6)`, and once the first jobs' time was over nothing ran any more."""
+    cluster = SimulatedCluster(Adaptive(6, 12, idle=60), delay=10, walltime=100, slots=2)
+    cluster.submit(1200, 10)
+    while cluster.queue:
+        cluster.run(20)
+        assert len(cluster.machines) >= 6, f"at {cluster.now} seconds, with {len(cluster.queue)} tasks left"
+        assert cluster.now < 1.5 * 1200 * 10 / 24
+    cluster.run_until_done()
+    assert cluster.started >= 5 * 12, "five times all were replaced"
+    assert not cluster.idle_stops
+
+
 def test_what_was_asked_for_is_left_alone_until_it_comes() -> None:
     """dask-jobqueue #498: in an endless loop, jobs were cancelled and submitted again before their workers joined."""
     cluster = SimulatedCluster(Adaptive(0, 6, idle=60), delay=900, slots=20)
