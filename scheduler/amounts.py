@@ -38,6 +38,11 @@ def needs_of(resources: Mapping[str, float]) -> Needs:
     return tuple(sorted(amounts_of(resources).items())) if resources else ()
 
 
+def resources_of(needs: Needs) -> dict[str, float]:
+    """The resources that a task needs, as its client has told them."""
+    return {name: amount / UNIT for name, amount in needs}
+
+
 def shown(needs: Iterable[tuple[str, int]]) -> str:
     """Amounts for people, as `gpu=1 memory=0.5`."""
     return " ".join(f"{name}={amount / UNIT:.15g}" for name, amount in needs)

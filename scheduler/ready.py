@@ -462,6 +462,15 @@ class ReadyQueue:
                 found += sum(type(other.state) is Ready for other in itertools.islice(line.tasks, at))
         return found
 
+    def needed(self) -> Counter[Needs]:
+        """How many tasks wait that need resources, by what they need; slow, for people."""
+        found: Counter[Needs] = Counter()
+        for lines in self._lines.values():
+            for line in lines.values():
+                if line.needs and len(line):
+                    found[line.needs] += len(line)
+        return found
+
     def waiting(self) -> set[int]:
         """The numbers of all tasks that wait here; slow, for checks."""
         lines = (line for lines in self._lines.values() for line in lines.values())

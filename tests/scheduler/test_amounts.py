@@ -66,6 +66,10 @@ class Cluster:
     def free(self, peer: int = WORKER) -> dict[str, float]:
         return {name: amount / UNIT for name, amount in free_of(self.core.workers[peer]).items()}
 
+    def needs(self) -> list[Any]:
+        (answer,) = [it for _, it in self.do(Received(CLIENT, m.Ask(9))) if isinstance(it, m.Answer)]
+        return list(answer.info["needs"])
+
     def why(self, number: int) -> str:
         (answer,) = [it for _, it in self.do(Received(CLIENT, Explain(9, number, True))) if isinstance(it, m.Answer)]
         return str(answer.info["why"])
@@ -402,3 +406,21 @@ def test_people_see_what_a_machine_has() -> None:
     cluster = Cluster({"resources": {"gpu": 1, "memory": 0.5}})
     (answer,) = [it for _, it in cluster.do(Received(CLIENT, m.Ask(1))) if isinstance(it, m.Answer)]
     assert answer.info["machines"][0]["resources"] == {"gpu": 1, "memory": 0.5}
+
+
+def test_who_asks_is_told_how_many_wait_for_what() -> None:
+    cluster = Cluster({"resources": {"gpu": 1}, "slots": 3})
+    assert cluster.needs() == []
+    cluster.submit(1, GPU)
+    for number in (2, 3):
+        cluster.submit(number, GPU, client=OTHER, priority=number)
+    cluster.submit(4, {"license": 0.5, "gpu": 1})
+    cluster.submit(5, {})
+    cluster.submit(6, {})
+    cluster.submit(7, {})
+    assert cluster.needs() == [[{"gpu": 1}, 2], [{"gpu": 1, "license": 0.5}, 1]]
+    assert cluster.done(1) == [3]
+    cluster.do(Received(CLIENT, m.Cancel([4], False)))
+    assert cluster.needs() == [[{"gpu": 1}, 1]]
+    cluster.do(Left(OTHER, "bye"))
+    assert cluster.needs() == []
