@@ -35,7 +35,7 @@ def amounts_of(resources: Mapping[str, float]) -> Amounts:
 
 def needs_of(resources: Mapping[str, float]) -> Needs:
     """The resources that a task needs, as its client has told them."""
-    return tuple(sorted(amounts_of(resources).items())) if resources else ()
+    return tuple(sorted(amounts_of(resources).items()))
 
 
 def resources_of(needs: Needs) -> dict[str, float]:

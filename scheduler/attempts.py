@@ -119,7 +119,8 @@ class Attempts:
 
     def assign_ready(self, now: float) -> None:
         """Send workers as many ready tasks as they can take: pinned ones first, then guests, then all others."""
-        self._nesting.look_again(self._pool.take_grown())
+        if self._pool.grown:
+            self._nesting.look_again(self._pool.take_grown())
         while (assignment := self._pinned.next_assignment()) is not None:
             self._assign(assignment, now)
         while (assignment := self._nesting.next_assignment()) is not None:

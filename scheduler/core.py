@@ -432,7 +432,8 @@ class SchedulerCore:
             number, client, message.task, sys.intern(message.name), message.priority, message.timeout,
             group, message.pin, client.task_blobs, message.payload,
             story=died, deaths=len(died), parent=parent, lease=message.lease, order=self._next_task,
-            kept=self.quota.keep(client.peer, size_of(message)), needs=needs_of(message.resources),
+            kept=self.quota.keep(client.peer, size_of(message)),
+            needs=needs_of(message.resources) if message.resources else (),
         )  # fmt: skip
         self.attempts.add(task)
         if hold is None:

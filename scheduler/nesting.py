@@ -129,8 +129,7 @@ class Nesting:
 
     def look_again(self, workers: Sequence[WorkerRecord]) -> None:
         """Some resources may have become free on these workers: look again at the tasks that wait for them."""
-        if workers:
-            self._ready.look_again([free_of(worker) for worker in workers if worker.free > 0 and not worker.lags])
+        self._ready.look_again([free_of(worker) for worker in workers if worker.free > 0 and not worker.lags])
         for worker in workers:
             for task in worker.tasks.values():
                 self._consider(task)

@@ -138,7 +138,8 @@ class WorkerPool:
 
     def remove(self, worker: WorkerRecord) -> None:
         """Take a worker out of the pool. Does nothing if it is not there."""
-        self.grown.pop(worker.peer, None)
+        if worker.resources:
+            self.grown.pop(worker.peer, None)
         for pool in (self.idle, self.spare):
             workers = pool.get(worker.python)
             if workers is not None and workers.pop(worker.peer, None) is not None:

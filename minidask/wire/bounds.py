@@ -158,7 +158,11 @@ class Fields:
             return self._tests_of_all(value, arguments[0])
         if origin is dict:
             keys, values = arguments
-            return [*self._tests_of_all(f"list({value})", keys), *self._tests_of_all(f"list({value}.values())", values)]
+            tests = [
+                *self._tests_of_all(f"list({value})", keys),
+                *self._tests_of_all(f"list({value}.values())", values),
+            ]
+            return [f"(not {value} or ({' and '.join(tests)}))"] if tests else []
         return []
 
     def _tests_of_all(self, values: str, hint: Any) -> list[str]:
