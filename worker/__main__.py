@@ -201,6 +201,7 @@ async def _work(options: argparse.Namespace) -> int:
     )  # fmt: skip
     await shell.listen(options.address, options.port)
     reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
+    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)  # before a word is printed: who reads it may send one
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     has = "".join(f", {name}={amount:.15g}" for name, amount in options.resources.items())
     print(
@@ -209,7 +210,6 @@ async def _work(options: argparse.Namespace) -> int:
         f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}{has}",
         flush=True,
     )
-    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
     systemd.ready()
     try:
         await reconnector.run()
