@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_ROW = re.compile(r"\| (\d+) \| (\w+)(?: ✚)? \| .*? \| (.*) \|")
+_ROW = re.compile(r"\| (\d+) \| (\w+)(?: ✚)? \|.*?\| (.*) \|")
 
 
 class Definition(NamedTuple):

@@ -13,9 +13,10 @@ from .relay import SCHEDULER, Passage, Sighting
 from .words import fields_of
 
 KEPT = 1000  # of what came before the call: its data may be among that
+MOST_ARROWS = 500
 TASK_BITS = 40  # the scheduler's number of a task: the client's key, and below that the client's number
 LANE, ROW, TOP, LEFT = 300, 46, 60, 110
-WIDEST = 38  # characters of a label
+WIDEST = 44  # characters of a label
 
 
 class Arrow(NamedTuple):
@@ -60,13 +61,13 @@ class CallSequence:
                     self._begin(seen.passage, message)
                     self.arrows.append(arrow)
                     return
-            self._before.append((seen.passage, _blobs_of(message), arrow))
-        elif self._is_part(seen.passage, message):
+            self._before.append((seen.passage, _data_of(message), arrow))
+        elif len(self.arrows) < MOST_ARROWS and self._is_part(seen.passage, message):
             self.arrows.append(arrow)
 
     def _begin(self, client: Passage, submit: Submit) -> None:
         self._client, self._submit, self._blobs = client, submit, set(submit.blobs)
-        self.arrows += [arrow for passage, blobs, arrow in self._before if passage is client and blobs & self._blobs]
+        self.arrows = [arrow for passage, data, arrow in self._before if passage is client and data & self._blobs]
         keys = client.info.get("keys")
         if isinstance(keys, list) and keys and isinstance(keys[0], int):
             self._number = keys[0] << TASK_BITS | submit.task
@@ -83,16 +84,12 @@ class CallSequence:
         elif passage.role == "client":
             return False
         else:
-            alike = isinstance(message, Run) and (message.name, message.payload) == (
-                self._submit.name,
-                self._submit.payload,
-            )
-            if self._number is None and isinstance(message, Run) and alike:
+            if self._number is None and isinstance(message, Run) and self._submit.payload == message.payload:
                 self._number = message.task  # the client has told no key
             found = self._number is not None and getattr(message, "task", None) == self._number
         if found:
             self._blobs |= _blobs_of(message)
-        return found or bool(_blobs_of(message) & self._blobs)
+        return found or bool(_data_of(message) & self._blobs)
 
     def svg(self) -> str:
         """The diagram: a lane for each program, time goes down. Pointing at a message shows all of its fields."""
@@ -102,6 +99,11 @@ class CallSequence:
 def _blobs_of(message: Message) -> set[bytes]:
     one: Any = getattr(message, "blob", None)
     return {*getattr(message, "blobs", ()), *([one] if one is not None else [])}
+
+
+def _data_of(message: Message) -> set[bytes]:
+    """What a message that is about data alone is about. Other tasks may need the same data: they are no part of it."""
+    return set() if hasattr(message, "task") else _blobs_of(message)
 
 
 def draw(title: str, arrows: Iterable[Arrow]) -> str:

@@ -111,8 +111,7 @@ class Session(NamedTuple):
             return next((code for code in codes if not isinstance(code, bool)), 0)
         finally:
             tasks[1].cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await tasks[1]  # the command ends, and its messages still pass
+            await asyncio.wait(tasks[1:2])  # the command ends, and its messages still pass
             tasks[0].cancel()
             tasks[2].cancel()
             await self.relay.close()
