@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import io
+import logging
 import sys
 from pathlib import Path
 
 from minidask.errors import MinidaskError
-from minidask.host.program import fail, make_parser, port_option, run_loop, start_logging, unpickle_nothing
-from minidask.net.access import Access, access_for
+from minidask.host.program import (
+    fail,
+    make_parser,
+    port_option,
+    run_loop,
+    start_logging,
+    stop_on_signals,
+    unpickle_nothing,
+)
+from minidask.net.access import access_for
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.tls_options import tls_of_options
@@ -18,7 +28,7 @@ from minidask.net.tls_options import tls_of_options
 from .owncluster import OwnCluster
 from .relay import WatchRelay
 from .sequence import CallSequence
-from .session import Printer, Session
+from .session import Printer, Watching
 
 PROGRAM = "minidask-watch"
 DESCRIPTION = "Print each message between clients, workers and their scheduler, and where docs/protocol.md defines it."
@@ -60,16 +70,25 @@ def _parse(words: list[str]) -> argparse.Namespace:
     return options
 
 
-def _session(options: argparse.Namespace, stack: contextlib.ExitStack) -> Session:
-    own = None
-    if not options.address:
-        own = stack.enter_context(contextlib.closing(OwnCluster(slow=options.slow, plain=options.no_encryption)))
-    scheduler = own.scheduler() if own is not None else Address.parse(options.address)
-    access: Access = access_for(scheduler, own.access_file if own is not None else options.access_file)
+async def _watch(options: argparse.Namespace, sequence: CallSequence, stack: contextlib.ExitStack) -> int:
+    stopped = asyncio.Event()
+    stop_on_signals(stopped, logging.getLogger(__name__))
+    own, access_file = None, options.access_file
+    if options.address:
+        scheduler = Address.parse(options.address)
+    else:
+        own = OwnCluster(*(["--no-encryption"] if options.no_encryption else []))
+        stack.callback(own.close)
+        scheduler, access_file = await own.start_scheduler(slow=options.slow), own.access_file
+    access = access_for(scheduler, access_file)
     relay = WatchRelay(scheduler, Credentials(access, tls_of_options(options)))
     host = f"[{options.host}]" if ":" in options.host else options.host
-    listen = Address.parse(f"tcp://{host}:{options.port}", port_zero=True)
-    return Session(relay, listen, access.source, options.command, own, options.nworkers, options.slow)
+    address = await relay.start(Address.parse(f"tcp://{host}:{options.port}", port_zero=True))
+    printer, command = Printer(sys.stdout), options.command
+    watching = Watching(
+        relay, address, access.source, own, options.nworkers, command, options.slow, printer, sequence, stopped
+    )
+    return await watching.run()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             stack.callback(_draw, options.sequence, sequence)
-            return run_loop(_session(options, stack).run(Printer(sys.stdout), sequence))
+            return run_loop(_watch(options, sequence, stack))
     except (MinidaskError, ValueError, OSError) as error:
         return fail(PROGRAM, error)
 

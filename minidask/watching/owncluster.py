@@ -1,4 +1,4 @@
-"""A cluster of the watcher's own: a scheduler, and a worker that connects by the relay. All of its frames are seen."""
+"""A cluster of the watcher's own: a scheduler, and a worker that connects by the relay: so all is seen."""
 
 from __future__ import annotations
 
@@ -18,60 +18,53 @@ PATIENT = str(7 * 24 * 3600)
 
 
 class OwnCluster:
-    """A scheduler on this machine, and a worker that connects by a relay. They end with this process.
+    """A scheduler and a worker on this machine. They end with this process.
 
     Args:
-        slow: whether nobody is to be lost for being silent.
-        plain: whether its connections are not encrypted.
+        options: for both, on encryption.
+
+    Attributes:
+        access_file: for all who connect.
 
     Raises:
-        MinidaskError: it did not start.
-        OSError: the system has no process to spare.
+        OSError: no folder can be written to.
     """
 
-    def __init__(self, *, slow: bool, plain: bool) -> None:
-        self.folder = runtime_folder()
-        self.access_file = str(self.folder / "access")
-        self._options = ["--access-file", self.access_file, *(["--no-encryption"] if plain else [])]
-        patience = ["--heartbeat-timeout", PATIENT] if slow else []
+    def __init__(self, *options: str) -> None:
+        self._folder = runtime_folder()
+        self.access_file = str(self._folder / "access")
+        self._options = ["--access-file", self.access_file, *options]
         self._programs: list[Tethered] = []
-        self._start("", "minidask.scheduler", "--port", "0", "--no-workers-timeout", "inf", *patience)
 
-    def _start(self, address: str, module: str, *options: str) -> Tethered:
-        command = [sys.executable, "-m", "minidask.launch.tether", address, module, *options, *self._options]
-        program = Tethered(command, b"\n", self.folder / f"{module}.log")
+    async def start_scheduler(self, *, slow: bool) -> Address:
+        """Start the scheduler. Returns its address.
+
+        Args:
+            slow: whether nobody is to be lost for being silent.
+
+        Raises:
+            MinidaskError, OSError: it did not start. The error says why.
+        """
+        options = ["--port", "0", "--no-workers-timeout", "inf", *(["--heartbeat-timeout", PATIENT] if slow else [])]
+        return Address.parse(await self._start(r"minidask\.Client\(\"(.+)\"\)", "", "minidask.scheduler", *options))
+
+    async def start_worker(self, relay: Address, workers: int) -> None:
+        """Start a worker with so many slots, and wait until it has joined: as `start_scheduler`."""
+        await self._start("(joined)", str(relay), "minidask.worker", "--nworkers", str(workers))
+
+    async def _start(self, pattern: str, *command: str) -> str:
+        tether = [sys.executable, "-m", "minidask.launch.tether", *command, *self._options]
+        program = Tethered(tether, b"\n", self._folder / f"{len(self._programs)}.log")
         self._programs.append(program)
-        return program
-
-    def scheduler(self) -> Address:
-        """Wait until the scheduler listens. Returns its address.
-
-        Raises:
-            MinidaskError: it did not start. The error says why.
-        """
-        (program,) = self._programs
         end = time.monotonic() + START_SECONDS
-        while (found := re.search(r"minidask\.Client\(\"(.+)\"\)", program.text)) is None:
+        while (found := re.search(pattern, program.text)) is None:
             if not program.is_alive() or time.monotonic() > end:
-                raise MinidaskError(f"the scheduler did not start: {program.last_words}")
-            time.sleep(0.02)
-        return Address.parse(found[1])
-
-    async def add_worker(self, relay: Address, workers: int) -> None:
-        """Start a worker with so many slots, and wait until its log says that it has joined.
-
-        Raises:
-            MinidaskError: it has ended, or has not joined within a minute.
-        """
-        program = self._start(str(relay), "minidask.worker", "--nworkers", str(workers))
-        end = time.monotonic() + START_SECONDS
-        while "joined" not in program.text:
-            if not program.is_alive() or time.monotonic() > end:
-                raise MinidaskError(f"the worker did not join: {program.last_words}")
+                raise MinidaskError(f"a cluster to be watched did not start: {program.last_words}")
             await asyncio.sleep(0.02)
+        return found[1]
 
     def close(self) -> None:
         """End both, and remove their folder."""
         for program in reversed(self._programs):
             program.close()
-        remove_folders(self.folder)
+        remove_folders(self._folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -13,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from minidask.host.program import stop_on_signals
 from minidask.host.sizes import format_bytes
 from minidask.host.texts import printable
 from minidask.net.addresses import Address
@@ -27,8 +25,6 @@ from .words import fields_of
 
 TEXT = "protocol.md"
 END_SECONDS = 10.0
-
-log = logging.getLogger("minidask.watch")
 
 
 class Printer:
@@ -70,71 +66,73 @@ class Printer:
         print(printable(line), file=self._out, flush=True)
 
 
-class Session(NamedTuple):
-    """What a session is to do.
+class Watching(NamedTuple):
+    """What is to be watched, and how.
 
     Attributes:
-        relay: has not begun to listen.
-        listen: where it is to.
-        access_file: for the programs that connect.
-        command: to run, with the relay as its cluster; empty: none.
+        relay: listens already, at `address`.
+        address: where programs connect.
+        access_file: for them.
         own: the cluster, if it has no worker yet.
         workers: how many slots that one is to have.
+        command: to run, with the relay as its cluster; empty: none.
         slow: whether each message waits for a line of standard input.
+        printer: prints what is seen.
+        sequence: finds the call that is to be drawn.
+        stopped: set to end it.
     """
 
     relay: WatchRelay
-    listen: Address
+    address: Address
     access_file: str
-    command: Sequence[str]
     own: OwnCluster | None
     workers: int
+    command: Sequence[str]
     slow: bool
+    printer: Printer
+    sequence: CallSequence
+    stopped: asyncio.Event
 
-    async def run(self, printer: Printer, sequence: CallSequence) -> int:
+    async def run(self) -> int:
         """Watch until the command ends, or a signal comes. Returns the command's exit code, or 0.
 
         Raises:
-            MinidaskError: there is no scheduler, or it has ended.
-            OSError: it cannot listen, or nobody reads what is printed.
+            MinidaskError: the scheduler has ended, or a worker of its own did not join.
+            OSError: nobody reads what is printed, or there is no such command.
         """
-        stopped = asyncio.Event()
-        stop_on_signals(stopped, log)
-        address = await self.relay.start(self.listen)
-        tasks = [
-            asyncio.create_task(work)
-            for work in (self._pass_on(printer, sequence), self._work(address), stopped.wait())
-        ]
+        passing, working = asyncio.create_task(self._pass_on()), asyncio.create_task(self._work())
+        ended = asyncio.create_task(self.stopped.wait())
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            codes = [task.result() for task in done]
-            return next((code for code in codes if not isinstance(code, bool)), 0)
+            done, _ = await asyncio.wait((passing, working, ended), return_when=asyncio.FIRST_COMPLETED)
+            if passing in done:
+                passing.result()
+            return working.result() if working in done else 0
         finally:
-            tasks[1].cancel()
-            await asyncio.wait(tasks[1:2])  # the command ends, and its messages still pass
-            tasks[0].cancel()
-            tasks[2].cancel()
+            working.cancel()
+            await asyncio.wait([working])  # the command ends, and its messages still pass
+            passing.cancel()
+            ended.cancel()
             await self.relay.close()
 
-    async def _pass_on(self, printer: Printer, sequence: CallSequence) -> int:
+    async def _pass_on(self) -> None:
         lines = _lines_of_stdin() if self.slow else None
         while True:
             seen = await self.relay.next()
-            printer.show(seen)
-            sequence.add(seen, printer.where(seen))
+            self.printer.show(seen)
+            self.sequence.add(seen, self.printer.where(seen))
             is_step = seen.message is not None and not isinstance(seen.message, Heartbeat)
             if lines is not None and is_step and await lines.get() is None:
                 lines = None  # nobody steps any more
             self.relay.pass_on(seen)
 
-    async def _work(self, address: Address) -> int:
+    async def _work(self) -> int:
         """Add the worker, and run the command. Returns its exit code."""
         if self.own is not None:
-            await self.own.add_worker(address, self.workers)
-        print(f"minidask-watch: connect to {address}, with the access file {self.access_file}", flush=True)
+            await self.own.start_worker(self.address, self.workers)
+        print(f"minidask-watch: connect to {self.address}, with the access file {self.access_file}", flush=True)
         if not self.command:
             await asyncio.Event().wait()
-        variables = {"MINIDASK_SCHEDULER": str(address), "MINIDASK_ACCESS_FILE": self.access_file}
+        variables = {"MINIDASK_SCHEDULER": str(self.address), "MINIDASK_ACCESS_FILE": self.access_file}
         process = await asyncio.create_subprocess_exec(
             *self.command, env={**os.environ, **variables}, stdin=asyncio.subprocess.DEVNULL if self.slow else None
         )

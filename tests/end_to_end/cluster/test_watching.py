@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import psutil
 import pytest
 
 import minidask
 from minidask.errors import AuthenticationError
 from minidask.local.cluster import LocalCluster
 from minidask.net.access import load_or_create_access
-from tests.helpers import Programs, wait_until
+from tests.helpers import Programs, alive, wait_until
 
 WATCH = [sys.executable, "-m", "minidask.watching"]
 SCRIPT = """\
@@ -68,6 +69,17 @@ def test_a_command_that_fails_gives_its_exit_code(programs: Programs) -> None:
         *WATCH, "--nworkers", "1", "--no-encryption", "--", sys.executable, "-c", "raise SystemExit(7)"
     )
     assert watch.exit_code(120) == 7
+
+
+def test_a_signal_ends_the_command_too(programs: Programs) -> None:
+    watch = programs.start(
+        *WATCH, "--nworkers", "1", "--", sys.executable, "-uc", "import time; print('begun'); time.sleep(600)"
+    )
+    watch.wait_for("begun")
+    (script,) = [p for p in psutil.Process(watch.process.pid).children() if "time.sleep(600)" in p.cmdline()[-1]]
+    watch.send(signal.SIGTERM)
+    assert watch.exit_code() == 0
+    assert not alive([script.pid])
 
 
 def test_it_steps_through_a_call_and_goes_on_when_nobody_steps(tmp_path: Path) -> None:
