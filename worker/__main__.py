@@ -185,6 +185,7 @@ async def _work(options: argparse.Namespace) -> int:
     )
     await shell.listen(options.address, options.port)
     reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
+    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)  # before a word is printed: who reads it may send one
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
@@ -192,7 +193,6 @@ async def _work(options: argparse.Namespace) -> int:
         f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}",
         flush=True,
     )
-    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
     systemd.ready()
     try:
         await reconnector.run()

@@ -180,8 +180,8 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
         return ProcessSlot(number, events, environment, slot_config, launched.pop() if launched else None)
 
     def on_ready(node: LocalNode) -> None:
-        writer.write(b'{"ready": true}\n')
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.server.stopped.set)
+        writer.write(b'{"ready": true}\n')
 
     try:
         await run_node(config, make_slot, on_ready, functools.partial(_obey, reader))
