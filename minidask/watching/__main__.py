@@ -20,7 +20,7 @@ from minidask.host.program import (
     stop_on_signals,
     unpickle_nothing,
 )
-from minidask.net.access import access_for
+from minidask.net.access import access_for, save_access
 from minidask.net.addresses import Address
 from minidask.net.credentials import Credentials
 from minidask.net.tls_options import tls_of_options
@@ -35,6 +35,9 @@ DESCRIPTION = "Print each message between clients, workers and their scheduler, 
 EPILOG = """\
   minidask-watch -- python script.py      a cluster of its own, and the script on it
   minidask-watch node1:8786               prints an address: connect clients and workers there instead
+
+In COMMAND, the words {address} and {access} become the address, and the path of the access file. A program of
+minidask's finds both by itself.
 
 It is a relay, as the holder of the access file; what is encrypted stays so on both sides. Calls that would go
 by shared memory go in messages here. Nothing is unpickled.
@@ -84,7 +87,10 @@ async def _watch(options: argparse.Namespace, sequence: CallSequence, stack: con
     relay = WatchRelay(scheduler, Credentials(access, tls_of_options(options)))
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = await relay.start(Address.parse(f"tcp://{host}:{options.port}", port_zero=True))
-    printer, command = Printer(sys.stdout), options.command
+    if own is not None:
+        save_access(access._replace(address=address))  # for programs that find the scheduler by the file
+    words = {"{address}": str(address), "{access}": access.source}
+    printer, command = Printer(sys.stdout), [words.get(word, word) for word in options.command]
     watching = Watching(
         relay, address, access.source, own, options.nworkers, command, options.slow, printer, sequence, stopped
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from minidask.local.cluster import LocalCluster
 from minidask.net.access import load_or_create_access
 from tests.helpers import Programs, alive, wait_until
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 WATCH = [sys.executable, "-m", "minidask.watching"]
 SCRIPT = """\
 import warnings
@@ -62,6 +64,19 @@ def test_a_script_is_watched_from_its_call_to_the_result(
     labels = ["".join(text.itertext()) for text in ElementTree.parse(picture).findall(".//{*}text")]
     drawn = [label.split()[0] for label in labels if "protocol.md:" in label]
     assert [name for name in drawn if name in ("Submit", "Run", "Done", "TaskDone")] == [row[2] for row in wanted]
+
+
+def test_a_client_in_another_language_is_watched(programs: Programs, tmp_path: Path) -> None:
+    node = shutil.which("node")
+    if node is None and os.getuid() != 0:
+        pytest.skip("needs Node.js, which tests/run installs for root")
+    assert node is not None
+    picture = tmp_path / "out.svg"
+    watch = programs.start(*WATCH, "--sequence", str(picture), "--", node, str(EXAMPLES / "client.js"), "{access}")
+    assert watch.exit_code(120) == 0, watch.text
+    assert kinds(watch.text).count("Submit") == kinds(watch.text).count("TaskDone") >= 100
+    texts = ["".join(text.itertext()) for text in ElementTree.parse(picture).findall(".//{*}text")]
+    assert [text.split()[0] for text in texts if "protocol.md:" in text] == ["Submit", "Run", "Done", "TaskDone"]
 
 
 def test_a_command_that_fails_gives_its_exit_code(programs: Programs) -> None:
