@@ -1,4 +1,4 @@
-"""The messages of one call, and their sequence diagram as SVG. Pure."""
+"""The messages of one call, and their sequence diagram as SVG."""
 
 from __future__ import annotations
 
