@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from minidask.host.texts import printable
+
 from .tasks import Amounts, Delivering, Needs, TaskRecord, WorkerRecord
 
 UNIT = 1_000_000
@@ -30,12 +32,17 @@ UNIT = 1_000_000
 
 def amounts_of(resources: Mapping[str, float]) -> Amounts:
     """The resources of a worker, as it has told them."""
-    return {name: round(amount * UNIT) for name, amount in resources.items()}
+    return {printable(name): round(amount * UNIT) for name, amount in resources.items()}
 
 
 def needs_of(resources: Mapping[str, float]) -> Needs:
-    """The resources that a task needs, as its client has told them."""
-    return tuple(sorted(amounts_of(resources).items()))
+    """The resources that a task needs, as its client has told them: rounded down, so that six sixths fit into 1."""
+    return tuple(sorted({printable(name): _down(amount) for name, amount in resources.items()}.items()))
+
+
+def _down(amount: float) -> int:
+    nearest = round(amount * UNIT)
+    return nearest - (nearest > amount * UNIT + 0.01)  # 0.29 times a million is a little less than it should be
 
 
 def resources_of(needs: Needs) -> dict[str, float]:

@@ -21,6 +21,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 
+from minidask.host.versions import fits
 from minidask.wire import messages as m
 
 from .amounts import free_of, suffice
@@ -91,6 +92,8 @@ class Leases:
         """The leases that a ready task may have, those of the group with the most first."""
         by_size = sorted(self._running.values(), key=_size, reverse=True)
         for lease in by_size:
+            if not isinstance(lease.state, Running) or not fits(task.client.python, (lease.state.worker.python,)):
+                continue  # its slot would be of no use
             if task.lease:
                 if lease.group is not task.group and _size(lease) > (task.group.running if task.group else 0):
                     yield lease

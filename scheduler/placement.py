@@ -29,9 +29,10 @@ tasks of this function last, and how long a round trip to this worker takes (`pr
 - Nothing is sent ahead before both are known. Over the link inside one process, a round trip takes next to nothing,
   and the worker asks for none at all: its `prefetch` is 0.
 
-Two more rules keep mistakes small. A worker gives a task back that has waited there for 50 ms, and gets none ahead
+Three more rules keep mistakes small. A worker gives a task back that has waited there for 50 ms, and gets none ahead
 until it has finished another one. And a client that has no task on any worker may send its first one ahead to a worker
-that has others in advance, whatever the length of the task: it would otherwise wait for all of those.
+that has others in advance, whatever the length of the task: it would otherwise wait for all of those. Nor is anything
+sent ahead where a task that needs resources waits for nothing but a slot: it is never sent ahead itself.
 
 What is measured: a duration is told by the worker. A round trip is the time from `Run` to `Done` without the duration,
 of tasks that could start as soon as they arrived (`is_direct`).
@@ -41,6 +42,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 from minidask.host.versions import fits
 from minidask.wire.messages import GIVE_BACK_SECONDS
@@ -155,17 +157,16 @@ class WorkerPool:
 
     def has_room(self, python: str, needs: Needs) -> bool:
         """Whether a worker with a free slot has free what a task needs."""
-        return bool(self.with_room(python, needs))
+        return next(self._with_room(python, needs), None) is not None
 
     def with_room(self, python: str, needs: Needs) -> dict[int, WorkerRecord]:
-        """Return the workers with a free slot that have free what a task needs."""
-        fitting = [workers for own, workers in self.idle.items() if fits(python, (own,))]
-        return {
-            peer: worker
-            for workers in fitting
-            for peer, worker in workers.items()
-            if worker.resources and suffice(free_of(worker), needs)
-        }
+        """Return the first `LOOK_AT` workers with a free slot that have free what a task needs."""
+        return {worker.peer: worker for worker in itertools.islice(self._with_room(python, needs), LOOK_AT)}
+
+    def _with_room(self, python: str, needs: Needs) -> Iterator[WorkerRecord]:
+        fitting = (workers for own, workers in self.idle.items() if fits(python, (own,)))
+        able = (worker for workers in fitting for worker in workers.values() if worker.resources)
+        return (worker for worker in able if suffice(free_of(worker), needs))
 
 
 def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> Assignment | None:
@@ -179,9 +180,9 @@ def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> As
         task = ready.peek(pool.spare)
         if task is not None:
             workers = _fitting(task, pool.spare)
-            fit = _can_prefetch(task, workers)
+            fit = _not_awaited(_can_prefetch(task, workers), task, ready)
             if not fit and task.root.unfinished == ready.count(task.root):
-                fit = _already_prefetching(workers)
+                fit = _not_awaited(_already_prefetching(workers), task, ready)
             if fit:
                 ready.pop(pool.spare)
                 return task, _pick(task, fit, blobs), None
@@ -218,6 +219,21 @@ def _already_prefetching(workers: dict[int, WorkerRecord]) -> dict[int, WorkerRe
     """The workers that have tasks in advance; some of the last updated are looked at."""
     some = itertools.islice(reversed(workers.items()), LOOK_AT)
     return {peer: worker for peer, worker in some if worker.free < 0}
+
+
+def _not_awaited(workers: dict[int, WorkerRecord], task: TaskRecord, ready: ReadyQueue) -> dict[int, WorkerRecord]:
+    """The workers where no task waits for nothing but a slot that needs resources, and comes before this one."""
+    lines = [
+        line for line in ready.lines_aside() if line.peer != task.root.peer or line.entry < (-task.priority, task.order)
+    ]
+    if not lines:
+        return workers
+    return {
+        peer: worker
+        for peer, worker in workers.items()
+        if not worker.resources
+        or not any(fits(line.python, (worker.python,)) and suffice(free_of(worker), line.needs) for line in lines)
+    }
 
 
 def _pick(task: TaskRecord, workers: dict[int, WorkerRecord], blobs: BlobTable) -> WorkerRecord:

@@ -196,13 +196,17 @@ class ReadyQueue:
                 yield from self._first(self._heaps[peer], pythons)
 
     def lines_aside(self) -> Iterator[Line]:
-        """Some lines that wait for resources; one for each kind of need of a client, and `LOOK_AT` at most."""
-        kinds = (lines for kinds in self._aside.values() for lines in kinds.values())
+        """Some lines that wait for resources: for each kind of need of a client, the next one.
+
+        Of kinds, and of lines of a kind, `LOOK_AT` are looked at. Clients that lag have none.
+        """
+        kinds = (lines for peer, kinds in self._aside.items() if peer not in self._held for lines in kinds.values())
         for lines in itertools.islice(kinds, LOOK_AT):
-            open_lines = (line for line in lines if len(line) and not _is_full(line.group))
-            for line in itertools.islice(open_lines, 1):
+            open_lines = [line for line in itertools.islice(lines, LOOK_AT) if len(line) and not _is_full(line.group)]
+            for line in open_lines:
                 line.skip_cancelled()
-                yield line
+            if open_lines:
+                yield min(open_lines, key=lambda line: line.entry)
 
     def look_again(self, free: Sequence[Amounts]) -> None:
         """Put lines back that wait for resources, if one of these workers has what they need."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,19 @@ def test_three_tenths_fit_three_times() -> None:
     assert cluster.free() == {"memory": 0.3}
 
 
+@pytest.mark.parametrize(("has", "needs", "times"), [(1, 1 / 6, 6), (2, 2 / 3, 3), (1, 1 / 7, 7), (0.58, 0.29, 2)])
+def test_parts_that_add_up_fit(has: float, needs: float, times: int) -> None:
+    cluster = Cluster({"slots": 9, "resources": {"gpu": has}})
+    assert [cluster.submit(number, {"gpu": needs}) for number in range(times + 1)] == [[n] for n in range(times)] + [[]]
+
+
+def test_a_name_that_does_not_print_is_the_same_on_both_sides() -> None:
+    cluster = Cluster({"resources": {"big\u202e\tgpu": 1}})
+    assert cluster.submit(1, {"big\u202e\tgpu": 1}) == [1]
+    cluster.submit(2, {"\x1b[2J": 1})
+    assert cluster.why(2).isprintable()
+
+
 def test_each_of_several_resources_is_needed() -> None:
     cluster = Cluster({"resources": {"gpu": 2, "big": 1}}, {"resources": {"big": 1}})
     assert cluster.submit(1, {"gpu": 1, "big": 1}) == [1]
@@ -176,6 +190,45 @@ def test_a_task_with_resources_is_never_sent_ahead() -> None:
     for _ in range(7):
         assert len(cluster.core.workers[WORKER].tasks) == 1
         cluster.done(9)
+
+
+@pytest.mark.parametrize("client", [CLIENT, OTHER])
+@pytest.mark.parametrize("priority", [0, 1])
+def test_short_tasks_that_are_sent_ahead_hold_up_no_task_that_needs_resources(client: int, priority: int) -> None:
+    """It waits for a slot, and where others are sent ahead none is ever free."""
+    cluster = Cluster({"slots": 2, "prefetch": 8, "resources": {"gpu": 1}})
+    runs: collections.deque[m.Run] = collections.deque()
+    now = 0.0
+
+    def do(event: Event) -> list[str]:
+        out = [*cluster.core.handle(event, now), *cluster.core.assign(now)]
+        invariants.check(cluster.core)
+        runs.extend(began := [it for _, it in out if isinstance(it, m.Run)])
+        return [run.name for run in began]
+
+    def one_ends() -> list[str]:
+        nonlocal now
+        now += 0.0006  # a round trip takes about as long as a task
+        run = runs.popleft()
+        return do(Received(WORKER, m.Done(run.task, run.attempt, 0.001, [b"result"])))
+
+    short = m.Submit(0, "short", 0, None, 0, None, [], [], False, {}, [b"call"])
+    for number in range(1, 200):
+        do(Received(OTHER, short._replace(task=number)))
+    for _ in range(100):
+        one_ends()
+    assert cluster.core.workers[WORKER].free < 0, "some are sent ahead"
+    begun = do(Received(client, short._replace(task=999, name="gpu", priority=priority, resources=GPU)))
+    while "gpu" not in begun:
+        begun += one_ends()
+    before = begun.index("gpu")
+    if priority or client != OTHER:
+        assert before < 5
+    else:
+        assert before > 80, "it is the youngest of its client"
+    while runs:
+        one_ends()
+    assert not cluster.core.attempts.tasks
 
 
 def test_limits_of_groups_hold_with_resources() -> None:
@@ -393,6 +446,14 @@ def test_a_lease_is_asked_back_for_a_task_only_where_it_would_have_what_it_needs
     out = cluster.do(Received(CLIENT, m.Submit(5, "5", 0, None, 0, None, [], [], False, GPU, [b"call"])))
     assert [it for _, it in out if isinstance(it, m.Yield)] == [], "one GPU: one slot is enough"
     assert cluster.done(1) == [4]
+
+
+def test_no_lease_is_asked_back_for_a_task_of_another_python() -> None:
+    cluster = Cluster({"slots": 1, "resources": {"gpu": 1}, "python": "3.11.4"}, {"slots": 1, "python": "3.12.1"})
+    cluster.submit(1, {}, lease=True)
+    cluster.do(Joined(4, "client", "d", {"name": "pia", "python": "3.12.1"}))
+    out = cluster.do(Received(4, m.Submit(2, "2", 0, None, 0, None, [], [], False, GPU, [b"call"])))
+    assert [it for _, it in out if isinstance(it, m.Yield)] == []
 
 
 @pytest.mark.parametrize("fields", [{"pin": "tcp://m11"}, {"lease": True}])
