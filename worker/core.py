@@ -346,7 +346,8 @@ class WorkerCore:
             case m.Resumed():
                 self._effects += lending.resume(slot, message)
             case m.TaskMessage(task, attempt):
-                if slot.find(task, attempt) is not None:
+                call = slot.find(task, attempt)
+                if call is not None and not (isinstance(call, Ending) and call.reason == ORPHANED):
                     self._effects.append(e.ToScheduler(message))
         if type(slot.state) is Idle and (slot.retiring or slot.worn):
             self._effects += self.table.retire(slot, now)

@@ -193,10 +193,13 @@ class Chunks(Sequence[DataChunk]):
         if by == "row":
             seeded = [(name, int(rng.randint(2**31 - 1))) for name in self]
             takes = [[(_Take(seed, *pair), name) for name, seed in seeded] for pair in itertools.pairwise(bounds)]
-            return [
-                (Chunks(replace(take, others=True).of(name) for take, name in fold), Chunks(t.of(n) for t, n in fold))
+            pairs = [
+                (filled(replace(take, others=True).of(name) for take, name in fold), filled(t.of(n) for t, n in fold))
                 for fold in takes
             ]
+            if not all(train and test for train, test in pairs):
+                raise ValueError("no chunk has rows enough to be split: pass rows= for larger ones")
+            return pairs
         if len(self) < max(2, len(bounds) - 1):
             raise ValueError(f'{len(self)} chunks are too few to be split: pass rows= for smaller ones, or by="row"')
         order, found = rng.permutation(len(self)), []
@@ -206,6 +209,11 @@ class Chunks(Sequence[DataChunk]):
             sides = [[name for i, name in enumerate(self) if (i in test) is side] for side in (False, True)]
             found.append((Chunks(sides[0]), Chunks(sides[1])))
         return found
+
+
+def filled(names: Iterable[DataChunk]) -> Chunks:
+    """The chunks that are not known to be empty: hardly any estimator takes no rows."""
+    return Chunks(name for name in names if name.rows != 0)
 
 
 def _count(X: Any, y: Any) -> int:

@@ -101,6 +101,8 @@ class _LeastSquares(FitsChunks):
     fit_intercept: bool
 
     def _fit_chunks(self, data: Chunks) -> None:
+        if np.ndim(self.alpha):
+            raise ValueError(f"{type(self).__name__} takes chunks with one alpha for all targets, got {self.alpha!r}")
         moments, axes = _merged(self, data, True)
         d = self.n_features_in_  # type: ignore[attr-defined]
         products = moments.scatter if self.fit_intercept else moments.gram

@@ -103,8 +103,16 @@ class QuantileTransformer(FitsChunks, preprocessing.QuantileTransformer):
         self.quantiles_ = np.column_stack([self._mixed(rows, parts, n) for n in range(self.n_features_in_)])
 
     def _mixed(self, rows: Any, parts: list[Any], column: int) -> Any:
-        """The quantiles of a column of all chunks: the inverse of the mean of their distribution functions."""
-        found = [part.quantiles_[:, column] for part in parts]
-        values = np.unique(np.concatenate(found))
-        ranks = [np.interp(values, q, part.references_) for q, part in zip(found, parts, strict=True)]
-        return np.interp(self.references_, np.average(ranks, axis=0, weights=rows), values)
+        """The quantiles of a column of all chunks: the inverse of the mean of their distribution functions.
+
+        A value that many rows have has many ranks: the least and the greatest one count.
+        """
+        found = [(part.quantiles_[:, column], part.references_) for part in parts]
+        known = np.array([not np.isnan(quantiles).any() for quantiles, _ in found])  # in the others it has no value
+        if not known.any():
+            return np.full(len(self.references_), np.nan)
+        found, rows = [part for part, is_known in zip(found, known, strict=True) if is_known], rows[known]
+        values = np.unique(np.concatenate([quantiles for quantiles, _ in found]))
+        least = [-np.interp(-values, -quantiles[::-1], -ranks[::-1]) for quantiles, ranks in found]
+        ranks = np.average([least, [np.interp(values, *part) for part in found]], axis=1, weights=rows)
+        return np.interp(self.references_, ranks.T.ravel(), np.repeat(values, 2))

@@ -122,7 +122,7 @@ class _SearchCV(PredictsChunks):
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> _SearchCV:
         """Search. `X` is chunks, or X and y are in memory; `fit_params` are those of `partial_fit`."""
-        data = X if isinstance(X, Chunks) else chunks((X, y), rows=max(1, count(X) // 10))
+        data = X if isinstance(X, Chunks) else chunks((X, y), rows=max(1, -(-count(X) // 10)))
         brackets = self._brackets()
         rng = check_random_state(self.random_state)
         seed = int(rng.randint(2**31 - 1))

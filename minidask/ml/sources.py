@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minidask.ml.data import Chunks, DataChunk, Read, count, imported
+from minidask.ml.data import Chunks, DataChunk, Read, count, filled, imported
 
 CHUNK_BYTES = 64 << 20
 """What a chunk has if nobody says how many rows."""
@@ -49,12 +49,12 @@ def chunks(
     source, target = source if isinstance(source, tuple) else (source, None)
     wanted = columns if columns is None or y is None else [*columns, y]
     found = list(_parts(source, rows, wanted))
-    if not found:
+    if all(counted == 0 for _, counted in found):
         raise ValueError(f"there is no data in {source!r}")
     steps = (_Target(y),) if y is not None else (_unpaired,) if isinstance(source, list) else ()
     made = Chunks(DataChunk(X, None, counted, steps, shared) for X, counted in found)
     if target is None:
-        return made
+        return filled(made)
     if _is_cut(target):
         targets = [part for part, _ in _parts(target, rows, None)]
     else:
@@ -65,7 +65,7 @@ def chunks(
         targets = [whole[int(a) : int(b)] for a, b in itertools.pairwise(ends)]
     if len(targets) != len(made):
         raise TypeError(f"X has {len(made)} chunks and y has {len(targets)}: they must be cut alike")
-    return Chunks(DataChunk(c.X, y, c.rows, (), shared) for c, y in zip(made, targets, strict=True))
+    return filled(DataChunk(c.X, y, c.rows, (), shared) for c, y in zip(made, targets, strict=True))
 
 
 class _Target:

@@ -37,6 +37,15 @@ def test_each_row_is_in_the_test_data_of_one_fold(by: str, n: int) -> None:
     assert all(sorted(rows(train) + rows(test)) == list(range(500)) for train, test in folds)
 
 
+def test_no_chunk_of_a_split_is_empty_though_the_last_one_has_a_single_row() -> None:
+    data = chunks((X[:101], Y[:101]), rows=50)
+    for train, test in (data.split(0.25, by="row"), *data.folds(3, by="row", random_state=0)):
+        assert sorted(rows(train) + rows(test)) == list(range(101))
+        assert all(chunk.rows and len(chunk.read()[1]) == chunk.rows for chunk in (*train, *test))
+    with pytest.raises(ValueError, match="no chunk has rows enough"):
+        chunks((X[:9], Y[:9]), rows=1).split(0.25, by="row")
+
+
 def test_x_and_y_stay_together_whatever_is_done() -> None:
     data = chunks((X, Y), rows=50).shuffle(3, within=True).map(lambda X: X + 1)
     assert rows(data) != list(range(500))

@@ -146,3 +146,12 @@ def test_a_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "pyarrow.dataset", None)
     with pytest.raises(MinidaskError, match="pip install pyarrow"):
         chunks(tmp_path)
+
+
+def test_empty_files_are_no_chunks(tmp_path: Path) -> None:
+    for name, rows in (("a", 100), ("b", 0), ("c", 50)):
+        FRAME[:rows].to_parquet(tmp_path / f"{name}.parquet")
+    data = chunks(tmp_path, y="target")
+    assert [chunk.rows for chunk in data] == [100, 50]
+    with pytest.raises(ValueError, match="there is no data"):
+        chunks(tmp_path / "b.parquet", y="target")

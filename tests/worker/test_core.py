@@ -397,6 +397,18 @@ def test_a_call_that_has_lost_the_tasks_within_with_their_scheduler_is_reported_
     assert rig.core.holds() == {}
 
 
+def test_a_call_that_was_cancelled_before_its_scheduler_went_tells_nothing_more() -> None:
+    """What it tells would name its attempt to the next scheduler, which would wait for an end that is never told."""
+    rig, task = Rig(1), m.OUTLIVES + 1
+    rig.run(task)
+    told = m.TaskMessage(task, 1, "channel", [b"x"])
+    assert rig.do(e.FromSlot(0, told)) == [e.ToScheduler(told)]
+    rig.do(e.FromScheduler(m.Stop(task, 1)))
+    assert rig.do(e.FromSlot(0, told)) == [e.ToScheduler(told)]
+    rig.do(e.SchedulerGone())
+    assert rig.do(e.FromSlot(0, told)) == []
+
+
 def test_when_the_scheduler_is_gone_calls_that_nobody_can_ask_for_end_untold() -> None:
     rig = Rig(2)
     rig.run(1)

@@ -121,6 +121,22 @@ def test_quantiles_are_those_of_all_rows_but_for_a_rank(client: minidask.Client)
     assert np.abs(ours.transform(data) - theirs.transform(data)).max() <= 1 / 100
 
 
+def test_quantiles_of_values_that_many_rows_have(client: minidask.Client) -> None:
+    rng = np.random.default_rng(0)
+    data = np.column_stack([rng.choice([0.0, 1, 2], 3000, p=[0.25, 0.5, 0.25]), rng.poisson(3, 3000)])
+    theirs = preprocessing.QuantileTransformer(n_quantiles=100, subsample=None).fit(data)
+    ours = ml.QuantileTransformer(n_quantiles=100).fit(cut(data))
+    assert np.abs(ours.transform(data) - theirs.transform(data)).max() <= 1.01 / 100
+
+
+def test_quantiles_of_a_column_that_a_chunk_does_not_know(client: minidask.Client) -> None:
+    data = np.random.default_rng(0).normal(size=(3000, 1))
+    gaps = ml.chunks(np.concatenate([data, np.full((200, 1), np.nan)]), rows=200)
+    ours = ml.QuantileTransformer(n_quantiles=100).fit(gaps)
+    theirs = preprocessing.QuantileTransformer(n_quantiles=100, subsample=None).fit(data)
+    assert np.abs(ours.transform(data) - theirs.transform(data)).max() <= 1 / 100
+
+
 # --- PCA, SVD ---
 
 
@@ -168,6 +184,8 @@ def test_least_squares(fit_intercept: bool, targets: int, kind: Any, client: min
             assert ours.score(cut(data, y)) == pytest.approx(theirs.score(data, y))
     with pytest.raises(ValueError, match="positive"):
         ml.LinearRegression(positive=True).fit(cut(data, y))
+    with pytest.raises(ValueError, match="one alpha"):
+        ml.Ridge(np.ones(targets)).fit(cut(data, y))
 
 
 @pytest.mark.parametrize(("load", "C"), [(load_breast_cancer, 1.0), (load_wine, 0.1), (load_wine, 10.0)])
