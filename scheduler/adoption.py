@@ -112,8 +112,7 @@ class Adoption:
             return True
         if has_outcome and type(task.state) is Running and not task.lease and task.parent is None:
             other = task.state.worker
-            other.ending[task.id, task.attempt] = task.needs
-            self._send(other.peer, m.Stop(task.id, task.attempt))
+            self._holds.stop(other, task.id, task.attempt, task.needs)
             self._attempts.take_off(task, other)
             return True
         return False
