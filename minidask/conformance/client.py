@@ -110,6 +110,7 @@ class ClientStage(InitiatorStage):
                 self.client.say(m.FetchChunk(blob, len(data), min(CHUNK_BYTES, offer.size - len(data)), ASKER))
                 chunk = self.wait(m.Chunk)
                 expect((chunk.blob, chunk.offset, chunk.peer) == (blob, len(data), ASKER), f"a Chunk had {chunk[:3]}")
+                expect(chunk.payload and len(chunk.payload[0]), "a Chunk had no bytes")
                 data += bytes(chunk.payload[0])
             self.data[blob] = [data]
         expect(blob in self.data, "a Submit names a blob that was neither put nor offered")
