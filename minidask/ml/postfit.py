@@ -101,7 +101,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
 
     `out` of each method says where the result for chunks goes: None: an array in memory, and for `transform` chunks
     that are transformed when they are used. A path that ends with `.npy`: that file, returned as a memory map. Any
-    other path: a folder of Parquet files, whose path is returned.
+    other path: a folder of Parquet files, whose path is returned. Either is written anew.
     """
 
     estimator: Any
@@ -195,9 +195,14 @@ def _stacked(parts: Iterator[Any]) -> Any:
 def _write_tables(folder: Path, parts: Iterator[Any]) -> Path:
     pandas = imported("pandas")
     folder.mkdir(parents=True, exist_ok=True)
+    written: set[str] = set()
     for number, part in enumerate(parts):
         frame = part if hasattr(part, "to_parquet") else pandas.DataFrame(part)
         frame.rename(columns=str).to_parquet(folder / f"part-{number:05}.parquet")
+        written.add(f"part-{number:05}.parquet")
+    for old in folder.glob("part-*.parquet"):  # of more chunks than these: the folder is read as a whole
+        if old.name not in written:
+            old.unlink()
     return folder
 
 

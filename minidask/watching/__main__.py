@@ -68,6 +68,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
         parser.error("--slow would have the scheduler at ADDRESS lose its workers: leave ADDRESS out")
     if not options.address and (options.access_file or options.tls_ca_file or options.tls_cert or options.tls_key):
         parser.error("--access-file and --tls-… are for the cluster at ADDRESS: name it")
+    if options.sequence and not Path(options.sequence).absolute().parent.is_dir():
+        parser.error(f"there is no folder for {options.sequence}")
     if options.nworkers < 1 or options.call < 1:
         parser.error("--nworkers and --call are 1 or more")
     return options

@@ -13,6 +13,7 @@ from minidask.launch.tethered import Tethered
 from minidask.net.addresses import Address
 
 START_SECONDS = 60.0
+LOOK_SECONDS = 0.2
 PATIENT = str(7 * 24 * 3600)
 """Of a cluster whose messages are stepped through: nobody is lost for being silent, as long as one reads."""
 
@@ -62,6 +63,18 @@ class OwnCluster:
                 raise MinidaskError(f"a cluster to be watched did not start: {program.last_words}")
             await asyncio.sleep(0.02)
         return found[1]
+
+    async def lost(self) -> None:
+        """Wait until the scheduler or the worker has ended, and nobody would run the command's tasks any more.
+
+        Raises:
+            MinidaskError: always then.
+        """
+        while True:
+            for program in self._programs:
+                if not program.is_alive():
+                    raise MinidaskError(f"a program of the cluster to be watched has ended: {program.last_words}")
+            await asyncio.sleep(LOOK_SECONDS)
 
     def close(self) -> None:
         """End both, and remove their folder."""

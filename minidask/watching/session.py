@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from minidask.errors import MinidaskError
 from minidask.host.sizes import format_bytes
 from minidask.host.texts import printable
 from minidask.net.addresses import Address
@@ -102,16 +103,20 @@ class Watching(NamedTuple):
         """
         passing, working = asyncio.create_task(self._pass_on()), asyncio.create_task(self._work())
         ended = asyncio.create_task(self.stopped.wait())
+        losing = asyncio.create_task(self.own.lost() if self.own is not None else asyncio.Event().wait())
         try:
-            done, _ = await asyncio.wait((passing, working, ended), return_when=asyncio.FIRST_COMPLETED)
-            if passing in done:
-                passing.result()
-            return working.result() if working in done else 0
+            done, _ = await asyncio.wait((passing, working, ended, losing), return_when=asyncio.FIRST_COMPLETED)
+            if working in done:
+                return working.result()
+            for task in done - {ended}:
+                await task
+            return 0
         finally:
             working.cancel()
             await asyncio.wait([working])  # the command ends, and its messages still pass
             passing.cancel()
             ended.cancel()
+            losing.cancel()
             await self.relay.close()
 
     async def _pass_on(self) -> None:
@@ -133,9 +138,12 @@ class Watching(NamedTuple):
         if not self.command:
             await asyncio.Event().wait()
         variables = {"MINIDASK_SCHEDULER": str(self.address), "MINIDASK_ACCESS_FILE": self.access_file}
-        process = await asyncio.create_subprocess_exec(
-            *self.command, env={**os.environ, **variables}, stdin=asyncio.subprocess.DEVNULL if self.slow else None
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command, env={**os.environ, **variables}, stdin=asyncio.subprocess.DEVNULL if self.slow else None
+            )
+        except OSError as error:
+            raise MinidaskError(f"{self.command[0]} cannot be run: {error.strerror or error}") from error
         try:
             return await process.wait()
         finally:

@@ -97,6 +97,25 @@ def test_a_signal_ends_the_command_too(programs: Programs) -> None:
     assert not alive([script.pid])
 
 
+def test_it_ends_when_its_worker_does_and_says_so(programs: Programs) -> None:
+    watch = programs.start(
+        *WATCH, "--nworkers", "1", "--", sys.executable, "-uc", "import time; print('begun'); time.sleep(600)"
+    )
+    watch.wait_for("begun")
+    of_its_own = psutil.Process(watch.process.pid).children(recursive=True)
+    (worker,) = [p for p in of_its_own if p.cmdline()[1:3] == ["-m", "minidask.worker"]]
+    worker.kill()
+    assert watch.exit_code(60) == 1
+    assert "minidask-watch: a program of the cluster to be watched has ended" in watch.text
+    assert not alive([p.pid for p in of_its_own])
+
+
+def test_a_command_that_is_not_there_is_told_by_its_name(programs: Programs) -> None:
+    watch = programs.start(*WATCH, "--nworkers", "1", "--", "/no/such/command")
+    assert watch.exit_code(60) == 1
+    assert watch.text.splitlines()[-1] == "minidask-watch: /no/such/command cannot be run: No such file or directory"
+
+
 def test_it_steps_through_a_call_and_goes_on_when_nobody_steps(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -169,6 +188,7 @@ def test_on_a_local_cluster_calls_go_in_messages(programs: Programs) -> None:
         (["node1", "--slow"], "leave ADDRESS out"),
         (["--access-file", "x"], "for the cluster at ADDRESS"),
         (["--call", "0"], "1 or more"),
+        (["--sequence", "/no/such/folder/a.svg"], "there is no folder for /no/such/folder/a.svg"),
     ],
 )
 def test_wrong_usage_is_told(arguments: list[str], says: str) -> None:

@@ -64,6 +64,9 @@ def test_results_go_to_a_file_or_a_folder_or_come_one_by_one(data: Chunks, tmp_p
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), model.predict_proba(X))
     folder = over.predict(data, out=tmp_path / "tables")
     np.testing.assert_array_equal(pd.read_parquet(folder)["0"], model.predict(X))
+    few = sum(chunk.rows or 0 for chunk in data[:2])
+    over.predict(data[:2], out=folder)
+    np.testing.assert_array_equal(pd.read_parquet(folder)["0"], model.predict(X[:few]), "nothing is left of before")
     assert [len(part) for part in over.stream(data, "predict")] == [chunk.rows for chunk in data]
 
 
