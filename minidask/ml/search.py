@@ -55,21 +55,24 @@ def _leg(
 
 
 def _taught(model: Any, names: list[DataChunk], job: Job, resource: str, fit_params: dict[str, Any]) -> Any:
-    """Train a model as far as the job says, and return it.
-
-    One that keeps what it has learned gets more trees, or more rounds of boosting.
-    """
+    """Train a model as far as the job says, and return it."""
     if resource == "partial_fit":
         return train(model, names, fit_params)
     X, y = next(ahead(names))
     more = {"warm_start": True} if "warm_start" in model.get_params() else {}
-    model.set_params(**{resource: job.stop if more else job.stop - job.start}, **more)
-    if not more and job.start:
-        boosted = (
-            {"xgb_model": model.get_booster()} if hasattr(model, "get_booster") else {"init_model": model.booster_}
-        )
-        fit_params = fit_params | boosted
+    model.set_params(**{resource: job.stop}, **more)
+    if job.start and (boosted := _boosted(model)):
+        model.set_params(**{resource: job.stop - job.start})
+        return model.fit(X, y, **fit_params, **boosted).set_params(**{resource: job.stop})
     return model.fit(X, y, **fit_params)
+
+
+def _boosted(model: Any) -> dict[str, Any]:
+    """How XGBoost and LightGBM are told to go on; nothing where they make forests, whose trees do not follow others."""
+    if hasattr(model, "get_num_boosting_rounds"):
+        goes_on = model.get_num_boosting_rounds() == model.n_estimators
+        return {"xgb_model": model.get_booster()} if goes_on else {}
+    return {"init_model": model.booster_} if getattr(model, "boosting_type", "rf") != "rf" else {}
 
 
 class _SearchCV(PredictsChunks):
@@ -83,8 +86,8 @@ class _SearchCV(PredictsChunks):
         patience: a model without progress for so many calls is trained no further; True: a third of the most; 0: never.
         tol: what counts as progress.
         resource: what a model gets more of: calls of "partial_fit", or the name of a parameter, such as "n_estimators"
-            or "max_iter", of an estimator with `warm_start`, or of XGBoost's or LightGBM's. It is fitted to the first
-            training chunk then.
+            or "max_iter". Models are fitted to the first training chunk then. One with `warm_start`, and XGBoost's and
+            LightGBM's, go on from what they have; any other is fitted anew.
         random_state: the seed of parameters, split and the order of chunks.
         scoring: one measure. The score of test chunks is their mean, weighted by rows.
         resume: the path of a file that keeps each leg; the same search goes on from there, in any later process.
