@@ -10,6 +10,7 @@ import io
 import itertools
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,12 @@ def light(model: Any) -> Any:
     return pickle.loads(text.getvalue(), buffers=buffers)
 
 
-class Applied:
-    """A step: a method of a fitted model."""
-
-    def __init__(self, model: Any, method: str) -> None:
-        self._model, self._method = light(model), method
-
-    def __call__(self, X: Any) -> Any:
-        return getattr(self._model, self._method)(X)
+def applied(model: Any, method: str, X: Any) -> Any:
+    """Return what a method of a model gives for some rows."""
+    return getattr(model, method)(X)
 
 
-def score_of(model: Any, X: Any, y: Any, scorer: Any) -> tuple[int, float]:
+def score_of(X: Any, y: Any, model: Any, scorer: Any) -> tuple[int, float]:
     """Return the number of rows, and their score."""
     return count(X), scorer(model, X, y)
 
@@ -137,7 +133,10 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
     def stream(self, X: Chunks, method: str = "predict") -> Iterator[Any]:
         """Yield the result of a method for one chunk after another."""
         check_is_fitted(self._model)
-        return each(X.map(Applied(self._model, method)), _only_X)
+        return each(self._over(X, method), _only_X)
+
+    def _over(self, X: Chunks, method: str) -> Chunks:
+        return X.map(partial(applied, light(self._model), method))
 
     @available_if(lambda self: self.scoring or hasattr(self._model, "score"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None) -> float:
@@ -152,7 +151,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
         scoring = self.scoring or ("accuracy" if is_classifier(self._model) else "r2")
         scorer = check_scoring(self._model, scoring=scoring)
         if scoring in MEANS:
-            return weighted(each(X, _score_by, Applied(self._model, "score"), scorer))
+            return weighted(each(X, score_of, light(self._model), scorer))
         return float(scorer(self, X, _stacked(each(X, _only_y))))
 
     def apply(self, method: str, X: Any, out: Any = None) -> Any:
@@ -160,8 +159,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
         if not isinstance(X, Chunks):
             return getattr(self._model, method)(X)
         if out is None:
-            lazily = method == "transform"
-            return X.map(Applied(self._model, method)) if lazily else _stacked(self.stream(X, method))
+            return self._over(X, method) if method == "transform" else _stacked(self.stream(X, method))
         if not str(out).endswith(".npy"):
             return _write_tables(Path(out), self.stream(X, method))
         X = X.counted()
@@ -182,10 +180,6 @@ def _only_X(X: Any, y: Any) -> Any:
 
 def _only_y(X: Any, y: Any) -> Any:
     return np.asarray(y)
-
-
-def _score_by(X: Any, y: Any, applied: Applied, scorer: Any) -> tuple[int, float]:
-    return score_of(applied._model, X, y, scorer)
 
 
 def _stacked(parts: Iterator[Any]) -> Any:

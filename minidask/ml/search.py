@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils import check_random_state
 
 from minidask.client.nested import get_client
-from minidask.ml.data import Chunks, DataChunk, Sender, count
+from minidask.ml.data import Chunks, DataChunk, Sender, count, drawn_seed, each, labels
 from minidask.ml.halving import Bracket, Job, Rung, Search, halving, hyperband
 from minidask.ml.incremental import ahead, order_of_chunks, train, with_classes
 from minidask.ml.postfit import PredictsChunks, score_of, weighted
@@ -48,7 +49,7 @@ def _leg(
         _taught(model, names, job, resource, fit_params)
     trained = time.perf_counter()
     parts = [
-        weighted(score_of(model, X, y, scorer) for X, y in ahead(test))
+        weighted(score_of(X, y, model, scorer) for X, y in ahead(test))
         for model, (_, test) in zip(models, splits, strict=True)
     ]
     return _Leg(models, float(np.mean(parts)), trained - begun, time.perf_counter() - trained)
@@ -75,6 +76,7 @@ def _boosted(model: Any) -> dict[str, Any]:
     return {"init_model": model.booster_} if getattr(model, "boosting_type", "rf") != "rf" else {}
 
 
+@dataclass(eq=False, repr=False)
 class _SearchCV(PredictsChunks):
     """What all searches do.
 
@@ -93,19 +95,17 @@ class _SearchCV(PredictsChunks):
         resume: the path of a file that keeps each leg; the same search goes on from there, in any later process.
     """
 
+    estimator: Any
     parameters: Any
-    test_size: Any
-    cv: Any
-    patience: Any
-    tol: Any
-    resource: Any
-    random_state: Any
-    resume: Any
-
-    @property
-    def every(self) -> int:
-        """Calls between two scores; 0: models are scored at rungs, or as patience needs it."""
-        return 0
+    _: KW_ONLY
+    test_size: Any = None
+    cv: Any = None
+    patience: Any = False
+    tol: float = 1e-3
+    resource: str = "partial_fit"
+    random_state: Any = None
+    scoring: Any = None
+    resume: Any = None
 
     @property
     def _model(self) -> Any:
@@ -128,17 +128,17 @@ class _SearchCV(PredictsChunks):
         data = X if isinstance(X, Chunks) else chunks((X, y), rows=max(1, count(X) // 10))
         brackets = self._brackets()
         rng = check_random_state(self.random_state)
-        seed = int(rng.randint(2**31 - 1))
+        seed = drawn_seed(rng)
         params = self._params(sum(len(bracket.models) for bracket in brackets), seed)
-        fit_params = with_classes(self.estimator, data, fit_params) if self.resource == "partial_fit" else fit_params
-        splits = (
-            data.folds(self.cv, random_state=seed)
-            if self.cv
-            else [data.split(self._size(len(data)), random_state=seed)]
-        )
-        most = max(rung.calls for bracket in brackets for rung in bracket.rungs)
-        patience = max(1, most // 3) if self.patience is True else int(self.patience)
-        search = Search(brackets, self.every or (max(1, patience // 3) if patience else 0), patience, self.tol)
+        if self.resource == "partial_fit":
+            fit_params = with_classes(self.estimator, each(data, labels), fit_params)
+        if self.cv:
+            splits = data.folds(self.cv, random_state=seed)
+        else:
+            splits = [data.split(self.test_size or 1 / len(data), random_state=seed)]
+        patience = max(1, _most(brackets) // 3) if self.patience is True else int(self.patience)
+        every = getattr(self, "fits_per_score", 0) or (patience and max(1, patience // 3))
+        search = Search(brackets, every, patience, self.tol)
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
         legs = self._run(search, params, splits, seed, fit_params)
         self._take(search, params, legs, brackets)
@@ -153,19 +153,14 @@ class _SearchCV(PredictsChunks):
             return [found[i % len(found)] for i in np.random.default_rng(seed).permutation(n)]
         return list(ParameterSampler(self.parameters, n, random_state=seed))
 
-    def _size(self, n: int) -> float:
-        return 1 / n if self.test_size is None else float(self.test_size)
-
     def _run(
         self, search: Search, params: list[dict[str, Any]], splits: Any, seed: int, fit_params: dict[str, Any]
     ) -> dict[tuple[int, int], tuple[_Leg, float]]:
         """Have the cluster run legs until the search is over; return what they gave, and when."""
         client = get_client()
         sender, begun = Sender(client), time.monotonic()
-        orders = [
-            order_of_chunks(len(train), 1 + max(map(_most, search.brackets)) // len(train), True, seed)
-            for train, _ in splits
-        ]
+        most = _most(search.brackets)
+        orders = [order_of_chunks(len(train), 1 + most // len(train), True, seed) for train, _ in splits]
         models: dict[int, Any] = {}
         legs: dict[tuple[int, int], tuple[_Leg, float]] = {}
         running: dict[Any, Job] = {}
@@ -250,8 +245,8 @@ class _SearchCV(PredictsChunks):
         return hasattr(self, "best_estimator_")
 
 
-def _most(bracket: Bracket) -> int:
-    return max(rung.calls for rung in bracket.rungs)
+def _most(brackets: Sequence[Bracket]) -> int:
+    return max(rung.calls for bracket in brackets for rung in bracket.rungs)
 
 
 def _all(splits: Any) -> Chunks:
@@ -262,6 +257,7 @@ def _metadata(calls: dict[int, int]) -> dict[str, int]:
     return {"n_models": len(calls), "partial_fit_calls": sum(calls.values()), "max_iter": max(calls.values())}
 
 
+@dataclass(eq=False, repr=False)
 class HyperbandSearchCV(_SearchCV):
     """Hyperband: brackets of successive halving, from many models trained a little to few trained long.
 
@@ -270,20 +266,14 @@ class HyperbandSearchCV(_SearchCV):
         aggressiveness: of so many models, one goes on at a rung.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, max_iter: int = 81, aggressiveness: int = 3, *, test_size: Any = None,
-        cv: Any = None, patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit",
-        random_state: Any = None, scoring: Any = None, resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
+    max_iter: int = 81
+    aggressiveness: int = 3
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        return hyperband(me.max_iter, me.aggressiveness)
+        return hyperband(self.max_iter, self.aggressiveness)
 
 
+@dataclass(eq=False, repr=False)
 class SuccessiveHalvingSearchCV(_SearchCV):
     """Successive halving: at each rung the best of the models go on, and are trained longer.
 
@@ -294,21 +284,16 @@ class SuccessiveHalvingSearchCV(_SearchCV):
         aggressiveness: of so many models, one goes on.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, n_initial_iter: int = 1,
-        max_iter: int | None = None, aggressiveness: int = 3, *, test_size: Any = None, cv: Any = None,
-        patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None,
-        scoring: Any = None, resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
+    n_initial_parameters: int | str = 10
+    n_initial_iter: int = 1
+    max_iter: int | None = None
+    aggressiveness: int = 3
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        return [halving(range(_models(me)), me.n_initial_iter, me.aggressiveness, me.max_iter)]
+        return [halving(range(_models(self)), self.n_initial_iter, self.aggressiveness, self.max_iter)]
 
 
+@dataclass(eq=False, repr=False)
 class IncrementalSearchCV(_SearchCV):
     """Trains all models until they make no more progress, or, with `decay_rate`, fewer and fewer of them.
 
@@ -319,27 +304,17 @@ class IncrementalSearchCV(_SearchCV):
         max_iter: calls of a model at most.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, decay_rate: float | None = None,
-        fits_per_score: int = 1, max_iter: int = 100, *, test_size: Any = None, cv: Any = None, patience: Any = False,
-        tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None, scoring: Any = None,
-        resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
-
-    @property
-    def every(self) -> int:
-        return int(self.get_params()["fits_per_score"])
+    n_initial_parameters: int | str = 10
+    decay_rate: float | None = None
+    fits_per_score: int = 1
+    max_iter: int = 100
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        n, steps = _models(me), range(me.fits_per_score, me.max_iter + 1, me.fits_per_score)
-        kept = [max(1, int(n / (i + 1) ** (me.decay_rate or 0))) for i in range(1, len(steps) + 1)]
+        n, steps = _models(self), range(self.fits_per_score, self.max_iter + 1, self.fits_per_score)
+        kept = [max(1, int(n / (i + 1) ** (self.decay_rate or 0))) for i in range(1, len(steps) + 1)]
         return [Bracket(range(n), [Rung(calls, keep) for calls, keep in zip(steps, kept, strict=True)])]
 
 
-def _models(search: Any) -> int:
+def _models(search: SuccessiveHalvingSearchCV | IncrementalSearchCV) -> int:
     n = search.n_initial_parameters
     return len(ParameterGrid(search.parameters)) if n == "grid" else int(n)
