@@ -214,6 +214,10 @@ class Sender:
         steps = (self._sent(step) if step.func is _on_X else step for step in chunk.steps)
         return replace(chunk, X=X, y=y, steps=tuple(steps))
 
+    def all(self, data: Iterable[DataChunk]) -> list[DataChunk]:
+        """Return what `sendable` makes of each name."""
+        return [self.sendable(chunk) for chunk in data]
+
 
 def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any]:
     """Call `function(X, y, *args)` on the cluster for each chunk; yield the results in the order of the chunks.

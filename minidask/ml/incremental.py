@@ -125,9 +125,7 @@ class Incremental(PredictsChunks):
 
     def _on_cluster(self, model: Any, leg: list[DataChunk], fit_params: dict[str, Any]) -> Any:
         client = get_client()
-        sender = Sender(client)
-        sent = [sender.sendable(chunk) for chunk in leg]
-        future = client.map(train, [model], [sent], [fit_params], resume=self.resume)
+        future = client.map(train, [model], [Sender(client).all(leg)], [fit_params], resume=self.resume)
         try:
             return future[0].result()
         finally:

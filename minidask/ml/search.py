@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -26,15 +26,6 @@ from minidask.ml.postfit import PredictsChunks, score_of, weighted
 from minidask.ml.sources import chunks
 
 
-class _Leg(NamedTuple):
-    """What a leg has given."""
-
-    models: list[Any]
-    score: float
-    fit_time: float
-    score_time: float
-
-
 def _leg(
     models: list[Any],
     splits: list[tuple[list[DataChunk], list[DataChunk]]],
@@ -42,17 +33,18 @@ def _leg(
     resource: str,
     fit_params: dict[str, Any],
     scorer: Any,
-) -> _Leg:
-    """Train the models of all splits, and score each on its test chunks."""
+) -> tuple[list[Any], dict[str, float]]:
+    """Train the models of all splits, and score each on its test chunks; return them, and what the history says."""
     begun = time.perf_counter()
     for model, (names, _) in zip(models, splits, strict=True):
         _taught(model, names, job, resource, fit_params)
     trained = time.perf_counter()
-    parts = [
+    scores = [
         weighted(score_of(X, y, model, scorer) for X, y in ahead(test))
         for model, (_, test) in zip(models, splits, strict=True)
     ]
-    return _Leg(models, float(np.mean(parts)), trained - begun, time.perf_counter() - trained)
+    times = {"partial_fit_time": trained - begun, "score_time": time.perf_counter() - trained}
+    return models, {"score": float(np.mean(scores)), **times}
 
 
 def _taught(model: Any, names: list[DataChunk], job: Job, resource: str, fit_params: dict[str, Any]) -> Any:
@@ -127,8 +119,7 @@ class _SearchCV(PredictsChunks):
         """Search. `X` is chunks, or X and y are in memory; `fit_params` are those of `partial_fit`."""
         data = X if isinstance(X, Chunks) else chunks((X, y), rows=max(1, count(X) // 10))
         brackets = self._brackets()
-        rng = check_random_state(self.random_state)
-        seed = drawn_seed(rng)
+        seed = drawn_seed(check_random_state(self.random_state))
         params = self._params(sum(len(bracket.models) for bracket in brackets), seed)
         if self.resource == "partial_fit":
             fit_params = with_classes(self.estimator, each(data, labels), fit_params)
@@ -140,105 +131,90 @@ class _SearchCV(PredictsChunks):
         every = getattr(self, "fits_per_score", 0) or (patience and max(1, patience // 3))
         search = Search(brackets, every, patience, self.tol)
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
-        legs = self._run(search, params, splits, seed, fit_params)
-        self._take(search, params, legs, brackets)
+        sender = Sender(get_client())
+        models = self._run(search, params, splits, seed, fit_params, sender)
+        self._take(search, params)
+        self.best_estimator_ = models[self.best_index_][0]
+        if self.cv:
+            job = Job(self.best_index_, 0, search.calls()[self.best_index_])
+            leg = clone(self.estimator).set_params(**self.best_params_), self._names(data, job, seed, sender), job
+            self.best_estimator_ = get_client().submit(_taught, *leg, self.resource, fit_params).result()
         return self
 
     def _params(self, n: int, seed: int) -> list[dict[str, Any]]:
         if getattr(self, "n_initial_parameters", None) == "grid":
             return list(ParameterGrid(self.parameters))
-        grid = not any(hasattr(values, "rvs") for values in self.parameters.values())
-        if grid and len(ParameterGrid(self.parameters)) <= n:  # drawn without replacement, there are too few
-            found = list(ParameterGrid(self.parameters))
+        drawn = any(hasattr(values, "rvs") for values in self.parameters.values())
+        if not drawn and len(found := ParameterGrid(self.parameters)) <= n:  # without replacement there are too few
             return [found[i % len(found)] for i in np.random.default_rng(seed).permutation(n)]
         return list(ParameterSampler(self.parameters, n, random_state=seed))
 
     def _run(
-        self, search: Search, params: list[dict[str, Any]], splits: Any, seed: int, fit_params: dict[str, Any]
-    ) -> dict[tuple[int, int], tuple[_Leg, float]]:
-        """Have the cluster run legs until the search is over; return what they gave, and when."""
-        client = get_client()
-        sender, begun = Sender(client), time.monotonic()
-        most = _most(search.brackets)
-        orders = [order_of_chunks(len(train), 1 + most // len(train), True, seed) for train, _ in splits]
-        models: dict[int, Any] = {}
-        legs: dict[tuple[int, int], tuple[_Leg, float]] = {}
+        self, search: Search, params: list[dict[str, Any]], splits: Any, seed: int, fit_params: Any, sender: Sender
+    ) -> dict[int, list[Any]]:
+        """Have the cluster run legs until the search is over; return the models, one for each split."""
+        client, begun = get_client(), time.monotonic()
+        models: dict[int, list[Any]] = {}
         running: dict[Any, Job] = {}
-
-        def take(job: Job, leg: _Leg) -> None:
-            models[job.model] = leg.models
-            legs[job.model, job.stop] = leg._replace(models=[]), time.monotonic() - begun
-            search.done(job, leg.score)
-
+        self.history_: list[dict[str, Any]] = []
         try:
             while search.best() is None:
                 for job in search.jobs(client.slots() + 1):
                     if job.model not in models:
                         models[job.model] = [clone(self.estimator).set_params(**params[job.model]) for _ in splits]
-                    sent = [
-                        (
-                            [sender.sendable(train[i]) for i in self._chunks_of(job, order)],
-                            [*map(sender.sendable, test)],
-                        )
-                        for (train, test), order in zip(splits, orders, strict=True)
-                    ]
+                    sent = [(self._names(train, job, seed, sender), sender.all(test)) for train, test in splits]
                     leg = (models[job.model], sent, job, self.resource, fit_params, self.scorer_)
                     running[client.map(_leg, *([part] for part in leg), resume=self.resume)[0]] = job
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    take(running.pop(ended), ended.result())
+                    job = running.pop(ended)
+                    models[job.model], found = ended.result()
+                    self.history_.append({
+                        "model_id": job.model, "params": params[job.model], "partial_fit_calls": job.stop, **found,
+                        "elapsed_wall_time": time.monotonic() - begun,
+                    })  # fmt: skip
+                    search.done(job, found["score"])
         finally:
             client.cancel(list(running), force=True)
-        best = search.best()
-        assert best is not None
-        self.best_estimator_ = models[best][0]
-        if self.cv:
-            data, job = _all(splits), Job(best, 0, search.calls()[best])
-            order = order_of_chunks(len(data), 1 + job.stop // len(data), True, seed)
-            model = clone(self.estimator).set_params(**params[best])
-            names = [sender.sendable(data[i]) for i in self._chunks_of(job, order)]
-            self.best_estimator_ = client.submit(_taught, model, names, job, self.resource, fit_params).result()
-        return legs
+        return models
 
-    def _chunks_of(self, job: Job, order: list[int]) -> Sequence[int]:
-        return order[job.start : job.stop] if self.resource == "partial_fit" else [0]
+    def _names(self, data: Chunks, job: Job, seed: int, sender: Sender) -> list[DataChunk]:
+        """Return the chunks that a model is trained on."""
+        if self.resource != "partial_fit":
+            return sender.all(data[:1])
+        order = order_of_chunks(len(data), 1 + job.stop // len(data), True, seed)
+        return sender.all(data[i] for i in order[job.start : job.stop])
 
-    def _take(self, search: Search, params: Any, legs: Any, brackets: list[Bracket]) -> None:
+    def _take(self, search: Search, params: list[dict[str, Any]]) -> None:
+        """Make of the history, and of what counts of it, all that a search shows."""
         calls, best = search.calls(), search.best()
-        bracket_of = {model: number for number, bracket in enumerate(brackets[::-1]) for model in bracket.models}
+        assert best is not None
+        bracket_of = {m: number for number, bracket in enumerate(search.brackets[::-1]) for m in bracket.models}
         self.history_ = [
-            {
-                "model_id": model, "params": params[model], "partial_fit_calls": stop, "score": leg.score,
-                "partial_fit_time": leg.fit_time, "score_time": leg.score_time, "elapsed_wall_time": at,
-                "bracket": bracket_of[model],
-            }
-            for (model, stop), (leg, at) in legs.items()
-            if stop <= calls[model]
-        ]  # fmt: skip
+            {**entry, "bracket": bracket_of[entry["model_id"]]}
+            for entry in self.history_
+            if entry["partial_fit_calls"] <= calls[entry["model_id"]]
+        ]
         self.model_history_ = {
             m: sorted((h for h in self.history_ if h["model_id"] == m), key=lambda h: h["partial_fit_calls"])
-            for m in calls
+            for m in sorted(calls)
         }
-        scores = np.array([self.model_history_[m][-1]["score"] for m in sorted(calls)])
+        last = [entries[-1] for entries in self.model_history_.values()]
+        names = ("model_id", "params", "partial_fit_calls", "bracket")
+        scores = np.array([entry["score"] for entry in last])
         order = np.argsort(np.argsort(-scores, kind="stable"), kind="stable")
         self.cv_results_ = {
-            "model_id": np.array(sorted(calls)),
-            "params": np.array([params[m] for m in sorted(calls)]),
+            **{name: np.array([entry[name] for entry in last]) for name in names},
+            **{f"param_{name}": np.array([p[name] for p in params], dtype=object) for name in params[0]},
             "test_score": scores,
             "mean_test_score": scores,
             "rank_test_score": order + 1,
-            "partial_fit_calls": np.array([calls[m] for m in sorted(calls)]),
-            "bracket": np.array([bracket_of[m] for m in sorted(calls)]),
         }
         for kind in ("partial_fit_time", "score_time"):
-            times = [[h[kind] for h in self.model_history_[m]] for m in sorted(calls)]
-            self.cv_results_ |= {
-                f"mean_{kind}": np.array([*map(np.mean, times)]),
-                f"std_{kind}": np.array([*map(np.std, times)]),
-            }
-        for name in params[0]:
-            self.cv_results_[f"param_{name}"] = np.array([p[name] for p in params], dtype=object)
+            times = [[entry[kind] for entry in entries] for entries in self.model_history_.values()]
+            self.cv_results_[f"mean_{kind}"] = np.array([*map(np.mean, times)])
+            self.cv_results_[f"std_{kind}"] = np.array([*map(np.std, times)])
         self.best_index_, self.n_splits_, self.multimetric_ = best, self.cv or 1, False
-        self.best_score_, self.best_params_ = float(scores[best]), params[best or 0]
+        self.best_score_, self.best_params_ = float(scores[best]), params[best]
         self.metadata_ = _metadata(calls)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -247,10 +223,6 @@ class _SearchCV(PredictsChunks):
 
 def _most(brackets: Sequence[Bracket]) -> int:
     return max(rung.calls for bracket in brackets for rung in bracket.rungs)
-
-
-def _all(splits: Any) -> Chunks:
-    return Chunks([*splits[0][0], *splits[0][1]])
 
 
 def _metadata(calls: dict[int, int]) -> dict[str, int]:
