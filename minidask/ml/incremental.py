@@ -130,6 +130,3 @@ class Incremental(PredictsChunks):
             return future[0].result()
         finally:
             client.cancel(future, force=True)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "estimator_")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import check_scoring
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
@@ -106,8 +107,15 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
 
     @property
     def _model(self) -> Any:
-        """The fitted model."""
-        return getattr(self, "estimator_", self.estimator)
+        """The fitted model; what it was given, if that is fitted or nothing is."""
+        return getattr(self, "best_estimator_", getattr(self, "estimator_", self.estimator))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        try:
+            check_is_fitted(self._model)
+        except NotFittedError:
+            return False
+        return True
 
     def __sklearn_tags__(self) -> Any:
         return get_tags(self.estimator)
@@ -219,10 +227,3 @@ class ParallelPostFit(PredictsChunks):
             )
         self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
         return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        try:
-            check_is_fitted(self._model)
-        except ValueError:
-            return False
-        return True

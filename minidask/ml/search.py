@@ -99,10 +99,6 @@ class _SearchCV(PredictsChunks):
     scoring: Any = None
     resume: Any = None
 
-    @property
-    def _model(self) -> Any:
-        return getattr(self, "best_estimator_", self.estimator)
-
     def _brackets(self) -> list[Bracket]:
         raise NotImplementedError
 
@@ -216,9 +212,6 @@ class _SearchCV(PredictsChunks):
         self.best_index_, self.n_splits_, self.multimetric_ = best, self.cv or 1, False
         self.best_score_, self.best_params_ = float(scores[best]), params[best]
         self.metadata_ = _metadata(calls)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "best_estimator_")
 
 
 def _most(brackets: Sequence[Bracket]) -> int:
