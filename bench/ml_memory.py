@@ -3,14 +3,17 @@
 Each side runs in a control group of its own, with its program, its scheduler and two workers. When all is imported and
 the program has the forest, the group's memory is taken as the start. minidask's group may grow by 1.3 × (the forest + 2
 chunks a worker) from there, and is killed beyond. The data is ten times that limit, in a file, so it passes through.
-`peak` is what memory of processes and shared memory have grown by at most; the page cache does not count.
+`peak` is what memory of processes and shared memory have grown by at most; the page cache does not count. dask-ml has no
+limit; it is killed at `--cap`, for the sake of the machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pickle
+import signal
 import statistics
 import subprocess
 import sys
@@ -50,6 +53,12 @@ class Group:
         """Bytes of processes, and of shared memory."""
         found = dict(line.split() for line in (self.folder / "memory.stat").read_text().splitlines())
         return int(found.get("rss", found.get("anon", 0))) + int(found["shmem"])
+
+    def kill(self) -> None:
+        """Kill all that is in it."""
+        for number in (self.folder / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(number), signal.SIGKILL)
 
     def remove(self) -> None:
         """Remove it when its last process has ended, or after a minute give up."""
@@ -91,7 +100,7 @@ def forest_of(folder: Path, size: int) -> Any:
     return pickle.loads(path.read_bytes())
 
 
-def ours(folder: Path, forest: Any, ready: Callable[[], None]) -> float:
+def ours(folder: Path, forest: Any, ready: Callable[[], None]) -> None:
     import minidask
     from minidask import ml
 
@@ -99,10 +108,10 @@ def ours(folder: Path, forest: Any, ready: Callable[[], None]) -> float:
         data = ml.chunks(folder / "X.npy", rows=CHUNK)
         ml.ParallelPostFit(type(forest)(2).fit(*small())).predict(data[:4])
         ready()
-        return float(ml.ParallelPostFit(forest).predict(data).mean())
+        ml.ParallelPostFit(forest).predict(data)
 
 
-def dask_ml(folder: Path, forest: Any, ready: Callable[[], None]) -> float:
+def dask_ml(folder: Path, forest: Any, ready: Callable[[], None]) -> None:
     import dask
     import dask.array as da
     from dask_ml.wrappers import ParallelPostFit
@@ -117,7 +126,7 @@ def dask_ml(folder: Path, forest: Any, ready: Callable[[], None]) -> float:
         X = da.concatenate(parts)
         ParallelPostFit(type(forest)(2).fit(*small())).predict(X[: 4 * CHUNK]).compute()
         ready()
-        return float(ParallelPostFit(forest).predict(X).compute().mean())
+        ParallelPostFit(forest).predict(X).compute()
 
 
 SIDES = {"minidask": ours, "dask-ml": dask_ml}
@@ -129,7 +138,7 @@ def small() -> Any:
 
 
 def side(name: str, folder: Path, model: int) -> None:
-    """Predict, when the parent says so; print the seconds and the mean."""
+    """Predict, when the parent says so; print the seconds."""
 
     def ready() -> None:
         nonlocal begun
@@ -138,15 +147,16 @@ def side(name: str, folder: Path, model: int) -> None:
         begun = time.perf_counter()
 
     begun = 0.0
-    mean = SIDES[name](folder, forest_of(folder, model), ready)
-    print(time.perf_counter() - begun, mean, flush=True)
+    SIDES[name](folder, forest_of(folder, model), ready)
+    print(time.perf_counter() - begun, flush=True)
 
 
-def measure(command: list[str], allowed: int | None) -> tuple[float, float, int, int]:
-    """Return the seconds, the mean of the predictions, and bytes: at the start, and by how much more at the peak.
+def measure(command: list[str], allowed: int | None, cap: int) -> tuple[float | None, int, int]:
+    """Return the seconds, and bytes: at the start, and by how much more at the peak. No seconds: it was killed.
 
     Args:
-        allowed: how many bytes more than at the start it may have.
+        allowed: how many bytes more than at the start it may have, by the group's limit.
+        cap: at so many bytes more it is killed, for the sake of the machine.
     """
     group = Group()
     environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
@@ -166,17 +176,20 @@ def measure(command: list[str], allowed: int | None) -> tuple[float, float, int,
             nonlocal peak
             while not over.wait(0.02):
                 peak = max(peak, group.used())
+                if peak - start > cap:
+                    group.kill()
 
         watching = threading.Thread(target=watch)
         watching.start()
         print("go", file=process.stdin, flush=True)
-        seconds, mean = map(float, process.stdout.readline().split())
+        said = process.stdout.readline()
         over.set()
         watching.join()
-        process.wait(60)
-        return seconds, mean, start, peak - start
+        return float(said) if said else None, start, peak - start
     finally:
-        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        group.kill()
         group.remove()
 
 
@@ -185,6 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dask-ml", metavar="PYTHON", help="a Python that has dask-ml; without, it is left out")
     parser.add_argument("--model", type=int, default=256, help="MiB of the forest")
+    parser.add_argument("--cap", type=int, default=4096, help="MiB at which dask-ml is killed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -195,19 +209,21 @@ def main() -> None:
         return
     allowed = int(1.3 * (model + 2 * WORKERS * CHUNK * COLUMNS * 4))
     pythons = {"minidask": sys.executable} | ({"dask-ml": options.dask_ml} if options.dask_ml else {})
-    found: dict[str, list[tuple[float, float, int, int]]] = {name: [] for name in pythons}
+    found: dict[str, list[tuple[float | None, int, int]]] = {name: [] for name in pythons}
     with tempfile.TemporaryDirectory() as folder:
         rows = make(Path(folder) / "X.npy", 10 * allowed)
         print(f"{rows} rows, {rows * COLUMNS * 4 / MIB:.0f} MiB; allowed: {allowed / MIB:.0f} MiB", flush=True)
         for _ in range(options.rounds):
             for name, python in pythons.items():
                 command = [python, __file__, "--side", name, "--folder", folder, "--model", str(options.model)]
-                found[name].append(measure(command, allowed if name == "minidask" else None))
+                found[name].append(measure(command, allowed if name == "minidask" else None, options.cap * MIB))
                 print(f"  {name}: {found[name][-1]}", flush=True)
     print("| | time | start | peak above it |\n|---|---|---|---|")
     for name, results in found.items():
-        seconds, _, start, peak = map(statistics.median, zip(*results, strict=True))
-        print(f"| {name} | {seconds:.1f} s | {start / MIB:.0f} MiB | {peak / MIB:.0f} MiB |")
+        start, peak = (statistics.median(result[place] for result in results) / MIB for place in (1, 2))
+        times = [seconds for seconds, *_ in results if seconds is not None]
+        shown = f"{statistics.median(times):.1f} s" if len(times) == len(results) else "killed"
+        print(f"| {name} | {shown} | {start:.0f} MiB | {peak:.0f} MiB |")
 
 
 if __name__ == "__main__":

@@ -232,6 +232,38 @@ class Programs:
             program.end()
 
 
+class Started:
+    """Programs that run in one folder, each with its children in a session of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._programs: list[subprocess.Popen[str]] = []
+
+    def start(self, file: str, seed: int) -> subprocess.Popen[str]:
+        """Start a script of the folder, with this seed for the hashes of texts."""
+        program = subprocess.Popen(
+            [sys.executable, file],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            start_new_session=True,
+        )
+        self._programs.append(program)
+        return program
+
+    def kill(self, program: subprocess.Popen[str]) -> str:
+        """Kill a program and all of its children, if it still runs; return what it has printed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        return program.communicate(timeout=20)[0]
+
+    def end_all(self) -> None:
+        for program in self._programs:
+            if program.returncode is None:
+                self.kill(program)
+
+
 def pids_of(client: minidask.Client) -> set[int]:
     """The processes of a cluster on this machine: its node and its slots."""
     node = psutil.Process(client.scheduler_info()["pid"])
