@@ -3,8 +3,8 @@
 Each side runs in a control group of its own, with its program, its scheduler and two workers. When all is imported and
 the program has the forest, the group's memory is taken as the start. minidask's group may grow by 1.3 × (the forest + 2
 chunks a worker) from there, and is killed beyond. The data is ten times that limit, in a file, so it passes through.
-`peak` is what memory of processes and shared memory have grown by at most; the page cache does not count. dask-ml has no
-limit; it is killed at `--cap`, for the sake of the machine.
+`peak` is what memory of processes and shared memory have grown by at most; the page cache does not count. dask-ml
+has no limit; it is killed at `--cap`, for the sake of the machine.
 """
 
 from __future__ import annotations
