@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from minidask.ml.data import Chunks
 from minidask.ml.fitting import FitsChunks
-from minidask.ml.postfit import light
+from minidask.ml.trees import light
 
 
 @dataclass(eq=False, repr=False)

@@ -22,7 +22,7 @@ from sklearn.tree import DecisionTreeClassifier
 import minidask
 from minidask.ml import Chunks, ParallelPostFit, chunks
 from minidask.ml.data import each
-from minidask.ml.postfit import SharedTree, light
+from minidask.ml.trees import SharedTree, light
 
 X, Y = load_digits(return_X_y=True)
 
