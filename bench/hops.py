@@ -72,7 +72,7 @@ def steps(repeats: int) -> dict[str, float]:
     payload, _ = dumps_naming(CALL, "task", interner)
     result = dumps([-1], "result")
     blobs = [b"x" * 16]
-    submit = Submit(1, "neg", 0, None, 1, None, blobs, [], False, payload)
+    submit = Submit(1, "neg", 0, None, 1, None, blobs, [], False, {}, payload)
     messages = [submit, Run(1, 1, 1, "neg", None, blobs, 0, False, payload), Done(1, 1, 1e-6, result)]
     messages.append(TaskDone(1, 1e-6, "local", result))
 
@@ -109,7 +109,7 @@ def _queue(call: QueuedCall, pickled: Buffer) -> dict[str, Callable[[], object]]
     core: ClientCore[int] = ClientCore("here")
     group, _ = core.open_group(0, [])
     core.queues.add(group, 0, queue.files)
-    submit = Submit(0, call.name, 0, None, group, None, [], [], False, call.payload)
+    submit = Submit(0, call.name, 0, None, group, None, [], [], False, {}, call.payload)
 
     def decide() -> None:
         number = core.next_task()
@@ -164,7 +164,7 @@ def _scheduling(payload: Any, result: Any) -> Callable[[], object]:
     def step() -> None:
         nonlocal number
         number += 1
-        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], False, payload)), 0.0)
+        core.handle(Received(1, Submit(number, "neg", 0, None, 0, None, [], [], False, {}, payload)), 0.0)
         core.assign(0.0)
         core.handle(Received(2, Done(number, 1, 1e-6, result)), 0.0)
         core.assign(0.0)

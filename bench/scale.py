@@ -90,7 +90,7 @@ class _Client:
         for start in range(first, first + count, BATCH):
             numbers = range(start, min(start + BATCH, first + count))
             self._connection.send(
-                Submit(number, "no-op", 0, None, 1, None, [], [], False, PAYLOAD) for number in numbers
+                Submit(number, "no-op", 0, None, 1, None, [], [], False, {}, PAYLOAD) for number in numbers
             )
             self._receive(0)
 

@@ -185,7 +185,7 @@ async function next(incoming) {
 async function shakeHands(socket, incoming, secret, certificate) {
   const sha256 = (bytes) => crypto.createHash("sha256").update(bytes).digest();
   const binding = Buffer.concat([sha256(socket.getPeerCertificate().raw), sha256(certificate)]);
-  const hello = ["hello", 3, "0.1.0", "client", crypto.randomBytes(32)];
+  const hello = ["hello", 4, "0.1.0", "client", crypto.randomBytes(32)];
   socket.write(frame(hello));
   const [kind, , , nonce, theirs] = unpack((await next(incoming)).header);
   if (kind !== "challenge") throw new Error(`refused: ${theirs ?? nonce}`);
@@ -222,8 +222,8 @@ async function main([accessFile]) {
   const expected = new Map();
   for (let task = 1; task <= 100; task++) {
     const call = pickleCall("builtins", "pow", 2, task % 31);
-    //                    task, name, priority, timeout, group, pin, blobs, parent, lease
-    socket.write(frame([SUBMIT, task, "pow", 0, null, 0, null, [], [], false], [call]));
+    //                    task, name, priority, timeout, group, pin, blobs, parent, lease, resources
+    socket.write(frame([SUBMIT, task, "pow", 0, null, 0, null, [], [], false, {}], [call]));
     expected.set(task, 2 ** (task % 31));
   }
   while (expected.size) {

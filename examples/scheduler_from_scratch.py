@@ -9,8 +9,9 @@ in `Core`, which knows no socket and no clock: a message goes in, messages come 
     client ◄─ TaskDone ─ Core ◄───────── Done ── worker
                          Core ◄───────── Died, or the worker is gone: ready again, three times at most
 
-minidask's own scheduler has more: fairness between clients, prefetching, tasks within tasks, pins, leases, data that
-workers fetch from each other, limits for peers that do not read; and it may be lost, and nobody loses anything.
+minidask's own scheduler has more: fairness between clients, prefetching, tasks within tasks, pins, resources, leases,
+data that workers fetch from each other, limits for peers that do not read; and it may be lost, and nobody loses
+anything.
 """
 
 from __future__ import annotations
@@ -117,7 +118,9 @@ class Core:
         return self._assigned()
 
     def _from_client(self, peer: int, client: Client, code: int, fields: list, payload: list[bytes]) -> None:
-        if code == SUBMIT:
+        if code == SUBMIT and fields[9]:  # no machine would be asked whether it has them
+            self._send(peer, [TASK_LOST, fields[0], "internal", f"this scheduler knows of no resources: {fields[9]}"])
+        elif code == SUBMIT:
             task = client.tasks[fields[0]] = Task(peer, fields[0], fields, payload)
             self._put(task)
         elif code == CANCEL:
@@ -193,7 +196,7 @@ class Core:
         return out
 
     def _run(self, task: Task, client: Client, peer: int) -> None:
-        _, name, _, timeout, group, _, blobs, _, _ = task.submit
+        _, name, _, timeout, group, _, blobs, _, _, _ = task.submit
         worker = self.workers[peer]
         for blob in blobs:
             if blob not in worker.blobs and blob in client.blobs:
@@ -375,13 +378,13 @@ class Server:
         binding, nonce = 2 * hashlib.sha256(self._der).digest(), os.urandom(32)
         hello, _ = await read_frame(reader, 4096)
         kind, protocol, *more = unpack(hello)
-        if protocol != 3:
-            raise refuse("version", "this scheduler speaks protocol 3")
+        if protocol != 4:
+            raise refuse("version", "this scheduler speaks protocol 4")
         _, role, _ = more
         if kind != "hello" or role not in ("client", "worker"):
             raise refuse("protocol", "a client or worker is expected to say hello")
         own = proof(b"minidask acceptor", binding, hello, nonce)
-        writer.write(frame(["challenge", 3, "0.1.0", nonce, own], []))
+        writer.write(frame(["challenge", 4, "0.1.0", nonce, own], []))
         answer, _ = await read_frame(reader, 4096)
         _, theirs, info = unpack(answer)
         if not hmac.compare_digest(theirs, proof(b"minidask initiator", binding, hello, nonce, own, info)):

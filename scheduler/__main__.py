@@ -150,6 +150,7 @@ async def _serve(
     core = SchedulerCore(info, options.no_workers_timeout, options.heartbeat_timeout, options.allow_shutdown, limit)
     core.answers.logs.own = logs.kept.last
     server = SchedulerServer(core, credentials)
+    stop_on_signals(server.stopped, log)  # before a word is printed: who reads it may send one
     try:
         address = await server.listen(address)
     except OSError as error:
@@ -170,7 +171,6 @@ async def _serve(
         here = dataclasses.replace(listens_on, host=ALL_NETWORKS.get(listens_on.host, listens_on.host))
         page.start(str(here), _options_of_client(access, options))
         print(f"  metrics      {page.link}", flush=True)
-    stop_on_signals(server.stopped, log)
     systemd = Systemd(os.environ)
     systemd.ready()
     await server.stopped.wait()

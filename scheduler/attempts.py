@@ -13,7 +13,7 @@ from minidask.errors import ProtocolError
 from minidask.wire import messages as m
 from minidask.wire.outcomes import check_outcome
 
-from .holds import Hold, next_attempt
+from .holds import next_attempt
 from .leases import Leases
 from .nesting import Nesting
 from .overtaken import OvertakenBlobs
@@ -30,7 +30,6 @@ from .tasks import (
     ClientRecord,
     Delivering,
     Ended,
-    LetGo,
     Ready,
     Running,
     TaskRecord,
@@ -88,8 +87,8 @@ class Attempts:
 
     # --- on the way to a worker ---
 
-    def add(self, task: TaskRecord, hold: Hold | None = None) -> None:
-        """Take in a task that a client has submitted: enter it in all tables. Queue it, or adopt what runs of it."""
+    def add(self, task: TaskRecord) -> None:
+        """Take in a task that a client has submitted: enter it in all tables. It is to be queued, or adopted."""
         self.tasks[task.id] = task.client.tasks[task.number] = task
         task.counts.submitted += 1
         if task.parent is not None:
@@ -97,74 +96,8 @@ class Attempts:
         self._data.table.use(task.blobs)
         if self._stream.on:
             self._stream.submitted(task)
-        if hold is None:
-            self._queue(task)
-        else:
-            self._adopt(task, hold.worker, hold.attempt)
 
-    def adopt_ready(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
-        """A worker has joined that runs an attempt. Returns whether its task is ready, and so has adopted it.
-
-        If the task's group is full, it has not: others of the group have begun in its place.
-
-        Args:
-            number: of the task, for the worker.
-        """
-        if task is None or type(task.state) is not Ready or task.pin is not None or task.attempt > attempt:
-            return False
-        if task.group is not None and task.group.full:
-            return False
-        self._ready.take_out(task)
-        self._renumber(task, number)
-        self._adopt(task, worker, attempt)
-        return True
-
-    def adopt_ended(self, task: TaskRecord | None, number: int, attempt: int, worker: WorkerRecord) -> bool:
-        """A worker has joined that has the outcome of an attempt. Returns whether its task runs elsewhere meanwhile.
-
-        The outcome counts then, and that other attempt is stopped.
-
-        Args:
-            number: of the task, for the worker.
-        """
-        if task is None or type(task.state) is not Running or task.lease or task.parent is not None:
-            return False
-        other = task.state.worker
-        self._send(other.peer, m.Stop(task.id, task.attempt))
-        self._take_off(task, other)
-        self._pool.update(other)
-        self._renumber(task, number)
-        self._adopt(task, worker, attempt)
-        return True
-
-    def _renumber(self, task: TaskRecord, number: int) -> None:
-        del self.tasks[task.id]
-        task.id = number
-        self.tasks[number] = task
-
-    def let_go(self, client: ClientRecord) -> list[LetGo]:
-        """A client is cut off, and may be back: forget what runs for it, without stopping it. Returns the attempts.
-
-        Leases and tasks with tasks of their own are not among them: without their client they come to nothing.
-        """
-        gone: list[LetGo] = []
-        for task in list(client.tasks.values()):
-            nests = task.nest is not None and (task.nest.waits or task.nest.children)
-            if type(task.state) is Running and task.id >= m.OUTLIVES and not nests and not task.lease:
-                worker, blobs, task.blobs = task.state.worker, task.blobs, []
-                self._take_off(task, worker)
-                self._end(task, "held")
-                gone.append((worker, task.id, task.attempt, blobs))
-        return gone
-
-    def _adopt(self, task: TaskRecord, worker: WorkerRecord, attempt: int) -> None:
-        task.attempt = attempt
-        task.newest = max(task.newest, attempt)
-        self._begin(task, worker, None)
-        self._send(worker.peer, m.Adopted(task.id, task.attempt, task.root.peer))
-        self._pool.update(worker)
-
-    def _begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
+    def begin(self, task: TaskRecord, worker: WorkerRecord, sent_at: float | None) -> None:
         """A worker has the current attempt of a task from now on."""
         step = "assign" if type(task.state) is Ready else "moved"
         task.move(step, Running(worker, sent_at, self._stream.now))
@@ -174,24 +107,8 @@ class Attempts:
         if task.group is not None:
             task.group.running += 1
 
-    def move_over(self, number: int, attempt: int, old: WorkerRecord, worker: WorkerRecord) -> bool:
-        """A worker has joined again, and still has an attempt. Returns whether that goes on.
-
-        It does not if it was cancelled, or has to do with a slot that is lent: a guest was lost with the connection. If
-        it still waits, the worker says so again: its last word of that may be lost.
-        """
-        task = current_attempt(old.tasks, number, attempt)
-        lent = task is not None and task.nest is not None and task.nest.guest is not None
-        if task is None or type(task.state) is not Running or lent or number in old.guests:
-            return False
-        self._nesting.stop_lending(task)
-        del old.tasks[number]
-        task.move("moved", Running(worker, None, task.state.since))
-        worker.tasks[number] = task
-        self._stream.started(task)
-        return True
-
-    def _queue(self, task: TaskRecord) -> None:
+    def queue(self, task: TaskRecord) -> None:
+        """Have a ready task wait for a worker."""
         if task.pin is None:
             self._ready.push(task)
             self._nesting.look_for_hosts(task)
@@ -202,6 +119,8 @@ class Attempts:
 
     def assign_ready(self, now: float) -> None:
         """Send workers as many ready tasks as they can take: pinned ones first, then guests, then all others."""
+        if self._pool.grown:
+            self._nesting.look_again(self._pool.take_grown())
         while (assignment := self._pinned.next_assignment()) is not None:
             self._assign(assignment, now)
         while (assignment := self._nesting.next_assignment()) is not None:
@@ -215,7 +134,7 @@ class Attempts:
         measured = worker.prefetch and host is None and is_direct(task, worker)
         self._data.give(task.blobs, worker)
         task.attempt = task.newest = next_attempt(task) if task.newest else 1
-        self._begin(task, worker, now if measured else None)
+        self.begin(task, worker, now if measured else None)
         if host is not None:
             self._nesting.lend(host, task, worker)
         run = m.Run(
@@ -242,7 +161,7 @@ class Attempts:
             if worker.prefetch:
                 record_duration(task, worker, message.duration)
             self._tell(task, m.TaskDone(task.number, message.duration, worker.name, message.payload))
-            self._end(task, "done", message.duration)
+            self.end(task, "done", message.duration)
 
     def call_done(self, worker: WorkerRecord, message: m.CallDone) -> None:
         """A call of a lease has returned; the lease goes on."""
@@ -254,8 +173,7 @@ class Attempts:
 
     def call_failed(self, worker: WorkerRecord, message: m.CallFailed) -> None:
         """A call of a lease has raised; the lease goes on."""
-        if len(message.payload) > 1:
-            check_outcome(message)
+        check_outcome(message)
         lease = self._lease(worker, message)
         if lease is not None:
             traceback = message.traceback[-MAX_TRACEBACK:]
@@ -287,14 +205,12 @@ class Attempts:
         Raises:
             ProtocolError: the outcome is malformed.
         """
-        if len(message.payload) > 1:
-            check_outcome(message)
+        check_outcome(message)
         task = self._reported(worker, message)
         if task is not None:
             traceback = message.traceback[-MAX_TRACEBACK:]
-            outcome = m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload)
-            self._tell(task, outcome)
-            self._end(task, "raised", message.duration, traceback)
+            self._tell(task, m.TaskRaised(task.number, message.duration, worker.name, traceback, message.payload))
+            self.end(task, "raised", message.duration, traceback)
 
     def stopped(self, worker: WorkerRecord, message: m.Stopped) -> None:
         """An attempt was stopped, or has never started: its task is lost, for the reason that the worker gives.
@@ -325,9 +241,8 @@ class Attempts:
         task = self._reported(worker, message)
         if task is not None:
             task.deaths += 1
-            self._try_again(
-                task, worker, "died", f"on {worker.name} its process ended with {message.how} ({message.hint})"
-            )
+            what = f"on {worker.name} its process ended with {message.how} ({message.hint})"
+            self._try_again(task, worker, "died", what)
 
     def gave_back(self, worker: WorkerRecord, message: m.GaveBack) -> None:
         """An attempt has not started: its task is ready again. That counts neither as a death nor as a try."""
@@ -338,7 +253,7 @@ class Attempts:
             self._pool.update(worker)
             self._stream.again(task, "gave_back", "no worker there was free in time")
             task.move("gave_back", Ready())
-            self._queue(task)
+            self.queue(task)
 
     def offer_result(self, worker: WorkerRecord, message: m.OfferResult) -> None:
         """An attempt has returned, and its client must fetch a large buffer of the result before `Done` comes.
@@ -363,10 +278,9 @@ class Attempts:
         if task is None or not isinstance(task.state, Running | Cancelled):
             return
         worker = task.state.worker
-        self._take_off(task, worker)
-        self._pool.update(worker)
+        self.take_off(task, worker)
         if type(task.state) is Cancelled:
-            self._end(task, "end")
+            self.end(task, "end")
         else:
             self.lose(task, "stopped", m.Reason.SERIALIZATION, text)
 
@@ -386,9 +300,9 @@ class Attempts:
         for task in list(worker.tasks.values()):
             if type(task.state) is Ended:
                 continue  # its parent, an earlier one of these, took it along
-            self._take_off(task, worker)
+            self.take_off(task, worker)
             if type(task.state) is Cancelled:
-                self._end(task, "end")
+                self.end(task, "end")
             else:
                 self._try_again(task, worker, "lost", f"machine {worker.name} was lost: {reason}")
         for task in pinned:
@@ -408,15 +322,14 @@ class Attempts:
         task = current_attempt(worker.tasks, message.task, message.attempt)
         if task is None:
             return None
-        self._take_off(task, worker)
         worker.congested = False
-        self._pool.update(worker)
+        self.take_off(task, worker)
         if type(task.state) is Cancelled:
-            self._end(task, "end")
+            self.end(task, "end")
             return None
         return task
 
-    def _take_off(self, task: TaskRecord, worker: WorkerRecord) -> None:
+    def take_off(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """Take a task off its worker: the attempt is over."""
         del worker.tasks[task.id]
         if task.lease:
@@ -425,6 +338,7 @@ class Attempts:
             worker.delivering -= 1
         else:
             self._leave_slot(task, worker)
+        self._pool.update(worker)
 
     def _leave_slot(self, task: TaskRecord, worker: WorkerRecord) -> None:
         """Free the slot of a task that runs no more, let the next one of its group run, and end the tasks within it."""
@@ -442,7 +356,7 @@ class Attempts:
         self._stream.again(task, step, what)
         if task.lease:
             self._tell(task, m.TaskLost(task.number, m.Reason.KILLED, what[:MAX_TEXT]))
-            self._end(task, step)
+            self.end(task, step)
             return
         task.story += (what[:MAX_TEXT],)
         task.last_worker = worker.address
@@ -450,7 +364,7 @@ class Attempts:
             self.lose(task, step, m.Reason.KILLED, died_too_often(task.story))
         else:
             task.move(step, Ready())
-            self._queue(task)
+            self.queue(task)
 
     # --- cancelled ---
 
@@ -465,13 +379,12 @@ class Attempts:
 
     def _cancel_one(self, task: TaskRecord, force: bool) -> None:
         if type(task.state) is Ready:
-            self._end(task, "cancel")
+            self.end(task, "cancel")
         elif type(task.state) is Delivering:  # its slot is free already: the task need not wait for the worker's word
             worker = task.state.worker
             self._send(worker.peer, m.Stop(task.id, task.attempt))
-            self._take_off(task, worker)
-            self._pool.update(worker)
-            self._end(task, "cancel")
+            self.take_off(task, worker)
+            self.end(task, "cancel")
         if type(task.state) is Running:
             if task.id not in task.state.worker.guests:  # that of a guest tells who died, see `Nesting.guest_died`
                 task.payload = []
@@ -490,7 +403,7 @@ class Attempts:
         for ancestor in ancestors:
             if ancestor.nest is not None:
                 self._nesting.stop_lending(ancestor)
-                ancestors += [child for child in ancestor.nest.children.values() if not _was_stopped(child)]
+                ancestors += [it for it in ancestor.nest.children.values() if not getattr(it.state, "stopped", False)]
         for child in reversed(ancestors[1:]):
             if type(child.state) is not Cancelled and child.client.peer in self._clients:
                 self._tell(child, m.TaskLost(child.number, told, f"task {child.name!r}: its parent has ended"))
@@ -526,12 +439,12 @@ class Attempts:
         """
         self._stream.lost(task, reason, text)
         self._tell(task, m.TaskLost(task.number, reason, f"task {task.name!r}: {text}"))
-        self._end(task, step, text=text)
+        self.end(task, step, text=text)
 
     def _tell(self, task: TaskRecord, message: m.Message) -> None:
         self._send(task.client.peer, message)
 
-    def _end(self, task: TaskRecord, step: str, seconds: float = 0.0, text: str = "") -> None:
+    def end(self, task: TaskRecord, step: str, seconds: float = 0.0, text: str = "") -> None:
         """End a task by a step of the table: forget it, and the blobs that only this task needed."""
         if self._stream.on:
             self._stream.ended(task, step, seconds, text)
@@ -553,7 +466,7 @@ class Attempts:
         elif queued:
             self._pinned.remove(task)
         if task.blobs:
-            self._data.forget(self._data.table.unuse(task.blobs))
+            self._data.unuse(task.blobs)
 
     def settle_adrift(self) -> int:
         """Lose every task that is in no queue and on no worker, as nothing else would ever end it.
@@ -586,7 +499,3 @@ def died_too_often(story: Sequence[str]) -> str:
     """Why a task is lost whose attempts have all died."""
     attempts = "; ".join(f"attempt {number}: {line}" for number, line in enumerate(story, 1))
     return f"it was tried {len(story)} times, and each attempt died: {attempts}"
-
-
-def _was_stopped(task: TaskRecord) -> bool:
-    return type(task.state) is Cancelled and task.state.stopped

@@ -62,6 +62,8 @@ from minidask.host.sizes import count
 from minidask.wire import messages as m
 from minidask.wire.observing import Activity
 
+from .adoption import Adoption
+from .amounts import needs_of
 from .answers import Answers
 from .attempts import MAX_DEATHS, Attempts, died_too_often
 from .blobs import BlobTable
@@ -117,8 +119,8 @@ class SchedulerCore:
         self.workers: dict[int, WorkerRecord] = {}
         self.quota = Quota(memory_limit)
         self.blobs = BlobTable(self.quota)
-        self.ready = ReadyQueue()
         self.pool = WorkerPool()
+        self.ready = ReadyQueue(self.pool.has_room)
         self.stopping = False
         self._next_task = 0
         self.replaced: set[int] = set()
@@ -133,7 +135,11 @@ class SchedulerCore:
             self._send,
         )  # fmt: skip
         self.pythons = Pythons(self.clients, self.workers, self.attempts, self._send, no_workers_seconds)
-        self.holds = Holds(self._send, self.pool.update, self._unuse)
+        self.holds = Holds(self._send, self.pool.update, self.data.unuse)
+        self.adoption = Adoption(
+            self.clients, self.workers, self.attempts, self.ready, self.pool, self.nesting, self.holds, self.stream,
+            self._send,
+        )  # fmt: skip
         self.idle_notices = IdleNotices(self.pool, self.nesting, self._send)
         self.news = News(self.clients, self._send)
         self.restarts = Restarts(self.workers, self._send)
@@ -286,47 +292,15 @@ class SchedulerCore:
     def _worker_joins(self, event: Joined, now: float) -> None:
         worker, holds, ended = worker_of(event, now)
         self.stream.machine_joined(worker)
-        self._take_over(worker, holds, ended, now)
+        old = self.adoption.take_over(worker, holds, ended, now)
+        if old is not None:
+            self._leave(Left(old.peer, "it has joined again"), now)
         self.workers[event.peer] = worker
         self.data.join(worker)
         self.pool.update(worker)
         self._slots_changed(worker, worker.slots)
         for client in self.clients.values():
             self.pythons.note(worker, client)
-
-    def _take_over(self, worker: WorkerRecord, holds: dict[int, int], ended: dict[int, int], now: float) -> None:
-        """Take over the attempts that a worker has brought along; those that have `ended` have an outcome.
-
-        One of a task that runs elsewhere meanwhile is stopped, unless it has ended: then the other one is. One that its
-        client does not want is stopped. One of a task that nobody knows waits for its client. A client that was here
-        before, under its earlier keys, wants nothing else once it has submitted all again.
-        """
-        stopped = 0
-        old = next((old for old in self.workers.values() if worker.uid and old.uid == worker.uid), None)
-        if old is not None:
-            self.holds.lose_worker(old)
-        present = {key: client for client in self.clients.values() for key in client.keys}
-        for task, attempt in holds.items():
-            if old is not None and self.attempts.move_over(task, attempt, old, worker):
-                continue
-            client = present.get(task // m.OUTLIVES)
-            known = self.attempts.tasks.get(task) or (client.tasks.get(task % m.OUTLIVES) if client else None)
-            if self.attempts.adopt_ready(known, task, attempt, worker):
-                continue
-            if ended.get(task) == attempt and self.attempts.adopt_ended(known, task, attempt, worker):
-                continue
-            may_come = client is None or not (client.settled or task // m.OUTLIVES == client.keys[0])
-            if known is None and may_come and task >= m.OUTLIVES:
-                self.holds.add(worker, task, attempt, now)
-            else:
-                stopped += ended.get(task) != attempt  # of one that is over, its report was sent twice
-                self._send(worker.peer, m.Stop(task, attempt))
-        if stopped:
-            self.stream.log(
-                f"machine {worker.name} is back; stopped there, as it runs elsewhere: {count(stopped, 'task')}"
-            )
-        if old is not None:
-            self._leave(Left(old.peer, "it has joined again"), now)
 
     def _leave(self, event: Left, now: float) -> None:
         worker = self.workers.pop(event.peer, None)
@@ -338,24 +312,11 @@ class SchedulerCore:
             self.restarts.lose_client(client)
             self.answers.logs.lose_client(client)
             if event.cut:
-                self._hold_for(client, event.reason, now)
+                self.adoption.hold_for(client, event.reason, now)
             self.attempts.lose_client(client)
             self.quota.drop(client.peer, RECORD_BYTES * len(client.groups))
             self.data.leave(client)
             self.stream.client_left(client, event.reason)
-
-    def _hold_for(self, client: ClientRecord, reason: str, now: float) -> None:
-        """A client is cut off: what it has running goes on for as long as it tries to come back."""
-        seconds = client.returns_within
-        held = self.attempts.let_go(client) if seconds else []
-        self.holds.add_all(held, now + seconds, client.uid)
-        others = sum(type(task.state) is not Cancelled for task in client.tasks.values())
-        if held or others:
-            go_on = f"tasks that go on for {count(seconds, 'second')} at most: {len(held)}"
-            self.stream.log(f"client {client.name} is cut off, as {reason}; {go_on}, that are cancelled: {others}")
-
-    def _unuse(self, blobs: list[bytes]) -> None:
-        self.data.forget(self.blobs.unuse(blobs))
 
     def _lag(self, event: Lagging) -> None:
         """Begin no more tasks of a client that does not read: their results would pile up here.
@@ -472,10 +433,13 @@ class SchedulerCore:
             group, message.pin, client.task_blobs, message.payload,
             story=died, deaths=len(died), parent=parent, lease=message.lease, order=self._next_task,
             kept=self.quota.keep(client.peer, size_of(message)),
+            needs=needs_of(message.resources) if message.resources else (),
         )  # fmt: skip
-        self.attempts.add(task, hold)
-        if hold is not None:
-            self.holds.adopted(hold)
+        self.attempts.add(task)
+        if hold is None:
+            self.attempts.queue(task)
+        else:
+            self.adoption.resume(task, hold)
             for report in hold.early:
                 self._from_worker[type(report)](hold.worker, report)
 

@@ -11,8 +11,11 @@ from typing import Any
 
 from minidask.host.versions import fits
 
+from .amounts import resources_of
 from .ready import ReadyQueue
 from .tasks import ClientRecord, WorkerRecord
+
+MOST_NEEDS = 100
 
 
 def describe(
@@ -26,7 +29,8 @@ def describe(
     """The dict that `Client.scheduler_info()` returns: the scheduler, its machines, its clients, counts of tasks.
 
     A machine is one worker daemon; its `workers` is the number of its slots. A client's `nested` counts the tasks
-    within its tasks. A task that has lent its slot does not count as running.
+    within its tasks. A task that has lent its slot does not count as running. `needs` has how many of the queued tasks
+    need which resources, the `MOST_NEEDS` most frequent kinds.
 
     Args:
         info: the scheduler's own entries.
@@ -57,4 +61,5 @@ def describe(
             described.append({"id": client.peer, "name": client.name, **now, **asdict(client.counts), "nested": within})
     running = sum(len(worker.tasks) - len(worker.guests) for worker in workers.values())
     tasks = {"queued": len(ready), "running": running, "finished": finished}
-    return {**info, "machines": machines, "clients": described, "tasks": tasks}
+    needs = [[resources_of(needs), count] for needs, count in ready.needed().most_common(MOST_NEEDS)]
+    return {**info, "machines": machines, "clients": described, "tasks": tasks, "needs": needs}

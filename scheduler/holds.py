@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from minidask.wire import messages as m
 
-from .tasks import ClientRecord, LetGo, TaskRecord, WorkerRecord
+from .tasks import ClientRecord, LetGo, Needs, TaskRecord, WorkerRecord
 
 EARLY_BYTES = 256 << 20
 """So much is kept of what attempts say that run for nobody just now, of all of them."""
@@ -80,18 +80,18 @@ class Holds:
         """Note an attempt that a worker has brought along. If two workers have one of a task, the later one goes on."""
         other = self._holds.get(task)
         if other is not None and other.attempt >= attempt:
-            self._send(worker.peer, m.Stop(task, attempt))
+            self.stop(worker, task, attempt)
             return
         if other is not None:
             self._stop([other])
         self._holds[task] = Hold(worker, task, attempt, now + HOLD_SECONDS)
-        worker.held += 1
+        worker.held[task, attempt] = None
 
     def add_all(self, attempts: Iterable[LetGo], until: float, owner: str) -> None:
         """Note the attempts of a client that was cut off, and has this `uid`. So long they go on."""
-        for worker, task, attempt, blobs in attempts:
-            self._holds[task] = Hold(worker, task, attempt, until, blobs=blobs, owner=owner)
-            worker.held += 1
+        for worker, task, blobs in attempts:
+            self._holds[task.id] = Hold(worker, task.id, task.attempt, until, blobs=blobs, owner=owner)
+            worker.held[task.id, task.attempt] = task.needs
             self._changed(worker)
 
     def keep(self, worker: WorkerRecord, message: m.Message) -> bool:
@@ -100,10 +100,13 @@ class Holds:
         A hold that has not begun, and is given back, is none any more: its task will begin when it is submitted again.
         One that says more than there is room for is stopped, with the same end.
         """
-        if not self._holds or not isinstance(message, m.Report | m.GaveBack):
+        if not (self._holds or worker.ending) or not isinstance(message, m.Report | m.GaveBack):
             return False
         hold = self._holds.get(message.task)
         if hold is None or hold.worker is not worker or hold.attempt != message.attempt:
+            if (message.task, message.attempt) in worker.ending and not isinstance(message, m.TaskMessage):
+                del worker.ending[message.task, message.attempt]
+                self._changed(worker)
             return False
         if isinstance(message, m.GaveBack):
             self._remove(hold)
@@ -162,11 +165,18 @@ class Holds:
         """A worker has left, and with it what it holds."""
         for hold in [hold for hold in self._holds.values() if hold.worker is worker]:
             self._forget(hold)
-        worker.held = 0
+        worker.held.clear()
+        worker.ending.clear()
+
+    def stop(self, worker: WorkerRecord, task: int, attempt: int, needs: Needs | None = None) -> None:
+        """Stop an attempt that nobody wants. What it needs is held until its worker says that it is over."""
+        if worker.resources and needs != ():
+            worker.ending[task, attempt] = needs
+        self._send(worker.peer, m.Stop(task, attempt))
 
     def _stop(self, holds: Iterable[Hold]) -> None:
         for hold in list(holds):
-            self._send(hold.worker.peer, m.Stop(hold.task, hold.attempt))
+            self.stop(hold.worker, hold.task, hold.attempt, hold.worker.held.get((hold.task, hold.attempt), ()))
             self._remove(hold)
 
     def _remove(self, hold: Hold) -> None:
@@ -181,7 +191,7 @@ class Holds:
     def _free_slot(self, hold: Hold) -> None:
         if hold.has_slot:
             hold.has_slot = False
-            hold.worker.held -= 1
+            del hold.worker.held[hold.task, hold.attempt]
             self._changed(hold.worker)
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from minidask.host.versions import fits
 from minidask.wire.messages import OUTLIVES
 
+from .amounts import free_of
 from .blobs import RELAY, BlobRecord
 from .core import SchedulerCore
 from .quota import RECORD_BYTES
@@ -29,6 +30,7 @@ def check(core: SchedulerCore) -> None:
     _check_clients(core)
     _check_groups(core)
     _check_nesting(core)
+    _check_resources(core)
     _check_idle_notices(core)
     _check_restarts(core)
     _check_logs(core)
@@ -115,6 +117,28 @@ def _check_nesting(core: SchedulerCore) -> None:
         assert guests == hosts, f"{worker.name} miscounts what runs in lent slots"
         for guest in worker.guests:
             assert isinstance(worker.tasks[guest].state, Running | Cancelled), f"{worker.name} has guests that are over"
+
+
+def _check_resources(core: SchedulerCore) -> None:
+    """No worker lends more than it has; a guest may have what its hosts have. Adopted attempts began elsewhere."""
+    for worker in core.workers.values():
+        held: Counter[str] = Counter()
+        adopted = bool(worker.held or worker.ending)
+        tops = worker.tasks.keys() - {host.id for host in worker.guests.values()}
+        for task in [worker.tasks[number] for number in tops]:
+            stack: Counter[str] = Counter()
+            below: TaskRecord | None = task
+            while below is not None:
+                stack |= Counter(dict(below.needs) if not isinstance(below.state, Delivering) else {})
+                adopted |= below.id >= OUTLIVES and below.id // OUTLIVES != below.client.keys[0]
+                below = worker.guests.get(below.id)
+            held += stack
+        assert adopted or held <= Counter(worker.resources), f"{worker.name} lends {held}, and has {worker.resources}"
+        if not held and not worker.held and not worker.ending:
+            assert free_of(worker) == worker.resources, f"{worker.name} has nothing to do, and keeps resources"
+    for task in core.attempts.tasks.values():
+        if task.needs and isinstance(task.state, Ready):
+            assert task.pin is None and not task.lease, f"{task} needs resources where nobody looks for them"
 
 
 def _check_idle_notices(core: SchedulerCore) -> None:

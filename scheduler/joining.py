@@ -6,6 +6,7 @@ from minidask.host.texts import printable
 from minidask.host.versions import PYTHON, described, minor
 from minidask.wire.infos import ClientInfo, WorkerInfo, checked
 
+from .amounts import amounts_of
 from .events import Joined
 from .tasks import ClientRecord, WorkerRecord
 
@@ -37,8 +38,11 @@ def worker_of(event: Joined, now: float) -> tuple[WorkerRecord, dict[int, int], 
              "place": info.place, "python": versions.get(PYTHON, "")}  # fmt: skip
     shown = {printable(key): printable(value) if type(value) is str else value for key, value in shown.items()}
     shown["packages"] = {package: version for package, version in versions.items() if package != PYTHON}
+    resources = {printable(name): amount for name, amount in info.resources.items()}
+    shown["resources"] = resources
     worker = WorkerRecord(
         event.peer, event.address, printable(info.name or event.address), info.slots, info.prefetch, shown, now,
         serves=info.serves, place=info.place, versions=versions, python=minor(versions.get(PYTHON)), uid=info.uid,
+        resources=amounts_of(resources),
     )  # fmt: skip
     return worker, dict(info.holds), dict(info.ended)

@@ -9,6 +9,7 @@ Who may have a lease back:
 
 - *A task that waits* for a slot, at once. It may not if it is a task within a call of the same group: the calls of the
   group are older, and come first in any case. Nor if it is of the same client and of lower priority.
+  If it needs resources, then only where these are free.
 - *A lease that waits*, if its group has fewer leases than the other one. Then both end up with the same number of
   slots. Where there are more groups than slots, a lease is given back only after `SLICE_SECONDS`: to change hands costs
   as much as several short calls.
@@ -16,11 +17,13 @@ Who may have a lease back:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
 from minidask.wire import messages as m
 
+from .amounts import free_of, suffice
 from .ready import Line, ReadyQueue
 from .tasks import Running, TaskRecord
 
@@ -60,10 +63,15 @@ class Leases:
             return
         pythons = {lease.state.worker.python for lease in self._running.values() if isinstance(lease.state, Running)}
         wanted = 0
-        for line in self._ready.open_lines(pythons):
+        for line in itertools.chain(self._ready.open_lines(pythons), self._ready.lines_aside()):
             task = line.tasks[0]
+            leases = self._for(task)
+            if task.needs:
+                leases = iter(some := [lease for lease in leases if _has_room(lease, task)])
+                if not some:
+                    continue
             wanted += _wanted(line)
-            self._ask(self._for(task), wanted, SLICE_SECONDS if task.lease else 0.0)
+            self._ask(leases, wanted, SLICE_SECONDS if task.lease else 0.0)
         if pinned:
             self._ask(iter(self._running.values()), wanted + pinned, 0.0)
 
@@ -91,8 +99,8 @@ class Leases:
 
 
 def _wanted(line: Line) -> int:
-    """How many slots a line could use now."""
-    if line.tasks[0].lease:
+    """How many slots a line could use now; one at a time, if its tasks need resources."""
+    if line.tasks[0].lease or line.needs:
         return 1
     group = line.group
     return min(len(line), group.limit - group.running) if group is not None and group.limit else len(line)
@@ -100,6 +108,11 @@ def _wanted(line: Line) -> int:
 
 def _size(lease: TaskRecord) -> int:
     return lease.group.running if lease.group is not None else 1
+
+
+def _has_room(lease: TaskRecord, task: TaskRecord) -> bool:
+    """Whether a task would have what it needs where a lease runs."""
+    return isinstance(lease.state, Running) and suffice(free_of(lease.state.worker), task.needs)
 
 
 def _is_within(task: TaskRecord, lease: TaskRecord) -> bool:

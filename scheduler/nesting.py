@@ -34,6 +34,8 @@ that no lent slot idles beside a ready descendant.
 slot takes the ready descendant that is nearest to its host: that ends the host's wait soonest. Of several hosts the
 deepest is served first, since the others wait for it.
 
+*What a guest needs.* Of the resources of the machine it has what its hosts hold, and what is free: `amounts.py`.
+
 *What is dropped.* A thread of the host may go on while the guest is under way to the slot. The worker gives such a
 guest back, and it is ready again. The one exception to the rule is a pinned task: it may use the lent slot of any task
 on its worker, see `host_for`.
@@ -45,11 +47,12 @@ Who runs as whose guest is told in two places that are written together, here al
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from minidask.host.versions import fits
 from minidask.wire import messages as m
 
+from .amounts import free_of, suffice
 from .placement import WorkerPool
 from .ready import ReadyQueue
 from .tasks import (
@@ -124,6 +127,13 @@ class Nesting:
             self._consider(ancestor)
             ancestor = ancestor.parent
 
+    def look_again(self, workers: Sequence[WorkerRecord]) -> None:
+        """Some resources may have become free on these workers: look again at the tasks that wait for them."""
+        self._ready.look_again([free_of(worker) for worker in workers if worker.free > 0 and not worker.lags])
+        for worker in workers:
+            for task in worker.tasks.values():
+                self._consider(task)
+
     def _consider(self, host: TaskRecord) -> None:
         if host.nest is not None and host.nest.can_host:
             self._hosts[host.id] = host
@@ -179,19 +189,19 @@ class Nesting:
         """Take the next guest out of the queue, for the deepest host that has one; None if no host has one."""
         while self._hosts:
             host = max(self._hosts.values(), key=lambda host: _nest(host).depth)
-            guest = self._next_guest(host)
+            assert isinstance(host.state, Running | Cancelled), "only a task that runs can wait"
+            guest = self._next_guest(host, host.state.worker)
             if guest is not None:
-                assert isinstance(host.state, Running | Cancelled), "only a task that runs can wait"
                 return guest, host.state.worker, host
             del self._hosts[host.id]
         return None
 
-    def _next_guest(self, host: TaskRecord) -> TaskRecord | None:
+    def _next_guest(self, host: TaskRecord, worker: WorkerRecord) -> TaskRecord | None:
         """Take out the nearest descendant that may run now; without recursion, since nests may be deep."""
         above = [host]
         while above:
             task = above.pop()
-            child = self._ready.pop_child(task)
+            child = self._ready.pop_child(task, lambda needs: suffice(free_of(worker, host), needs))
             if child is not None:
                 return child
             if task.nest is not None:

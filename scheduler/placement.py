@@ -45,9 +45,10 @@ import math
 from minidask.host.versions import fits
 from minidask.wire.messages import GIVE_BACK_SECONDS
 
+from .amounts import free_of, suffice
 from .blobs import BlobTable
 from .ready import ReadyQueue
-from .tasks import Assignment, Running, TaskRecord, WorkerRecord
+from .tasks import Assignment, Needs, Running, TaskRecord, WorkerRecord
 
 SHORT_SECONDS = 0.02
 ROUND_TRIPS = 10
@@ -112,6 +113,7 @@ class WorkerPool:
     Attributes:
         idle: workers with a free slot, by Python, then by peer.
         spare: workers without one that may have one more task in advance.
+        grown: workers with resources, of which some may have become free since `take_grown`.
 
     A Python without workers has no entry. Within each, the worker that was updated the longest ago comes first.
     """
@@ -119,10 +121,13 @@ class WorkerPool:
     def __init__(self) -> None:
         self.idle: ByPython = {}
         self.spare: ByPython = {}
+        self.grown: dict[int, WorkerRecord] = {}
 
     def update(self, worker: WorkerRecord) -> None:
         """Enter a worker anew, as the last one. To be called when its tasks, its slots or `congested` have changed."""
         self.remove(worker)
+        if worker.resources:
+            self.grown[worker.peer] = worker
         if worker.lags:
             return
         free = worker.free
@@ -133,6 +138,8 @@ class WorkerPool:
 
     def remove(self, worker: WorkerRecord) -> None:
         """Take a worker out of the pool. Does nothing if it is not there."""
+        if worker.resources:
+            self.grown.pop(worker.peer, None)
         for pool in (self.idle, self.spare):
             workers = pool.get(worker.python)
             if workers is not None and workers.pop(worker.peer, None) is not None:
@@ -140,13 +147,34 @@ class WorkerPool:
                     del pool[worker.python]
                 return
 
+    def take_grown(self) -> list[WorkerRecord]:
+        """Return the workers of which some resources may have become free since the last time."""
+        grown = [*self.grown.values()]
+        self.grown.clear()
+        return grown
+
+    def has_room(self, python: str, needs: Needs) -> bool:
+        """Whether a worker with a free slot has free what a task needs."""
+        return bool(self.with_room(python, needs))
+
+    def with_room(self, python: str, needs: Needs) -> dict[int, WorkerRecord]:
+        """Return the workers with a free slot that have free what a task needs."""
+        fitting = [workers for own, workers in self.idle.items() if fits(python, (own,))]
+        return {
+            peer: worker
+            for workers in fitting
+            for peer, worker in workers.items()
+            if worker.resources and suffice(free_of(worker), needs)
+        }
+
 
 def next_assignment(ready: ReadyQueue, pool: WorkerPool, blobs: BlobTable) -> Assignment | None:
     """Take the next task out of the queue and choose its worker; None if no task can be assigned now."""
     if pool.idle:
         task = ready.pop(pool.idle)
         if task is not None:
-            return task, _pick(task, _fitting(task, pool.idle), blobs), None
+            room = pool.with_room(task.client.python, task.needs) if task.needs else _fitting(task, pool.idle)
+            return task, _pick(task, room, blobs), None
     if pool.spare:
         task = ready.peek(pool.spare)
         if task is not None:

@@ -9,6 +9,8 @@
   others. Only a task that comes back, after a death, has to be inserted.
 - A group may have a limit of tasks that run at once. At the limit its lines are taken out of the heap as a whole and
   parked with the group, so that nobody has to skip them. They come back when one of the group's tasks ends.
+- A line whose tasks need resources that no worker with a free slot has is set aside in the same way, so it holds up no
+  other. It comes back when some may have become free.
 - The heap of a client that lags is held aside as a whole: none of its tasks begins until the client has caught up.
 - A cancelled task stays in its line and is skipped when it is met. A line with more cancelled tasks than others is
   compacted, so that a client that cancels much does not fill the memory.
@@ -21,17 +23,18 @@ import collections
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from minidask.host.versions import fits
 
-from .tasks import ClientRecord, GroupRecord, Ready, TaskRecord
+from .amounts import suffice
+from .tasks import Amounts, ClientRecord, GroupRecord, Needs, Ready, TaskRecord
 
 Entry = tuple[int, int, "Line"]
 Place = tuple[int, int, "Line", int]
 """An entry in the heap of a client, and the stamp of the line then: only the last one counts."""
-Key = tuple[int, int, int]
+Key = tuple[int, int, int, Needs]
 COMPACT_FROM = 2
 LOOK_AT = 64  # lines of one client: a client may have as many as it has priorities
 ANY = ("",)
@@ -40,9 +43,9 @@ ANY = ("",)
 
 @dataclass(slots=True, eq=False)
 class Line:
-    """Tasks of one client with the same group, priority and parent, oldest first; `cancelled` of them are over.
+    """Tasks of one client that have all but their age in common, oldest first; `cancelled` of them are over.
 
-    It is `placed` in the heap of its client, or parked.
+    It is `placed` in the heap of its client, or parked, or set aside.
     """
 
     peer: int
@@ -51,6 +54,7 @@ class Line:
     priority: int
     parent: TaskRecord | None
     python: str = ""
+    needs: Needs = ()
     tasks: collections.deque[TaskRecord] = field(default_factory=collections.deque)
     cancelled: int = 0
     stamp: int = 0
@@ -89,9 +93,14 @@ class Line:
 
 
 class ReadyQueue:
-    """All tasks in state `Ready`, except the pinned ones."""
+    """All tasks in state `Ready`, except the pinned ones.
 
-    def __init__(self) -> None:
+    Args:
+        has_room: whether a worker of a Python that fits this one, with a free slot, has what a task needs.
+    """
+
+    def __init__(self, has_room: Callable[[str, Needs], bool] = lambda python, needs: False) -> None:
+        self._has_room = has_room
         self._lines: dict[int, dict[Key, Line]] = {}
         self._heaps: dict[int, list[Place]] = {}  # by client; the first in the dict is the next to take a turn
         self._held: dict[int, list[Place]] = {}  # the heaps of clients that lag
@@ -100,6 +109,7 @@ class ReadyQueue:
         self._dead: dict[int, int] = {}  # by client: how many entries of its heap may be of lines that are forgotten
         self._within: dict[int, dict[Line, None]] = {}  # by task: the lines of what it has submitted
         self._children: dict[int, list[Entry]] = {}  # the same as heaps; entries of forgotten lines go when met
+        self._aside: dict[int, dict[Needs, dict[Line, None]]] = {}  # by client: what waits for resources
         self._turns: dict[int, int] = {}  # by client: when it was last served, counted in turns
         self._turn = 0
 
@@ -112,7 +122,8 @@ class ReadyQueue:
 
     def peers(self) -> set[int]:
         """The numbers of all clients about which the queue keeps anything."""
-        return self._lines.keys() | self._heaps.keys() | self._held.keys() | self._counts.keys() | self._turns.keys()
+        tables = (self._lines, self._heaps, self._held, self._counts, self._turns, self._aside)
+        return {peer for table in tables for peer in table}
 
     def hold(self, client: ClientRecord) -> None:
         """Let no task of a client begin, but those within tasks that wait for them."""
@@ -132,7 +143,8 @@ class ReadyQueue:
         line = lines.get(key)
         if line is None:
             self._pythons.setdefault(peer, Counter())[task.client.python] += 1
-            line = lines[key] = Line(peer, key, task.group, task.priority, task.parent, task.client.python)
+            line = Line(peer, key, task.group, task.priority, task.parent, task.client.python, task.needs)
+            lines[key] = line
             line.tasks.append(task)
             if task.parent is not None:
                 self._within.setdefault(task.parent.id, {})[line] = None
@@ -183,6 +195,37 @@ class ReadyQueue:
             if self._next_line(peer, pythons) is not None:
                 yield from self._first(self._heaps[peer], pythons)
 
+    def lines_aside(self) -> Iterator[Line]:
+        """Some lines that wait for resources; one for each kind of need of a client, and `LOOK_AT` at most."""
+        kinds = (lines for kinds in self._aside.values() for lines in kinds.values())
+        for lines in itertools.islice(kinds, LOOK_AT):
+            open_lines = (line for line in lines if len(line) and not _is_full(line.group))
+            for line in itertools.islice(open_lines, 1):
+                line.skip_cancelled()
+                yield line
+
+    def look_again(self, free: Sequence[Amounts]) -> None:
+        """Put lines back that wait for resources, if one of these workers has what they need."""
+        for kinds in list(self._aside.values()):
+            for needs in [needs for needs in kinds if any(suffice(amounts, needs) for amounts in free)]:
+                self._put_back([*kinds[needs]])
+
+    def _set_aside(self, line: Line) -> None:
+        self._aside.setdefault(line.peer, {}).setdefault(line.needs, {})[line] = None
+
+    def _no_more_aside(self, line: Line) -> bool:
+        """Forget that a line waits for resources. Returns whether it did."""
+        kinds = self._aside.get(line.peer, {})
+        lines = kinds.get(line.needs, {})
+        if line not in lines:
+            return False
+        del lines[line]
+        if not lines:
+            del kinds[line.needs]
+        if not kinds:
+            del self._aside[line.peer]
+        return True
+
     def _first(self, heap: list[Place], pythons: Collection[str]) -> Iterator[Line]:
         """The first lines of a heap that may run now, in the order of their entries: no more than `LOOK_AT` are met."""
         frontier = [(heap[0], 0)]
@@ -217,9 +260,19 @@ class ReadyQueue:
                 return task
         return None
 
-    def pop_child(self, parent: TaskRecord) -> TaskRecord | None:
-        """Take out the next child of a task that may run now; no client's turn ends. None if there is none."""
+    def pop_child(self, parent: TaskRecord, has_room: Callable[[Needs], bool]) -> TaskRecord | None:
+        """Take out the next child of a task that may run now; no client's turn ends. None if there is none.
+
+        Args:
+            has_room: whether a guest that needs this could run.
+        """
         line = self._child_line(parent)
+        if line is not None and line.needs and not has_room(line.needs):
+            others = [line for line in self._within[parent.id] if len(line) and not _is_full(line.group)]
+            for line in others:
+                line.skip_cancelled()
+            able = [line for line in others if not line.needs or has_room(line.needs)]
+            line = min(able, key=lambda line: line.entry, default=None)
         if line is None:
             return None
         task = line.tasks.popleft()
@@ -295,6 +348,12 @@ class ReadyQueue:
                 line.group.parked.append(line)
                 if not heap:
                     del self._heaps[peer]
+            elif line.needs and not self._has_room(line.python, line.needs):
+                heapq.heappop(heap)
+                line.placed = False
+                self._set_aside(line)
+                if not heap:
+                    del self._heaps[peer]
             elif line.python in pythons or fits(line.python, pythons):
                 return line
             else:
@@ -306,7 +365,10 @@ class ReadyQueue:
         own = self._pythons[heap[0][2].peer]
         if not any(count and fits(python, pythons) for python, count in own.items()):
             return None  # a look at all of its lines would cost others as much as it has
-        return min(self._open(heap, pythons), key=lambda line: line.entry, default=None)
+        lines = [
+            line for line in self._open(heap, pythons) if not line.needs or self._has_room(line.python, line.needs)
+        ]
+        return min(lines, key=lambda line: line.entry, default=None)
 
     def _open(self, heap: list[Place], pythons: Collection[str]) -> list[Line]:
         lines = [entry[2] for entry in heap if fits(entry[2].python, pythons) and _counts(entry)]
@@ -335,6 +397,8 @@ class ReadyQueue:
 
     def _forget_line(self, line: Line) -> None:
         lines = self._lines.get(line.peer, {})
+        if line.needs:
+            self._no_more_aside(line)
         if lines.get(line.key) is line:
             del lines[line.key]
             self._pythons[line.peer][line.python] -= 1
@@ -351,16 +415,20 @@ class ReadyQueue:
     def unpark(self, group: GroupRecord) -> None:
         """Put the lines of a group back into their heaps, after one of its tasks has ended."""
         parked, group.parked = group.parked, []
-        for line in parked:
-            line.skip_cancelled()
-            if line.tasks:
-                heapq.heappush(self._heap(line.peer), line.place())
-            else:
-                self._forget_line(line)
+        self._put_back(parked)
         children, group.parked_children = group.parked_children, []
         for line in children:
             if line.tasks and line in self._within.get(line.parent.id, ()):
                 heapq.heappush(self._children.setdefault(line.parent.id, []), line.entry)
+
+    def _put_back(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            line.skip_cancelled()
+            if line.tasks:
+                self._no_more_aside(line)
+                heapq.heappush(self._heap(line.peer), line.place())
+            else:
+                self._forget_line(line)
 
     def remove(self, task: TaskRecord) -> None:
         """Count a queued task as cancelled; it has left the state `Ready`, and is skipped when met."""
@@ -369,11 +437,19 @@ class ReadyQueue:
         line = self._lines[peer][_key(task)]
         line.cancelled += 1
         line.compact()
+        self._forget_if_aside(line)
 
     def take_out(self, task: TaskRecord) -> None:
         """Remove a queued task that may come again."""
         self._counts[task.root.peer] -= 1
-        self._lines[task.root.peer][_key(task)].tasks.remove(task)
+        line = self._lines[task.root.peer][_key(task)]
+        line.tasks.remove(task)
+        self._forget_if_aside(line)
+
+    def _forget_if_aside(self, line: Line) -> None:
+        """Forget an empty line that waits for resources: nobody may ever meet it."""
+        if line.needs and not len(line) and self._no_more_aside(line):
+            self._forget_line(line)
 
     def before(self, task: TaskRecord) -> int:
         """How many tasks come before a queued one, of those with the same outermost client: slow, for people."""
@@ -384,6 +460,15 @@ class ReadyQueue:
             elif line.priority == task.priority:
                 at = bisect.bisect_left(line.tasks, task.order, key=_order)
                 found += sum(type(other.state) is Ready for other in itertools.islice(line.tasks, at))
+        return found
+
+    def needed(self) -> Counter[Needs]:
+        """How many tasks wait that need resources, by what they need; slow, for people."""
+        found: Counter[Needs] = Counter()
+        for lines in self._lines.values():
+            for line in lines.values():
+                if line.needs and len(line):
+                    found[line.needs] += len(line)
         return found
 
     def waiting(self) -> set[int]:
@@ -399,12 +484,17 @@ class ReadyQueue:
         self._held.pop(client.peer, None)
         self._counts.pop(client.peer, None)
         self._turns.pop(client.peer, None)
+        self._aside.pop(client.peer, None)
         self._dead.pop(client.peer, None)
 
 
 def _key(task: TaskRecord) -> Key:
     # The group by identity: a client may use the number of a closed group again.
-    return id(task.group), task.priority, 0 if task.parent is None else task.parent.id
+    return id(task.group), task.priority, 0 if task.parent is None else task.parent.id, task.needs
+
+
+def _is_full(group: GroupRecord | None) -> bool:
+    return group is not None and group.full
 
 
 def _counts(entry: Place) -> bool:

@@ -115,6 +115,10 @@ class BlobRouter:
                 else:
                     self._send(worker.peer, m.PutBlob(blob, record.payload))
 
+    def unuse(self, blobs: list[bytes]) -> None:
+        """A task, or a hold, needs these blobs no more."""
+        self.forget(self.table.unuse(blobs))
+
     def forget(self, blobs: list[bytes]) -> None:
         """Tell all workers to forget these blobs: no client holds them, and no task uses them."""
         for worker in self._workers.values() if blobs else ():

@@ -30,6 +30,8 @@ def check_submission(client: ClientRecord, message: m.Submit) -> None:
         raise ProtocolError(f"task {message.task} is pinned to a worker, so it cannot be of a group")
     if message.lease and (message.pin is not None or message.parent or client.nested):
         raise ProtocolError(f"task {message.task} is a lease, so it can have neither pin nor parent")
+    if message.resources and (message.pin is not None or message.lease):
+        raise ProtocolError(f"task {message.task} is a lease or pinned to a worker, so it cannot need resources")
     if message.timeout is not None and not message.timeout > 0:
         raise ProtocolError(f"task {message.task} has a timeout of {message.timeout} seconds; it must be above 0")
 

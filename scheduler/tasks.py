@@ -29,6 +29,9 @@ from typing import Any, NamedTuple
 
 from minidask.wire.messages import Payload
 
+Amounts = dict[str, int]  # resources by name, in millionths: see `amounts.py`
+Needs = tuple[tuple[str, int], ...]  # those of a task, in order
+
 
 class Ready(NamedTuple):
     """The task waits for a worker."""
@@ -208,8 +211,9 @@ class WorkerRecord:
     address that it `serves`; its store is at `place`; `blobs` are those that it has or was told to get.
 
     `versions` are those of its Python and packages; `python` is the first as "3.11", or "" if it is unknown. Its log
-    has a line about clients of each of the `noted_pythons`. `uid` is the same each time that the daemon joins; `held`
-    is how many slots attempts of unknown tasks have: see `holds.py`. It `lags` as a client may, and gets no tasks then.
+    has a line about clients of each of the `noted_pythons`. `uid` is the same each time that the daemon joins. It
+    `lags` as a client may, and gets no tasks then. `held` are the slots of attempts without a task here, by task and
+    attempt, with what each needs (None: nobody knows). Those that were stopped are `ending`: see `holds.py`.
     """
 
     peer: int
@@ -232,8 +236,10 @@ class WorkerRecord:
     python: str = ""
     noted_pythons: set[str] = field(default_factory=set)
     uid: str = ""
-    held: int = 0
+    held: dict[tuple[int, int], Needs | None] = field(default_factory=dict)
+    ending: dict[tuple[int, int], Needs | None] = field(default_factory=dict)
     lags: bool = False
+    resources: Amounts = field(default_factory=dict)
 
     @property
     def free(self) -> int:
@@ -242,7 +248,7 @@ class WorkerRecord:
         A Delivering task needs no slot any more. Only as many of those as there are slots count, so that results do
         not pile up at the worker.
         """
-        return self.slots - self.held - len(self.tasks) + len(self.guests) + min(self.delivering, self.slots)
+        return self.slots - len(self.held) - len(self.tasks) + len(self.guests) + min(self.delivering, self.slots)
 
 
 @dataclass(slots=True, eq=False)
@@ -272,7 +278,7 @@ class TaskRecord:
 
     `attempt` is the number of the current attempt, 0 before the first; `newest` is the highest one given. A task within
     another one has that as its `parent`; `root` is the client of the outermost task. `counts` is where the task is
-    counted. A `lease` stands for the calls of a queue: see `leases.py`. `kept` is for `quota.py`, in bytes.
+    counted. A `lease` stands for calls of a queue: see `leases.py`. `kept` is for `quota.py`, `needs` for `amounts.py`.
     """
 
     id: int
@@ -293,6 +299,7 @@ class TaskRecord:
     last_worker: str | None = None
     parent: TaskRecord | None = None
     lease: bool = False
+    needs: Needs = ()
     order: int = 0
     kept: int = 0
     nest: Nest | None = None
@@ -318,8 +325,8 @@ class TaskRecord:
         return f"<task {self.id} {self.name!r} {type(self.state).__name__} attempt {self.attempt}>"
 
 
-LetGo = tuple[WorkerRecord, int, int, list[bytes]]
-"""An attempt that goes on without its client: its worker, the number of its task, its own, and the blobs it needs."""
+LetGo = tuple[WorkerRecord, TaskRecord, list[bytes]]
+"""An attempt that goes on without its client: its worker, its task, and the blobs that it needs."""
 
 Assignment = tuple[TaskRecord, WorkerRecord, TaskRecord | None]
 """A task, the worker that shall run it, and the host whose slot it shall run in; None: a slot of its own."""

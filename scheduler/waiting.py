@@ -2,8 +2,9 @@
 
 The answer names what stands in the way now, the strongest reason first:
 
-    Ready      its client does not read ─► no worker, or none of its Python ─► its one machine is busy ─► its call is
-               at its limit ─► all workers are busy, and others are before it
+    Ready      its client does not read ─► no worker, or none of its Python, or with its resources ─► its one machine
+               is busy ─► its call is at its limit ─► its resources are in use ─► all workers are busy, and others are
+               before it
     Running    its data is under way ─► it waits at the machine for a worker ─► it waits for tasks within ─► it runs
 
 Nothing is kept for this: all is read from the tables when somebody asks.
@@ -16,6 +17,7 @@ from collections.abc import Collection, Iterable, Mapping
 from minidask.host.sizes import count, format_bytes
 from minidask.host.versions import fits
 
+from .amounts import free_of, shown, suffice
 from .blobs import BlobTable
 from .ready import ReadyQueue
 from .tasks import Cancelled, ClientRecord, Delivering, Running, TaskRecord, WorkerRecord
@@ -100,22 +102,36 @@ def _waiting(
     if not fitting:
         others = sorted({worker.python for worker in serving})
         return f"no worker has Python {python}; those that are there have {_listed(others)}"
+    able = [worker for worker in fitting if suffice(worker.resources, task.needs)]
+    if not able:
+        return f"no worker has {shown(task.needs)}{_most(task, fitting)}"
     if task.pin is not None:
         return _pinned(next((w for w in workers.values() if w.address == task.pin), None), task.pin)
     if task.group is not None and task.group.full:
         return f"its call may run {task.group.limit} at once, and so many run{_before(task, ready, clients)}"
-    free = [worker for worker in fitting if worker.free > 0 and not worker.lags]
+    if task.needs and not any(suffice(free_of(worker), task.needs) for worker in able):
+        return f"{shown(task.needs)} is not free on {_named(able)}: other tasks have it{_before(task, ready, clients)}"
+    free = [worker for worker in able if worker.free > 0 and not worker.lags and suffice(free_of(worker), task.needs)]
     if free:
         return f"a worker is free on {_named(free)}, and it goes there in a moment"
-    slow = [worker for worker in fitting if worker.lags]
-    if len(slow) == len(fitting):
+    slow = [worker for worker in able if worker.lags]
+    if len(slow) == len(able):
         return f"no machine that could run it reads what it is sent, so the network is slow: {_named(slow)}"
-    slots = sum(worker.slots for worker in fitting)
+    slots = sum(worker.slots for worker in able)
     which = f" with Python {python}" if len(fitting) < len(serving) else ""
-    held = sum(worker.held for worker in fitting)
+    which += f" with {shown(task.needs)}" if len(able) < len(fitting) else ""
+    held = sum(len(worker.held) for worker in able)
     kept = f" ({held} of them with tasks of clients that were cut off)" if held else ""
     busy = f"the only worker{which} is busy" if slots == 1 else f"all {slots} workers{which} are busy"
     return f"{busy}{kept}{_before(task, ready, clients)}{_pace(task, ready, slots)}"
+
+
+def _most(task: TaskRecord, workers: Collection[WorkerRecord]) -> str:
+    """Which amounts there are of what a task needs, at most."""
+    there = [(name, max(worker.resources.get(name, 0) for worker in workers)) for name, _ in task.needs]
+    there = [(name, amount) for name, amount in there if amount]
+    which = f"; the most that one has: {shown(there)}" if there else ""
+    return f"{which}; start one with minidask-worker --resources {shown(task.needs).replace(' ', ',')}"
 
 
 def _pinned(worker: WorkerRecord | None, address: str) -> str:

@@ -30,7 +30,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import joblib
 import pytest
+from joblib.parallel import default_parallel_config
 
 import minidask
 import minidask.client.registry
@@ -88,6 +90,17 @@ def nothing_is_printed(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     printed = "".join(capture.readouterr())
     assert not printed, f"nobody has looked at this: {printed}"
+
+
+@pytest.fixture(autouse=True)
+def later_calls_go_where_they_went() -> Iterator[None]:
+    """A configuration of joblib's, or a client of no more use, that a test leaves is a fault of a later test."""
+    yield
+    left = vars(joblib.parallel._backend).pop("config", default_parallel_config)["backend"]
+    assert left is default_parallel_config["backend"], f"calls still go to {left}"
+    clients = [client for client in minidask.client.registry.live_clients if isinstance(client, minidask.Client)]
+    lost = [client for client in clients if client.closed and not client.implicit and not client.nested]
+    assert not lost, f"not closed, and of no more use: {lost}"
 
 
 @pytest.fixture(scope="session", autouse=True)

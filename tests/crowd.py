@@ -169,7 +169,7 @@ class Strangers:
         """A hello with a proof that cannot be right: for `replayed` too, as the other side has another nonce."""
         secret, nonce = os.urandom(32), os.urandom(NONCE_BYTES)
         hello = b"".join(Initiator(secret, role="client", version=__version__, nonce=nonce, info={}).start())
-        call = m.Submit(1, "t", 0, None, 0, None, [], [], False, [b"call"])
+        call = m.Submit(1, "t", 0, None, 0, None, [], [], False, {}, [b"call"])
         return [hello, b"".join(map(bytes, encode(call)))] if number % 2 else [hello, hello]
 
 

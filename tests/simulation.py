@@ -158,7 +158,7 @@ class Cluster:
         number = len(self.tasks)
         task = Task(seconds, self.now, on_done)
         self.tasks.append(task)
-        self.say(client, m.Submit(number, "f", 0, None, group, None, [], [], False, [struct.pack("q", number)]))
+        self.say(client, m.Submit(number, "f", 0, None, group, None, [], [], False, {}, [struct.pack("q", number)]))
         return task
 
     def tell_scheduler(self, event: Event) -> None:

@@ -16,7 +16,7 @@ from minidask._version import __version__
 from minidask.data.store import BlobStore
 from minidask.errors import MinidaskError
 from minidask.host import descriptors
-from minidask.host.checks import MOST_WORKERS, is_module_name
+from minidask.host.checks import MOST_WORKERS, is_module_name, resources_in
 from minidask.host.program import (
     bytes_option,
     drain_on_sigterm,
@@ -74,6 +74,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         type=_workers,
         metavar="N",
         help="tasks to run at once (default: the usable cores)",
+    )
+    parser.add_argument(
+        "--resources",
+        default={},
+        type=_resources,
+        metavar="NAME=AMOUNT,...",
+        help="what this machine has beside those, as gpu=1,big=1: a task that needs some, submit(resources={'gpu': 1}),"
+        " holds it while it runs; the names are yours",
     )
     parser.add_argument(
         "--memory-limit",
@@ -161,6 +169,13 @@ def _module(text: str) -> str:
     return text
 
 
+def _resources(text: str) -> dict[str, float]:
+    try:
+        return resources_in(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _folder(text: str) -> Path:
     folder = Path(text)
     if not text or not folder.is_dir():
@@ -181,18 +196,20 @@ async def _work(options: argparse.Namespace) -> int:
     preload = " ".join(options.preload)
     slot_config = SlotConfig(str(store.folder), str(options.address), access_file, to_text(tls), uid, preload)
     shell = WorkerShell(
-        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots
-    )
+        options.name, options.nworkers, ProcessSlot, limits, slot_config, store, credentials, options.fresh_slots,
+        resources=options.resources,
+    )  # fmt: skip
     await shell.listen(options.address, options.port)
     reconnector = Reconnector(shell, options.address, credentials, options.death_timeout)
+    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)  # before a word is printed: who reads it may send one
     limit = "the machine's" if limits.slot is None else f"{format_bytes(limits.slot)} each"
+    has = "".join(f", {name}={amount:.15g}" for name, amount in options.resources.items())
     print(
         f"{PROGRAM} {__version__} {options.name!r}, process {os.getpid()}\n"
         f"  scheduler    {options.address}\n"
-        f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}",
+        f"  runs         {count(options.nworkers, 'task')} at once, memory: {limit}{has}",
         flush=True,
     )
-    drain_on_sigterm(reconnector.drain, reconnector.stopped, log)
     systemd.ready()
     try:
         await reconnector.run()

@@ -78,6 +78,7 @@ class WorkerShell:
             other workers are.
         fresh_slots: whether a slot that has worked for one client is replaced before it works for another.
         recipients: knows which client waits for an outcome, where clients share the store.
+        resources: what the machine has beside its slots, by name.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class WorkerShell:
         credentials: Credentials | None,
         fresh_slots: bool = False,
         recipients: Recipients | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         self.name = name
+        self._resources = dict(resources or {})
         self.gave_up = asyncio.Event()
         self.drained = asyncio.Event()
         """Set after `drain()`, when every call is over and its outcome is on its way."""
@@ -138,6 +141,7 @@ class WorkerShell:
             "name": self.name,
             "slots": self._size - self._core.table.missing,
             "prefetch": PREFETCH * self._size,
+            "resources": self._resources,
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "python": python_version(),

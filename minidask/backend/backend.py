@@ -13,7 +13,7 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         trace: the path of a file for https://ui.perfetto.dev, as of `Client.trace`. It is written anew, and has what
             the cluster does while calls with this configuration run: later ones are added. The file is whole when none
             runs. At its end a call waits until each machine has told what it did, half a second mostly, 3 at most.
+        resources: what each call needs of its machine and holds while it runs, as `{"gpu": 1}`; see `Client.submit`.
 
     Raises:
         TypeError, ValueError: an option makes no sense, or there is an unknown keyword.
@@ -109,6 +110,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
         resume: str | Path | None = None,
         trace: str | Path | None = None,
+        resources: Mapping[str, float] | None = None,
         **unknown: Any,
     ) -> None:
         check_config(scheduler, scatter, unknown)
@@ -118,8 +120,9 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         self._reconnect_timeout = checks.seconds("reconnect_timeout", reconnect_timeout)
         progress = checks.flag("progress", progress)
         self._options = CallOptions().changed(
-            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
-        )
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume,
+            resources=resources,
+        )  # fmt: skip
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._scheduler = scheduler
@@ -167,7 +170,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             TypeError, ValueError: `n_jobs` is no whole number, or 0.
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
-        return max(self._at_once(n_jobs), 2 if self._owned and self._options.each_alone else 1)
+        return max(self._at_once(n_jobs), 2 if self._owned and self._options.on_cluster else 1)
 
     def _at_once(self, n_jobs: int | None) -> int:
         if n_jobs is not None:
@@ -212,6 +215,7 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         retries: int | None = None,
         retry_on: type[Exception] | tuple[type[Exception], ...] | None = None,
         resume: str | Path | None = None,
+        resources: Mapping[str, float] | None = None,
         **others: Any,
     ) -> int:
         """Prepare for a call, with the options of `Parallel`; `max_nbytes` and `mmap_mode` have joblib's meaning.
@@ -227,10 +231,11 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
             NoWorkersError: there is no worker within `wait_for_workers_timeout`.
         """
         options = self._options.changed(
-            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume
-        )
+            task_timeout=task_timeout, on_error=on_error, retries=retries, retry_on=retry_on, resume=resume,
+            resources=resources,
+        )  # fmt: skip
         effective = self.effective_n_jobs(n_jobs)
-        if effective == 1 and not options.each_alone:
+        if effective == 1 and not options.on_cluster:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if not self._owned:
             raise FallbackToBackend(self._copy(options))
@@ -281,8 +286,10 @@ class MinidaskBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
                 if self._trace is not None:
                     self._trace.begin(client)
                     self._traces = True
-                queued = not client.nested and options.task_timeout is None  # a daemon times tasks, and no calls
-                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued)
+                timed = options.task_timeout is not None  # a daemon times tasks, and no calls
+                needs = options.resources  # for which the scheduler decides where each task begins
+                queued = not (client.nested or timed or needs)
+                group = TaskGroup(client.shell, self._limit, self._large, self._mode, queued=queued, resources=needs)
                 threads, timeout = self.inner_max_num_threads, options.task_timeout
                 self._run = kind(client, group, inside, run, threads, shared, slots, self._bar, timeout, outcomes)
         except BaseException:  # joblib ends no run whose beginning has raised

@@ -94,9 +94,9 @@ class NestedRun(ParallelRun):
         """Send a batch if a slot is idle, else put it into the local queue.
 
         One with a time limit is sent in any case: what runs in the task cannot be stopped without it. So is one whose
-        result is to be kept, which is to be pickled.
+        result is to be kept, which is to be pickled, and one that needs resources.
         """
-        if self._timeout is not None or self._outcomes is not None:
+        if self._timeout is not None or self._outcomes is not None or self._group.resources:
             super()._send(batch)
             return
         with self._sharing:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from minidask.client.client import Client
+from minidask.client.shell import NONE
 from minidask.host import checks
 from minidask.net.addresses import Address
 from minidask.pickling.payload import PRIVATE, SHARED
@@ -25,6 +26,7 @@ class CallOptions(NamedTuple):
         retries: how many times a call is tried again if it raises.
         retry_on: the classes of exceptions that are worth another try.
         resume: the file that keeps the results; None: they are not kept.
+        resources: what a call needs of its machine and holds while it runs, by name.
     """
 
     task_timeout: float | None = None
@@ -32,6 +34,7 @@ class CallOptions(NamedTuple):
     retries: int = 0
     retry_on: tuple[type[Exception], ...] = (Exception,)
     resume: Path | None = None
+    resources: dict[str, float] = NONE
 
     def changed(self, **given: Any) -> CallOptions:
         """Return these options with others in their place.
@@ -50,6 +53,11 @@ class CallOptions(NamedTuple):
     @property
     def each_alone(self) -> bool:
         """Whether each call has to be a batch of its own: all of these are about one call."""
+        return self._replace(resources=NONE) != CallOptions()
+
+    @property
+    def on_cluster(self) -> bool:
+        """Whether the calls have to run on the cluster, even if that is one worker: in the caller these do nothing."""
         return self != CallOptions()
 
 
@@ -59,6 +67,7 @@ _CHECKS = {
     "retries": lambda name, value: checks.whole(name, value, 0),
     "retry_on": checks.exceptions,
     "resume": checks.outcomes,
+    "resources": checks.resources,
 }
 
 
@@ -76,7 +85,7 @@ def check_config(scheduler: object, scatter: object, unknown: Iterable[str]) -> 
         raise TypeError(
             f"the minidask backend has no option {', '.join(unknown)}; it takes scheduler, scatter,"
             " wait_for_workers_timeout, reconnect_timeout, progress, initializer, initargs, task_timeout, on_error,"
-            " retries, retry_on, resume, trace, n_jobs and inner_max_num_threads"
+            " retries, retry_on, resume, trace, resources, n_jobs and inner_max_num_threads"
         )
     if scatter is not None and not isinstance(scatter, list | tuple):
         raise TypeError(f"scatter must be a list or tuple of objects, got {type(scatter).__name__}")
@@ -102,7 +111,7 @@ def refuse_unknown(options: Iterable[str], of_joblib: Iterable[str]) -> None:
     if unknown := sorted(set(options) - known):
         raise TypeError(
             f"Parallel has no option {', '.join(unknown)}, nor has the minidask backend, which takes initializer,"
-            " initargs, task_timeout, on_error, retries, retry_on and resume here; what else it takes is for"
+            " initargs, task_timeout, on_error, retries, retry_on, resume and resources here; what else it takes is for"
             " parallel_config"
         )
 

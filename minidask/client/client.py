@@ -8,7 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -21,7 +21,7 @@ from minidask.client.looking import ClusterView
 from minidask.client.places import ClusterOfProgram, address_in, address_of, address_of_environment
 from minidask.client.registry import live_clients, remove
 from minidask.client.returning import Return
-from minidask.client.shell import ClientShell
+from minidask.client.shell import NONE, ClientShell
 from minidask.client.versions import VersionWatch, warn_of_left_out
 from minidask.errors import MinidaskError, NoWorkersError, SerializationError
 from minidask.host import checks
@@ -47,12 +47,13 @@ class Client(ClusterView):
     Args:
         address: of a scheduler: `host:port`, `tcp://host:port`, `unix:///path`; or a `LocalCluster`,
             `SSHCluster` or the like. None: the address
-            in `MINIDASK_SCHEDULER`, if that is set and none of the next three arguments is given; else a cluster on
+            in `MINIDASK_SCHEDULER`, if that is set and none of the next four arguments is given; else a cluster on
             this machine is started.
         n_workers: workers of the cluster that is started; None for as many as there are usable cores.
         processes: whether those are processes, or threads of this process.
         memory_limit: bytes each of those may use, as a number or "4GiB"; "auto" guards the machine's memory only;
             None: no limit.
+        resources: what that cluster has beside its workers, as `{"gpu": 1}`, for tasks that need some of it.
         name: what the scheduler calls this client.
         timeout: seconds above 0 to connect in, and to wait for answers about the cluster.
         access_file: the file with the shared secret; None for the usual places. A `LocalCluster` has its own.
@@ -86,6 +87,7 @@ class Client(ClusterView):
         n_workers: int | None = None,
         processes: bool = True,
         memory_limit: str | int | None = "auto",
+        resources: Mapping[str, float] | None = None,
         name: str | None = None,
         timeout: float = 10.0,
         access_file: str | Path | None = None,
@@ -106,17 +108,19 @@ class Client(ClusterView):
         forward_output = checks.flag("forward_output", forward_output)
         if name is not None:
             name = checks.text("name", name)
-        local = n_workers is not None or processes is not True or memory_limit != "auto"
+        local = n_workers is not None or processes is not True or memory_limit != "auto" or resources is not None
         if address is None and not local:
             address = address_of_environment() or address_in(self.access_file)
         elif address is not None and local:
-            arguments = "n_workers, processes and memory_limit are"
+            arguments = "n_workers, processes, memory_limit and resources are"
             raise ValueError(f"{arguments} for a cluster that Client starts itself; this one connects to an address")
         self._owns_cluster = address is None
         if address is None:
             from minidask.local.cluster import LocalCluster as Cluster  # noqa: PLC0415 - loaded when it is needed
 
-            address = self.cluster = Cluster(n_workers, processes=processes, memory_limit=memory_limit)
+            address = self.cluster = Cluster(
+                n_workers, processes=processes, memory_limit=memory_limit, resources=resources
+            )
         if not isinstance(address, str):
             if hasattr(address, "revive"):
                 self.cluster = cast("LocalCluster", address)  # a scheduler on other machines nobody starts again
@@ -161,6 +165,7 @@ class Client(ClusterView):
         timeout: float | None = None,
         retries: int = 0,
         retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
+        resources: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> Future:
         """Run `fn(*args, **kwargs)` on the cluster.
@@ -173,6 +178,8 @@ class Client(ClusterView):
             retries: how many times the call is tried again if it raises. Each try finds the arguments as they were
                 sent. A call that was stopped, or cancelled, is not tried again.
             retry_on: a class of exceptions, or a tuple of such, that are worth another try.
+            resources: what the call needs of its machine and holds while it runs, as `{"gpu": 1}`: it begins where
+                `minidask-worker --resources` has said so much, and that is free.
 
         Raises:
             TypeError, ValueError: one of these makes no sense, or `fn` cannot be called.
@@ -185,7 +192,8 @@ class Client(ClusterView):
         if timeout is not None:
             timeout = checks.time_limit("timeout", timeout)
         call = (_retried(fn, retries, retry_on), args, kwargs)
-        return self.shell.submit(call, name=name_of(fn), priority=priority, timeout=timeout)
+        needs = NONE if resources is None else checks.resources("resources", resources)
+        return self.shell.submit(call, name=name_of(fn), priority=priority, timeout=timeout, resources=needs)
 
     def map(
         self,
@@ -196,11 +204,12 @@ class Client(ClusterView):
         retries: int = 0,
         retry_on: type[Exception] | tuple[type[Exception], ...] = Exception,
         resume: str | Path | None = None,
+        resources: Mapping[str, float] | None = None,
     ) -> list[Future]:
         """Run `fn` on the items of the iterables, as the built-in `map` pairs them; return one future for each.
 
         Args:
-            priority, retries, retry_on: as in `submit`, for each call.
+            priority, retries, retry_on, resources: as in `submit`, for each call.
             resume: the path of a file that keeps the results. A call whose result is there already is not made again.
                 A path without a suffix gets `.resume`.
 
@@ -220,7 +229,7 @@ class Client(ClusterView):
             from minidask.resume.outcomes import Outcomes  # noqa: PLC0415 - loaded when it is needed
 
             outcomes = Outcomes(checks.outcomes("resume", resume), "plain")
-        group = TaskGroup(self.shell)
+        group = TaskGroup(self.shell, resources=checks.resources("resources", resources))
         try:
             futures = []
             for args in zip(*iterables, strict=False):

@@ -12,6 +12,7 @@ from minidask.host.sizes import count
 
 if TYPE_CHECKING:
     from minidask.client.eventreader import EventReader
+    from minidask.client.events import ClusterEvent
 
 MOST_PACKAGES = 3
 MOST_CALLS = 8
@@ -40,6 +41,12 @@ def glance(events: EventReader, seconds: float, *, wait: bool = True) -> Cluster
 def names_of(machine: MachineState) -> list[str]:
     """The names of the calls that run on a machine, one for each busy worker."""
     return [worker.name for _, worker in sorted(machine.workers.items()) if not worker.info["idle"]]
+
+
+def doing(worker: ClusterEvent) -> str:
+    """What a worker does, as "fit, importing sklearn"; empty if nothing."""
+    name, package = "" if worker.info["idle"] else worker.name, worker.info.get("importing")
+    return ", ".join(filter(None, (name, f"importing {package}" if package else "")))
 
 
 def importing(machines: Iterable[MachineState]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from minidask.client.future import Future
-from minidask.client.shell import ClientShell, Settled
+from minidask.client.shell import NONE, ClientShell, Settled
 from minidask.pickling.payload import SHARED
 from minidask.pickling.sharing import Interner
 from minidask.wire.large import LARGE_BYTES
@@ -25,8 +25,9 @@ class TaskGroup:
         limit: how many may run at once, 0 for as many as there are slots.
         large: buffers of at least so many bytes, anywhere in the arguments, are sent once; None: with each task.
         mode: how tasks see those: `SHARED`, read-only, or `PRIVATE`, each its own copy.
-        queued: whether the calls go through a call queue, where slots take leases. They have no priority and no time
-            limit then.
+        queued: whether the calls go through a call queue, where slots take leases. They have no priority, no time
+            limit and no resources then.
+        resources: what each of the tasks holds while it runs.
     """
 
     def __init__(
@@ -37,12 +38,14 @@ class TaskGroup:
         mode: bytes = SHARED,
         *,
         queued: bool = False,
+        resources: dict[str, float] = NONE,
     ) -> None:
         self.interner = Interner(large=large, mode=mode, files=shell.is_here)
         self.limit = limit
         self.parent = shell.parent()
         self.number = shell.open_group(limit, self.parent, queued=queued)
         self._shell = shell
+        self.resources = resources
         self._pickling = threading.RLock()
 
     def submit(
@@ -76,6 +79,7 @@ class TaskGroup:
                 parent=self.parent,
                 interner=self.interner,
                 keep=keep,
+                resources=self.resources,
             )
 
     def submit_for(
@@ -101,6 +105,7 @@ class TaskGroup:
                 group=self.number,
                 parent=self.parent,
                 interner=self.interner,
+                resources=self.resources,
             )
 
     def cancel(self) -> None:

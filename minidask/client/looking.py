@@ -108,7 +108,8 @@ class ClusterView:
     def scheduler_info(self) -> dict[str, Any]:
         """Ask the scheduler for its address and version, machines with workers, clients, and counts of tasks.
 
-        A machine is `usable` if it runs tasks of this client: the first two numbers of its Python are the same.
+        A machine is `usable` if it runs tasks of this client: the first two numbers of its Python are the same. `needs`
+        has how many of the queued tasks need which resources.
 
         Raises:
             SchedulerLost: there is no connection any more, or no answer within the client's timeout.

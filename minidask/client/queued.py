@@ -88,7 +88,7 @@ class Death(NamedTuple):
 
 def as_task(group: int, call: QueuedCall) -> m.Submit:
     """What submits a call of a group as a task of its own."""
-    return m.Submit(call.number, call.name, 0, None, group, None, call.blobs, [], False, call.payload)
+    return m.Submit(call.number, call.name, 0, None, group, None, call.blobs, [], False, {}, call.payload)
 
 
 class Queue:
@@ -227,7 +227,7 @@ class Queue:
             number = self._next_task()
             self.leases[number] = lease
             payload: m.Payload = [self._files.pack(lease)]
-            asked.append(m.Submit(number, self._name, 0, None, self.group, None, blobs, [], True, payload))
+            asked.append(m.Submit(number, self._name, 0, None, self.group, None, blobs, [], True, {}, payload))
         return asked
 
     def lease_over(self, number: int) -> list[QueueEffect | m.Submit]:

@@ -61,6 +61,7 @@ from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES, blob_id
 from minidask.wire.observing import Events, Explain, ReadLog
 
+NONE: dict[str, float] = {}
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
@@ -175,6 +176,7 @@ class ClientShell:
         pin: str | None = None,
         interner: Interner | None = None,
         keep: Callable[[m.Payload], None] | None = None,
+        resources: dict[str, float] = NONE,
     ) -> Future:
         """Have the cluster run a call; return its future.
 
@@ -187,6 +189,7 @@ class ClientShell:
             pin: the address of the one worker that may run the task; None: any.
             interner: names what the tasks of its group share; None: it shares large data with all that have the same.
             keep: called with the payload of the result when it comes, by the thread that reads.
+            resources: what it holds while it runs, by name.
 
         Raises:
             SerializationError: the call cannot be pickled, or takes scattered data of another client.
@@ -202,7 +205,8 @@ class ClientShell:
             number = self.core.next_task()
             future, handle = self._new_future(number, name, parent)
             future.keep = keep
-            self._submit(m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, payload), handle)
+            submit = m.Submit(number, name, priority, timeout, group, pin, blobs, parent, False, resources, payload)
+            self._submit(submit, handle)
         finally:
             if alone:
                 self.blobs.release(interner.close())  # the task holds what it needs itself
@@ -220,11 +224,12 @@ class ClientShell:
         group: int,
         parent: list[int],
         interner: Interner,
+        resources: dict[str, float] = NONE,
     ) -> None:
         """Have the cluster run a call; `handle` gets its number and its outcome. Raises what `submit` does."""
         payload, blobs = self._pickle(call, name, interner)
         number = handle.number = self.core.next_task()
-        self._submit(m.Submit(number, name, 0, timeout, group, None, blobs, parent, False, payload), handle)
+        self._submit(m.Submit(number, name, 0, timeout, group, None, blobs, parent, False, resources, payload), handle)
 
     def _pickle(self, call: Call, name: str, interner: Interner) -> tuple[m.Payload, list[bytes]]:
         """Pickle a call, and announce the blobs that it is the first to need."""

@@ -23,12 +23,18 @@ from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
 from minidask.client.following import Follower
 
-DATA_TRACK = 1 << 20
+FIRST_TRACK = 1 << 16
+"""Times the machine's number, and with the worker's added, it is the number of a track.
+
+Perfetto takes these for threads of one system: it drops bars if two machines have tracks of one number, or if a track
+has the number of a machine, or 0.
+"""
+DATA_TRACK = FIRST_TRACK - 1
 MOST_ARROWS = 100_000
 LAST_BARS = 100
 """Of a track, against which a bar that may hold others is checked."""
 HEAD = '{"displayTimeUnit": "ms", "traceEvents": [\n'
-FOOT = '{"ph": "M", "name": "process_name", "pid": 0, "args": {"name": "cluster"}}]}\n'
+FOOT = '{"ph": "M", "name": "process_labels", "pid": 1, "args": {"labels": "minidask"}}]}\n'
 SLACK = 50_000.0
 """Microseconds by which the clocks of two machines may be compared wrongly."""
 
@@ -83,29 +89,29 @@ class ChromeTrace:
         self._parents.clear()
         self._bars.clear()
 
-    def _row(self, kind: str, name: str, event: ClusterEvent, track: int = 0, **more: Any) -> Row:
+    def _row(self, kind: str, name: str, event: ClusterEvent, **more: Any) -> Row:
         process = self._machines.setdefault(event.machine, len(self._machines) + 1)
-        return {"ph": kind, "name": name, "pid": process, "tid": track, "ts": event.time * 1e6, **more}
+        return {"ph": kind, "name": name, "pid": process, "ts": event.time * 1e6, **more}
 
     def _machine(self, address: str, name: str) -> Iterable[Row]:
         if address not in self._names:
             self._names[address] = name
             number = self._machines.setdefault(address, len(self._machines) + 1)
-            yield {"ph": "M", "name": "process_name", "pid": number, "tid": 0, "args": {"name": name}}
+            yield {"ph": "M", "name": "process_name", "pid": number, "args": {"name": name}}
 
     def _track(self, machine: int, track: int, name: str) -> Iterable[Row]:
         if (machine, track) not in self._tracks:
             self._tracks.add((machine, track))
-            yield {"ph": "M", "name": "thread_name", "pid": machine, "tid": track, "args": {"name": name}}
+            yield {"ph": "M", "name": "thread_name", **_place(machine, track), "args": {"name": name}}
 
     def _call(self, event: ClusterEvent) -> Iterable[Row]:
         arguments = {"task": event.task, "attempt": event.attempt, "call": event.call, "how": event.how,
                      "cpu_seconds": event.cpu, "memory": event.memory}  # fmt: skip
-        row = self._row("X", event.name, event, event.worker, cat=event.how, args=arguments)
+        row = self._row("X", event.name, event, cat=event.how, args=arguments)
         track, holds_others = (row["pid"], event.worker), event.task in self._bars
         began, ended = self._beside(track, row["ts"], row["ts"] + event.seconds * 1e6, holds_others)
         yield from self._track(*track, f"worker {event.worker}")
-        yield {**row, "ts": began, "dur": ended - began}
+        yield {**row, **_place(*track), "ts": began, "dur": ended - began}
         if holds_others:
             self._bars[event.task].append((*track, began, ended))
 
@@ -130,13 +136,13 @@ class ChromeTrace:
                 yield self._row("C", name, event, args=values)
 
     def _fetched(self, event: ClusterEvent) -> Iterable[Row]:
-        row = self._row("X", f"{event.size} bytes", event, DATA_TRACK, dur=1.0, args={"blob": event.info.get("blob")})
+        row = self._row("X", f"{event.size} bytes", event, dur=1.0, args={"blob": event.info.get("blob")})
         yield from self._track(row["pid"], DATA_TRACK, "data")
-        yield row
+        yield {**row, **_place(row["pid"], DATA_TRACK)}
         source = self._machines.get(str(event.info.get("source")))
         if source is not None:
             yield from self._track(source, DATA_TRACK, "data")
-            yield {**row, "pid": source, "name": f"{event.size} bytes, sent"}
+            yield {**row, **_place(source, DATA_TRACK), "name": f"{event.size} bytes, sent"}
             yield from self._arrow("data", (source, DATA_TRACK), row["ts"], (row["pid"], DATA_TRACK), row["ts"])
 
     def _arrow(
@@ -144,8 +150,12 @@ class ChromeTrace:
     ) -> Iterable[Row]:
         self._arrows += 1
         common = {"name": name, "cat": name, "id": self._arrows}
-        yield {"ph": "s", "pid": source[0], "tid": source[1], "ts": left, **common}
-        yield {"ph": "f", "bp": "e", "pid": target[0], "tid": target[1], "ts": max(came, left), **common}
+        yield {"ph": "s", **_place(*source), "ts": left, **common}
+        yield {"ph": "f", "bp": "e", **_place(*target), "ts": max(came, left), **common}
+
+
+def _place(machine: int, track: int) -> Row:
+    return {"pid": machine, "tid": FIRST_TRACK * machine + track}
 
 
 class Trace:

@@ -93,7 +93,7 @@ class SchedulerStage(Stage):
 
 def submit(task: int, **fields: Any) -> m.Submit:
     """A task, with other fields than usual."""
-    usual = m.Submit(task, f"task {task}", 0, None, 0, None, [], [], False, [b"a pickle"])
+    usual = m.Submit(task, f"task {task}", 0, None, 0, None, [], [], False, {}, [b"a pickle"])
     return usual._replace(**fields)
 
 

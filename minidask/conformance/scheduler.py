@@ -365,6 +365,35 @@ def group_limit(stage: SchedulerStage) -> None:
     expect(worker.wait_for(m.Run).name == "task 2", "another task began")
 
 
+@CHECKS("Resources")
+def lacking_resources(stage: SchedulerStage) -> None:
+    """a task that needs what no worker has does not begin, and holds up no other one."""
+    worker, client = stage.pair()
+    client.say(submit(1, resources={"gpu": 1.0}), submit(2))
+    ran = worker.wait_for(m.Run)
+    expect(ran.name == "task 2", f"{ran.name} began")
+    worker.say(done(ran))
+    expect_quiet(worker, m.Run)
+
+
+@CHECKS("Resources", "full")
+def resources(stage: SchedulerStage) -> None:
+    """a task begins where its resources are free, and holds them until it is over; others go past it."""
+    worker = stage.worker(3, resources={"gpu": 1})
+    client = stage.client()
+    client.wait_for(m.Workers)
+    client.say(submit(1, resources={"gpu": 0.6}), submit(2, resources={"gpu": 0.5}), submit(3))
+    first, second = worker.wait_for(m.Run), worker.wait_for(m.Run)
+    expect([first.name, second.name] == ["task 1", "task 3"], f"{first.name} and {second.name} began")
+    expect_quiet(worker, m.Run)
+    worker.say(done(second))
+    expect_quiet(worker, m.Run)
+    worker.say(m.Died(first.task, first.attempt, "signal 9", ""))
+    name = worker.wait_for(m.Run).name
+    expect(name in ("task 1", "task 2"), f"{name} began")
+    expect_quiet(worker, m.Run)
+
+
 @CHECKS("Client to scheduler")
 def cancel_what_waits(stage: SchedulerStage) -> None:
     """a task that waits and is cancelled never begins, and has no result."""

@@ -202,7 +202,8 @@ class Model:
         self._totals.put("all", self._total())
 
     def _worker(self, lane: str, worker: ClusterEvent) -> None:
-        sums = [_number(worker.info["over"]), _number(worker.info["failed"])]
+        importing = str(worker.info.get("importing", ""))[:MOST_TEXT]
+        sums = [_number(worker.info["over"]), _number(worker.info["failed"]), importing]
         if worker.info["idle"]:
             self._workers.put(lane, ["", 0, 0, "", *sums])
             return

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from minidask.host.sizes import parse_bytes
 LEAST, MOST = -(2**63), 2**63 - 1  # the range of the wire's whole numbers
 MOST_WORKERS = 10_000
 MOST_LIMIT = 2**31
+MOST_RESOURCES, MOST_NAME = 100, 200
+LEAST_AMOUNT, MOST_AMOUNT = 1e-6, 1e15
 LONGEST_WAIT = 2_000_000.0
 """Seconds, about three weeks: `poll` cannot wait longer, and nobody notices the difference."""
 FOREVER = 1e9
@@ -180,6 +183,55 @@ def workers(name: str, value: Any) -> int:
         raise ValueError(f"{text}, got {_shown(value)}") from None
 
 
+def resources(name: str, value: Any) -> dict[str, float]:
+    """Check amounts of resources by name, and return them as a dict of plain values. None gives none.
+
+    Raises:
+        TypeError: the value is no dict, or a name in it no text, or an amount no number.
+        ValueError: a name is empty or too long, an amount is not above 0, or too small or large; or there are too many.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise TypeError(f'{name} must be a dict of amounts, as {{"gpu": 1}}, got {_shown(value)}')
+    if len(value) > MOST_RESOURCES:
+        raise ValueError(f"{name} must have at most {MOST_RESOURCES} names, got {len(value)}")
+    found: dict[str, float] = {}
+    for key, amount in value.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name}: the names must be texts, got {_shown(key)}")
+        if not 0 < len(key) <= MOST_NAME:
+            raise ValueError(f"{name}: a name must have 1 to {MOST_NAME} characters, got {_shown(key)}")
+        number = _real(f"{name}: the amount of {key}", amount, "a number")
+        if not LEAST_AMOUNT <= number <= MOST_AMOUNT:
+            allowed = f"above 0, from {LEAST_AMOUNT:f} to {MOST_AMOUNT:g}"
+            raise ValueError(f"{name}: the amount of {key} must be {allowed}, got {_shown(amount)}")
+        found[str(key)] = number
+    return found
+
+
+def resources_in(text: str) -> dict[str, float]:
+    """Read resources as on a command line, as "gpu=1,memory=0.5".
+
+    Raises:
+        ValueError: that is not what the text has.
+    """
+    found: dict[str, float] = {}
+    for part in text.replace(",", " ").split():
+        name, equals, amount = part.partition("=")
+        try:
+            number = float(amount)
+        except ValueError:
+            number = math.nan
+        if not name or not equals or not LEAST_AMOUNT <= number <= MOST_AMOUNT or name in found:
+            why = "is there twice" if name in found else "is no NAME=AMOUNT with a number above 0"
+            raise ValueError(f"{part!r} {why}: write for example gpu=1,memory=0.5")
+        found[name] = number
+    if not found:
+        raise ValueError(f"{text!r} names nothing: write for example gpu=1,memory=0.5")
+    return resources("resources", found)
+
+
 def memory(name: str, value: Any) -> int | None:
     """Check a memory limit, a number of bytes or a text as "4GiB", and return it in bytes.
 
@@ -199,15 +251,15 @@ def memory(name: str, value: Any) -> int | None:
     return whole(name, value, 0) or None
 
 
-def _real(name: str, value: Any) -> float:
+def _real(name: str, value: Any, what: str = "a number of seconds") -> float:
     if _is_flag(value) or isinstance(value, str | bytes | bytearray | complex):
-        raise TypeError(f"{name} must be a number of seconds, got {_shown(value)}")
+        raise TypeError(f"{name} must be {what}, got {_shown(value)}")
     try:
         return float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} must be a number of seconds, got {_shown(value)}") from None
+        raise type(error)(f"{name} must be {what}, got {_shown(value)}") from None
 
 
 def _is_flag(value: Any) -> bool:

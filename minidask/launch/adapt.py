@@ -7,6 +7,8 @@ The rules, each against a way in which clusters that adapt have gone wrong elsew
   the queue has not been empty. As long as no duration is known, work is taken to be worth it.
 - *Never more machines than tasks* need. What was asked for counts, from that moment on: a machine that waits in a batch
   system's queue is not asked for again.
+- *A task that needs resources* counts for the slots that it takes up: for all of a machine's, if that has one GPU. If
+  the machines do not have what it needs, it counts for none: they would grow for ever, and none would go. See `see`.
 - *What was asked for is not taken back* at the next lull: only if there was nothing at all to do for `idle` seconds.
 - *A machine goes* when it alone has had nothing to do for `idle` seconds, and nothing is queued. One that has just come
   has been idle since then. One that works never goes.

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import re
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -308,15 +309,31 @@ def _shared_folder() -> Path:
 def see(info: dict[str, Any], ids: Sequence[str], failures: int) -> Backlog:
     """What `adapt` looks at, from what the scheduler says. Pure.
 
-    A task that a machine has been sent ahead, and has no slot for yet, is queued.
+    A task that a machine has been sent ahead, and has no slot for yet, is queued. One that needs resources counts for
+    as many slots as it takes up on these machines: see `slots_of`.
     """
     machines = [machine for machine in info["machines"] if machine["name"] in ids]
     ahead = sum(max(0, machine["tasks"] - machine["workers"]) for machine in machines)
     tasks = info["tasks"]
     joined = {machine["name"]: JoinedMachine(machine["workers"], machine["tasks"]) for machine in machines}
     clients = sum(client["name"] != OWN_NAME for client in info["clients"])
-    queued, running = tasks["queued"] + ahead, tasks["running"] - ahead
+    needing = sum(waiting * (slots_of(needs, machines) - 1) for needs, waiting in info["needs"])
+    queued, running = tasks["queued"] + ahead + math.ceil(needing), tasks["running"] - ahead
     return Backlog(queued, running, tasks["finished"], clients, joined, tuple(ids), failures)
+
+
+def slots_of(needs: Mapping[str, float], machines: Sequence[Mapping[str, Any]]) -> float:
+    """How many slots of these machines a task takes up that needs resources.
+
+    That is 8 if each machine has 8 and one GPU. It is 0 if no machine has what the task needs: more of them would be of
+    no use. As long as there is no machine, it is 1.
+    """
+    fitting = [
+        (machine, min(machine["resources"].get(name, 0.0) / amount for name, amount in needs.items()))
+        for machine in machines
+    ]
+    able = [max(1.0, machine["workers"] / int(times + 1e-6)) for machine, times in fitting if times > 1 - 1e-6]
+    return min(able, default=0.0) if machines else 1.0
 
 
 def _close_all() -> None:

@@ -24,6 +24,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ class LocalCluster:
         processes: whether workers are processes, or threads of this process.
         memory_limit: bytes that each worker process may use, as a number or "4GiB"; "auto" guards only the machine's
             memory as a whole; None and 0 mean no limit.
+        resources: what the machine has beside its workers, as `{"gpu": 1}`, for tasks that need some of it.
 
     Attributes:
         scheduler_address: the address for `Client`, in this process or another one of the same user.
@@ -67,13 +69,19 @@ class LocalCluster:
     """
 
     def __init__(
-        self, n_workers: int | None = None, *, processes: bool = True, memory_limit: str | int | None = "auto"
+        self,
+        n_workers: int | None = None,
+        *,
+        processes: bool = True,
+        memory_limit: str | int | None = "auto",
+        resources: Mapping[str, float] | None = None,
     ) -> None:
         if sys.platform == "win32":
             raise MinidaskError("minidask does not support Windows; it runs in WSL")
         self.n_workers = cpu_count() if n_workers is None else checks.workers("n_workers", n_workers)
         slot_limit = checks.memory("memory_limit", memory_limit)
         processes = checks.flag("processes", processes)
+        resources = checks.resources("resources", resources)
         if not processes and _thread.start_new_thread.__module__ != "_thread":
             raise MinidaskError(
                 "a cluster of threads needs real ones, and gevent or Eventlet has put greenlets in their place:"
@@ -100,6 +108,7 @@ class LocalCluster:
             memory_total(),
             slot_config,
             [str(folder) for folder in (self._folder, *self._store.folders())],
+            resources,
         )
         self._reviving = threading.Lock()
         try:

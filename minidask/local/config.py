@@ -17,6 +17,7 @@ class NodeConfig(NamedTuple):
         machine_memory: bytes that all slots may use together.
         slot: the store, the address to listen at, and the file for the secret.
         folders: where all that is; the node removes them in the end, as the user's process may be gone.
+        resources: what it has beside its slots, by name.
     """
 
     slots: int
@@ -24,6 +25,7 @@ class NodeConfig(NamedTuple):
     machine_memory: int
     slot: SlotConfig
     folders: list[str]
+    resources: dict[str, float]
 
     def to_json(self) -> str:
         """The configuration as a text."""
@@ -32,5 +34,5 @@ class NodeConfig(NamedTuple):
     @classmethod
     def from_json(cls, text: str) -> NodeConfig:
         """Read a configuration from a text that `to_json` has made."""
-        slots, memory_limit, machine_memory, slot, folders = json.loads(text)
-        return cls(slots, memory_limit, machine_memory, SlotConfig(*slot), folders)
+        slots, memory_limit, machine_memory, slot, folders, resources = json.loads(text)
+        return cls(slots, memory_limit, machine_memory, SlotConfig(*slot), folders, resources)

@@ -70,7 +70,10 @@ class LocalNode:
         )
         core.answers.logs.own = logs.kept.last
         limits, store = MemoryLimits(config.memory_limit, config.machine_memory), BlobStore(config.slot.store)
-        self.shell = WorkerShell("local", config.slots, make_slot, limits, config.slot, store, None, recipients=core)
+        self.shell = WorkerShell(
+            "local", config.slots, make_slot, limits, config.slot, store, None,
+            recipients=core, resources=config.resources,
+        )  # fmt: skip
         self._config = config.slot
         self._access = load_or_create_access(config.slot.access_file)
         described = {"store": config.slot.store, "leases": make_slot is not ThreadSlot}
@@ -180,8 +183,8 @@ async def _serve(control: socket.socket, config: NodeConfig, launched: list[Laun
         return ProcessSlot(number, events, environment, slot_config, launched.pop() if launched else None)
 
     def on_ready(node: LocalNode) -> None:
-        writer.write(b'{"ready": true}\n')
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.server.stopped.set)
+        writer.write(b'{"ready": true}\n')
 
     try:
         await run_node(config, make_slot, on_ready, functools.partial(_obey, reader))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from minidask.client.eventreader import EventReader
 from minidask.client.events import ClusterEvent
+from minidask.client.glance import doing
 from minidask.client.state import ClusterState
 from minidask.errors import MinidaskError
 from minidask.host.program import fail
@@ -170,9 +171,9 @@ def _machines(state: ClusterState) -> Any:
 
 
 def _workers(state: ClusterState, most: int | None) -> Any:
-    """The workers that run something, those first that have for the longest; and how many do nothing."""
+    """The workers that run or import something, those first that have for the longest; and how many do nothing."""
     pairs = [(machine, worker) for machine in state.machines.values() for worker in machine.workers.values()]
-    busy = sorted((pair for pair in pairs if not pair[1].info["idle"]), key=lambda pair: -pair[1].seconds)
+    busy = sorted((pair for pair in pairs if doing(pair[1])), key=lambda pair: -pair[1].seconds)
     shown = busy if most is None else busy[: max(3, most)]
     idle, more = len(pairs) - len(busy), len(busy) - len(shown)
     title = f"\nworkers: {idle} idle" + (f", {more} more that are busy" if more else "")
@@ -180,7 +181,7 @@ def _workers(state: ClusterState, most: int | None) -> Any:
     for machine, worker in shown:
         memory = _bytes(worker.memory) if worker.memory else "?"
         over, failed = worker.info["over"], worker.info["failed"]
-        _add(table, machine.name, worker.worker, _seconds(worker.seconds), memory, over, failed, worker.name)
+        _add(table, machine.name, worker.worker, _seconds(worker.seconds), memory, over, failed, doing(worker))
     return table
 
 

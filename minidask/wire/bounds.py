@@ -38,8 +38,8 @@ class Range(NamedTuple):
         return f"{self.low!r} <= {value} <= {self.high!r}"
 
     def test_all(self, values: str) -> str:
-        """The same for all elements of a list that is not empty."""
-        return f"{self.low!r} <= min({values}) and max({values}) <= {self.high!r}"
+        """The same for all elements of a list that is not empty. Beside NaN, `min` and `max` may be any number."""
+        return f"{self.low!r} <= min({values}) and max({values}) <= {self.high!r} and not isnan(sum({values}))"
 
 
 class Length(NamedTuple):
@@ -125,7 +125,7 @@ class Fields:
         self._hints = typing.get_type_hints(kind, include_extras=True)
         self.names = [name for name in kind._fields if name != "payload"]
         self.types = frozenset(itertools.product(*(_types(self._hints[name]) for name in self.names)))
-        self._known: dict[str, Any] = {"depth": depth, "inf": math.inf, "NoneType": type(None)}
+        self._known: dict[str, Any] = {"depth": depth, "inf": math.inf, "isnan": math.isnan, "NoneType": type(None)}
         tests = [test for name in self.names for test in self._tests(name, self._hints[name])]
         self.fits = self._compiled(self.names, tests)
         few = [*_bounds("payload", self._hints.get("payload", list))]
@@ -158,7 +158,11 @@ class Fields:
             return self._tests_of_all(value, arguments[0])
         if origin is dict:
             keys, values = arguments
-            return [*self._tests_of_all(f"list({value})", keys), *self._tests_of_all(f"list({value}.values())", values)]
+            tests = [
+                *self._tests_of_all(f"list({value})", keys),
+                *self._tests_of_all(f"list({value}.values())", values),
+            ]
+            return [f"(not {value} or ({' and '.join(tests)}))"] if tests else []
         return []
 
     def _tests_of_all(self, values: str, hint: Any) -> list[str]:

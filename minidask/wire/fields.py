@@ -19,6 +19,7 @@ MAX_KEY = (1 << 22) - 1
 MAX_KEYS = 64
 """How many of its keys a client tells, its present one among them."""
 
+MAX_RESOURCES = 100
 MAX_SLOTS = 1 << 16
 
 BlobId = Annotated[bytes, Length(BLOB_ID_BYTES, BLOB_ID_BYTES)]
@@ -27,6 +28,9 @@ Name = Annotated[str, Length(0, 1 << 20)]
 """The name of a task: its function's."""
 Parent = Annotated[list[Number], Length(0, 2, even=True)]
 """Number and attempt of a task, or nothing."""
+Amount = Annotated[float, Range(1e-6, 1e15)]
+Resources = Annotated[dict[Label, Amount], Length(0, MAX_RESOURCES)]
+"""What a worker has, or a task needs, in amounts with names."""
 Slots = Annotated[int, Range(0, MAX_SLOTS)]
 Stream = Annotated[str, OneOf(("stdout", "stderr"))]
 Versions = Annotated[dict[Label, Label], Length(0, 1000)]

@@ -29,7 +29,7 @@ from minidask.errors import AuthenticationError, MinidaskError, ProtocolError, V
 from minidask.wire.frames import Buffer, Frame, encode_frame
 from minidask.wire.packing import pack, unpack
 
-PROTOCOL = 3
+PROTOCOL = 4
 ROLES = ("client", "worker")  # of peers that connect to a scheduler
 PEER = "peer"  # of a worker that connects to another worker
 NONCE_BYTES = 32

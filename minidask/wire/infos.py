@@ -10,12 +10,12 @@ from typing import Annotated, Any, NamedTuple
 
 from minidask.errors import ProtocolError
 from minidask.wire.bounds import HUGE, Fields, Label, Length, Number, Range, Seconds
-from minidask.wire.fields import MAX_COUNT, MAX_KEY, MAX_KEYS, Slots, Versions
+from minidask.wire.fields import MAX_COUNT, MAX_KEY, MAX_KEYS, Resources, Slots, Versions
 
 MAX_EXTRA = 32
 MAX_TEXT = 1024
 NOTHING: Any = []
-NO_VERSIONS: Any = {}
+NONE: Any = {}
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -46,7 +46,10 @@ class ClientInfo(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """A worker. `uid` is a secret of the worker and its scheduler: see `scheduler/core.py`."""
+    """A worker. `uid` is a secret of the worker and its scheduler: see `scheduler/core.py`.
+
+    Tasks that need some of its `resources` hold that while they run: see `scheduler/amounts.py`.
+    """
 
     slots: Slots
     name: Label = ""
@@ -56,10 +59,11 @@ class WorkerInfo(NamedTuple):
     serves: Label = ""
     place: Label = ""
     python: Label | None = None
-    packages: Versions = NO_VERSIONS
+    packages: Versions = NONE
     uid: Label = ""
     holds: list[Held] = NOTHING
     ended: list[Held] = NOTHING
+    resources: Resources = NONE
 
 
 _FIELDS = {kind: Fields(kind) for kind in (ClientInfo, WorkerInfo)}

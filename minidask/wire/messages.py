@@ -22,6 +22,7 @@ from minidask.wire.fields import NO_DATA as NO_DATA
 from minidask.wire.fields import BlobId, Blobs, ChunkSize, Count, Info, Name, Parent, Pickle, Slots, Stream, Versions
 from minidask.wire.fields import OneBuffer as OneBuffer
 from minidask.wire.fields import Reason as Reason
+from minidask.wire.fields import Resources as Resources
 from minidask.wire.fields import WhyStopped as WhyStopped
 from minidask.wire.frames import Buffer
 from minidask.wire.large import blob_id
@@ -99,7 +100,8 @@ class Submit(NamedTuple):
     `task` is the client's own number for the task. Tasks with a higher `priority` run first. `timeout` is in seconds
     of running time. `group` is the number of an open group, or 0. `pin` is the address of the one worker that may run
     the task; such a task has no group. `blobs` are those that the call needs. If a task submits this one, `parent` is
-    the number and attempt of that task, as in its `Run`; otherwise it is empty.
+    the number and attempt of that task, as in its `Run`; otherwise it is empty. The task begins where its `resources`
+    are free, and holds them.
 
     A `lease` has no call. The slot that gets it runs the calls of a queue of the client's, which the payload names (see
     `minidask/data/callqueue.py`), until it has waited for the next call for a while, or `Yield` comes. If its slot
@@ -115,6 +117,7 @@ class Submit(NamedTuple):
     blobs: Blobs
     parent: Parent
     lease: bool
+    resources: Resources
     payload: Pickle
 
 

@@ -40,9 +40,18 @@ def check(rows: list[dict[str, Any]]) -> None:
             bars.setdefault((row["pid"], row["tid"]), []).append((row["ts"], row["ts"] + row["dur"]))
     for track in bars.values():
         _check_nesting(track)
+    _check_tracks(rows)
     _check_flows(rows, bars)
     names = Counter((row["name"], row["pid"], row.get("tid")) for row in rows if row["ph"] == "M")
     assert [name for name, count in names.items() if count > 1] == [], "a track is named twice"
+
+
+def _check_tracks(rows: list[dict[str, Any]]) -> None:
+    """Perfetto takes tracks for threads of one system: it drops bars of those whose numbers collide."""
+    tracks = {(row["pid"], row["tid"]) for row in rows if "tid" in row}
+    numbers = [track for _, track in tracks]
+    assert len(set(numbers)) == len(numbers), f"two machines have one track: {sorted(tracks)}"
+    assert not {0, *(row["pid"] for row in rows)}.intersection(numbers), f"a track has a machine's number: {numbers}"
 
 
 def _check_nesting(track: list[tuple[float, float]]) -> None:

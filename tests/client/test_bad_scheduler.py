@@ -102,7 +102,7 @@ def test_what_is_wrong_with_one_outcome_is_that_tasks_error_alone(
         (lambda task: encode_frame(msgpack.packb([9999])), "no known message code"),
         (lambda task: [b"HTTP/1.0 200 OK"], "begin no minidask frame"),
         (lambda task: encode(TaskDone("1", 0.0, "w", DONE)), "malformed"),  # type: ignore[arg-type]
-        (lambda task: encode(Submit(1, "", 0, None, 0, None, [], [], False, DONE)), "no message for a client"),
+        (lambda task: encode(Submit(1, "", 0, None, 0, None, [], [], False, {}, DONE)), "no message for a client"),
         (lambda task: encode(Workers([[1]])), "Workers is malformed: workers"),
         (lambda task: encode(Workers([7])), "Workers is malformed: workers"),
         (

@@ -28,7 +28,7 @@ def core() -> ClientCore[str]:
 def submit(core: ClientCore[str], handle: str = "future", *, group: int = 0, blobs: list[bytes] | None = None) -> int:
     """Submit a task; returns its number."""
     number = core.next_task()
-    message = m.Submit(number, "f", 0, None, group, None, blobs or [], [], False, PAYLOAD)
+    message = m.Submit(number, "f", 0, None, group, None, blobs or [], [], False, {}, PAYLOAD)
     assert core.submit(message, [], handle) == [message]
     return number
 

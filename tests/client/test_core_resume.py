@@ -16,7 +16,7 @@ from minidask.wire import messages as m
 from minidask.wire.large import LARGE_BYTES
 
 BLOBS = [b"a", b"b", b"c", b"d"]
-FILES = m.Submit(0, "", 0, None, 0, None, [], [], False, [])
+FILES = m.Submit(0, "", 0, None, 0, None, [], [], False, {}, [])
 
 
 class Scheduler:

@@ -42,7 +42,7 @@ class Client:
         effects: list[Any] = []
         for _ in range(count):
             number = self.core.next_task()
-            message = m.Submit(number, "f", 0, None, self.group, None, [], [], False, [b"call"])
+            message = m.Submit(number, "f", 0, None, self.group, None, [], [], False, {}, [b"call"])
             effects += self.core.submit(message, [], number, self.slots)
         return effects
 
@@ -137,7 +137,7 @@ def test_a_lease_names_no_blobs_that_were_released() -> None:
     client = Client(slots=1)
     client.core.hold([BLOB])
     number = client.core.next_task()
-    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, [b"call"])
+    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, {}, [b"call"])
     effects = [*client.submit(), *client.core.submit(message, [], number, 1)]
     assert client.core.release([BLOB]) == [], "the call holds it"
     assert m.ReleaseBlobs([BLOB]) in client.over(puts(effects)[-1])
@@ -149,7 +149,7 @@ def test_a_lease_brings_along_what_its_first_call_needs() -> None:
     client = Client(slots=1)
     client.core.hold([BLOB])
     number = client.core.next_task()
-    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, [b"call"])
+    message = m.Submit(number, "f", 0, None, client.group, None, [BLOB], [], False, {}, [b"call"])
     (lease,) = leases(client.core.submit(message, [b"session"], number, 1))
     assert lease.blobs == [b"session", BLOB]
 
@@ -213,7 +213,7 @@ def test_three_leases_in_a_row_that_die_without_a_call_turn_the_queue_off_and_ca
     kinds = [type(effect) for effect in effects]
     assert kinds.index(Drain) < kinds.index(Withdraw)
     number = client.core.next_task()
-    late = m.Submit(number, "f", 0, None, client.group, None, [], [], False, [b"call"])
+    late = m.Submit(number, "f", 0, None, client.group, None, [], [], False, {}, [b"call"])
     assert client.core.submit(late, [], number, 1) == [late], "the next ones too"
     for task in numbers:
         assert settled(client.core.receive(m.TaskDone(task, 0.0, "w", DONE))) == [task]
@@ -368,7 +368,7 @@ def test_a_lease_that_nobody_can_run_loses_the_calls_for_the_same_reason() -> No
     core: ClientCore[int] = ClientCore("here")
     group, _ = core.open_group(0, [])
     core.queues.add(group, 0, FILES)
-    effects = core.submit(m.Submit(core.next_task(), "f", 0, None, group, None, [], [], False, [b"call"]), [], 1, 2)
+    effects = core.submit(m.Submit(core.next_task(), "f", 0, None, group, None, [], [], False, {}, [b"call"]), [], 1, 2)
     (lease,) = [effect for effect in effects if type(effect) is m.Submit]
     over = core.receive(m.TaskLost(lease.task, m.Reason.CANCELLED, "task 'f': it was cancelled"))
     (settle,) = [effect for effect in over if isinstance(effect, Settle)]

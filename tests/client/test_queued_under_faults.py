@@ -206,7 +206,7 @@ class Play:
             name = self.chance.choices(["f", "large", "deadly"], [97, 1, 2])[0]
             number = self.core.next_task()
             blobs = [number.to_bytes(16)] if self.chance.random() < 0.3 else []
-            message = m.Submit(number, name, 0, None, self.group, None, blobs, [], False, [b"call"])
+            message = m.Submit(number, name, 0, None, self.group, None, blobs, [], False, {}, [b"call"])
             self.submitted[number] = self.group
             self.carry_out(self.core.announce({blob: [blob] for blob in blobs}, {}))
             self.core.hold(blobs)

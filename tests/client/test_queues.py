@@ -41,7 +41,7 @@ class Client:
     def submit(self, size: int = 10) -> list[Any]:
         """Submit a call; returns what is to be sent."""
         number = self.core.next_task()
-        message = m.Submit(number, "f", 0, None, self.group, None, [], [], False, [bytes(size)])
+        message = m.Submit(number, "f", 0, None, self.group, None, [], [], False, {}, [bytes(size)])
         return self.do(self.core.submit(message, [], number))
 
     def do(self, effects: Any) -> list[Any]:

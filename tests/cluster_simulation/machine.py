@@ -60,7 +60,7 @@ class Machine:
             "name": self.name, "slots": self.size - self.core.table.missing, "prefetch": PREFETCH * self.size,
             "serves": self.name, "place": f"{self.name}:store", "uid": self.name,
             "holds": [[*hold] for hold in holds.items()],
-            "ended": [[*hold] for hold in self.reports.ended().items()],
+            "ended": [[*hold] for hold in self.reports.ended().items()], "resources": {"gpu": 1},
         }  # fmt: skip
 
     def _connect(self) -> None:
@@ -191,6 +191,10 @@ class Machine:
         scheduler = self.link.acceptor if self.link is not None else None
         assert isinstance(scheduler, Scheduler), f"{task.key} begins, and no scheduler has sent it"
         self.world.log(self.name, f"slot {slot.number} begins {task.key}", run[:2])
+        holders = [frame.task.key for slot in self._slots.values() if slot.alive for frame in slot.frames
+                   if frame.task.needs]  # fmt: skip
+        assert not (task.needs and holders), f"{task.key} begins, and {holders} has the GPU"
+        self.world.met["has the GPU"] += task.needs
         self._begun[run.task, run.attempt] = task
         self.promises.begins(task, run, int(scheduler.name.split()[1]))
         return task

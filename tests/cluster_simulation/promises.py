@@ -24,6 +24,7 @@ class Task:
         starts: the attempts that have begun.
         excuses: why it may have begun more than once.
         reported: the connection by which its report was sent.
+        needs: whether it needs the one GPU of its machine.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Task:
     cancelled: bool = False
     given_up: bool = False
     outcome: str = ""
+    needs: bool = False
 
 
 class Promises:

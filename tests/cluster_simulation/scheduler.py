@@ -6,6 +6,7 @@ from typing import Any
 
 from minidask.errors import ProtocolError
 from minidask.scheduler import invariants
+from minidask.scheduler.amounts import free_of
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Joined, Left, Received, Tick
 from minidask.scheduler.server import TICK_SECONDS
@@ -193,6 +194,7 @@ class Scheduler:
         assert not core.blobs.records, f"{self.name} still has blobs"
         for worker in core.workers.values():
             assert not worker.held and not worker.tasks and worker.free == worker.slots, f"{worker} is not idle"
+            assert not worker.ending and free_of(worker) == worker.resources, f"{worker} keeps resources"
         for client in core.clients.values():
             assert not client.groups and not client.tasks and not client.blobs, f"{client.name} is not over"
 

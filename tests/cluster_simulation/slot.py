@@ -190,7 +190,7 @@ class Inner:
             number = self.core.next_task()
             frame.pending.add(number)
             payload = [child.key.encode()]
-            submit = m.Submit(number, "f", 0, None, group, None, [], parent, False, payload)
+            submit = m.Submit(number, "f", 0, None, group, None, [], parent, False, {}, payload)
             self._post(self.core.submit(submit, [], (frame, child)))
         self._post(self.core.close_group(group))
         frame.waits = True

@@ -11,7 +11,7 @@ from .simulation import Simulation, failure_of
 CHUNK = 250
 CHUNKS = 10
 MET = (
-    "adopted", "adopted beyond a group's limit", "early report", "fault: both", "fault: client's link",
+    "adopted", "has the GPU", "adopted beyond a group's limit", "early report", "fault: both", "fault: client's link",
     "fault: machine", "fault: machine's link", "fault: scheduler", "fault: slot", "held", "held twice",
     "held while it is known", "hold stopped",
     "cut off", "guest", "waits still", "fault: slot's link", "large result", "lost on the way", "lost: killed",

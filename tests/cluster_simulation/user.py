@@ -206,13 +206,14 @@ class Client:
                 f"{self.number}.{number}", number, length, rng.choice([kind for kind in kinds if kind != "timeouts"]),
                 timeout, group != 0, rng.random() < 0.2, rng.randrange(1, 4) if rng.random() < self.nests else 0,
             )  # fmt: skip
+            task.needs = number % 3 == 0
             self.tasks.append(task)
             self._promises.tasks[task.key] = task
             blobs = rng.sample(self.blobs, rng.randrange(0, min(2, len(self.blobs)) + 1))
             blobs = [blob for blob in blobs if blob not in self._session]
-            submit = m.Submit(
-                number, "f", rng.randrange(2), timeout, group, None, blobs, [], False, [task.key.encode()]
-            )
+            priority, resources = rng.randrange(2), {"gpu": 1} if task.needs else {}
+            payload: m.Payload = [task.key.encode()]
+            submit = m.Submit(number, "f", priority, timeout, group, None, blobs, [], False, resources, payload)
             self._post([*self.core.submit(submit, self._session, task)])  # type: ignore[list-item]
 
     def cancel(self) -> None:

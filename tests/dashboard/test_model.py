@@ -71,6 +71,13 @@ def test_a_machine_that_leaves_is_gone_with_its_workers() -> None:
     ]
 
 
+def test_a_worker_that_imports_says_what() -> None:
+    model = room()
+    info = {"over": 0, "failed": 0, "busy_seconds": 0.0, "idle": True, "importing": "sklearn"}
+    model.take([event("running", 2.0, machine=M1, worker=0, info=info)])
+    assert seen(model)["workers"]["set"][f"{M1}#0"] == ["", 0, 0, "", 0, 0, "sklearn"]
+
+
 def test_what_runs_has_begun_once_though_clocks_tell_it_differently() -> None:
     model = room()
     info = {"over": 1, "failed": 0, "busy_seconds": 1.0, "idle": False}

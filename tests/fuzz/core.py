@@ -115,7 +115,7 @@ class Talk:
         if len(self._waiting) < 20:
             self._submitted += 1
             self._waiting.add(self._submitted)
-            submit = m.Submit(self._submitted, "f", 0, None, 0, None, [], [], False, [b"%d" % self._submitted])
+            submit = m.Submit(self._submitted, "f", 0, None, 0, None, [], [], False, {}, [b"%d" % self._submitted])
             self._do(Received(CLIENT, submit))
         self._work()
         if self._chance.random() < 0.05:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minidask.launch.adapt import Adaptive, Backlog, Decision, JoinedMachine
+from minidask.launch.cluster import see, slots_of
 from tests.launch.simulated import SimulatedCluster
 
 
@@ -77,6 +80,19 @@ def test_machines_whose_time_is_over_are_replaced_and_the_minimum_holds() -> Non
     assert cluster.run_until_done(10_000) < 1.3 * 3000 * 10 / 16
 
 
+def test_machines_that_all_end_at_once_in_the_middle_of_a_call_are_all_replaced() -> None:
+    """dask-jobqueue #611: `adapt(minimum=6)`, and once the first jobs' time was over nothing ran any more."""
+    cluster = SimulatedCluster(Adaptive(6, 12, idle=60), delay=10, walltime=100, slots=2)
+    cluster.submit(1200, 10)
+    while cluster.queue:
+        cluster.run(20)
+        assert len(cluster.machines) >= 6, f"at {cluster.now} seconds, with {len(cluster.queue)} tasks left"
+        assert cluster.now < 1.5 * 1200 * 10 / 24
+    cluster.run_until_done()
+    assert cluster.started >= 5 * 12, "five times all were replaced"
+    assert not cluster.idle_stops
+
+
 def test_what_was_asked_for_is_left_alone_until_it_comes() -> None:
     """dask-jobqueue #498: in an endless loop, jobs were cancelled and submitted again before their workers joined."""
     cluster = SimulatedCluster(Adaptive(0, 6, idle=60), delay=900, slots=20)
@@ -126,6 +142,57 @@ def test_at_the_end_of_a_burst_idle_machines_go_and_the_last_tasks_keep_theirs()
     cluster.run(300)
     assert (len(cluster.machines), cluster.started) == (1, 5)
     cluster.run_until_done()
+
+
+def info(machines: int, queued: int, needs: dict[str, float], **resources: float) -> dict[str, Any]:
+    """What a scheduler says whose queued tasks all need this, and whose idle machines all have those resources."""
+    machine = {"workers": 8, "tasks": 0, "resources": resources}
+    return {
+        "machines": [{"name": f"m{number}", **machine} for number in range(machines)],
+        "clients": [{"name": "ann"}],
+        "tasks": {"queued": queued, "running": 0, "finished": 0},
+        "needs": [[needs, queued]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("needs", "has", "slots"),
+    [
+        ({"gpu": 1}, {"gpu": 1}, 8),
+        ({"gpu": 0.25}, {"gpu": 1}, 2),
+        ({"gpu": 0.1}, {"gpu": 0.3}, 8 / 3),  # with floats, 0.3 // 0.1 is 2
+        ({"gpu": 1, "memory": 4e9}, {"gpu": 4, "memory": 8e9}, 4),
+        ({"gpu": 1}, {"gpu": 100}, 1),
+        ({"gpu": 2}, {"gpu": 1}, 0),
+        ({"gpu": 1, "license": 1}, {"gpu": 1}, 0),
+        ({"gpu": 1}, {}, 0),
+    ],
+)
+def test_a_task_takes_up_the_slots_that_nobody_else_can_use(
+    needs: dict[str, float], has: dict[str, float], slots: float
+) -> None:
+    machine = {"workers": 8, "resources": has}
+    assert slots_of(needs, [machine]) == pytest.approx(slots)
+    assert slots_of(needs, [machine, {"workers": 8, "resources": {}}]) == pytest.approx(slots)
+    assert slots_of(needs, []) == 1  # nobody knows yet
+
+
+def test_tasks_that_need_what_no_machine_has_ask_for_no_machine_and_keep_none() -> None:
+    adaptive, names = Adaptive(0, 10, idle=60), [f"m{number}" for number in range(4)]
+    started, kept = 0, len(names)
+    for second in range(1000):
+        seen = see(info(kept, 50, {"gpu": 1.0}, big=1.0), names[:kept], 0)
+        decision = adaptive.decide(seen, float(second))
+        started += decision.start
+        kept -= len(decision.stop)
+    assert (started, kept) == (0, 1)  # one stays while a client is connected
+
+
+def test_tasks_that_need_a_gpu_each_get_as_many_machines_as_have_so_many() -> None:
+    seen = see(info(1, 9, {"gpu": 1.0}, gpu=1.0), ["m0"], 0)
+    assert Adaptive(0, 100).decide(seen, 0.0).start == 9 - 1
+    seen = see(info(1, 9, {"gpu": 1.0}, gpu=4.0), ["m0"], 0)
+    assert Adaptive(0, 100).decide(seen, 0.0).start == 3 - 1
 
 
 @settings(max_examples=60)

@@ -35,6 +35,7 @@ def test_the_wheel_holds_the_package_and_no_other_top_level_name(wheel: zipfile.
             expected.add(f"minidask/{package}{path.relative_to(ROOT / folder)}")
     assert {name for name in names if name.endswith(".py")} == expected
     assert "minidask/py.typed" in names
+    assert wheel.read("minidask/watching/protocol.md") == (ROOT / "docs/protocol.md").read_bytes()
 
 
 def test_the_wheel_installs_both_programs(wheel: zipfile.ZipFile) -> None:

@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine
 
 from minidask.host.versions import fits
+from minidask.scheduler.amounts import free_of, suffice
 from minidask.scheduler.core import Outbox, SchedulerCore
 from minidask.scheduler.events import Event, Received
 from minidask.scheduler.leases import SLICE_SECONDS
@@ -26,6 +27,8 @@ def may_have(task: TaskRecord, lease: TaskRecord) -> bool:
     if task.lease:
         sizes = [group.running if (group := each.group) is not None else 1 for each in (lease, task)]
         return lease.group is not task.group and sizes[0] > (sizes[1] if task.group is not None else 0)
+    if not suffice(free_of(lease.state.worker), task.needs):
+        return False
     above = task.parent
     while above is not None:
         if above.lease and above.group is lease.group:
@@ -137,7 +140,7 @@ class Book(RuleBasedStateMachine):
         for task in tasks.values():
             may_begin = task.pin is None and not (task.group and task.group.full) and not task.root.lags
             if isinstance(task.state, Ready) and may_begin:
-                line = task.root.peer, id(task.group), task.priority, id(task.parent)
+                line = task.root.peer, id(task.group), task.priority, id(task.parent), task.needs
                 heads[line] = min(heads.get(line, task), task, key=lambda task: task.id)
         for task in heads.values():
             if any(may_have(task, lease) for lease in leases):

@@ -32,7 +32,8 @@ def do(core: SchedulerCore, event: Event) -> Outbox:
 def submit(core: SchedulerCore, number: int, parent: int = 0) -> Outbox:
     above = [parent, 1] if parent else []
     return do(
-        core, Received(SLOT if parent else CLIENT, m.Submit(number, "f", 0, None, 0, None, [], above, False, [b"f"]))
+        core,
+        Received(SLOT if parent else CLIENT, m.Submit(number, "f", 0, None, 0, None, [], above, False, {}, [b"f"])),
     )
 
 
@@ -91,7 +92,7 @@ def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() ->
     core = cluster(depth)
     for number in range(1, depth + 1):
         parent = [number - 1, 1] if number > 1 else []
-        core.handle(Received(SLOT, m.Submit(number, "f", 0, None, 0, None, [], parent, False, [b"f"])), 0.0)
+        core.handle(Received(SLOT, m.Submit(number, "f", 0, None, 0, None, [], parent, False, {}, [b"f"])), 0.0)
         core.assign(0.0)
     stops = [message for _, message in core.handle(Received(SLOT, m.Cancel([1], True)), 1.0) if type(message) is m.Stop]
     assert [stop.task for stop in stops] == list(range(depth, 0, -1)), "the innermost first"
@@ -106,7 +107,7 @@ def test_a_parents_end_ends_a_nest_of_any_depth_with_one_word_for_each_task() ->
 
 
 def submit_within(core: SchedulerCore, parent: int, attempt: int, number: int, payload: bytes) -> Outbox:
-    child = m.Submit(number, "f", 0, None, 0, None, [], [parent, attempt], False, [payload])
+    child = m.Submit(number, "f", 0, None, 0, None, [], [parent, attempt], False, {}, [payload])
     return do(core, Received(SLOT, child))
 
 
@@ -162,7 +163,7 @@ BLOB = b"b" * 16
 def lease_that_wants(blob: bytes) -> tuple[SchedulerCore, Outbox]:
     """A core with a lease whose call has overtaken the blob that it needs, and what came of its asking."""
     core = cluster(slots=1)
-    do(core, Received(CLIENT, m.Submit(1, "f", 0, None, 0, None, [], [], True, [b"queue"])))
+    do(core, Received(CLIENT, m.Submit(1, "f", 0, None, 0, None, [], [], True, {}, [b"queue"])))
     return core, do(core, Received(WORKER, m.WantBlobs(1, 1, [blob])))
 
 

@@ -15,7 +15,7 @@ def test_what_comes_of_an_attempt_that_is_over_is_dropped() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(1, "client", "a", {}), 0.0)
     core.handle(e.Joined(2, "worker", "b", {"slots": 1}), 0.0)
-    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, {}, [b"call"])), 0.0)
     ((_, run),) = [(peer, message) for peer, message in core.assign(0.0) if isinstance(message, m.Run)]
     told = m.TaskMessage(run.task, run.attempt, "test", [b"x"])
     assert core.handle(e.Received(2, told), 0.0) == [(1, m.CallerMessage("test", [b"x"]))]
@@ -77,7 +77,7 @@ def test_a_scheduler_with_any_limit_takes_nobody_for_silent_when_it_stood_still(
 def test_a_scheduler_that_stood_still_gives_workers_the_whole_time_to_join() -> None:
     core = SchedulerCore()
     core.handle(e.Joined(1, "client", "a", {}), 0.0)
-    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    core.handle(e.Received(1, m.Submit(7, "f", 0, None, 0, None, [], [], False, {}, [b"call"])), 0.0)
     core.handle(e.Tick(), 0.0)
     now = 3600.0
     assert not core.handle(e.Tick(), now)
@@ -100,10 +100,10 @@ def test_no_task_begins_whose_client_does_not_read_but_those_that_a_task_waits_f
     core.handle(e.Joined(2, "client", "slot", {"nested": True}), 0.0)
     core.handle(e.Joined(3, "worker", "b", {"slots": 1}), 0.0)
     for number in (7, 8):
-        core.handle(e.Received(1, m.Submit(number, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+        core.handle(e.Received(1, m.Submit(number, "f", 0, None, 0, None, [], [], False, {}, [b"call"])), 0.0)
     assert runs(core.assign(0.0)) == [1]
     assert core.handle(e.Lagging(1, True), 0.0) == []
-    core.handle(e.Received(2, m.Submit(1, "f", 0, None, 0, None, [], [1, 1], False, [b"call"])), 0.0)
+    core.handle(e.Received(2, m.Submit(1, "f", 0, None, 0, None, [], [1, 1], False, {}, [b"call"])), 0.0)
     core.handle(e.Received(3, m.Waiting(1, 1)), 0.0)
     assert runs(core.assign(0.0)) == [3], "it runs on top of the one that waits for it"
     assert core.handle(e.Received(3, m.Output(1, 0, "stdout", "line")), 0.0) == []
@@ -114,7 +114,7 @@ def test_no_task_begins_whose_client_does_not_read_but_those_that_a_task_waits_f
     ]
     assert core.assign(0.0) == []
     core.handle(e.Joined(4, "client", "another", {}), 0.0)
-    core.handle(e.Received(4, m.Submit(1, "f", 0, None, 0, None, [], [], False, [b"call"])), 0.0)
+    core.handle(e.Received(4, m.Submit(1, "f", 0, None, 0, None, [], [], False, {}, [b"call"])), 0.0)
     assert runs(core.assign(0.0)) == [4], "others are not held up"
     core.handle(e.Received(3, m.Done(4, 1, 0.1, [b"result"])), 0.0)
     assert core.handle(e.Lagging(2, True), 0.0) == core.assign(0.0) == [], "a slot's client has no tasks of its own"

@@ -12,14 +12,16 @@ from hypothesis.stateful import Bundle, invariant, precondition, rule
 from minidask.errors import ProtocolError
 from minidask.host.versions import fits
 from minidask.scheduler import invariants
+from minidask.scheduler.amounts import free_of, suffice
 from minidask.scheduler.attempts import MAX_DEATHS
 from minidask.scheduler.core import HEARTBEAT_TIMEOUT, MOST_BETWEEN_TICKS, NO_WORKERS_SECONDS
 from minidask.scheduler.events import Joined, Lagging, Left, Received, Tick
-from minidask.scheduler.tasks import Running
+from minidask.scheduler.tasks import Cancelled, Ready, Running
 from minidask.wire import messages as m
 from tests.scheduler.bad_words import HUGE, bad_words_of_a_client, bad_words_of_a_worker
 from tests.scheduler.book import Book
 
+RESOURCES = st.sampled_from([{}, {}, {"gpu": 1}, {"gpu": 2}, {"gpu": 1, "big": 0.3}, {"big": 0.1}])
 PYTHONS = st.sampled_from(["3.11.7", "3.11.2", "3.12.1", ""])
 
 
@@ -34,13 +36,17 @@ class SchedulerMachine(Book):
 
     # --- peers ---
 
-    @rule(target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans(), python=PYTHONS)
-    def worker_joins(self, slots: int, prefetch: int, serves: bool, python: str) -> int:
+    @rule(
+        target=workers, slots=st.integers(0, 3), prefetch=st.integers(0, 2), serves=st.booleans(), python=PYTHONS,
+        resources=RESOURCES,
+    )  # fmt: skip
+    def worker_joins(self, slots: int, prefetch: int, serves: bool, python: str, resources: dict[str, float]) -> int:
         self.peers += 1
         self.holding[self.peers], self.blobs[self.peers], self.waiting[self.peers] = {}, set(), {}
         address = f"tcp://w:{self.peers}" if serves else ""
         info = {
-            "name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address, "python": python
+            "name": f"w{self.peers}", "slots": slots, "prefetch": prefetch, "serves": address, "python": python,
+            "resources": resources,
         }  # fmt: skip
         self.pythons[self.peers] = python
         self.send(Joined(self.peers, "worker", f"tcp://w:{self.peers}", info))
@@ -97,8 +103,12 @@ class SchedulerMachine(Book):
         blob=st.sampled_from([b"", b"a" * 16, b"b" * 16, b"L" * 16, b"M" * 16]),
         group=st.integers(0, 3),
         pin=st.none() | workers,
+        resources=RESOURCES,
     )
-    def client_submits(self, client: int, count: int, priority: int, blob: bytes, group: int, pin: int | None) -> None:
+    def client_submits(
+        self, client: int, count: int, priority: int, blob: bytes, group: int, pin: int | None,
+        resources: dict[str, float],
+    ) -> None:  # fmt: skip
         if client not in self.wanted:
             return
         if blob:
@@ -110,7 +120,8 @@ class SchedulerMachine(Book):
             self.tasks += 1
             self.wanted[client].add(self.tasks)
             blobs = [blob] if blob else []
-            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [], False, [b"call"])
+            needs = {} if pinned else resources
+            submit = m.Submit(self.tasks, "f", priority, None, group, pinned, blobs, [], False, needs, [b"call"])
             self.send(Received(client, submit))
         if blob:
             self.send(Received(client, m.ReleaseBlobs([blob])))
@@ -158,8 +169,13 @@ class SchedulerMachine(Book):
         held = self.holding.get(worker)
         return held[data.draw(st.sampled_from(sorted(held)))] if held else None
 
-    @rule(worker=workers, count=st.integers(1, 4), limit=st.integers(0, 2), pin=st.none() | workers, data=st.data())
-    def task_submits(self, worker: int, count: int, limit: int, pin: int | None, data: st.DataObject) -> None:
+    @rule(
+        worker=workers, count=st.integers(1, 4), limit=st.integers(0, 2), pin=st.none() | workers,
+        resources=RESOURCES, data=st.data(),
+    )  # fmt: skip
+    def task_submits(
+        self, worker: int, count: int, limit: int, pin: int | None, resources: dict[str, float], data: st.DataObject
+    ) -> None:
         client, run = self.nested.get(worker, 0), self.held(worker, data)
         if run is None or client not in self.wanted:
             return
@@ -180,6 +196,7 @@ class SchedulerMachine(Book):
                 [],
                 [run.task, run.attempt],
                 False,
+                resources if pin is None else {},
                 [b"call"],
             )
             self.send(Received(client, submit))
@@ -212,7 +229,7 @@ class SchedulerMachine(Book):
         for _ in range(count):
             self.tasks += 1
             self.wanted[client].add(self.tasks)
-            submit = m.Submit(self.tasks, "f", priority, None, group, None, [], [], True, [b"queue"])
+            submit = m.Submit(self.tasks, "f", priority, None, group, None, [], [], True, {}, [b"queue"])
             self.send(Received(client, submit))
 
     @rule(worker=workers, raises=st.booleans(), data=st.data())
@@ -273,16 +290,19 @@ class SchedulerMachine(Book):
     def worker_offers_a_result(self, worker: int, data: st.DataObject) -> None:
         if self.holding.get(worker):
             run = self.holding[worker][data.draw(st.sampled_from(sorted(self.holding[worker])))]
-            said = self.core.handle(Received(worker, m.OfferResult(run.task, run.attempt, b"r" * 16, 9)), self.now)
-            answer = type(said[-1][1])
-            assert answer in (m.ResultOffered, m.ResultTaken)
-            if answer is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
-                self.waiting[worker][run.host] = 0  # it runs no more
-            if answer is m.ResultOffered:
-                self.waiting[worker].pop(run.task, None)  # and lends no slot
-                self.offered.add((worker, run.task))
-            self.deliver(said)  # the ends of the tasks within
-            self.send(Tick())
+            self.offer(worker, run, m.OfferResult(run.task, run.attempt, b"r" * 16, 9))
+
+    def offer(self, worker: int, run: m.Run, offer: m.OfferResult) -> None:
+        said = self.core.handle(Received(worker, offer), self.now)
+        answer = type(said[-1][1])
+        assert answer in (m.ResultOffered, m.ResultTaken)
+        if answer is m.ResultOffered and self.waiting[worker].get(run.host) == run.task:
+            self.waiting[worker][run.host] = 0  # it runs no more
+        if answer is m.ResultOffered:
+            self.waiting[worker].pop(run.task, None)  # and lends no slot
+            self.offered.add((worker, run.task))
+        self.deliver(said)  # the ends of the tasks within
+        self.send(Tick())
 
     @rule(worker=workers, data=st.data())
     def task_tells_its_caller_something(self, worker: int, data: st.DataObject) -> None:
@@ -374,7 +394,10 @@ class SchedulerMachine(Book):
         if worker in self.holding:
             run = self.held(worker, data)
             words = bad_words_of_a_worker(*((run.task, run.attempt) if run is not None else (HUGE, 1)))
-            if not self.say_badly(worker, words[which % len(words)]):
+            word = words[which % len(words)]
+            if isinstance(word, m.OfferResult) and run is not None:
+                self.offer(worker, run, word)  # the wire sees to what is wrong with it
+            elif not self.say_badly(worker, word):
                 self.worker_vanishes(worker)
 
     @rule(client=clients, which=st.integers(0, 100))
@@ -431,6 +454,10 @@ class SchedulerMachine(Book):
     def no_slot_idles_beside_work(self) -> None:
         if self.core.pool.idle:
             assert self.core.ready.peek(self.core.pool.idle) is None
+        for task in self.core.attempts.tasks.values():
+            may_begin = not (task.group and task.group.full) and not task.root.lags
+            if task.needs and isinstance(task.state, Ready) and may_begin:
+                assert not self.core.pool.has_room(task.client.python, task.needs), f"{task} could begin"
 
     @invariant()
     def whoever_may_have_a_lease_back_has_one_asked_for(self) -> None:
@@ -439,6 +466,15 @@ class SchedulerMachine(Book):
     @invariant()
     def no_lent_slot_idles_beside_work(self) -> None:
         assert self.core.nesting.next_assignment() is None
+        for task in self.core.attempts.tasks.values():
+            if not isinstance(task.state, Ready) or task.pin is not None or (task.group and task.group.full):
+                continue
+            host = task.parent
+            while host is not None:
+                if host.nest is not None and host.nest.can_host:
+                    assert isinstance(host.state, Running | Cancelled)
+                    assert not suffice(free_of(host.state.worker, host), task.needs), f"{task} could be a guest"
+                host = host.parent
 
     @invariant()
     def whoever_runs_batches_of_its_own_knows_of_idle_slots(self) -> None:

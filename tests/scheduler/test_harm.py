@@ -42,7 +42,7 @@ class Scheduler:
 
 
 def submit(number: int, **fields: Any) -> m.Submit:
-    return m.Submit(number, "f", 0, None, 0, None, [], [], False, [b"call"])._replace(**fields)
+    return m.Submit(number, "f", 0, None, 0, None, [], [], False, {}, [b"call"])._replace(**fields)
 
 
 def runs(said: Outbox) -> list[m.Run]:

@@ -42,7 +42,7 @@ class Scheduler:
         return self.do(Joined(peer, "client", f"tcp://c:{peer}", {"keys": [*keys]}))
 
     def submit(self, peer: int, number: int, group: int = 0) -> Outbox:
-        return self.hear(peer, m.Submit(number, "f", 0, None, group, None, [], [], False, [b"call"]))
+        return self.hear(peer, m.Submit(number, "f", 0, None, group, None, [], [], False, {}, [b"call"]))
 
     def hear(self, peer: int, message: m.Message) -> Outbox:
         return self.do(Received(peer, message))
@@ -223,7 +223,10 @@ def test_a_task_whose_client_is_not_back_yet_is_cut_off_when_it_submits(
         scheduler.worker(1, (parent, 1))
     scheduler.client(2, NEW, OLD)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
-    opens, submits = m.OpenGroup(1, 0, [parent, 1]), m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"])
+    opens, submits = (
+        m.OpenGroup(1, 0, [parent, 1]),
+        m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, {}, [b"x"]),
+    )
     if opens_group:
         scheduler.hear(3, opens)
         submits = submits._replace(group=1)
@@ -242,7 +245,7 @@ def test_an_attempt_that_was_given_up_with_its_worker_is_cut_off_when_it_submits
     ((parent, _),) = runs(scheduler.submit(2, 1))
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
     assert runs(scheduler.do(Left(1, "gone"))) == [(parent, 2)]
-    ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"x"]))
+    ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, {}, [b"x"]))
     assert isinstance(said, m.TaskLost) and said.reason == m.Reason.NO_PARENT
 
 
@@ -252,7 +255,7 @@ def test_a_task_that_is_over_for_sure_is_told_so_when_it_submits(scheduler: Sche
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
     for key in (OLD, NEW):
         parent = [number_of(key, 1), 1]
-        ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], parent, False, [b"x"]))
+        ((_, said),) = scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], parent, False, {}, [b"x"]))
         assert isinstance(said, m.TaskLost) and said.reason == m.Reason.NO_PARENT
 
 
@@ -262,7 +265,7 @@ def test_the_client_of_a_slot_is_sent_away_when_the_scheduler_has_lost_its_worke
     scheduler.worker(2)
     scheduler.submit(1, 1)
     scheduler.do(Joined(3, "client", "tcp://slot:1", {"nested": True}))
-    scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [number_of(NEW, 1), 1], False, [b"x"]))
+    scheduler.hear(3, m.Submit(1, "f", 0, None, 0, None, [], [number_of(NEW, 1), 1], False, {}, [b"x"]))
     told = [message for peer, message in scheduler.do(Left(2, "gone")) if peer == 3]
     assert isinstance(told[0], m.Goodbye)
 
@@ -307,7 +310,7 @@ def begun(scheduler: Scheduler) -> int:
 
 def within(parent: int) -> m.Submit:
     """What submits a task within another one."""
-    return m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, [b"call"])
+    return m.Submit(1, "f", 0, None, 0, None, [], [parent, 1], False, {}, [b"call"])
 
 
 def test_a_task_that_waits_goes_on_to_wait_at_the_worker_that_has_joined_again(scheduler: Scheduler) -> None:
@@ -461,7 +464,7 @@ def cut_off(scheduler: Scheduler, stays: float = STAYS) -> Outbox:
     returning(scheduler, 2, OLD, stays=stays)
     scheduler.hear(2, m.PutBlob(b"b" * 16, [b"data"]))
     for number in (1, 2, 3):
-        scheduler.hear(2, m.Submit(number, "f", 0, None, 0, None, [b"b" * 16], [], False, [b"call"]))
+        scheduler.hear(2, m.Submit(number, "f", 0, None, 0, None, [b"b" * 16], [], False, {}, [b"call"]))
     return scheduler.do(Left(2, "its machine has not answered for 15 seconds", cut=True))
 
 

@@ -32,7 +32,7 @@ class Cluster:
 
     def submit(self, peer: int, number: int, name: str, parent: str = "") -> dict[int, bool]:
         run = self.runs[parent] if parent else []
-        return self.now(Received(peer, m.Submit(number, name, 0, None, 0, None, [], run, False, [b"x"])))
+        return self.now(Received(peer, m.Submit(number, name, 0, None, 0, None, [], run, False, {}, [b"x"])))
 
     def open(self, peer: int, parent: str) -> dict[int, bool]:
         return self.now(Received(peer, m.OpenGroup(1, 0, self.runs[parent])))

@@ -56,14 +56,14 @@ class Cluster:
     ) -> list[m.Message]:
         self.tasks += 1
         above = [parent, self.runs[parent].attempt] if parent else []
-        submit = m.Submit(self.tasks, "f", priority, None, group, pin, [], above, False, [b"call"])
+        submit = m.Submit(self.tasks, "f", priority, None, group, pin, [], above, False, {}, [b"call"])
         return self.client_says(submit, SLOT if parent else client)
 
     def lease(
         self, group: int, client: int = CLIENT, *, priority: int = 0, blobs: tuple[bytes, ...] = ()
     ) -> list[m.Message]:
         self.tasks += 1
-        submit = m.Submit(self.tasks, "f", priority, None, group, None, [*blobs], [], True, [b"queue"])
+        submit = m.Submit(self.tasks, "f", priority, None, group, None, [*blobs], [], True, {}, [b"queue"])
         return self.client_says(submit, client)
 
     def done(self, task: int) -> list[m.Message]:
@@ -387,6 +387,6 @@ def test_a_blob_that_is_wanted_twice_at_once_is_counted_once() -> None:
 def test_a_lease_has_neither_pin_nor_parent_and_is_no_slots(peer: int, change: dict[str, Any]) -> None:
     cluster = Cluster(2)
     cluster.task()
-    submit = m.Submit(9, "f", 0, None, 0, None, [], [], True, [b"queue"])._replace(**change)
+    submit = m.Submit(9, "f", 0, None, 0, None, [], [], True, {}, [b"queue"])._replace(**change)
     with pytest.raises(ProtocolError, match="lease"):
         cluster.core.handle(Received(peer, submit), 0.0)

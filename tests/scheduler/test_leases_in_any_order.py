@@ -41,7 +41,7 @@ class LeaseMachine(Book):
     @rule(client=CLIENTS, group=QUEUES, count=st.integers(1, 3))
     def client_asks_for_leases(self, client: int, group: int, count: int) -> None:
         for _ in range(count):
-            self.submit(client, m.Submit(0, "f", 0, None, group, None, [], [], True, [b"queue"]))
+            self.submit(client, m.Submit(0, "f", 0, None, group, None, [], [], True, {}, [b"queue"]))
 
     @rule(
         client=CLIENTS,
@@ -51,13 +51,13 @@ class LeaseMachine(Book):
     )
     def client_submits(self, client: int, group: int, priority: int, pin: str | None) -> None:
         group = group if pin is None else 0
-        self.submit(client, m.Submit(0, "f", priority, None, group, pin, [], [], False, [b"call"]))
+        self.submit(client, m.Submit(0, "f", priority, None, group, pin, [], [], False, {}, [b"call"]))
 
     @precondition(lambda self: self.holding[WORKER])
     @rule(data=st.data())
     def a_call_submits(self, data: st.DataObject) -> None:
         run = self.holding[WORKER][data.draw(st.sampled_from(sorted(self.holding[WORKER])))]
-        self.submit(SLOT, m.Submit(0, "g", 0, None, 0, None, [], [run.task, run.attempt], False, [b"call"]))
+        self.submit(SLOT, m.Submit(0, "g", 0, None, 0, None, [], [run.task, run.attempt], False, {}, [b"call"]))
 
     @rule(client=CLIENTS, force=st.booleans(), data=st.data())
     def client_cancels(self, client: int, force: bool, data: st.DataObject) -> None:
@@ -131,7 +131,7 @@ class LeaseMachine(Book):
                 self.asked_back.pop((run.task, run.attempt), None)
                 self.report(WORKER, m.Done(run.task, run.attempt, 0.1, [b"result"]))
                 if task is not None and again and task.group is not None:
-                    lease = m.Submit(0, "f", 0, None, task.group.number, None, [], [], True, [b"queue"])
+                    lease = m.Submit(0, "f", 0, None, task.group.number, None, [], [], True, {}, [b"queue"])
                     self.submit(task.client.peer, lease)
         raise AssertionError(f"these never get a slot: {entitled & tasks.keys()}")
 

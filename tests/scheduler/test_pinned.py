@@ -31,7 +31,7 @@ class Cluster:
     def submit(self, number: int, pin: str | None, parent: int = 0) -> Outbox:
         peer, run = (SLOT, self.runs[parent][1]) if parent else (CLIENT, None)
         above = [run.task, run.attempt] if run is not None else []
-        return self.now(Received(peer, m.Submit(number, "f", 0, None, 0, pin, [], above, False, [b"f"])))
+        return self.now(Received(peer, m.Submit(number, "f", 0, None, 0, pin, [], above, False, {}, [b"f"])))
 
     def done(self, task: int) -> Outbox:
         peer, run = self.runs[task]
@@ -103,7 +103,7 @@ def test_each_of_many_pinned_tasks_costs_the_same() -> None:
         with counted_steps() as counted:
             for number in range(1, count + 1):
                 pin = f"w{10 + number % 10}"
-                core.handle(Received(CLIENT, m.Submit(number, "f", 0, None, 0, pin, [], [], False, [b"f"])), 0.0)
+                core.handle(Received(CLIENT, m.Submit(number, "f", 0, None, 0, pin, [], [], False, {}, [b"f"])), 0.0)
             while runs := [message for _, message in core.assign(0.0) if isinstance(message, m.Run)]:
                 for run in runs:
                     core.handle(Received(19, m.Done(run.task, run.attempt, 0.1, [b"r"])), 0.0)

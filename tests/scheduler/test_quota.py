@@ -18,7 +18,7 @@ LIMIT = 100_000
 
 
 def submit(task: int, size: int) -> m.Submit:
-    return m.Submit(task, "f", 0, None, 0, None, [], [], False, [bytes(size)])
+    return m.Submit(task, "f", 0, None, 0, None, [], [], False, {}, [bytes(size)])
 
 
 def put(number: int, size: int) -> m.PutBlob:

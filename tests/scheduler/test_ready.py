@@ -157,13 +157,15 @@ def test_each_of_many_priorities_costs_the_same(end: str) -> None:
         core.handle(Joined(1, "worker", "w", {"slots": 1}), 0.0)
         core.handle(Joined(2, "client", "c", {}), 0.0)
         lease = end == "asked back"
-        core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], lease, [b"f"])), 0.0)
+        core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], lease, {}, [b"f"])), 0.0)
         ((_, host),) = core.assign(0.0)
         assert isinstance(host, m.Run)
         with counted_steps() as counted:
             for number in range(2, count):
                 parent = [] if lease else [host.task, host.attempt]
-                core.handle(Received(2, m.Submit(number, "f", number, None, 0, None, [], parent, False, [b"f"])), 0.0)
+                core.handle(
+                    Received(2, m.Submit(number, "f", number, None, 0, None, [], parent, False, {}, [b"f"])), 0.0
+                )
                 if lease:
                     core.assign(0.0)
             if end == "run":
@@ -182,11 +184,11 @@ def test_a_guest_that_is_given_back_takes_its_place_again_among_other_priorities
     core = SchedulerCore()
     core.handle(Joined(1, "worker", "w", {"slots": 1}), 0.0)
     core.handle(Joined(2, "client", "c", {}), 0.0)
-    core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], False, [b"f"])), 0.0)
+    core.handle(Received(2, m.Submit(1, "f", 0, None, 0, None, [], [], False, {}, [b"f"])), 0.0)
     ((_, host),) = core.assign(0.0)
     assert isinstance(host, m.Run)
     for number in range(2, 10):
-        within = m.Submit(number, "f", number, None, 0, None, [], [host.task, host.attempt], False, [b"f"])
+        within = m.Submit(number, "f", number, None, 0, None, [], [host.task, host.attempt], False, {}, [b"f"])
         core.handle(Received(2, within), 0.0)
     began = []
     core.handle(Received(1, m.Waiting(host.task, host.attempt)), 0.0)

@@ -40,7 +40,7 @@ class Cluster:
 
 
 def submit(task: int, pin: int) -> m.Submit:
-    return m.Submit(task, "f", 0, None, 0, f"tcp://w:{pin}", [BLOB], [], False, [b"call"])
+    return m.Submit(task, "f", 0, None, 0, f"tcp://w:{pin}", [BLOB], [], False, {}, [b"call"])
 
 
 OFFER = m.OfferBlob(BLOB, SIZE, "")

@@ -41,7 +41,7 @@ class Scheduler:
         self.server.post(Left(peer, "it was told to go"))
 
     def submit(self, client: int, task: int, name: str = "f") -> None:
-        self.say(client, m.Submit(task, name, 0, None, 0, None, [], [], False, [b"call"]))
+        self.say(client, m.Submit(task, name, 0, None, 0, None, [], [], False, {}, [b"call"]))
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_what_cannot_be_sent_ends_what_it_is_about_and_no_connection(
     too_long.add(m.PutBlob)
     blob = blob_id([b"data"])
     scheduler.say(client, m.PutBlob(blob, [b"data"]))
-    scheduler.say(client, m.Submit(3, "f", 0, None, 0, None, [blob], [], False, [b"call"]))
+    scheduler.say(client, m.Submit(3, "f", 0, None, 0, None, [blob], [], False, {}, [b"call"]))
     assert [lost.blob for lost in to_worker.of(m.BlobLost)] == [blob]
     scheduler.core.info["odd"] = 1 << 70  # no msgpack can hold it
     scheduler.say(client, m.Ask(1))
@@ -259,11 +259,11 @@ def test_nobody_submits_in_the_name_of_a_task_of_another_worker(scheduler: Sched
     for info in ({}, {"nested": True}, {"slot_of": "another"}, {"name": "secret"}):
         liar, to_liar = scheduler.join("client", **info)
         scheduler.say(liar, m.OpenGroup(1, 0, [run.task, run.attempt]), m.RanInline([run.task, run.attempt], 9, 9))
-        scheduler.say(liar, m.Submit(1, "f", 0, None, 1, None, [], [run.task, run.attempt], False, [b"call"]))
+        scheduler.say(liar, m.Submit(1, "f", 0, None, 1, None, [], [run.task, run.attempt], False, {}, [b"call"]))
         assert [lost.reason for lost in to_liar.of(m.TaskLost)] == ["no-parent"]
     assert to_worker.of(m.Run) == [run]
     scheduler.say(client, m.Ask(1))
     assert to_client.of(m.Answer)[0].info["clients"][0]["nested"]["failed"] == 0
     slot, _ = scheduler.join("client", nested=True, slot_of="secret")
-    scheduler.say(slot, m.Submit(1, "f", 0, None, 0, None, [], [run.task, run.attempt], False, [b"call"]))
+    scheduler.say(slot, m.Submit(1, "f", 0, None, 0, None, [], [run.task, run.attempt], False, {}, [b"call"]))
     assert [run.client for run in to_worker.of(m.Run)] == [client, client]

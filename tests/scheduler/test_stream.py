@@ -46,7 +46,7 @@ class Room:
 
     def submit(self, number: int = 1, **fields: Any) -> m.Run | None:
         """Submit a task; returns its attempt, if it has begun."""
-        task = m.Submit(number, "fit", 0, None, 0, None, [], [], False, [b"call"])
+        task = m.Submit(number, "fit", 0, None, 0, None, [], [], False, {}, [b"call"])
         out = self.do(Received(CLIENT, task._replace(**fields)))
         return next((message for _, message in out if isinstance(message, m.Run)), None)
 
@@ -371,7 +371,7 @@ def test_the_story_of_a_task_has_its_attempts_with_their_times_though_nobody_loo
 def test_a_client_asks_for_a_task_of_its_own_that_is_over() -> None:
     room = Room(looked_at=False)
     room.do(Joined(3, "client", "c", {"name": "ann", "keys": [7], "uid": "secret"}))
-    room.do(Received(3, m.Submit(1, "fit", 0, None, 0, None, [], [], False, [b"call"])))
+    room.do(Received(3, m.Submit(1, "fit", 0, None, 0, None, [], [], False, {}, [b"call"])))
     (_, run) = room.runs[-1]
     room.says(m.Died(run.task, run.attempt, "SIGKILL", "out of memory"))
     room.says(m.Done(run.task, 2, 0.1, [b"result"]))

@@ -45,7 +45,7 @@ class Room:
     def submit(self, client: int, *, pin: int | None = None, parent: tuple[int, ...] = (), group: int = 0) -> Outbox:
         self.tasks += 1
         pinned = None if pin is None else f"tcp://w:{pin}"
-        submit = m.Submit(self.tasks, "f", 0, None, group, pinned, [], list(parent), False, [b"call"])
+        submit = m.Submit(self.tasks, "f", 0, None, group, pinned, [], list(parent), False, {}, [b"call"])
         return self.do(Received(client, submit))
 
     def of(self, peer: int, kind: type) -> list[Any]:

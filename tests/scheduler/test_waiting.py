@@ -31,7 +31,7 @@ class Cluster:
         return out
 
     def submit(self, number: int, client: int = CLIENT, **fields: Any) -> None:
-        task = m.Submit(number, f"{client}-{number}", 0, None, 0, None, [], [], False, [b"call"])
+        task = m.Submit(number, f"{client}-{number}", 0, None, 0, None, [], [], False, {}, [b"call"])
         self.do(Received(client, task._replace(**fields)))
 
     def says(self, kind: Any, name: str, *fields: Any) -> None:

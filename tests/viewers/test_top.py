@@ -51,6 +51,17 @@ def test_machines_what_runs_what_waits_and_what_has_failed() -> None:
     assert re.search(r"m1 +score raised +ValueError: no", text)
 
 
+def test_workers_that_import_are_shown_with_what() -> None:
+    state = room(machines=1, workers=3)
+    for worker, name in ((0, "fit"), (1, "")):
+        sums = {"over": 0, "failed": 0, "busy_seconds": 0.0, "idle": not name, "importing": "sklearn"}
+        state.take(ClusterEvent("running", 3.0, "tcp://m0", worker, name=name, seconds=2.0, info=sums))
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(state))
+    assert re.search(r"m0 +0 .* fit, importing sklearn *\n", text)
+    assert re.search(r"m0 +1 .* importing sklearn *\n", text)
+    assert "workers: 0 idle" in text
+
+
 @pytest.mark.parametrize(
     "name", ["[red]x[/red]", "\x1b[2J\x1b]0;title\x07", "<script>", "a\nb\rc", "[/nothing]", "日本"]
 )

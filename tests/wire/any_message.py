@@ -61,6 +61,10 @@ def _within(kind: Any, bound: Any) -> st.SearchStrategy[Any]:
     )
 
 
+def _plain(hint: Any) -> Any:
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+
+
 def _beyond(hint: Any) -> list[Any]:
     """Values of the right type that a field with this annotation may not have."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -93,7 +97,9 @@ def _beyond(hint: Any) -> list[Any]:
     if typing.get_origin(kind) is list:
         return [*inner, *([0] * n for n in lengths)]
     if typing.get_origin(kind) is dict:
-        return [{str(i): "1" for i in range(n)} for n in lengths] + [{"package": 1}, {b"package": "1"}]
+        fine: Any = {str: "1", float: 1.0}[_plain(typing.get_args(kind)[1])]
+        bad = [{"first": fine, "second": value} for value in _beyond(typing.get_args(kind)[1]) if value != ""]
+        return [{str(i): fine for i in range(n)} for n in lengths] + [{"of no type": [1]}, {b"name": fine}, *bad]
     return [(b"x" if kind is bytes else "x") * n for n in lengths]
 
 

@@ -42,6 +42,6 @@ def test_the_session_in_bytes() -> None:
 
     assert joined(encode(m.Workers([["tcp://10.0.0.2:4711", "node2", 1, {"python": "3.11.7"}]]))) == workers
     call = pickle.dumps((pow, (2, 10), {}), protocol=5)
-    assert joined(encode(m.Submit(1, "pow", 0, None, 0, None, [], [], False, [call]))) == submit
+    assert joined(encode(m.Submit(1, "pow", 0, None, 0, None, [], [], False, {}, [call]))) == submit
     assert pickle.loads(decode(frame(submit)).payload[0]) == (pow, (2, 10), {})  # type: ignore[union-attr]
     assert joined(encode(m.TaskDone(1, 0.5, "node2", [pickle.dumps(1024, protocol=5)]))) == done

@@ -84,6 +84,7 @@ def test_too_many_calls_are_left_out_and_counted(tmp_path: Path, monkeypatch: py
     slot.close()
 
 
+@pytest.mark.alone(reason="it measures milliseconds")
 def test_a_report_costs_a_machine_next_to_nothing(tmp_path: Path) -> None:
     report, slots = ActivityReport(BlobStore(str(tmp_path))), {number: Recorder() for number in range(64)}
     began = time.perf_counter()

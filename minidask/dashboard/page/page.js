@@ -128,14 +128,15 @@ function newCell() {
   made.addEventListener("click", () => { if (made.dataset.key) tell(made.dataset.key); });
   return made;
 }
-function cell(element, n, [name, began, memory, key, over, bad], now) {
+function cell(element, n, [name, began, memory, key, over, bad, importing], now) {
+  const what = [name, importing && "importing " + importing].filter(Boolean).join(", ") || "idle";
   const cls = name ? "cell busy" : "cell";
   if (element.className !== cls) element.className = cls;
   if (name) element.style.setProperty("--hue", hue(name));
   const took = name ? running(now - began) : "idle";
-  put(element.children[0], name || "idle");
+  put(element.children[0], what);
   put(element.children[1], name ? took + (memory ? " · " + memory + " MiB" : "") : number(over) + " ended" + (bad ? ", " + number(bad) + " failed" : ""));
-  const title = "worker " + n + ": " + (name || "idle") + (name ? " for " + took : "") + "; " + number(over) + " calls ended, " + number(bad) + " failed";
+  const title = "worker " + n + ": " + what + (name ? " for " + took : "") + "; " + number(over) + " calls ended, " + number(bad) + " failed";
   if (element.title !== title) { element.title = title; element.setAttribute("aria-label", title); }
   if (element.dataset.key !== key) element.dataset.key = key;
   element.tabIndex = key ? 0 : -1;
@@ -332,7 +333,8 @@ function draw(asked) {
   $("lost").hidden = !lost;
   put($("lost"), lost);
   if (totals.address !== undefined) {
-    put($("totals"), stream.store.table("machines").size + " machines · " + busy + " of " + workers.length + " workers busy · " + number(totals.queued) + " waiting · " + number(totals.finished) + " finished" + (totals.missed ? " · " + number(totals.missed) + " events left out" : ""));
+    const size = stream.store.table("machines").size;
+    put($("totals"), size + (size === 1 ? " machine · " : " machines · ") + busy + " of " + workers.length + " workers busy · " + number(totals.queued) + " waiting · " + number(totals.finished) + " finished" + (totals.missed ? " · " + number(totals.missed) + " events left out" : ""));
     document.title = "minidask: " + busy + "/" + workers.length + " busy";
   }
   if ((paused && !asked) || document.hidden) return;

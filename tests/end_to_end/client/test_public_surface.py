@@ -59,6 +59,10 @@ def surface() -> Iterator[minidask.Client]:
 CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "submit priority": lambda c, v: c.submit(neg, 1, priority=v),
     "submit timeout": lambda c, v: c.submit(neg, 1, timeout=v),
+    "submit resources": lambda c, v: c.submit(neg, 1, resources=v).cancel(),
+    "submit amount": lambda c, v: c.submit(neg, 1, resources={"gpu": v}).cancel(),
+    "submit name of a resource": lambda c, v: c.submit(neg, 1, resources={v: 1}).cancel(),
+    "map resources": lambda c, v: c.cancel(c.map(neg, [1], resources=v)),
     "submit fn": lambda c, v: None if v is int else c.submit(v),
     "map priority": lambda c, v: c.map(neg, [1], priority=v),
     "map fn": lambda c, v: None if v is int else c.map(v, [1]),
@@ -90,6 +94,8 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "n_workers": lambda c, v: minidask.LocalCluster(v, processes=False).close(),
     "processes": lambda c, v: _started(v is not True, processes=v),
     "memory_limit": lambda c, v: _started(True, processes=False, memory_limit=v),
+    "cluster resources": lambda c, v: _started(True, processes=False, resources={"gpu": v}),
+    "Client resources": lambda c, v: minidask.Client(c.address, resources=v).close(),
     "Client n_workers": lambda c, v: minidask.Client(c.address, n_workers=v).close(),
     "Client processes": lambda c, v: minidask.Client(c.address, processes=v).close(),
     "Client memory_limit": lambda c, v: minidask.Client(c.address, memory_limit=v).close(),
@@ -107,6 +113,7 @@ CALLS: dict[str, Callable[[minidask.Client, Any], Any]] = {
     "backend n_jobs": lambda c, v: joblib.parallel.get_active_backend()[0] and _backend(c).effective_n_jobs(v),
     "backend timeout": lambda c, v: _backend(c, wait_for_workers_timeout=v),
     "backend threads": lambda c, v: _backend(c, inner_max_num_threads=v),
+    "backend resources": lambda c, v: _backend(c, resources={"gpu": v}),
     "backend scheduler": lambda c, v: _backend(v),
     "backend scatter": lambda c, v: _backend(c, scatter=v),
     "check workers": lambda c, v: checks.workers("n", v),
@@ -176,6 +183,58 @@ def test_errors_name_the_argument_and_what_it_got(surface: minidask.Client) -> N
         surface.submit(neg, 1, priority=2**63)
     with pytest.raises(ValueError, match="timeout must be above 0 seconds, got nan"):
         surface.submit(neg, 1, timeout=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (["gpu"], TypeError, r"resources must be a dict of amounts, as \{\"gpu\": 1\}, got \['gpu'\]"),
+        ({"gpu": "1"}, TypeError, r"resources: the amount of gpu must be a number, got '1' \(str\)"),
+        ({"gpu": True}, TypeError, "the amount of gpu must be a number, got True"),
+        ({"gpu": 0}, ValueError, r"the amount of gpu must be above 0, from 0.000001 to 1e\+15, got 0"),
+        ({"gpu": math.nan}, ValueError, "the amount of gpu must be above 0"),
+        ({"gpu": math.inf}, ValueError, "the amount of gpu must be above 0"),
+        ({1: 1}, TypeError, r"resources: the names must be texts, got 1 \(int\)"),
+        ({"": 1}, ValueError, "a name must have 1 to 200 characters"),
+        (dict.fromkeys(map(str, range(101)), 1), ValueError, "at most 100 names, got 101"),
+    ],
+)
+def test_bad_resources_are_named(surface: minidask.Client, value: Any, error: type[Exception], text: str) -> None:
+    for call in (
+        lambda: surface.submit(neg, 1, resources=value),
+        lambda: surface.map(neg, [1], resources=value),
+        lambda: _backend(surface, resources=value),
+        lambda: minidask.LocalCluster(1, processes=False, resources=value),
+    ):
+        with pytest.raises(error, match=text):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("gpu=1,big=1", {"gpu": 1, "big": 1}),
+        ("GPU=2 MEM=1.5e9", {"GPU": 2, "MEM": 1.5e9}),  # as dask worker takes it
+        (" memory=0.25, ", {"memory": 0.25}),
+    ],
+)
+def test_resources_of_a_command_line(text: str, found: dict[str, float]) -> None:
+    assert checks.resources_in(text) == found == parse_worker(["h", "--resources", text]).resources
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "gpu", "gpu=", "=1", "gpu=x", "gpu=0", "gpu=-1", "gpu=nan", "gpu=inf", "gpu=1=2", "gpu=1,gpu=1",
+             "gpu=1e-9", "n" * 201 + "=1"]
+)  # fmt: skip
+def test_bad_resources_of_a_command_line_are_refused_with_what_to_write(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_worker(["h", "--resources", text])
+    assert ended.value.code == 2
+    told = capsys.readouterr().err
+    assert "argument --resources" in told
+    assert "write for example gpu=1,memory=0.5" in told or "1 to 200 characters" in told
 
 
 # --- what is another client's ---

@@ -65,9 +65,10 @@ def test_the_examples_are_minimal_ones(part: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("part", "check", "right", "wrong"),
     [
-        ("worker", "time-limit", 'self._stop("timeout")', 'self._stop("cancelled")'),
+        ("worker", "time-limit", 'self._stop("timeout"', 'self._stop("cancelled"'),
         ("worker", "secret", "if not hmac.compare_digest(theirs,", "if not hmac.compare_digest(theirs, theirs) and ("),
-        ("worker", "no-blob", "self._send([FETCH_FAILED, first, ", "self._lost.add(first) and ([FETCH_FAILED, first, "),
+        ("worker", "no-blob", "self._send([FETCH_FAILED, first, ", "self._blobs.clear() and ([FETCH_FAILED, first, "),
+        ("worker", "info", '"slots": 1', '"resources": {"gpu": 0}, "slots": 1'),
         ("worker", "heartbeat", "self._send([HEARTBEAT, 0, 0])", "pass"),
         ("client", "secret", "if (!crypto.timingSafeEqual(expected, theirs))", "if (!theirs)"),
         ("client", "large-headers", "if (tag === 0xdc || tag === 0xdd)", "if (tag === 0xdd)"),
@@ -75,6 +76,7 @@ def test_the_examples_are_minimal_ones(part: str, capsys: pytest.CaptureFixture[
         ("scheduler", "wrong-proof", 'refuse("authentication"', 'refuse("protocol"'),
         ("scheduler", "priority", "if other.submit[2] >= task.submit[2]", ""),
         ("scheduler", "group-limit", "if running < limit:", "if True:"),
+        ("scheduler", "lacking-resources", "if code == SUBMIT and fields[9]:", "if False:"),
         ("scheduler", "ask", "[ANSWER, fields[0], info]", "[ANSWER, 0, info]"),
     ],
 )  # fmt: skip

@@ -96,8 +96,8 @@ WORKERS, SUBMIT, OPEN_GROUP, TASK_DONE, TASK_LOST, RUN, DONE, DIED = 8, 4, 2, 9,
 CLIENT, ONE, TWO = 1, 2, 3
 
 
-def submit(number: int, *, priority: int = 0, group: int = 0) -> list[Any]:
-    return [number, f"task{number}", priority, None, group, None, [], [], False]
+def submit(number: int, *, priority: int = 0, group: int = 0, **resources: float) -> list[Any]:
+    return [number, f"task{number}", priority, None, group, None, [], [], False, resources]
 
 
 @pytest.fixture
@@ -138,6 +138,11 @@ def test_what_a_lost_worker_ran_runs_elsewhere_and_its_late_word_counts_nothing(
     assert core.received(other, DONE, [number, attempt, 0.1], [b"stale"]) == []
     ((peer, header, payload),) = core.received(other, DONE, [again, second, 0.1], [b"result"])
     assert (peer, header[:2], payload) == (CLIENT, [TASK_DONE, 1], [b"result"])
+
+
+def test_a_task_that_needs_what_it_knows_nothing_of_is_lost_and_not_just_run(core: Any) -> None:
+    ((peer, header, _),) = core.received(CLIENT, SUBMIT, submit(1, gpu=1), [b"x"])
+    assert peer == CLIENT and header[1:3] == [1, "internal"] and "no resources" in header[3]
 
 
 def test_priorities_and_limits_of_groups(core: Any) -> None:

@@ -72,7 +72,7 @@ def test_gigabytes_that_are_only_announced_cost_nothing(cluster: Cluster) -> Non
         peer.say_bytes(PREFIX.pack(MAGIC, 1, 3) + SIZES[1].pack(3 << 30) + b"abc" + b"x")
     blob = b"Z" * 16
     liar = Hostile(cluster.address, "client", {})
-    liar.say(m.OfferBlob(blob, 3 << 30, "p"), m.Submit(1, "t", 0, None, 0, None, [blob], [], False, [b"x"]))
+    liar.say(m.OfferBlob(blob, 3 << 30, "p"), m.Submit(1, "t", 0, None, 0, None, [blob], [], False, {}, [b"x"]))
     liar.wait_for(m.FetchChunk)
     after = rss(cluster.scheduler), sum(path.stat().st_blocks for path in cluster.store().iterdir())
     assert after[0] - before[0] < 32 * MIB and (after[1] - before[1]) * 512 < 32 * MIB
@@ -135,7 +135,7 @@ def test_answers_that_are_not_read_do_not_pile_up(cluster: Cluster) -> None:
 def test_a_name_of_megabytes_is_the_end_of_nobody_else(cluster: Cluster) -> None:
     for length in (1 << 20, (1 << 20) + 1, (1 << 24) - 100):
         with Hostile(cluster.address, "client", {}) as liar:
-            liar.say(m.Submit(1, "n" * length, 0, None, 0, None, [], [], False, [b"x"]))
+            liar.say(m.Submit(1, "n" * length, 0, None, 0, None, [], [], False, {}, [b"x"]))
             assert liar.wait_for(m.Goodbye if length > 1 << 20 else m.TaskRaised)
     cluster.is_well()
 

@@ -28,15 +28,15 @@ def memory(program: Program) -> float:
 
 
 def tasks() -> Iterator[m.Message]:
-    return (m.Submit(i, "t", 0, None, 0, None, [], [], False, [bytes(MIB)]) for i in range(1, 400))
+    return (m.Submit(i, "t", 0, None, 0, None, [], [], False, {}, [bytes(MIB)]) for i in range(1, 400))
 
 
 def small_tasks() -> Iterator[m.Message]:
-    return (m.Submit(i, "t", 0, None, 0, None, [], [], False, [b"x"]) for i in range(1, 150_000))
+    return (m.Submit(i, "t", 0, None, 0, None, [], [], False, {}, [b"x"]) for i in range(1, 150_000))
 
 
 def tasks_of_many_names() -> Iterator[m.Message]:
-    return (m.Submit(i, f"{i}" + "n" * (MIB - 10), 0, None, 0, None, [], [], False, [b"x"]) for i in range(1, 200))
+    return (m.Submit(i, f"{i}" + "n" * (MIB - 10), 0, None, 0, None, [], [], False, {}, [b"x"]) for i in range(1, 200))
 
 
 def blobs() -> Iterator[m.Message]:
@@ -48,7 +48,7 @@ def blobs_that_are_released_while_a_task_needs_them() -> Iterator[m.Message]:
     for number, put in enumerate(blobs(), 1):
         assert isinstance(put, m.PutBlob)
         yield put
-        yield m.Submit(number, "t", 0, None, 0, None, [put.blob], [], False, [b"x"])
+        yield m.Submit(number, "t", 0, None, 0, None, [put.blob], [], False, {}, [b"x"])
         yield m.ReleaseBlobs([put.blob])
 
 
@@ -118,7 +118,7 @@ def test_a_message_under_way_is_not_larger_than_the_limit(programs: Programs) ->
         assert honest.submit(neg, 1).result(30) == -1
         with Hostile(address, "client", {}) as liar:
             part = memoryview(bytearray(MIB))
-            pieces = encode(m.Submit(1, "t", 0, None, 0, None, [], [], False, [part] * 2 * LIMIT))
+            pieces = encode(m.Submit(1, "t", 0, None, 0, None, [], [], False, {}, [part] * 2 * LIMIT))
             with contextlib.suppress(OSError):  # it may be disconnected before it has sent all
                 liar.say_bytes(b"".join(pieces[:-1]))
             wait_until(lambda: "no room here" in scheduler.text, 60)

@@ -55,6 +55,7 @@ def third_time(path: Path, seen: list[int]) -> int:
 # --- time limits ---
 
 
+@pytest.mark.alone(reason="it measures milliseconds")
 @pytest.mark.parametrize("hang", [hang_in_python, hang_in_c])
 def test_a_call_that_hangs_is_stopped_in_time(client: minidask.Client, hang: Callable[[], None]) -> None:
     began = time.monotonic()

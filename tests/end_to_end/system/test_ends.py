@@ -35,6 +35,7 @@ if way == "atexit handler of before raises":
     atexit.register(fail)
 
 import joblib, minidask, psutil
+import minidask.local.cluster  # now: a thread that runs text, as a dataclass does, has Python forget Ctrl-C's exit code
 
 if way == "atexit handler raises":
     atexit.register(fail)

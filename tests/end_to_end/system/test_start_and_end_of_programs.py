@@ -138,6 +138,7 @@ def test_the_end_of_the_users_process_is_the_end_of_all(
     programs.end_all()
 
 
+@pytest.mark.alone(reason="it measures milliseconds")
 def test_ctrl_c_stops_the_tasks_within_a_second_and_shows_a_keyboard_interrupt(
     programs: Programs, tmp_path: Path
 ) -> None:
