@@ -164,10 +164,12 @@ def loop(folder: Path) -> Calls:
 SIDES = {"minidask": ours, "dask-ml": dask_ml, "loop": loop}
 
 
-def measure(side: str, folder: Path) -> dict[str, tuple[float | None, Any]]:
+def measure(side: str, folder: Path, only: str) -> dict[str, tuple[float | None, Any]]:
     """Return the seconds of each call, and what it returned; None and the error of one that fails."""
     found: dict[str, tuple[float | None, Any]] = {}
     for title, call in SIDES[side](folder):
+        if only not in title:
+            continue
         begun = time.perf_counter()
         try:
             value = call()
@@ -202,11 +204,12 @@ def main() -> None:
     parser.add_argument("--dask-ml", metavar="PYTHON", help="a Python that has dask-ml; without, it is left out")
     parser.add_argument("--rows", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", metavar="TEXT", default="", help="only what has this in its title")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(json.dumps(measure(options.side, options.folder)))
+        print(json.dumps(measure(options.side, options.folder, options.only)))
         return
     pythons = {"minidask": sys.executable, "loop": sys.executable}
     if options.dask_ml:
@@ -217,7 +220,7 @@ def main() -> None:
         make(Path(folder), options.rows)
         for _ in range(options.rounds):
             for side, python in pythons.items():
-                command = [python, __file__, "--side", side, "--folder", folder]
+                command = [python, __file__, "--side", side, "--folder", folder, "--only", options.only]
                 ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
                 rounds[side].append(json.loads(ended.stdout.splitlines()[-1]))
     report(rounds)

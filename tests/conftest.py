@@ -38,7 +38,7 @@ import minidask
 import minidask.client.registry
 from minidask.host.folders import sweep
 from minidask.wire.messages import Message
-from tests.helpers import RUN, Programs, at_rest, leftovers, our_processes, wait_until
+from tests.helpers import RUN, Programs, Started, at_rest, leftovers, our_processes, wait_until
 from tests.leaks import held_by_us
 
 TESTS = Path(__file__).parent
@@ -71,6 +71,13 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
     if left := [*map(str, our_processes()), *leftovers()]:
         print("\nLEFT BEHIND:", *left, sep="\n", file=sys.stderr)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    started = Started(tmp_path)
+    yield started
+    started.end_all()
 
 
 @pytest.fixture(autouse=True)

@@ -36,6 +36,7 @@ def send_under_alarms(send: Callable[[list[bytes]], None], strike: Callable[...,
     """Send numbered messages until a signal's handler that raises has interrupted 300; returns what is to arrive."""
     before = signal.signal(signal.SIGALRM, strike)
     struck = number = 0
+    gc.disable()  # what other tests have left would have its finalizers struck, and Python swallows what they raise
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
         while struck < 300 and number < most:
@@ -47,6 +48,7 @@ def send_under_alarms(send: Callable[[list[bytes]], None], strike: Callable[...,
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     assert struck
     return b"".join(b"%09d;" % n + b"x" * (n % 3) for n in range(1, number + 1))
 
@@ -230,6 +232,38 @@ class Programs:
             program.ask_to_end()
         for program in reversed(self._started):
             program.end()
+
+
+class Started:
+    """Programs that run in one folder, each with its children in a session of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._programs: list[subprocess.Popen[str]] = []
+
+    def start(self, file: str, seed: int) -> subprocess.Popen[str]:
+        """Start a script of the folder, with this seed for the hashes of texts."""
+        program = subprocess.Popen(
+            [sys.executable, file],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            start_new_session=True,
+        )
+        self._programs.append(program)
+        return program
+
+    def kill(self, program: subprocess.Popen[str]) -> str:
+        """Kill a program and all of its children, if it still runs; return what it has printed."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        return program.communicate(timeout=20)[0]
+
+    def end_all(self) -> None:
+        for program in self._programs:
+            if program.returncode is None:
+                self.kill(program)
 
 
 def pids_of(client: minidask.Client) -> set[int]:

@@ -6,7 +6,6 @@ know the sum of these: the rows with the least `exponential / distance²` are dr
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn import cluster
 from sklearn.metrics import pairwise_distances_argmin_min
 from sklearn.utils import check_random_state
 
-from minidask.ml.data import Chunks, Numbered, pick
+from minidask.ml.data import Chunks, drawn_seed, numbered, pick
 from minidask.ml.fitting import FitsChunks
 
 ROUNDS = 5
@@ -59,10 +58,8 @@ class KMeans(FitsChunks, cluster.KMeans):
     takes = (("n_init", ("auto", 1)),)
 
     def _fit_chunks(self, data: Chunks) -> None:
-        numbered = enumerate(data)
-        data = Chunks(replace(chunk, steps=(*chunk.steps, Numbered(n))) for n, chunk in numbered)
-        rng = check_random_state(self.random_state)
-        found = zip(*self._pass(data, _spread, _seed(rng)), strict=True)
+        data, rng = numbered(data), check_random_state(self.random_state)
+        found = zip(*self._pass(data, _spread, drawn_seed(rng)), strict=True)
         rows, sums, squares, first = (np.array(part) for part in found)
         n = rows.sum()
         if n < self.n_clusters:
@@ -75,27 +72,20 @@ class KMeans(FitsChunks, cluster.KMeans):
         self.n_iter_ = 0
         while self.n_iter_ < self.max_iter:
             self.n_iter_ += 1
-            sums, counts, _ = self._sums(data, centers)
+            sums, counts, _ = self._sums(data, _assigned, centers)
             moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centers)
             shift, centers = ((moved - centers) ** 2).sum(), moved
             if shift <= tolerance:
                 break
-        self.cluster_centers_, self.inertia_, self._n_threads = centers, self._sums(data, centers)[2], 1
+        self.cluster_centers_, self.inertia_, self._n_threads = centers, self._sums(data, _assigned, centers)[2], 1
 
     def _begun(self, data: Chunks, centers: Any, rng: Any) -> Any:
         n = OVERSAMPLING * self.n_clusters
         for _ in range(ROUNDS):
-            found = zip(*self._pass(data, _drawn, centers, n, _seed(rng)), strict=True)
+            found = zip(*self._pass(data, _drawn, centers, n, drawn_seed(rng)), strict=True)
             keys, rows = (np.concatenate(part) for part in found)
             least = np.argsort(keys)[:n]
             centers = np.concatenate([centers, rows[least][np.isfinite(keys[least])]])
-        counts = self._sums(data, centers)[1]
-        few = cluster.KMeans(self.n_clusters, n_init=10, random_state=_seed(rng))
+        counts = self._sums(data, _assigned, centers)[1]
+        few = cluster.KMeans(self.n_clusters, n_init=10, random_state=drawn_seed(rng))
         return few.fit(centers, sample_weight=counts).cluster_centers_
-
-    def _sums(self, data: Chunks, centers: Any) -> Any:
-        return tuple(sum(part) for part in zip(*self._pass(data, _assigned, centers), strict=True))
-
-
-def _seed(rng: Any) -> int:
-    return int(rng.randint(2**31 - 1))

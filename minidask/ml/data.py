@@ -14,7 +14,8 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, overload
+from functools import partial
+from typing import Any, overload
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -26,19 +27,12 @@ Rows = tuple[Any, Any]
 """X and y of some rows; y is None if there is none."""
 
 
-class Read(NamedTuple):
-    """A call that reads rows where it is made."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...] = ()
-
-
 @dataclass(frozen=True)
 class DataChunk:
     """The name of some rows.
 
     Args:
-        X: the rows, or how to read them.
+        X: the rows, or a `functools.partial` that reads them where it is called.
         y: the same for the target; None if X has it, or if there is none.
         rows: how many; None if nobody has counted them.
         steps: functions of `(X, y)` that return `(X, y)`, called in this order when the rows were read.
@@ -48,7 +42,7 @@ class DataChunk:
     X: Any
     y: Any = None
     rows: int | None = None
-    steps: tuple[Callable[[Any, Any], Rows], ...] = ()
+    steps: tuple[partial[Rows], ...] = ()
     shared: bool = True
 
     def read(self) -> Rows:
@@ -58,9 +52,13 @@ class DataChunk:
             X, y = step(X, y)
         return X, y
 
+    def then(self, step: partial[Rows], rows: int | None) -> DataChunk:
+        """Return this chunk with one more step, after which it has so many rows."""
+        return replace(self, steps=(*self.steps, step), rows=rows)
+
 
 def _read(source: Any) -> Any:
-    return source.function(*source.args) if isinstance(source, Read) else source
+    return source() if isinstance(source, partial) else source
 
 
 def pick(data: Any, rows: Any) -> Any:
@@ -73,46 +71,24 @@ def count(data: Any) -> int:
     return int(data.shape[0]) if hasattr(data, "shape") else len(data)
 
 
-@dataclass(frozen=True)
-class _Take:
+def _take(seed: int, part: tuple[float, float], others: bool, X: Any, y: Any) -> Rows:
     """A step: of all rows, in an order that a seed gives, those between two fractions; or all others."""
-
-    seed: int
-    start: float
-    stop: float
-    others: bool = False
-
-    def __call__(self, X: Any, y: Any) -> Rows:
-        order = np.random.default_rng(self.seed).permutation(count(X))
-        rows = np.delete(order, self._range(len(order))) if self.others else order[self._range(len(order))]
-        return pick(X, rows), None if y is None else pick(y, rows)
-
-    def _range(self, rows: int) -> slice:
-        return slice(round(self.start * rows), round(self.stop * rows))
-
-    def of(self, chunk: DataChunk) -> DataChunk:
-        rows = chunk.rows and len(range(chunk.rows)[self._range(chunk.rows)])
-        if chunk.rows is not None and rows is not None and self.others:
-            rows = chunk.rows - rows
-        return replace(chunk, steps=(*chunk.steps, self), rows=rows)
+    order = np.random.default_rng(seed).permutation(count(X))
+    between = slice(*(round(fraction * len(order)) for fraction in part))
+    rows = np.delete(order, between) if others else order[between]
+    return pick(X, rows), None if y is None else pick(y, rows)
 
 
-@dataclass(frozen=True, eq=False)
-class _OnX:
-    function: Callable[[Any], Any]
+def _taken(chunk: DataChunk, seed: int, part: tuple[float, float] = (0, 1), others: bool = False) -> DataChunk:
+    rows = chunk.rows
+    if rows is not None:
+        between = round(part[1] * rows) - round(part[0] * rows)
+        rows = rows - between if others else between
+    return chunk.then(partial(_take, seed, part, others), rows)
 
-    def __call__(self, X: Any, y: Any) -> Rows:
-        return self.function(X), y
 
-
-@dataclass(frozen=True)
-class Numbered:
-    """A step: the number of the chunk, in the place of y."""
-
-    number: int
-
-    def __call__(self, X: Any, y: Any) -> Rows:
-        return X, self.number
+def _on_X(function: Callable[[Any], Any], X: Any, y: Any) -> Rows:
+    return function(X), y
 
 
 class Chunks(Sequence[DataChunk]):
@@ -152,16 +128,14 @@ class Chunks(Sequence[DataChunk]):
         Args:
             keeps_rows: whether it returns a row for each row, in the same order.
         """
-        names = (replace(chunk, steps=(*chunk.steps, _OnX(function))) for chunk in self)
-        return Chunks(name if keeps_rows else replace(name, rows=None) for name in names)
+        step = partial(_on_X, function)
+        return Chunks(chunk.then(step, chunk.rows if keeps_rows else None) for chunk in self)
 
     def shuffle(self, random_state: Any = None, *, within: bool = False) -> Chunks:
         """Return the chunks in a random order, and if `within`, also the rows of each."""
         rng = check_random_state(random_state)
         names = [self._names[i] for i in rng.permutation(len(self))]
-        return (
-            Chunks(_Take(int(rng.randint(2**31 - 1)), 0.0, 1.0).of(name) for name in names) if within else Chunks(names)
-        )
+        return Chunks(_taken(name, drawn_seed(rng)) if within else name for name in names)
 
     def split(self, test_size: float = 0.25, *, by: str = "chunk", random_state: Any = None) -> tuple[Chunks, Chunks]:
         """Return training and test data.
@@ -189,21 +163,18 @@ class Chunks(Sequence[DataChunk]):
         """Return, for each pair of neighbouring bounds, all that is outside of them, and all that is between."""
         if by not in ("chunk", "row"):
             raise ValueError(f'by must be "chunk" or "row", got {by!r}')
-        rng = check_random_state(random_state)
+        rng, parts = check_random_state(random_state), list(itertools.pairwise(bounds))
         if by == "row":
-            seeded = [(name, int(rng.randint(2**31 - 1))) for name in self]
-            takes = [[(_Take(seed, *pair), name) for name, seed in seeded] for pair in itertools.pairwise(bounds)]
-            pairs = [
-                (filled(replace(take, others=True).of(name) for take, name in fold), filled(t.of(n) for t, n in fold))
-                for fold in takes
-            ]
+            seeds = [drawn_seed(rng) for _ in self]
+            rows = [[(name, seed, part) for name, seed in zip(self, seeds, strict=True)] for part in parts]
+            pairs = [(filled(_taken(*of, True) for of in fold), filled(_taken(*of) for of in fold)) for fold in rows]
             if not all(train and test for train, test in pairs):
                 raise ValueError("no chunk has rows enough to be split: pass rows= for larger ones")
             return pairs
         if len(self) < max(2, len(bounds) - 1):
             raise ValueError(f'{len(self)} chunks are too few to be split: pass rows= for smaller ones, or by="row"')
         order, found = rng.permutation(len(self)), []
-        for low, high in itertools.pairwise(bounds):
+        for low, high in parts:
             first = round(low * len(self))
             test = {*order[first : min(max(round(high * len(self)), first + 1), first + len(self) - 1)]}
             sides = [[name for i, name in enumerate(self) if (i in test) is side] for side in (False, True)]
@@ -220,6 +191,25 @@ def _count(X: Any, y: Any) -> int:
     return count(X)
 
 
+def numbered(data: Chunks) -> Chunks:
+    """Return chunks that have their number in the place of y."""
+    return Chunks(chunk.then(partial(_numbered, n), chunk.rows) for n, chunk in enumerate(data))
+
+
+def _numbered(number: int, X: Any, y: Any) -> Rows:
+    return X, number
+
+
+def labels(X: Any, y: Any) -> Any:
+    """Return all values of the target."""
+    return np.unique(np.asarray(y))
+
+
+def drawn_seed(rng: Any) -> int:
+    """Return a new seed."""
+    return int(rng.randint(2**31 - 1))
+
+
 class Sender:
     """Makes of names what a task is given. What steps have, such as a model, is sent once."""
 
@@ -229,8 +219,12 @@ class Sender:
     def sendable(self, chunk: DataChunk) -> DataChunk:
         """Return this name, or one with the rows in it if workers cannot read them."""
         X, y = (source if chunk.shared else _read(source) for source in (chunk.X, chunk.y))
-        steps = (step if isinstance(step, _Take | Numbered) else self._sent(step) for step in chunk.steps)
+        steps = (self._sent(step) if step.func is _on_X else step for step in chunk.steps)
         return replace(chunk, X=X, y=y, steps=tuple(steps))
+
+    def all(self, data: Iterable[DataChunk]) -> list[DataChunk]:
+        """Return what `sendable` makes of each name."""
+        return [self.sendable(chunk) for chunk in data]
 
 
 def each(data: Chunks, function: Callable[..., Any], *args: Any) -> Iterator[Any]:

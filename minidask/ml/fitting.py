@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from sklearn.base import is_classifier, is_regressor
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.utils import check_array
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
-from minidask.ml.data import Chunks, each, pick
+from minidask.ml.data import Chunks, count, each, pick
 from minidask.ml.postfit import ParallelPostFit
 
 METHODS = (
@@ -55,6 +56,26 @@ class FitsChunks:
             if not number:  # the number of features, and their names
                 validate_data(self, head, accept_sparse=True)
             yield part
+
+    def _sums(self, data: Chunks, function: Callable[..., Any], *args: Any) -> tuple[Any, ...]:
+        """Return the sum of the tuples that `function` gives for the chunks, item by item."""
+        return functools.reduce(lambda a, b: tuple(map(operator.add, a, b)), self._pass(data, function, *args))
+
+    def _fit_to_each(self, data: Chunks, model: Any) -> tuple[Any, list[Any]]:
+        """Return the rows of each chunk, and a copy of the model that is fitted to it, as its X and y are."""
+        rows, fitted = zip(*each(data, _fitted, model), strict=True)
+        self._take_features(fitted[0])
+        return np.array(rows), list(fitted)
+
+    def _take_features(self, fitted: Any) -> None:
+        """Have as many features, and of the same names, as a fitted model."""
+        for name in ("n_features_in_", "feature_names_in_"):
+            if hasattr(fitted, name):
+                setattr(self, name, getattr(fitted, name))
+
+
+def _fitted(X: Any, y: Any, model: Any) -> tuple[int, Any]:
+    return count(X), clone(model).fit(X, y)
 
 
 def _with_head(X: Any, y: Any, function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

@@ -8,8 +8,9 @@ dies costs one leg, which the cluster tries again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.utils import check_random_state, get_tags
 
 from minidask.client.nested import get_client
-from minidask.ml.data import Chunks, DataChunk, Rows, Sender, each, read_here
+from minidask.ml.data import Chunks, DataChunk, Rows, Sender, drawn_seed, each, labels, read_here
 from minidask.ml.postfit import PredictsChunks
 
 
@@ -45,17 +46,14 @@ def order_of_chunks(chunks: int, epochs: int, shuffle: bool, seed: int) -> list[
     return [int(i) for rng in rngs for i in (rng.permutation(chunks) if shuffle else range(chunks))]
 
 
-def with_classes(estimator: Any, data: Chunks, fit_params: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `partial_fit`, with all classes if a classifier needs them: found by a pass over y."""
+def with_classes(estimator: Any, found: Iterable[Any], fit_params: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `partial_fit`, with all classes if a classifier needs them; `found` has each chunk's."""
     if "classes" in fit_params or not is_classifier(estimator):
         return fit_params
-    return {**fit_params, "classes": np.unique(np.concatenate(list(each(data, _classes))))}
+    return {**fit_params, "classes": np.unique(np.concatenate(list(found)))}
 
 
-def _classes(X: Any, y: Any) -> Any:
-    return np.unique(np.asarray(y))
-
-
+@dataclass(eq=False, repr=False)
 class Incremental(PredictsChunks):
     """Fits an estimator that has `partial_fit` to data larger than memory, and does what `ParallelPostFit` does.
 
@@ -70,26 +68,15 @@ class Incremental(PredictsChunks):
         test: chunks that each epoch is scored on, into `scores_`. None: epochs are not scored.
     """
 
-    def __init__(
-        self,
-        estimator: Any = None,
-        scoring: Any = None,
-        *,
-        epochs: int = 1,
-        shuffle: bool = False,
-        random_state: Any = None,
-        resume: Any = None,
-        resume_every: int = 100,
-        test: Chunks | None = None,
-    ) -> None:
-        self.estimator = estimator
-        self.scoring = scoring
-        self.epochs = epochs
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.resume = resume
-        self.resume_every = resume_every
-        self.test = test
+    estimator: Any = None
+    scoring: Any = None
+    _: KW_ONLY
+    epochs: int = 1
+    shuffle: bool = False
+    random_state: Any = None
+    resume: Any = None
+    resume_every: int = 100
+    test: Chunks | None = None
 
     def fit(self, X: Any, y: Any = None, **fit_params: Any) -> Incremental:
         """Fit a clone of the estimator to all chunks, or to data in memory.
@@ -108,27 +95,24 @@ class Incremental(PredictsChunks):
     def _fit(
         self, model: Any, X: Any, y: Any, fit_params: dict[str, Any], epochs: int, *, new: bool = True
     ) -> Incremental:
-        names = X if isinstance(X, Chunks) else Chunks([DataChunk(X, y)])
         here = not isinstance(X, Chunks)
+        names = Chunks([DataChunk(X, y)]) if here else X
         if here and y is None and get_tags(model).target_tags.required:
             raise ValueError(f"{type(model).__name__} requires y to be passed, but the target y is None")
-        if new and here and is_classifier(model):
-            fit_params = {"classes": np.unique(np.asarray(y)), **fit_params}
-        elif new:
-            fit_params = with_classes(model, names, fit_params)
         if new:
             self.scores_: list[float] = []
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            found = [labels(X, y)] if here else each(names, labels)
+            fit_params = with_classes(model, found, fit_params)
+        seed = drawn_seed(check_random_state(self.random_state))
         order = order_of_chunks(len(names), epochs, self.shuffle, seed)
         done = 0
         while done < len(order):
-            end = self._end_of_leg(done, len(order), len(names), names[0].shared)
+            end = self._end_of_leg(done, len(order), len(names), here or names[0].shared)
             leg = [names[i] for i in order[done:end]]
             model = train(model, leg, fit_params) if here else self._on_cluster(model, leg, fit_params)
             done, self.estimator_ = end, model
             if self.test is not None and done % len(names) == 0:
                 self.scores_.append(self.score(self.test))
-        self.estimator_ = model
         return self
 
     def _end_of_leg(self, start: int, stop: int, epoch: int, shared: bool) -> int:
@@ -141,13 +125,8 @@ class Incremental(PredictsChunks):
 
     def _on_cluster(self, model: Any, leg: list[DataChunk], fit_params: dict[str, Any]) -> Any:
         client = get_client()
-        sender = Sender(client)
-        sent = [sender.sendable(chunk) for chunk in leg]
-        future = client.map(train, [model], [sent], [fit_params], resume=self.resume)
+        future = client.map(train, [model], [Sender(client).all(leg)], [fit_params], resume=self.resume)
         try:
             return future[0].result()
         finally:
             client.cancel(future, force=True)
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "estimator_")

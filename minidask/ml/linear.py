@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from sklearn import linear_model
 from sklearn.exceptions import ConvergenceWarning
 
-from minidask.ml.data import Chunks
+from minidask.ml.data import Chunks, labels
 from minidask.ml.fitting import FitsChunks
 
 Slopes = Callable[[Any, Any], tuple[float, Any]]
@@ -50,7 +50,7 @@ def _descend(model: Any, data: Chunks, width: int, penalty: Callable[[int], floa
 
     def value(flat: Any) -> tuple[float, Any]:
         w = flat.reshape(shape)
-        n, loss_, gradient = (sum(part) for part in zip(*model._pass(data, _loss, w, loss, args), strict=True))
+        n, loss_, gradient = model._sums(data, _loss, w, loss, args)
         factor, gradient = penalty(n), gradient / n
         gradient[:-1] += 2 * factor * w[:-1]
         gradient[-1] *= model.fit_intercept
@@ -61,10 +61,6 @@ def _descend(model: Any, data: Chunks, width: int, penalty: Callable[[int], floa
     if not found.success:
         warnings.warn(f"no convergence after {found.nit} steps; scale the data?", ConvergenceWarning, stacklevel=2)
     return found.x.reshape(shape), found.nit
-
-
-def _labels(X: Any, y: Any) -> Any:
-    return np.unique(y)
 
 
 class LogisticRegression(FitsChunks, linear_model.LogisticRegression):
@@ -78,7 +74,7 @@ class LogisticRegression(FitsChunks, linear_model.LogisticRegression):
     )
 
     def _fit_chunks(self, data: Chunks) -> None:
-        self.classes_ = np.unique(np.concatenate(list(self._pass(data, _labels))))
+        self.classes_ = np.unique(np.concatenate(list(self._pass(data, labels))))
         if len(self.classes_) < 2:
             raise ValueError(f"there must be at least 2 classes in y, got {self.classes_}")
         width = 1 if len(self.classes_) == 2 else len(self.classes_)
@@ -91,7 +87,7 @@ class PoissonRegressor(FitsChunks, linear_model.PoissonRegressor):
     """scikit-learn's `PoissonRegressor`; with `tol=1e-6` coefficients are equal to 1e-3."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        next(self._pass(data[:1], _labels))  # how many features there are
+        next(self._pass(data[:1], labels))  # how many features there are
         self._base_loss = self._get_loss()  # scikit-learn's own `predict` uses it
         w, self.n_iter_ = _descend(self, data, 1, lambda n: 0.5 * self.alpha, _deviance)
         self.coef_, self.intercept_ = w[:-1, 0], float(w[-1, 0])

@@ -6,6 +6,7 @@ Covariances have the squares of singular values: of those below 1e-8 times the l
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +23,13 @@ class Moments(NamedTuple):
     n: int
     mean: Any
     scatter: Any
+    axes: int
+    """Of y; 0 if there is none."""
 
     def merge(self, other: Moments) -> Moments:
         n, apart = self.n + other.n, other.mean - self.mean
         scatter = self.scatter + other.scatter + self.n * other.n / n * np.outer(apart, apart)
-        return Moments(n, self.mean + apart * (other.n / n), scatter)
+        return Moments(n, self.mean + apart * (other.n / n), scatter, self.axes)
 
     @property
     def gram(self) -> Any:
@@ -34,25 +37,21 @@ class Moments(NamedTuple):
         return self.scatter + self.n * np.outer(self.mean, self.mean)
 
 
-def _moments(X: Any, y: Any, targets: bool) -> tuple[Moments, int]:
-    """The moments of X, and, with `targets`, of the columns of y after it; and how many axes y has."""
+def _moments(X: Any, y: Any, targets: bool) -> Moments:
+    """The moments of X, and, with `targets`, of the columns of y after it."""
     axes = 0 if y is None else y.ndim
-    y = y.reshape(len(y), -1) if targets else None
-    if hasattr(X, "toarray"):
-        X = sparse.hstack([X, y], format="csr") if targets else X
-        n, mean = X.shape[0], np.ravel(X.mean(axis=0))
-        return Moments(n, mean, (X.T @ X).toarray() - n * np.outer(mean, mean)), axes
-    X = np.column_stack([X, y]) if targets else X
-    mean = X.mean(axis=0)
+    stack = sparse.hstack if sparse.issparse(X) else np.hstack
+    X = stack([X, y.reshape(len(y), -1)]) if targets else X
+    n, mean = X.shape[0], np.ravel(X.mean(axis=0))
+    if sparse.issparse(X):
+        return Moments(n, mean, (X.T @ X).toarray() - n * np.outer(mean, mean), axes)
     X = X - mean
-    return Moments(len(X), mean, X.T @ X), axes
+    return Moments(n, mean, X.T @ X, axes)
 
 
-def _merged(model: Any, data: Chunks, targets: bool = False) -> tuple[Moments, int]:
-    merged: tuple[Moments, int] = functools.reduce(
-        lambda a, b: (a[0].merge(b[0]), b[1]), model._pass(data, _moments, targets)
-    )
-    return merged
+def _merged(model: Any, data: Chunks, targets: bool = False) -> Moments:
+    parts: Iterator[Moments] = model._pass(data, _moments, targets)
+    return functools.reduce(Moments.merge, parts)
 
 
 def _eigen(matrix: Any) -> tuple[Any, Any]:
@@ -67,7 +66,7 @@ class PCA(FitsChunks, decomposition.PCA):
     """scikit-learn's `PCA` to 1e-6, by the covariance matrix, which has to fit into memory."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        (n, self.mean_, scatter), _ = _merged(self, data)
+        n, self.mean_, scatter, _ = _merged(self, data)
         values, vectors = _eigen(scatter)
         most, k = min(n, len(values)), self.n_components
         if isinstance(k, str) or (k is not None and not 0 < k <= most):
@@ -86,7 +85,7 @@ class TruncatedSVD(FitsChunks, decomposition.TruncatedSVD):
     """scikit-learn's `TruncatedSVD` to 1e-6, by the matrix of products of columns, which has to fit into memory."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        moments, _ = _merged(self, data)
+        moments = _merged(self, data)
         if not 0 < self.n_components <= len(moments.mean):
             raise ValueError(f"n_components must be 1 to {len(moments.mean)}, got {self.n_components!r}")
         values, vectors = _eigen(moments.gram)
@@ -103,13 +102,13 @@ class _LeastSquares(FitsChunks):
     def _fit_chunks(self, data: Chunks) -> None:
         if np.ndim(self.alpha):
             raise ValueError(f"{type(self).__name__} takes chunks with one alpha for all targets, got {self.alpha!r}")
-        moments, axes = _merged(self, data, True)
+        moments = _merged(self, data, True)
         d = self.n_features_in_  # type: ignore[attr-defined]
         products = moments.scatter if self.fit_intercept else moments.gram
         coef, _, self.rank_, _ = linalg.lstsq(products[:d, :d] + self.alpha * np.eye(d), products[:d, d:])
         means = moments.mean[d:] - moments.mean[:d] @ coef
-        self.coef_ = coef.T if axes > 1 else coef[:, 0]
-        self.intercept_ = 0.0 if not self.fit_intercept else means if axes > 1 else float(means[0])
+        self.coef_, means = (coef.T, means) if moments.axes > 1 else (coef[:, 0], float(means[0]))
+        self.intercept_ = means if self.fit_intercept else 0.0
 
 
 class LinearRegression(_LeastSquares, linear_model.LinearRegression):

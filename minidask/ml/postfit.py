@@ -1,26 +1,23 @@
-"""Predictions and transformations chunk by chunk, by a model that was fitted before.
-
-A machine has one copy of the model, in shared memory: arrays are mapped from there. scikit-learn's trees cannot be
-mapped, as they copy their nodes into memory of their own. So each is built when it predicts, and dropped then.
-"""
+"""Predictions and transformations chunk by chunk, by a model that was fitted before."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import check_scoring
 from sklearn.utils import get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from minidask.ml.data import Chunks, count, each, imported
+from minidask.ml.trees import light
 
 MEANS = {
     "accuracy", "neg_mean_absolute_error", "neg_mean_squared_error", "neg_mean_squared_log_error",
@@ -29,53 +26,12 @@ MEANS = {
 """Metrics of which all rows' is the mean of the chunks', weighted by rows."""
 
 
-class SharedTree:
-    """One of scikit-learn's trees, which is built anew for each call. Its nodes may lie in shared memory."""
-
-    def __init__(self, make: Callable[..., Any], args: tuple[Any, ...], state: Any) -> None:
-        self._made_of = make, args, state
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        make, args, state = self._made_of
-        tree = make(*args)
-        tree.__setstate__(state)
-        return getattr(tree, name)
+def applied(model: Any, method: str, X: Any) -> Any:
+    """Return what a method of a model gives for some rows."""
+    return getattr(model, method)(X)
 
 
-class _Lightening(pickle.Pickler):
-    boosted = False
-    """Whether gradient boosting was met: its compiled code takes no other trees than scikit-learn's."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        kind = type(obj)
-        self.boosted = self.boosted or kind.__module__ == "sklearn.ensemble._gb"
-        is_tree = (kind.__module__, kind.__name__) == ("sklearn.tree._tree", "Tree") and not self.boosted
-        return (SharedTree, obj.__reduce__()) if is_tree else NotImplemented
-
-
-def light(model: Any) -> Any:
-    """Return a copy of a model that shares all arrays with it, and has a `SharedTree` for each tree."""
-    text, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
-    try:
-        _Lightening(text, 5, buffer_callback=buffers.append).dump(model)
-    except (pickle.PicklingError, AttributeError, TypeError):  # of __main__, say: cloudpickle takes it as it is
-        return model
-    return pickle.loads(text.getvalue(), buffers=buffers)
-
-
-class Applied:
-    """A step: a method of a fitted model."""
-
-    def __init__(self, model: Any, method: str) -> None:
-        self._model, self._method = light(model), method
-
-    def __call__(self, X: Any) -> Any:
-        return getattr(self._model, self._method)(X)
-
-
-def score_of(model: Any, X: Any, y: Any, scorer: Any) -> tuple[int, float]:
+def score_of(X: Any, y: Any, model: Any, scorer: Any) -> tuple[int, float]:
     """Return the number of rows, and their score."""
     return count(X), scorer(model, X, y)
 
@@ -110,8 +66,15 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
 
     @property
     def _model(self) -> Any:
-        """The fitted model."""
-        return getattr(self, "estimator_", self.estimator)
+        """The fitted model; what it was given, if that is fitted or nothing is."""
+        return getattr(self, "best_estimator_", getattr(self, "estimator_", self.estimator))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        try:
+            check_is_fitted(self._model)
+        except NotFittedError:
+            return False
+        return True
 
     def __sklearn_tags__(self) -> Any:
         return get_tags(self.estimator)
@@ -137,7 +100,10 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
     def stream(self, X: Chunks, method: str = "predict") -> Iterator[Any]:
         """Yield the result of a method for one chunk after another."""
         check_is_fitted(self._model)
-        return each(X.map(Applied(self._model, method)), _only_X)
+        return each(self._over(X, method), _only_X)
+
+    def _over(self, X: Chunks, method: str) -> Chunks:
+        return X.map(partial(applied, light(self._model), method))
 
     @available_if(lambda self: self.scoring or hasattr(self._model, "score"))  # type: ignore[untyped-decorator]
     def score(self, X: Any, y: Any = None) -> float:
@@ -152,7 +118,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
         scoring = self.scoring or ("accuracy" if is_classifier(self._model) else "r2")
         scorer = check_scoring(self._model, scoring=scoring)
         if scoring in MEANS:
-            return weighted(each(X, _score_by, Applied(self._model, "score"), scorer))
+            return weighted(each(X, score_of, light(self._model), scorer))
         return float(scorer(self, X, _stacked(each(X, _only_y))))
 
     def apply(self, method: str, X: Any, out: Any = None) -> Any:
@@ -160,8 +126,7 @@ class PredictsChunks(MetaEstimatorMixin, BaseEstimator):
         if not isinstance(X, Chunks):
             return getattr(self._model, method)(X)
         if out is None:
-            lazily = method == "transform"
-            return X.map(Applied(self._model, method)) if lazily else _stacked(self.stream(X, method))
+            return self._over(X, method) if method == "transform" else _stacked(self.stream(X, method))
         if not str(out).endswith(".npy"):
             return _write_tables(Path(out), self.stream(X, method))
         X = X.counted()
@@ -182,10 +147,6 @@ def _only_X(X: Any, y: Any) -> Any:
 
 def _only_y(X: Any, y: Any) -> Any:
     return np.asarray(y)
-
-
-def _score_by(X: Any, y: Any, applied: Applied, scorer: Any) -> tuple[int, float]:
-    return score_of(applied._model, X, y, scorer)
 
 
 def _stacked(parts: Iterator[Any]) -> Any:
@@ -230,10 +191,3 @@ class ParallelPostFit(PredictsChunks):
             )
         self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
         return self
-
-    def __sklearn_is_fitted__(self) -> bool:
-        try:
-            check_is_fitted(self._model)
-        except ValueError:
-            return False
-        return True

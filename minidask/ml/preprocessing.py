@@ -8,21 +8,8 @@ import numpy as np
 from sklearn import preprocessing
 from sklearn.base import clone
 
-from minidask.ml.data import Chunks, count, each, imported
+from minidask.ml.data import Chunks, imported
 from minidask.ml.fitting import FitsChunks
-
-
-def _fitted(X: Any, y: Any, model: Any) -> tuple[int, Any]:
-    return count(X), clone(model).fit(X)
-
-
-def _parts(model: Any, data: Chunks, **params: Any) -> tuple[Any, list[Any]]:
-    """Return the rows of each chunk, and a copy of the model that is fitted to it; take what all copies have alike."""
-    rows, fitted = zip(*each(data, _fitted, clone(model).set_params(**params)), strict=True)
-    for name in ("n_features_in_", "feature_names_in_"):
-        if hasattr(fitted[0], name):
-            setattr(model, name, getattr(fitted[0], name))
-    return np.array(rows), list(fitted)
 
 
 def _fit_to_columns(model: Any, columns: list[Any]) -> None:
@@ -36,7 +23,7 @@ class StandardScaler(FitsChunks, preprocessing.StandardScaler):
     """scikit-learn's `StandardScaler`, to 1e-9."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        _, parts = _parts(self, data, with_std=True)
+        _, parts = self._fit_to_each(data, clone(self).set_params(with_std=True))
         seen = np.stack([np.broadcast_to(part.n_samples_seen_, part.mean_.shape) for part in parts])
         means, variances = (np.nan_to_num(np.stack([getattr(p, name) for p in parts])) for name in ("mean_", "var_"))
         n = seen.sum(axis=0)
@@ -55,7 +42,7 @@ class MinMaxScaler(FitsChunks, preprocessing.MinMaxScaler):
     """scikit-learn's `MinMaxScaler`, exactly."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        _, parts = _parts(self, data)
+        _, parts = self._fit_to_each(data, self)
         _fit_to_columns(self, [*np.concatenate([[part.data_min_, part.data_max_] for part in parts]).T])
         self.n_samples_seen_ = sum(part.n_samples_seen_ for part in parts)
 
@@ -64,40 +51,35 @@ class MaxAbsScaler(FitsChunks, preprocessing.MaxAbsScaler):
     """scikit-learn's `MaxAbsScaler`, exactly."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        _, parts = _parts(self, data)
+        _, parts = self._fit_to_each(data, self)
         _fit_to_columns(self, [*np.stack([part.max_abs_ for part in parts]).T])
         self.n_samples_seen_ = sum(part.n_samples_seen_ for part in parts)
 
 
-def _fit_to_categories(model: Any, parts: list[Any]) -> None:
-    columns = [np.concatenate(found) for found in zip(*(part.categories_ for part in parts), strict=True)]
-    longest = max(map(len, columns))
-    _fit_to_columns(model, [np.resize(column, longest) for column in columns])  # from its start again
+class _Encoder(FitsChunks):
+    takes = (("min_frequency", (None,)), ("max_categories", (None,)))
+
+    def _fit_chunks(self, data: Chunks) -> None:
+        model: Any = clone(self)
+        _, parts = self._fit_to_each(data, model.set_params(drop=None) if hasattr(model, "drop") else model)
+        columns = [np.concatenate(found) for found in zip(*(part.categories_ for part in parts), strict=True)]
+        longest = max(map(len, columns))
+        _fit_to_columns(self, [np.resize(column, longest) for column in columns])  # from its start again
 
 
-class OneHotEncoder(FitsChunks, preprocessing.OneHotEncoder):
+class OneHotEncoder(_Encoder, preprocessing.OneHotEncoder):
     """scikit-learn's `OneHotEncoder`, exactly; of rare categories it does not know."""
 
-    takes = (("min_frequency", (None,)), ("max_categories", (None,)))
 
-    def _fit_chunks(self, data: Chunks) -> None:
-        _fit_to_categories(self, _parts(self, data, drop=None)[1])
-
-
-class OrdinalEncoder(FitsChunks, preprocessing.OrdinalEncoder):
+class OrdinalEncoder(_Encoder, preprocessing.OrdinalEncoder):
     """scikit-learn's `OrdinalEncoder`, exactly; of rare categories it does not know."""
-
-    takes = (("min_frequency", (None,)), ("max_categories", (None,)))
-
-    def _fit_chunks(self, data: Chunks) -> None:
-        _fit_to_categories(self, _parts(self, data)[1])
 
 
 class QuantileTransformer(FitsChunks, preprocessing.QuantileTransformer):
     """scikit-learn's `QuantileTransformer` of all rows, but for ranks that differ by at most `1 / n_quantiles`."""
 
     def _fit_chunks(self, data: Chunks) -> None:
-        rows, parts = _parts(self, data, subsample=None)
+        rows, parts = self._fit_to_each(data, clone(self).set_params(subsample=None))
         self.n_quantiles_ = min(self.n_quantiles, int(rows.sum()))
         self.references_ = np.linspace(0, 1, self.n_quantiles_)
         self.quantiles_ = np.column_stack([self._mixed(rows, parts, n) for n in range(self.n_features_in_)])

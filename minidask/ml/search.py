@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -18,20 +19,11 @@ from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.utils import check_random_state
 
 from minidask.client.nested import get_client
-from minidask.ml.data import Chunks, DataChunk, Sender, count
+from minidask.ml.data import Chunks, DataChunk, Sender, count, drawn_seed, each, labels
 from minidask.ml.halving import Bracket, Job, Rung, Search, halving, hyperband
 from minidask.ml.incremental import ahead, order_of_chunks, train, with_classes
 from minidask.ml.postfit import PredictsChunks, score_of, weighted
 from minidask.ml.sources import chunks
-
-
-class _Leg(NamedTuple):
-    """What a leg has given."""
-
-    models: list[Any]
-    score: float
-    fit_time: float
-    score_time: float
 
 
 def _leg(
@@ -41,37 +33,42 @@ def _leg(
     resource: str,
     fit_params: dict[str, Any],
     scorer: Any,
-) -> _Leg:
-    """Train the models of all splits, and score each on its test chunks."""
+) -> tuple[list[Any], dict[str, float]]:
+    """Train the models of all splits, and score each on its test chunks; return them, and what the history says."""
     begun = time.perf_counter()
     for model, (names, _) in zip(models, splits, strict=True):
         _taught(model, names, job, resource, fit_params)
     trained = time.perf_counter()
-    parts = [
-        weighted(score_of(model, X, y, scorer) for X, y in ahead(test))
+    scores = [
+        weighted(score_of(X, y, model, scorer) for X, y in ahead(test))
         for model, (_, test) in zip(models, splits, strict=True)
     ]
-    return _Leg(models, float(np.mean(parts)), trained - begun, time.perf_counter() - trained)
+    times = {"partial_fit_time": trained - begun, "score_time": time.perf_counter() - trained}
+    return models, {"score": float(np.mean(scores)), **times}
 
 
 def _taught(model: Any, names: list[DataChunk], job: Job, resource: str, fit_params: dict[str, Any]) -> Any:
-    """Train a model as far as the job says, and return it.
-
-    One that keeps what it has learned gets more trees, or more rounds of boosting.
-    """
+    """Train a model as far as the job says, and return it."""
     if resource == "partial_fit":
         return train(model, names, fit_params)
     X, y = next(ahead(names))
     more = {"warm_start": True} if "warm_start" in model.get_params() else {}
-    model.set_params(**{resource: job.stop if more else job.stop - job.start}, **more)
-    if not more and job.start:
-        boosted = (
-            {"xgb_model": model.get_booster()} if hasattr(model, "get_booster") else {"init_model": model.booster_}
-        )
-        fit_params = fit_params | boosted
+    model.set_params(**{resource: job.stop}, **more)
+    if job.start and (boosted := _boosted(model)):
+        model.set_params(**{resource: job.stop - job.start})
+        return model.fit(X, y, **fit_params, **boosted).set_params(**{resource: job.stop})
     return model.fit(X, y, **fit_params)
 
 
+def _boosted(model: Any) -> dict[str, Any]:
+    """How XGBoost and LightGBM are told to go on; nothing where they make forests, whose trees do not follow others."""
+    if hasattr(model, "get_num_boosting_rounds"):
+        goes_on = model.get_num_boosting_rounds() == model.n_estimators
+        return {"xgb_model": model.get_booster()} if goes_on else {}
+    return {"init_model": model.booster_} if getattr(model, "boosting_type", "rf") != "rf" else {}
+
+
+@dataclass(eq=False, repr=False)
 class _SearchCV(PredictsChunks):
     """What all searches do.
 
@@ -83,30 +80,24 @@ class _SearchCV(PredictsChunks):
         patience: a model without progress for so many calls is trained no further; True: a third of the most; 0: never.
         tol: what counts as progress.
         resource: what a model gets more of: calls of "partial_fit", or the name of a parameter, such as "n_estimators"
-            or "max_iter", of an estimator with `warm_start`, or of XGBoost's or LightGBM's. It is fitted to the first
-            training chunk then.
+            or "max_iter". Models are fitted to the first training chunk then. One with `warm_start`, and XGBoost's and
+            LightGBM's, go on from what they have; any other is fitted anew.
         random_state: the seed of parameters, split and the order of chunks.
         scoring: one measure. The score of test chunks is their mean, weighted by rows.
         resume: the path of a file that keeps each leg; the same search goes on from there, in any later process.
     """
 
+    estimator: Any
     parameters: Any
-    test_size: Any
-    cv: Any
-    patience: Any
-    tol: Any
-    resource: Any
-    random_state: Any
-    resume: Any
-
-    @property
-    def every(self) -> int:
-        """Calls between two scores; 0: models are scored at rungs, or as patience needs it."""
-        return 0
-
-    @property
-    def _model(self) -> Any:
-        return getattr(self, "best_estimator_", self.estimator)
+    _: KW_ONLY
+    test_size: Any = None
+    cv: Any = None
+    patience: Any = False
+    tol: float = 1e-3
+    resource: str = "partial_fit"
+    random_state: Any = None
+    scoring: Any = None
+    resume: Any = None
 
     def _brackets(self) -> list[Bracket]:
         raise NotImplementedError
@@ -124,141 +115,114 @@ class _SearchCV(PredictsChunks):
         """Search. `X` is chunks, or X and y are in memory; `fit_params` are those of `partial_fit`."""
         data = X if isinstance(X, Chunks) else chunks((X, y), rows=max(1, -(-count(X) // 10)))
         brackets = self._brackets()
-        rng = check_random_state(self.random_state)
-        seed = int(rng.randint(2**31 - 1))
+        seed = drawn_seed(check_random_state(self.random_state))
         params = self._params(sum(len(bracket.models) for bracket in brackets), seed)
-        fit_params = with_classes(self.estimator, data, fit_params) if self.resource == "partial_fit" else fit_params
-        splits = (
-            data.folds(self.cv, random_state=seed)
-            if self.cv
-            else [data.split(self._size(len(data)), random_state=seed)]
-        )
-        most = max(rung.calls for bracket in brackets for rung in bracket.rungs)
-        patience = max(1, most // 3) if self.patience is True else int(self.patience)
-        search = Search(brackets, self.every or (max(1, patience // 3) if patience else 0), patience, self.tol)
+        if self.resource == "partial_fit":
+            fit_params = with_classes(self.estimator, each(data, labels), fit_params)
+        if self.cv:
+            splits = data.folds(self.cv, random_state=seed)
+        else:
+            splits = [data.split(self.test_size or 1 / len(data), random_state=seed)]
+        patience = max(1, _most(brackets) // 3) if self.patience is True else int(self.patience)
+        every = getattr(self, "fits_per_score", 0) or (patience and max(1, patience // 3))
+        search = Search(brackets, every, patience, self.tol)
         self.scorer_ = check_scoring(self.estimator, scoring=self.scoring)
-        legs = self._run(search, params, splits, seed, fit_params)
-        self._take(search, params, legs, brackets)
+        sender = Sender(get_client())
+        models = self._run(search, params, splits, seed, fit_params, sender)
+        self._take(search, params)
+        self.best_estimator_ = models[self.best_index_][0]
+        if self.cv:
+            job = Job(self.best_index_, 0, search.calls()[self.best_index_])
+            leg = clone(self.estimator).set_params(**self.best_params_), self._names(data, job, seed, sender), job
+            self.best_estimator_ = get_client().submit(_taught, *leg, self.resource, fit_params).result()
         return self
 
     def _params(self, n: int, seed: int) -> list[dict[str, Any]]:
         if getattr(self, "n_initial_parameters", None) == "grid":
             return list(ParameterGrid(self.parameters))
-        grid = not any(hasattr(values, "rvs") for values in self.parameters.values())
-        if grid and len(ParameterGrid(self.parameters)) <= n:  # drawn without replacement, there are too few
-            found = list(ParameterGrid(self.parameters))
+        drawn = any(hasattr(values, "rvs") for values in self.parameters.values())
+        if not drawn and len(found := ParameterGrid(self.parameters)) <= n:  # without replacement there are too few
             return [found[i % len(found)] for i in np.random.default_rng(seed).permutation(n)]
         return list(ParameterSampler(self.parameters, n, random_state=seed))
 
-    def _size(self, n: int) -> float:
-        return 1 / n if self.test_size is None else float(self.test_size)
-
     def _run(
-        self, search: Search, params: list[dict[str, Any]], splits: Any, seed: int, fit_params: dict[str, Any]
-    ) -> dict[tuple[int, int], tuple[_Leg, float]]:
-        """Have the cluster run legs until the search is over; return what they gave, and when."""
-        client = get_client()
-        sender, begun = Sender(client), time.monotonic()
-        orders = [
-            order_of_chunks(len(train), 1 + max(map(_most, search.brackets)) // len(train), True, seed)
-            for train, _ in splits
-        ]
-        models: dict[int, Any] = {}
-        legs: dict[tuple[int, int], tuple[_Leg, float]] = {}
+        self, search: Search, params: list[dict[str, Any]], splits: Any, seed: int, fit_params: Any, sender: Sender
+    ) -> dict[int, list[Any]]:
+        """Have the cluster run legs until the search is over; return the models, one for each split."""
+        client, begun = get_client(), time.monotonic()
+        models: dict[int, list[Any]] = {}
         running: dict[Any, Job] = {}
-
-        def take(job: Job, leg: _Leg) -> None:
-            models[job.model] = leg.models
-            legs[job.model, job.stop] = leg._replace(models=[]), time.monotonic() - begun
-            search.done(job, leg.score)
-
+        self.history_: list[dict[str, Any]] = []
         try:
             while search.best() is None:
                 for job in search.jobs(client.slots() + 1):
                     if job.model not in models:
                         models[job.model] = [clone(self.estimator).set_params(**params[job.model]) for _ in splits]
-                    sent = [
-                        (
-                            [sender.sendable(train[i]) for i in self._chunks_of(job, order)],
-                            [*map(sender.sendable, test)],
-                        )
-                        for (train, test), order in zip(splits, orders, strict=True)
-                    ]
+                    sent = [(self._names(train, job, seed, sender), sender.all(test)) for train, test in splits]
                     leg = (models[job.model], sent, job, self.resource, fit_params, self.scorer_)
                     running[client.map(_leg, *([part] for part in leg), resume=self.resume)[0]] = job
                 for ended in wait(running, return_when=FIRST_COMPLETED).done:
-                    take(running.pop(ended), ended.result())
+                    job = running.pop(ended)
+                    models[job.model], found = ended.result()
+                    self.history_.append({
+                        "model_id": job.model, "params": params[job.model], "partial_fit_calls": job.stop, **found,
+                        "elapsed_wall_time": time.monotonic() - begun,
+                    })  # fmt: skip
+                    search.done(job, found["score"])
         finally:
             client.cancel(list(running), force=True)
-        best = search.best()
-        assert best is not None
-        self.best_estimator_ = models[best][0]
-        if self.cv:
-            data, job = _all(splits), Job(best, 0, search.calls()[best])
-            order = order_of_chunks(len(data), 1 + job.stop // len(data), True, seed)
-            model = clone(self.estimator).set_params(**params[best])
-            names = [sender.sendable(data[i]) for i in self._chunks_of(job, order)]
-            self.best_estimator_ = client.submit(_taught, model, names, job, self.resource, fit_params).result()
-        return legs
+        return models
 
-    def _chunks_of(self, job: Job, order: list[int]) -> Sequence[int]:
-        return order[job.start : job.stop] if self.resource == "partial_fit" else [0]
+    def _names(self, data: Chunks, job: Job, seed: int, sender: Sender) -> list[DataChunk]:
+        """Return the chunks that a model is trained on."""
+        if self.resource != "partial_fit":
+            return sender.all(data[:1])
+        order = order_of_chunks(len(data), 1 + job.stop // len(data), True, seed)
+        return sender.all(data[i] for i in order[job.start : job.stop])
 
-    def _take(self, search: Search, params: Any, legs: Any, brackets: list[Bracket]) -> None:
+    def _take(self, search: Search, params: list[dict[str, Any]]) -> None:
+        """Make of the history, and of what counts of it, all that a search shows."""
         calls, best = search.calls(), search.best()
-        bracket_of = {model: number for number, bracket in enumerate(brackets[::-1]) for model in bracket.models}
+        assert best is not None
+        bracket_of = {m: number for number, bracket in enumerate(search.brackets[::-1]) for m in bracket.models}
         self.history_ = [
-            {
-                "model_id": model, "params": params[model], "partial_fit_calls": stop, "score": leg.score,
-                "partial_fit_time": leg.fit_time, "score_time": leg.score_time, "elapsed_wall_time": at,
-                "bracket": bracket_of[model],
-            }
-            for (model, stop), (leg, at) in legs.items()
-            if stop <= calls[model]
-        ]  # fmt: skip
+            {**entry, "bracket": bracket_of[entry["model_id"]]}
+            for entry in self.history_
+            if entry["partial_fit_calls"] <= calls[entry["model_id"]]
+        ]
         self.model_history_ = {
             m: sorted((h for h in self.history_ if h["model_id"] == m), key=lambda h: h["partial_fit_calls"])
-            for m in calls
+            for m in sorted(calls)
         }
-        scores = np.array([self.model_history_[m][-1]["score"] for m in sorted(calls)])
+        last = [entries[-1] for entries in self.model_history_.values()]
+        names = ("model_id", "params", "partial_fit_calls", "bracket")
+        scores = np.array([entry["score"] for entry in last])
         order = np.argsort(np.argsort(-scores, kind="stable"), kind="stable")
         self.cv_results_ = {
-            "model_id": np.array(sorted(calls)),
-            "params": np.array([params[m] for m in sorted(calls)]),
+            **{name: np.array([entry[name] for entry in last]) for name in names},
+            **{f"param_{name}": np.array([p[name] for p in params], dtype=object) for name in params[0]},
             "test_score": scores,
             "mean_test_score": scores,
             "rank_test_score": order + 1,
-            "partial_fit_calls": np.array([calls[m] for m in sorted(calls)]),
-            "bracket": np.array([bracket_of[m] for m in sorted(calls)]),
         }
         for kind in ("partial_fit_time", "score_time"):
-            times = [[h[kind] for h in self.model_history_[m]] for m in sorted(calls)]
-            self.cv_results_ |= {
-                f"mean_{kind}": np.array([*map(np.mean, times)]),
-                f"std_{kind}": np.array([*map(np.std, times)]),
-            }
-        for name in params[0]:
-            self.cv_results_[f"param_{name}"] = np.array([p[name] for p in params], dtype=object)
+            times = [[entry[kind] for entry in entries] for entries in self.model_history_.values()]
+            self.cv_results_[f"mean_{kind}"] = np.array([*map(np.mean, times)])
+            self.cv_results_[f"std_{kind}"] = np.array([*map(np.std, times)])
         self.best_index_, self.n_splits_, self.multimetric_ = best, self.cv or 1, False
-        self.best_score_, self.best_params_ = float(scores[best]), params[best or 0]
+        self.best_score_, self.best_params_ = float(scores[best]), params[best]
         self.metadata_ = _metadata(calls)
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "best_estimator_")
 
-
-def _most(bracket: Bracket) -> int:
-    return max(rung.calls for rung in bracket.rungs)
-
-
-def _all(splits: Any) -> Chunks:
-    return Chunks([*splits[0][0], *splits[0][1]])
+def _most(brackets: Sequence[Bracket]) -> int:
+    return max(rung.calls for bracket in brackets for rung in bracket.rungs)
 
 
 def _metadata(calls: dict[int, int]) -> dict[str, int]:
     return {"n_models": len(calls), "partial_fit_calls": sum(calls.values()), "max_iter": max(calls.values())}
 
 
+@dataclass(eq=False, repr=False)
 class HyperbandSearchCV(_SearchCV):
     """Hyperband: brackets of successive halving, from many models trained a little to few trained long.
 
@@ -267,20 +231,14 @@ class HyperbandSearchCV(_SearchCV):
         aggressiveness: of so many models, one goes on at a rung.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, max_iter: int = 81, aggressiveness: int = 3, *, test_size: Any = None,
-        cv: Any = None, patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit",
-        random_state: Any = None, scoring: Any = None, resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
+    max_iter: int = 81
+    aggressiveness: int = 3
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        return hyperband(me.max_iter, me.aggressiveness)
+        return hyperband(self.max_iter, self.aggressiveness)
 
 
+@dataclass(eq=False, repr=False)
 class SuccessiveHalvingSearchCV(_SearchCV):
     """Successive halving: at each rung the best of the models go on, and are trained longer.
 
@@ -291,21 +249,16 @@ class SuccessiveHalvingSearchCV(_SearchCV):
         aggressiveness: of so many models, one goes on.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, n_initial_iter: int = 1,
-        max_iter: int | None = None, aggressiveness: int = 3, *, test_size: Any = None, cv: Any = None,
-        patience: Any = False, tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None,
-        scoring: Any = None, resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
+    n_initial_parameters: int | str = 10
+    n_initial_iter: int = 1
+    max_iter: int | None = None
+    aggressiveness: int = 3
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        return [halving(range(_models(me)), me.n_initial_iter, me.aggressiveness, me.max_iter)]
+        return [halving(range(_models(self)), self.n_initial_iter, self.aggressiveness, self.max_iter)]
 
 
+@dataclass(eq=False, repr=False)
 class IncrementalSearchCV(_SearchCV):
     """Trains all models until they make no more progress, or, with `decay_rate`, fewer and fewer of them.
 
@@ -316,27 +269,17 @@ class IncrementalSearchCV(_SearchCV):
         max_iter: calls of a model at most.
     """
 
-    def __init__(
-        self, estimator: Any, parameters: Any, n_initial_parameters: Any = 10, decay_rate: float | None = None,
-        fits_per_score: int = 1, max_iter: int = 100, *, test_size: Any = None, cv: Any = None, patience: Any = False,
-        tol: float = 1e-3, resource: str = "partial_fit", random_state: Any = None, scoring: Any = None,
-        resume: Any = None,
-    ) -> None:  # fmt: skip
-        for name, value in list(locals().items()):
-            if name not in ("self", "__class__"):
-                setattr(self, name, value)
-
-    @property
-    def every(self) -> int:
-        return int(self.get_params()["fits_per_score"])
+    n_initial_parameters: int | str = 10
+    decay_rate: float | None = None
+    fits_per_score: int = 1
+    max_iter: int = 100
 
     def _brackets(self) -> list[Bracket]:
-        me: Any = self
-        n, steps = _models(me), range(me.fits_per_score, me.max_iter + 1, me.fits_per_score)
-        kept = [max(1, int(n / (i + 1) ** (me.decay_rate or 0))) for i in range(1, len(steps) + 1)]
+        n, steps = _models(self), range(self.fits_per_score, self.max_iter + 1, self.fits_per_score)
+        kept = [max(1, int(n / (i + 1) ** (self.decay_rate or 0))) for i in range(1, len(steps) + 1)]
         return [Bracket(range(n), [Rung(calls, keep) for calls, keep in zip(steps, kept, strict=True)])]
 
 
-def _models(search: Any) -> int:
+def _models(search: SuccessiveHalvingSearchCV | IncrementalSearchCV) -> int:
     n = search.n_initial_parameters
     return len(ParameterGrid(search.parameters)) if n == "grid" else int(n)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minidask.ml.data import Chunks, DataChunk, Read, count, filled, imported
+from minidask.ml.data import Chunks, DataChunk, Rows, count, filled, imported
 
 CHUNK_BYTES = 64 << 20
 """What a chunk has if nobody says how many rows."""
@@ -51,11 +53,11 @@ def chunks(
     found = list(_parts(source, rows, wanted))
     if all(counted == 0 for _, counted in found):
         raise ValueError(f"there is no data in {source!r}")
-    steps = (_Target(y),) if y is not None else (_unpaired,) if isinstance(source, list) else ()
+    steps = (partial(_target, y),) if y is not None else (partial(_unpaired),) if isinstance(source, list) else ()
     made = Chunks(DataChunk(X, None, counted, steps, shared) for X, counted in found)
     if target is None:
         return filled(made)
-    if _is_cut(target):
+    if hasattr(target, "to_delayed") or (isinstance(target, list) and callable(target[0])):
         targets = [part for part, _ in _parts(target, rows, None)]
     else:
         made, whole = made.counted(), _opened(target)
@@ -65,43 +67,43 @@ def chunks(
         targets = [whole[int(a) : int(b)] for a, b in itertools.pairwise(ends)]
     if len(targets) != len(made):
         raise TypeError(f"X has {len(made)} chunks and y has {len(targets)}: they must be cut alike")
-    return filled(DataChunk(c.X, y, c.rows, (), shared) for c, y in zip(made, targets, strict=True))
+    return filled(replace(chunk, y=part, steps=()) for chunk, part in zip(made, targets, strict=True))
 
 
-class _Target:
+def _target(name: str, X: Any, y: Any) -> Rows:
     """A step: one column of a frame is the target."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, X: Any, y: Any) -> Any:
-        return X.drop(columns=self.name), X[self.name]
+    return X.drop(columns=name), X[name]
 
 
-def _unpaired(X: Any, y: Any) -> Any:
+def _unpaired(X: Any, y: Any) -> Rows:
     """A step: what a function has returned may be `(X, y)`."""
     return X if isinstance(X, tuple) else (X, y)
 
 
 class _Stored:
-    """An array in a file: a slice of it is how to read those rows. Its `args` come before the first and last row."""
+    """An array in a file: a slice of it is how to read those rows, by `where`: the path, or the array itself."""
 
-    def __init__(self, array: Any, read: Any, *args: Any) -> None:
+    def __init__(self, array: Any, where: Any) -> None:
         self.shape, self.nbytes, self.chunks = array.shape, array.nbytes, getattr(array, "chunks", None)
-        self._read, self._args = read, args
+        self._where = where
 
-    def __getitem__(self, rows: slice) -> Read:
-        return Read(self._read, (*self._args, rows.start, rows.stop))
+    def __getitem__(self, rows: slice) -> partial[Any]:
+        return partial(_read_rows, self._where, rows.start, rows.stop)
+
+
+def _read_rows(where: Any, start: int, stop: int) -> Any:
+    """Read some rows of an array in a file, and keep nothing else."""
+    return np.array((np.load(where, mmap_mode="r") if isinstance(where, str) else where)[start:stop])
 
 
 def _opened(source: Any) -> Any:
     """What has a shape and gives rows by slices, of a path or of itself."""
     if isinstance(source, str | Path) and Path(source).suffix == ".npy":
-        return _Stored(np.load(source, mmap_mode="r"), read_rows, str(Path(source).resolve()))
+        return _Stored(np.load(source, mmap_mode="r"), str(Path(source).resolve()))
     if isinstance(source, str | Path) and _is_zarr(Path(source)):
         source = imported("zarr").open_array(str(source), mode="r")
     if type(source).__module__.partition(".")[0] == "zarr":
-        return _Stored(source, _sliced, source)
+        return _Stored(source, source)
     return source.iloc if hasattr(source, "iloc") else source
 
 
@@ -109,22 +111,18 @@ def _is_zarr(path: Path) -> bool:
     return (path / "zarr.json").exists() or (path / ".zarray").exists()
 
 
-def _is_cut(source: Any) -> bool:
-    return hasattr(source, "to_delayed") or (isinstance(source, list) and callable(source[0]))
-
-
 def _parts(source: Any, rows: int | None, columns: list[str] | None) -> Iterator[Part]:
     if isinstance(source, str | Path):
         yield from _files(Path(source), rows, columns)
     elif isinstance(source, list) and all(callable(item) for item in source):
-        yield from ((Read(item), None) for item in source)
+        yield from ((partial(item), None) for item in source)
     elif isinstance(source, list) and all(isinstance(item, str | Path) for item in source):
         for item in source:
             yield from _files(Path(item), rows, columns)
     elif hasattr(source, "to_delayed"):
         if getattr(source, "numblocks", (1, 1))[1:] not in ((), (1,)):
             raise TypeError("each block of a Dask array must have all columns: array.rechunk({1: -1})")
-        yield from ((Read(_computed, (b,)), None) for b in np.ravel(np.array(source.to_delayed(), dtype=object)))
+        yield from ((partial(_computed, b), None) for b in np.ravel(np.array(source.to_delayed(), dtype=object)))
     elif hasattr(source, "shape"):
         yield from _slices(_opened(source), source.shape[0], rows)
     else:
@@ -144,15 +142,6 @@ def _slices(whole: Any, total: int, rows: int | None) -> Iterator[Part]:
         yield whole[start : min(start + step, total)], min(step, total - start)
 
 
-def _sliced(whole: Any, start: int, stop: int) -> Any:
-    return np.asarray(whole[start:stop])
-
-
-def read_rows(path: str, start: int, stop: int) -> Any:
-    """Read some rows of an array in a file, and keep nothing else."""
-    return np.array(np.load(path, mmap_mode="r")[start:stop])
-
-
 def _files(path: Path, rows: int | None, columns: list[str] | None) -> Iterator[Part]:
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
@@ -164,7 +153,7 @@ def _files(path: Path, rows: int | None, columns: list[str] | None) -> Iterator[
     elif suffixes == {".npz"}:
         for file in files:
             with np.load(file) as archive:
-                yield Read(_load_npz, (str(file.resolve()),)), int(archive["shape"][0])
+                yield partial(_load_npz, str(file.resolve())), int(archive["shape"][0])
     elif len(suffixes) == 1 and suffixes <= {*TABLES}:
         yield from _table(str(path.resolve()), TABLES[suffixes.pop()], rows, columns)
     else:
@@ -180,7 +169,7 @@ def _table(path: str, form: str, rows: int | None, columns: list[str] | None) ->
     for fragment in sorted(dataset.get_fragments(), key=lambda fragment: str(fragment.path)):
         known = [(fragment, None if form == "csv" else fragment.count_rows())]
         for part, counted in _row_groups(fragment, rows) if form == "parquet" else known:
-            yield Read(_read_table, (part, dataset.schema, columns)), counted
+            yield partial(_read_table, part, dataset.schema, columns), counted
 
 
 def _row_groups(fragment: Any, rows: int | None) -> Iterator[tuple[Any, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,22 +11,19 @@ from sklearn.utils import column_or_1d, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from minidask.ml.data import Chunks, each
+from minidask.ml.data import Chunks
 from minidask.ml.fitting import FitsChunks
-from minidask.ml.postfit import light
+from minidask.ml.trees import light
 
 
-def _fitted(X: Any, y: Any, model: Any) -> Any:
-    return clone(model).fit(X, y)
-
-
+@dataclass(eq=False, repr=False)
 class _Voting(FitsChunks, BaseEstimator):
     estimator: Any
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Fit a copy of the estimator to each chunk; to data in memory, one."""
         y = None if y is None else column_or_1d(y, warn=True)
-        return self._take([_fitted(X, y, self.estimator)])
+        return self._take([clone(self.estimator).fit(X, y)])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -33,13 +31,11 @@ class _Voting(FitsChunks, BaseEstimator):
         return tags
 
     def _fit_chunks(self, data: Chunks) -> None:
-        self._take(list(each(data, _fitted, self.estimator)))
+        self._take(self._fit_to_each(data, self.estimator)[1])
 
     def _take(self, fitted: list[Any]) -> Any:
         self.estimators_ = [light(model) for model in fitted]
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(fitted[0], name):
-                setattr(self, name, getattr(fitted[0], name))
+        self._take_features(fitted[0])
         return self
 
     def _each(self, method: str, X: Any) -> list[Any]:
@@ -50,13 +46,11 @@ class _Voting(FitsChunks, BaseEstimator):
 class BlockwiseVotingRegressor(RegressorMixin, _Voting):
     """Fits a copy of a regressor to each chunk. Predicts the mean of what they predict."""
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-
     def predict(self, X: Any) -> Any:
         return np.mean(self._each("predict", X), axis=0)
 
 
+@dataclass(eq=False, repr=False)
 class BlockwiseVotingClassifier(ClassifierMixin, _Voting):
     """Fits a copy of a classifier to each chunk.
 
@@ -65,9 +59,7 @@ class BlockwiseVotingClassifier(ClassifierMixin, _Voting):
             chunk without a class gives it the probability 0.
     """
 
-    def __init__(self, estimator: Any, voting: str = "hard") -> None:
-        self.estimator = estimator
-        self.voting = voting
+    voting: str = "hard"
 
     def _take(self, fitted: list[Any]) -> Any:
         self.classes_ = np.unique(np.concatenate([model.classes_ for model in fitted]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from types import FrameType
@@ -50,6 +51,7 @@ def test_a_condition_is_never_left_locked() -> None:
     before = signal.signal(signal.SIGALRM, strike_if_armed)
     thread = threading.Thread(target=take)
     thread.start()
+    gc.disable()  # as in `send_under_alarms`
     signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
     try:
         for _ in range(200):
@@ -64,6 +66,7 @@ def test_a_condition_is_never_left_locked() -> None:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
         stop.set()
         thread.join(20)
     assert not thread.is_alive()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from joblib import Parallel, delayed
 
 import minidask
 from minidask import errors
-from tests.helpers import wait_until
+from tests.helpers import Started, wait_until
 
 IN_FLIGHT = 4
 """The calls that joblib has under way on 2 workers: what is computed again after a kill."""
@@ -42,45 +39,6 @@ def count(path: Path) -> int:
 def noted(path: Path, i: int) -> Result:
     note(path)
     return Result(i)
-
-
-class Started:
-    """Programs that run in one folder, each with its children in a session of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._programs: list[subprocess.Popen[str]] = []
-
-    def start(self, file: str, seed: int) -> subprocess.Popen[str]:
-        """Start a script of the folder, with this seed for the hashes of texts."""
-        program = subprocess.Popen(
-            [sys.executable, file],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONHASHSEED": str(seed)},
-            start_new_session=True,
-        )
-        self._programs.append(program)
-        return program
-
-    def kill(self, program: subprocess.Popen[str]) -> str:
-        """Kill a program and all of its children, if it still runs; return what it has printed."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(program.pid, signal.SIGKILL)
-        return program.communicate(timeout=20)[0]
-
-    def end_all(self) -> None:
-        for program in self._programs:
-            if program.returncode is None:
-                self.kill(program)
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Started]:
-    started = Started(tmp_path)
-    yield started
-    started.end_all()
 
 
 SEARCH = """

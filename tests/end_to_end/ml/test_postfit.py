@@ -22,7 +22,7 @@ from sklearn.tree import DecisionTreeClassifier
 import minidask
 from minidask.ml import Chunks, ParallelPostFit, chunks
 from minidask.ml.data import each
-from minidask.ml.postfit import SharedTree, light
+from minidask.ml.trees import SharedTree, light
 
 X, Y = load_digits(return_X_y=True)
 
@@ -113,11 +113,12 @@ def memory_of(X: Any, y: Any, model: Any) -> tuple[int, int]:
     return os.getpid(), psutil.Process().memory_full_info().uss
 
 
-def test_a_machine_has_one_copy_of_a_forest(client: minidask.Client) -> None:
-    """What a worker has for itself does not grow by the forest: one tree is built at a time."""
+@pytest.mark.parametrize(("trees", "rows"), [(20, 30_000), (300, 2_000)])
+def test_a_machine_has_one_copy_of_a_forest(trees: int, rows: int, client: minidask.Client) -> None:
+    """What a worker has for itself does not grow by the forest, of large trees or of small: one is built at a time."""
     rng = np.random.default_rng(0)
-    big = rng.normal(size=(30_000, 4))
-    forest = ExtraTreesRegressor(20, random_state=0, bootstrap=False).fit(big, rng.normal(size=30_000))
+    big = rng.normal(size=(rows, 4))
+    forest = ExtraTreesRegressor(trees, random_state=0, bootstrap=False).fit(big, rng.normal(size=rows))
     nodes = sum(tree.tree_.__getstate__()["nodes"].nbytes for tree in forest.estimators_)
     assert nodes > 40e6
     data = chunks([lambda: big[:1000]] * 8)
