@@ -1,6 +1,7 @@
 """Writes the lessons as notebooks: `python docs/course/notebooks.py FOLDER`.
 
-It needs nbformat, which Jupyter brings along. Each block of Python of a lesson is a cell, and the text between them is another one.
+It needs nbformat, which Jupyter brings along. Each block of Python of a lesson is a cell, and the text between two of
+them is another one.
 """
 
 from __future__ import annotations
