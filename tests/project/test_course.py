@@ -1,4 +1,4 @@
-"""Each lesson of the course runs, block after block, with its exercises' answers."""
+"""Each lesson of the course runs, as a program and as a notebook, with its exercises' answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "docs" / "course").glob("lesson*.md"))
+
+
+@pytest.fixture(scope="module")
+def notebooks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all lessons as notebooks, made as a learner makes it."""
+    folder = tmp_path_factory.mktemp("course") / "new"
+    subprocess.run([sys.executable, "docs/course/notebooks.py", str(folder)], cwd=ROOT, timeout=60, check=True)
+    return folder
 
 
 @pytest.mark.timeout(300)
@@ -28,6 +38,15 @@ def test_a_lesson_runs(lesson: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.stem for lesson in LESSONS])
+def test_a_lesson_runs_as_a_notebook(lesson: Path, notebooks: Path) -> None:
+    book = nbformat.read(notebooks / f"{lesson.stem}.ipynb", as_version=4)
+    nbformat.validate(book)
+    assert sum(cell.cell_type == "code" for cell in book.cells) == lesson.read_text().count("```python\n")
+    nbclient.NotebookClient(book, timeout=280, resources={"metadata": {"path": str(ROOT)}}).execute()
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.stem for lesson in LESSONS])
