@@ -17,7 +17,6 @@ Who may have a lease back:
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -64,7 +63,7 @@ class Leases:
             return
         pythons = {lease.state.worker.python for lease in self._running.values() if isinstance(lease.state, Running)}
         wanted = 0
-        for line in itertools.chain(self._ready.open_lines(pythons), self._ready.lines_aside()):
+        for line in (*self._ready.open_lines(pythons), *self._ready.lines_aside()):
             task = line.tasks[0]
             leases = self._for(task)
             if task.needs:

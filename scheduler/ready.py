@@ -195,18 +195,22 @@ class ReadyQueue:
             if self._next_line(peer, pythons) is not None:
                 yield from self._first(self._heaps[peer], pythons)
 
-    def lines_aside(self) -> Iterator[Line]:
+    def lines_aside(self) -> list[Line]:
         """Some lines that wait for resources: for each kind of need of a client, the next one.
 
         Of kinds, and of lines of a kind, `LOOK_AT` are looked at. Clients that lag have none.
         """
+        if not self._aside:
+            return []
         kinds = (lines for peer, kinds in self._aside.items() if peer not in self._held for lines in kinds.values())
+        found = []
         for lines in itertools.islice(kinds, LOOK_AT):
             open_lines = [line for line in itertools.islice(lines, LOOK_AT) if len(line) and not _is_full(line.group)]
             for line in open_lines:
                 line.skip_cancelled()
             if open_lines:
-                yield min(open_lines, key=lambda line: line.entry)
+                found.append(min(open_lines, key=lambda line: line.entry))
+        return found
 
     def look_again(self, free: Sequence[Amounts]) -> None:
         """Put lines back that wait for resources, if one of these workers has what they need."""
