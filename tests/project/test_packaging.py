@@ -24,6 +24,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+TOPS = {".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "bench", "docs", "examples", "minidask",
+        "pyproject.toml", "scheduler", "tests", "worker"}  # fmt: skip
+
+
+def test_nothing_is_kept_that_does_not_belong_here() -> None:
+    """What lies about when all is added comes along, for ever: downloaded packages, say."""
+    command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, timeout=60, capture_output=True, text=True).stdout
+    paths = [Path(name) for name in listed.split("\0") if name]
+    assert {path.parts[0] for path in paths} <= TOPS
+    assert [path for path in paths if (ROOT / path).is_file() and (ROOT / path).stat().st_size > 256 * 1024] == []
+
+
 @pytest.mark.timeout(120)
 def test_the_wheel_holds_the_package_and_no_other_top_level_name(wheel: zipfile.ZipFile) -> None:
     names = wheel.namelist()
