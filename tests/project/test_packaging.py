@@ -28,11 +28,18 @@ TOPS = {".ci", ".gitignore", "CHANGELOG.md", "LICENSE", "README.md", "bench", "d
         "pyproject.toml", "scheduler", "tests", "worker"}  # fmt: skip
 
 
-def test_nothing_is_kept_that_does_not_belong_here() -> None:
-    """What lies about when all is added comes along, for ever: downloaded packages, say."""
+def kept() -> list[Path]:
+    """The files that git keeps; in a copy without git's folder all that lie here, but for those of tools."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return [path.relative_to(ROOT) for top in sorted(TOPS) for path in (ROOT / top, *(ROOT / top).rglob("*"))]
     command = ["git", "-c", f"safe.directory={ROOT}", "ls-files", "-z"]
     listed = subprocess.run(command, cwd=ROOT, check=True, timeout=60, capture_output=True, text=True).stdout
-    paths = [Path(name) for name in listed.split("\0") if name]
+    return [Path(name) for name in listed.split("\0") if name]
+
+
+def test_nothing_is_kept_that_does_not_belong_here() -> None:
+    """What lies about when all is added comes along, for ever: downloaded packages, say."""
+    paths = [path for path in kept() if "__pycache__" not in path.parts]
     assert {path.parts[0] for path in paths} <= TOPS
     assert [path for path in paths if (ROOT / path).is_file() and (ROOT / path).stat().st_size > 256 * 1024] == []
 
